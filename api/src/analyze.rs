@@ -1,0 +1,258 @@
+//! Problems that only show when several resources are seen together: references to nothing, collisions.
+//!
+//! None of them makes a resource invalid (the other one may be on its way), so they are findings,
+//! shown as warnings by the API and the command line.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    Key, Path, Resource,
+    model::{
+        Model, ObjectName,
+        backend::{Backend, Parent},
+        filter::Filter,
+        http_route::HttpRoute,
+        service::Service,
+    },
+};
+
+/// A reference to a service, with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// `spec.rules[0].backendRefs[1]`.
+    pub path: String,
+    /// The service meant.
+    pub service: ObjectName,
+    /// The port meant.
+    pub port: Option<u16>,
+    /// The port meant, by name.
+    pub section: Option<String>,
+    /// What happens while it is missing.
+    pub effect: &'static str,
+}
+
+/// Something odd about a resource, seen beside the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which resource.
+    pub key: Key,
+    /// Where in it.
+    pub path: String,
+    /// What, and what happens because of it.
+    pub message: String,
+}
+
+/// Every reference to a service in `resource`.
+pub fn references(resource: &Resource) -> Vec<Reference> {
+    let spec = Path::root("spec");
+    let mut found = Vec::new();
+    match &resource.model {
+        Model::Service(_) => {}
+        Model::Workload(workload) => {
+            let at = spec.field("services");
+            for (i, service) in workload.services.iter().enumerate() {
+                found.push(reference(&at.index(i), service, None, None, "nobody is sent there"));
+            }
+        }
+        Model::HttpRoute(route) => http_references(&spec, route, &mut found),
+        Model::TcpRoute(route) => {
+            parent_references(&spec, &route.parents, &mut found);
+            let rules = spec.field("rules");
+            let rule = rules.index(0);
+            let at = rule.field("backendRefs");
+            for (i, backend) in route.backends.iter().enumerate() {
+                found.push(backend_reference(
+                    &at.index(i),
+                    backend,
+                    "its share of connections is closed",
+                ));
+            }
+        }
+        Model::TrafficPolicy(policy) => {
+            let at = spec.field("targetRefs");
+            for (i, target) in policy.targets.iter().enumerate() {
+                let section = target.section.clone();
+                found.push(reference(
+                    &at.index(i),
+                    &target.service,
+                    None,
+                    section,
+                    "the policy has no effect",
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// What is odd about `reference`, given the service it names (if there is one).
+pub fn check_reference(reference: &Reference, service: Option<&Service>) -> Option<String> {
+    let Some(service) = service else {
+        return Some(format!("there is no Service {}; {}", reference.service, reference.effect));
+    };
+    let effect = reference.effect;
+    match (reference.port, &reference.section) {
+        (Some(port), _) if service.port(port).is_none() => {
+            Some(format!("Service {} has no port {port}; {effect}", reference.service))
+        }
+        (_, Some(name)) if !service.ports.iter().any(|port| port.name == *name) => {
+            Some(format!("Service {} has no port named `{name}`; {effect}", reference.service))
+        }
+        _ => None,
+    }
+}
+
+/// Everything odd about a whole configuration, in the order of `resources`.
+pub fn findings(resources: &[Resource]) -> Vec<Finding> {
+    let services: HashMap<ObjectName, &Service> = resources
+        .iter()
+        .filter_map(|resource| match &resource.model {
+            Model::Service(service) => Some((service.name.clone(), &**service)),
+            _ => None,
+        })
+        .collect();
+    let mut found = Vec::new();
+    for resource in resources {
+        for reference in references(resource) {
+            let service = services.get(&reference.service).copied();
+            if let Some(message) = check_reference(&reference, service) {
+                found.push(Finding { key: resource.key(), path: reference.path, message });
+            }
+        }
+    }
+    find_doubles(resources, &mut found);
+    find_equal_targets(resources, &mut found);
+    find_equal_matches(resources, &mut found);
+    found
+}
+
+fn find_doubles(resources: &[Resource], found: &mut Vec<Finding>) {
+    let mut seen = BTreeMap::new();
+    for resource in resources {
+        if seen.insert(resource.key(), ()).is_some() {
+            let message = "stands twice; the later one counts".to_owned();
+            found.push(Finding { key: resource.key(), path: "metadata.name".to_owned(), message });
+        }
+    }
+}
+
+/// Two policies for one target: the older wins, the other does nothing there.
+fn find_equal_targets(resources: &[Resource], found: &mut Vec<Finding>) {
+    let mut owners: HashMap<(ObjectName, Option<String>), Key> = HashMap::new();
+    for resource in in_precedence(resources) {
+        let Model::TrafficPolicy(policy) = &resource.model else { continue };
+        for (i, target) in policy.targets.iter().enumerate() {
+            let slot = (target.service.clone(), target.section.clone());
+            match owners.get(&slot) {
+                Some(owner) if *owner != resource.key() => found.push(Finding {
+                    key: resource.key(),
+                    path: format!("spec.targetRefs[{i}]"),
+                    message: format!(
+                        "{owner} is older and already applies there, so this one does not"
+                    ),
+                }),
+                Some(_) => {}
+                None => {
+                    owners.insert(slot, resource.key());
+                }
+            }
+        }
+    }
+}
+
+/// Two routes with the same match for one parent: the older wins, the other never sees a request.
+fn find_equal_matches(resources: &[Resource], found: &mut Vec<Finding>) {
+    let mut owners: HashMap<String, Key> = HashMap::new();
+    for resource in in_precedence(resources) {
+        let Model::HttpRoute(route) = &resource.model else { continue };
+        for (rule_at, rule) in route.rules.iter().enumerate() {
+            for (match_at, condition) in rule.matches.iter().enumerate() {
+                for parent in &route.parents {
+                    // Consumer routes only meet routes of the same namespace.
+                    let scope = if parent.service.namespace == route.name.namespace {
+                        ""
+                    } else {
+                        &route.name.namespace
+                    };
+                    let slot = format!("{scope} {parent:?} {:?} {condition:?}", route.hostnames);
+                    match owners.get(&slot) {
+                        Some(owner) if *owner != resource.key() => found.push(Finding {
+                            key: resource.key(),
+                            path: format!("spec.rules[{rule_at}].matches[{match_at}]"),
+                            message: format!(
+                                "{owner} is older and matches the same requests, so this never does"
+                            ),
+                        }),
+                        Some(_) => {}
+                        None => {
+                            owners.insert(slot, resource.key());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gateway API: older first, then by namespace and name.
+fn in_precedence(resources: &[Resource]) -> Vec<&Resource> {
+    let mut sorted: Vec<_> = resources.iter().collect();
+    sorted.sort_by_key(|resource| {
+        let created = resource.metadata.creation_timestamp.clone();
+        (created.is_none(), created, resource.name())
+    });
+    sorted
+}
+
+fn http_references(spec: &Path<'_>, route: &HttpRoute, found: &mut Vec<Reference>) {
+    let effect = "its share of requests is answered with 500";
+    parent_references(spec, &route.parents, found);
+    let rules = spec.field("rules");
+    for (rule_at, rule) in route.rules.iter().enumerate() {
+        let here = rules.index(rule_at);
+        let at = here.field("backendRefs");
+        for (i, backend) in rule.backends.iter().enumerate() {
+            found.push(backend_reference(&at.index(i), &backend.backend, effect));
+        }
+        let at = here.field("filters");
+        for (i, filter) in rule.filters.iter().enumerate() {
+            if let Filter::Mirror(mirror) = filter {
+                let here = at.index(i);
+                let here = here.field("requestMirror");
+                found.push(backend_reference(
+                    &here.field("backendRef"),
+                    &mirror.backend,
+                    "no copy is sent",
+                ));
+            }
+        }
+    }
+}
+
+fn parent_references(spec: &Path<'_>, parents: &[Parent], found: &mut Vec<Reference>) {
+    let at = spec.field("parentRefs");
+    for (i, parent) in parents.iter().enumerate() {
+        let section = parent.section.clone();
+        found.push(reference(
+            &at.index(i),
+            &parent.service,
+            parent.port,
+            section,
+            "the route has no effect",
+        ));
+    }
+}
+
+fn backend_reference(path: &Path<'_>, backend: &Backend, effect: &'static str) -> Reference {
+    reference(path, &backend.service, backend.port, None, effect)
+}
+
+fn reference(
+    path: &Path<'_>,
+    service: &ObjectName,
+    port: Option<u16>,
+    section: Option<String>,
+    effect: &'static str,
+) -> Reference {
+    Reference { path: path.to_string(), service: service.clone(), port, section, effect }
+}

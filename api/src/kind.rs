@@ -1,0 +1,170 @@
+//! The table of kinds: what exists, under which names, with which schema.
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use crate::{model, spec};
+
+/// Group of the kinds taken over from Gateway API, names unchanged.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Group of Leno's own kinds.
+pub const LENO_GROUP: &str = "leno.dev";
+
+/// One kind of resource.
+#[derive(Debug)]
+pub struct KindInfo {
+    /// API group: `leno.dev`.
+    pub group: &'static str,
+    /// API version: `v1alpha1`.
+    pub version: &'static str,
+    /// `HTTPRoute`.
+    pub kind: &'static str,
+    /// `httproutes`, as in URLs.
+    pub plural: &'static str,
+    /// `httproute`.
+    pub singular: &'static str,
+    /// What `kubectl` users may type instead.
+    pub short_names: &'static [&'static str],
+    /// One sentence for `kubectl explain`.
+    pub description: &'static str,
+    /// Extra columns of `kubectl get`.
+    pub columns: &'static [Column],
+    /// JSON schema (draft 2020-12, subschemas inlined) of `spec`.
+    pub schema: fn() -> Value,
+    pub(crate) parse: crate::resource::Parser,
+}
+
+impl KindInfo {
+    /// `leno.dev/v1alpha1`.
+    pub fn api_version(&self) -> String {
+        format!("{}/{}", self.group, self.version)
+    }
+}
+
+/// A printer column: header and JSON pointer into the object.
+#[derive(Debug)]
+pub struct Column {
+    /// Header as printed.
+    pub name: &'static str,
+    /// RFC 6901 pointer.
+    pub pointer: &'static str,
+}
+
+/// Every kind there is.
+pub static KINDS: &[KindInfo] = &[
+    KindInfo {
+        group: LENO_GROUP,
+        version: "v1alpha1",
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["lsvc"],
+        description: "A name that callers use, with its ports and their protocols.",
+        columns: &[
+            Column { name: "Hosts", pointer: "/spec/hosts" },
+            Column { name: "Ports", pointer: "/spec/ports/*/port" },
+        ],
+        schema: schema_of::<spec::service::ServiceSpec>,
+        parse: model::service::parse,
+    },
+    KindInfo {
+        group: LENO_GROUP,
+        version: "v1alpha1",
+        kind: "Workload",
+        plural: "workloads",
+        singular: "workload",
+        short_names: &["wl"],
+        description: "One running instance: where it listens and which services it serves.",
+        columns: &[
+            Column { name: "Services", pointer: "/spec/services" },
+            Column { name: "Address", pointer: "/spec/address" },
+            Column { name: "Zone", pointer: "/spec/zone" },
+        ],
+        schema: schema_of::<spec::workload::WorkloadSpec>,
+        parse: model::workload::parse,
+    },
+    KindInfo {
+        group: GATEWAY_GROUP,
+        version: "v1",
+        kind: "HTTPRoute",
+        plural: "httproutes",
+        singular: "httproute",
+        short_names: &[],
+        description: "Where the HTTP requests for a service go, and what is done to them on the way.",
+        columns: &[
+            Column { name: "Hostnames", pointer: "/spec/hostnames" },
+            Column { name: "Parents", pointer: "/spec/parentRefs/*/name" },
+        ],
+        schema: schema_of::<spec::http_route::HttpRouteSpec>,
+        parse: model::http_route::parse,
+    },
+    KindInfo {
+        group: GATEWAY_GROUP,
+        version: "v1",
+        kind: "GRPCRoute",
+        plural: "grpcroutes",
+        singular: "grpcroute",
+        short_names: &[],
+        description: "Where the gRPC calls for a service go, by service and method.",
+        columns: &[
+            Column { name: "Hostnames", pointer: "/spec/hostnames" },
+            Column { name: "Parents", pointer: "/spec/parentRefs/*/name" },
+        ],
+        schema: schema_of::<spec::grpc_route::GrpcRouteSpec>,
+        parse: model::grpc_route::parse,
+    },
+    KindInfo {
+        group: GATEWAY_GROUP,
+        version: "v1alpha2",
+        kind: "TCPRoute",
+        plural: "tcproutes",
+        singular: "tcproute",
+        short_names: &[],
+        description: "Where the TCP connections for a service go.",
+        columns: &[Column { name: "Parents", pointer: "/spec/parentRefs/*/name" }],
+        schema: schema_of::<spec::tcp_route::TcpRouteSpec>,
+        parse: model::tcp_route::parse,
+    },
+    KindInfo {
+        group: LENO_GROUP,
+        version: "v1alpha1",
+        kind: "TrafficPolicy",
+        plural: "trafficpolicies",
+        singular: "trafficpolicy",
+        short_names: &["tp"],
+        description: "How callers treat a service: balancer, limits, timeouts, pools.",
+        columns: &[Column { name: "Targets", pointer: "/spec/targetRefs/*/name" }],
+        schema: schema_of::<spec::traffic_policy::TrafficPolicySpec>,
+        parse: model::traffic_policy::parse,
+    },
+];
+
+/// The kind in `group` and `version` that is called `name`: its kind, plural, singular or a short name.
+pub fn kind(group: &str, version: &str, name: &str) -> Option<&'static KindInfo> {
+    KINDS.iter().find(|info| {
+        info.group == group
+            && info.version == version
+            && (info.kind == name
+                || info.plural == name
+                || info.singular == name
+                || info.short_names.contains(&name))
+    })
+}
+
+/// The kind people mean by `name` on a command line, whatever its group; case does not matter.
+pub fn kind_of(name: &str) -> Option<&'static KindInfo> {
+    let wanted = name.to_ascii_lowercase();
+    KINDS.iter().find(|info| {
+        info.plural == wanted
+            || info.singular == wanted
+            || info.short_names.contains(&wanted.as_str())
+    })
+}
+
+fn schema_of<T: JsonSchema>() -> Value {
+    let settings = schemars::generate::SchemaSettings::openapi3().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}

@@ -1,0 +1,32 @@
+//! What resources mean, once every rule has been checked. Nothing here can be built from outside
+//! except through the parser, so code that holds a model value need not check it again.
+
+pub mod backend;
+pub mod duration;
+pub mod filter;
+pub mod grpc_route;
+pub mod http_route;
+pub mod name;
+pub mod service;
+pub mod tcp_route;
+pub mod traffic_policy;
+pub mod workload;
+
+pub use name::{Host, ObjectName};
+
+use std::sync::Arc;
+
+/// The model of any kind.
+#[derive(Clone, Debug)]
+pub enum Model {
+    /// `Service`.
+    Service(Arc<service::Service>),
+    /// `Workload`.
+    Workload(Arc<workload::Workload>),
+    /// `HTTPRoute`, and `GRPCRoute`, which means the same with other words.
+    HttpRoute(Arc<http_route::HttpRoute>),
+    /// `TCPRoute`.
+    TcpRoute(Arc<tcp_route::TcpRoute>),
+    /// `TrafficPolicy`.
+    TrafficPolicy(Arc<traffic_policy::TrafficPolicy>),
+}

@@ -1,0 +1,247 @@
+use serde_json::json;
+
+use super::*;
+use crate::{analyze, yaml};
+
+/// A valid object of each kind; each row below breaks one thing.
+const GOOD: &str = r"
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {hosts: [orders], ports: [{name: http, port: 80, protocol: http}, {name: db, port: 5432, protocol: tcp}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Workload
+metadata: {name: orders-1, namespace: shop, labels: {version: v1}}
+spec: {services: [orders], address: 127.0.0.1, ports: {http: 9001}, serviceAccount: orders, zone: a, weight: 2, sidecar: {port: 15008}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: orders, port: 80}]
+  hostnames: [orders]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /v1}, method: GET, headers: [{name: x-user, value: a}], queryParams: [{type: RegularExpression, name: q, value: 'a+'}]}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: b}], remove: [x-c]}}
+    - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}
+    backendRefs: [{name: orders, port: 80, weight: 90}]
+    timeouts: {request: 10s, backendRequest: 2s}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: products, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: orders}]
+  rules: [{matches: [{method: {service: shop.v1.Products, method: Reserve}}], backendRefs: [{name: orders, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: orders, sectionName: db}]
+  rules: [{backendRefs: [{name: orders, port: 5432}]}]
+---
+apiVersion: leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders}]
+  balancer: {roundRobin: {}}
+  timeouts: {connect: 1s, request: 10s}
+  breaker: {maxConnections: 100}
+";
+
+fn good() -> Vec<Value> {
+    yaml::documents(GOOD).unwrap().into_iter().map(|document| document.value).collect()
+}
+
+#[test]
+fn every_kind_has_a_valid_example() {
+    let resources: Vec<_> =
+        good().into_iter().map(|value| Resource::from_json(value).unwrap()).collect();
+    let kinds: Vec<_> = resources.iter().map(|resource| resource.kind.kind).collect();
+    assert_eq!(kinds, KINDS.iter().map(|info| info.kind).collect::<Vec<_>>());
+    assert_eq!(analyze::findings(&resources), []);
+}
+
+#[test]
+fn schemas_are_closed_and_name_every_field() {
+    for info in KINDS {
+        let schema = (info.schema)();
+        assert_eq!(schema["type"], "object", "{}: {schema}", info.kind);
+        assert_eq!(schema["additionalProperties"], false, "{}", info.kind);
+        assert!(!schema.to_string().contains("\"$ref\""), "{}: {schema}", info.kind);
+    }
+}
+
+#[test]
+fn each_broken_rule_is_named_with_its_path() {
+    // (document, JSON pointer, new value, path of the problem, part of the message)
+    let rows = [
+        (0, "/kind", json!("Sevice"), "kind", "unknown kind Sevice; known are Service"),
+        (0, "/apiVersion", json!("v1"), "apiVersion", "leno.dev/v1alpha1"),
+        (0, "/metadata/name", json!("Bad_Name"), "metadata.name", "lower-case"),
+        (0, "/metadata/labels", json!({"a b": "c"}), "metadata.labels.a b", "not a label name"),
+        (0, "/spec/ports", json!([]), "spec.ports", "1 to 64"),
+        (0, "/spec/ports/0/port", json!(0), "spec.ports[0].port", "1 to 65535"),
+        (0, "/spec/ports/1/port", json!(80), "spec.ports[1].port", "80 is used twice"),
+        (0, "/spec/ports/0/port", json!("80"), "spec.ports[0].port", "invalid type: string"),
+        (
+            0,
+            "/spec/ports/0/protocol",
+            json!("HTTP"),
+            "spec.ports[0].protocol",
+            "unknown variant `HTTP`",
+        ),
+        (0, "/spec/hosts/0", json!("http://orders"), "spec.hosts[0]", "without scheme"),
+        (0, "/spec/hots", json!(["x"]), "spec.hots", "unknown field `hots`"),
+        (1, "/spec/address", json!("orders.internal"), "spec.address", "not an IP address"),
+        (1, "/spec/weight", json!(-1), "spec.weight", "0 to 1000"),
+        (2, "/spec/parentRefs", json!([]), "spec.parentRefs", "is needed"),
+        (2, "/spec/parentRefs/0", json!({"name": "gw"}), "spec.parentRefs", "names no Service"),
+        (
+            2,
+            "/spec/rules/0/matches/0/path/value",
+            json!("v1"),
+            "spec.rules[0].matches[0].path.value",
+            "must be a path",
+        ),
+        (
+            2,
+            "/spec/rules/0/matches/0/path/type",
+            json!("Exact"),
+            "spec.rules[0].matches",
+            "PathPrefix",
+        ),
+        (
+            2,
+            "/spec/rules/0/matches/0/method",
+            json!("get"),
+            "spec.rules[0].matches[0].method",
+            "capitals",
+        ),
+        (
+            2,
+            "/spec/rules/0/matches/0/queryParams/0/value",
+            json!("("),
+            "spec.rules[0].matches[0].queryParams[0].value",
+            "regular expression",
+        ),
+        (
+            2,
+            "/spec/rules/0/filters/0/type",
+            json!("ResponseHeaderModifier"),
+            "spec.rules[0].filters[0].requestHeaderModifier",
+            "does not belong",
+        ),
+        (
+            2,
+            "/spec/rules/0/filters/0/requestHeaderModifier/set/0/name",
+            json!("content-length"),
+            "spec.rules[0].filters[0].requestHeaderModifier.set[0].name",
+            "frames the message",
+        ),
+        (
+            2,
+            "/spec/rules/0/backendRefs/0/weight",
+            json!(1_000_001),
+            "spec.rules[0].backendRefs[0].weight",
+            "0 to 1000000",
+        ),
+        (
+            2,
+            "/spec/rules/0/backendRefs/0/namespace",
+            json!("other"),
+            "spec.rules[0].backendRefs[0].namespace",
+            "ReferenceGrant",
+        ),
+        (
+            2,
+            "/spec/rules/0/timeouts/request",
+            json!("1"),
+            "spec.rules[0].timeouts.request",
+            "not a duration",
+        ),
+        (
+            2,
+            "/spec/rules/0/timeouts/backendRequest",
+            json!("11s"),
+            "spec.rules[0].timeouts.backendRequest",
+            "longer",
+        ),
+        (2, "/spec/rules/0/retry", json!({}), "spec.rules[0].retry", "unknown field `retry`"),
+        (
+            3,
+            "/spec/rules/0/matches/0/method",
+            json!({}),
+            "spec.rules[0].matches[0].method",
+            "a service, a method",
+        ),
+        (4, "/spec/rules", json!([]), "spec.rules", "1 to 1"),
+        (
+            5,
+            "/spec/balancer",
+            json!({"random": {}, "roundRobin": {}}),
+            "spec.balancer",
+            "exactly one",
+        ),
+        (
+            5,
+            "/spec/targetRefs/0/kind",
+            json!("HTTPRoute"),
+            "spec.targetRefs[0].kind",
+            "must be a Service",
+        ),
+        (
+            5,
+            "/spec/breaker/maxConnections",
+            json!(0),
+            "spec.breaker.maxConnections",
+            "1 to 10000000",
+        ),
+        (5, "/spec/timeouts/connect", json!("0s"), "spec.timeouts.connect", "more than zero"),
+    ];
+    for (document, pointer, value, path, message) in rows {
+        let mut object = good().swap_remove(document);
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        match object.pointer_mut(parent).unwrap() {
+            Value::Object(fields) => drop(fields.insert(field.to_owned(), value)),
+            Value::Array(items) => items[field.parse::<usize>().unwrap()] = value,
+            other => panic!("{other}"),
+        }
+        let problems = Resource::from_json(object).expect_err(pointer).problems;
+        let hit = problems
+            .iter()
+            .any(|problem| problem.path == path && problem.message.contains(message));
+        assert!(hit, "{pointer}: {problems:#?}");
+    }
+}
+
+#[test]
+fn findings_name_what_is_missing_and_what_follows() {
+    let mut objects = good();
+    objects.remove(0);
+    let resources: Vec<_> =
+        objects.into_iter().map(|value| Resource::from_json(value).unwrap()).collect();
+    let messages: Vec<_> =
+        analyze::findings(&resources).iter().map(|f| format!("{} {}", f.path, f.message)).collect();
+    assert!(messages.iter().any(|m| m == "spec.rules[0].backendRefs[0] there is no Service shop/orders; its share of requests is answered with 500"), "{messages:#?}");
+    assert!(messages.iter().any(|m| m.contains("the policy has no effect")));
+}
+
+#[test]
+fn the_younger_of_two_equal_routes_is_found() {
+    let mut objects = good();
+    let mut twin = objects[2].clone();
+    twin["metadata"]["name"] = json!("aaa");
+    twin["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    objects[2]["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    objects.push(twin);
+    let resources: Vec<_> =
+        objects.into_iter().map(|value| Resource::from_json(value).unwrap()).collect();
+    let found = analyze::findings(&resources);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].key.to_string(), "HTTPRoute shop/aaa");
+}

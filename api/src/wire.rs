@@ -1,0 +1,86 @@
+//! How resources travel to the proxies: incremental xDS with Leno's own resource types inside.
+//!
+//! Transport: `envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources`.
+//! - `type_url` is `type.leno.dev/<group>/<version>/<kind>`.
+//! - The `value` of each `Any` is the resource's JSON, UTF-8, exactly as the API serves it, less `status` and
+//!   `metadata.managedFields`.
+//! - A resource's `name` is `<namespace>/<name>`; its `version` is the store's revision at its last write.
+//! - `Service` is subscribed by alias ([`service_alias`]) at first use, or by name when declared up front; every
+//!   other type is subscribed with `*` and the control plane limits it to the proxy's scope: the closure of
+//!   the subscribed services.
+//! - An alias that no service answers to comes back in `removed_resources`: "there is none now". The
+//!   subscription stays, and the service is sent when it appears.
+//! - Order within one change: services and workloads that appear, policies, routes, then what disappears, so
+//!   that no intermediate state refers to something that has not arrived.
+
+use crate::{KINDS, KindInfo};
+
+const PREFIX: &str = "type.leno.dev/";
+
+/// Subscribing to this name means: everything of the type that is in my scope.
+pub const WILDCARD: &str = "*";
+
+/// `type.leno.dev/leno.dev/v1alpha1/Service`.
+pub fn type_url(kind: &KindInfo) -> String {
+    format!("{PREFIX}{}/{}/{}", kind.group, kind.version, kind.kind)
+}
+
+/// The kind behind a type URL, if it is one of ours.
+pub fn kind_of_type_url(url: &str) -> Option<&'static KindInfo> {
+    let mut parts = url.strip_prefix(PREFIX)?.split('/');
+    let (group, version, kind) = (parts.next()?, parts.next()?, parts.next()?);
+    let exact =
+        |info: &&KindInfo| info.group == group && info.version == version && info.kind == kind;
+    KINDS.iter().find(exact).filter(|_| parts.next().is_none())
+}
+
+/// What a proxy in `namespace` subscribes to when an application calls `host` (lower case, without port).
+/// `host` is resolved as seen from that namespace: `orders` is `orders.<namespace>` there.
+pub fn service_alias(namespace: &str, host: &str) -> String {
+    format!("host/{namespace}/{host}")
+}
+
+/// Reads a name made by [`service_alias`]: the namespace and the host.
+pub fn parse_service_alias(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix("host/")?.split_once('/')
+}
+
+/// Keys of `Node.metadata` (a protobuf struct) in the first request of a stream.
+pub mod node {
+    /// Namespace of the proxy, a string. Decides how short host names resolve and which consumer routes apply.
+    pub const NAMESPACE: &str = "namespace";
+    /// The proxy's own `Workload` as a JSON string; present when the sidecar registers it. The stream is the lease.
+    pub const WORKLOAD: &str = "workload";
+    /// Lease in whole seconds, a number: how long the workload stays after the stream broke.
+    pub const LEASE_SECONDS: &str = "leaseSeconds";
+    /// Set to true in the last request of a stream that ends on purpose: the workload is removed at once.
+    pub const GOODBYE: &str = "goodbye";
+}
+
+/// gRPC metadata with the bearer token: `authorization: Bearer <token>`.
+pub const TOKEN_HEADER: &str = "authorization";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_urls_read_back() {
+        for info in KINDS {
+            assert!(
+                kind_of_type_url(&type_url(info)).is_some_and(|found| std::ptr::eq(found, info))
+            );
+        }
+        assert!(kind_of_type_url("type.googleapis.com/envoy.config.cluster.v3.Cluster").is_none());
+        assert!(kind_of_type_url("type.leno.dev/leno.dev/v1alpha1/Service/x").is_none());
+    }
+
+    #[test]
+    fn aliases_read_back() {
+        assert_eq!(
+            parse_service_alias(&service_alias("shop", "orders.shop")),
+            Some(("shop", "orders.shop"))
+        );
+        assert_eq!(parse_service_alias("shop/orders"), None);
+    }
+}
