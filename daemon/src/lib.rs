@@ -1,1 +1,9 @@
-//! 
+//! What both binaries need as processes. Closed list: nothing else belongs here.
+//!
+//! - [`logs`]: structured logs on standard error, levels changeable at run time.
+//! - [`shutdown`]: SIGTERM and SIGINT, the first politely, the second at once.
+//! - [`exposition`]: metrics as Prometheus text, with those of the process itself.
+
+pub mod exposition;
+pub mod logs;
+pub mod shutdown;
