@@ -41,20 +41,18 @@ pub struct Upstreams {
 
 impl Upstreams {
     pub fn new(args: &Args) -> Result<Self, Error> {
-        let notification_name = args.notification_name.authority();
         let way = |service, direct, name| Way::new(args, service, direct, name);
+        let user = way(Service::User, &args.user_addr, &args.user_name)?;
+        let product = way(Service::Product, &args.product_addr, &args.product_name)?;
+        let notification = way(
+            Service::Notification,
+            &args.notification_addr,
+            args.notification_name.authority(),
+        )?;
         Ok(Self {
-            users: Users::new(way(Service::User, &args.user_addr, &args.user_name)?),
-            catalogue: Catalogue::new(way(
-                Service::Product,
-                &args.product_addr,
-                &args.product_name,
-            )?)?,
-            notifications: Notifications::new(way(
-                Service::Notification,
-                &args.notification_addr,
-                notification_name,
-            )?),
+            users: Users::new(user),
+            catalogue: Catalogue::new(product)?,
+            notifications: Notifications::new(notification),
         })
     }
 }

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::hop::{Hop, Trace};
 use crate::{Label, Service};
 use axum::body::Body;
+use http::Request;
 use http::header::HOST;
-use http::{HeaderValue, Request};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -79,9 +79,8 @@ impl Notifications {
 
     fn connect_request(&self, trace: &Trace) -> Result<Request<Body>, http::Error> {
         let name = self.0.name.as_str();
-        let mut request = Request::connect(name).body(Body::empty())?;
-        *request.headers_mut() = trace.headers();
-        request.headers_mut().insert(HOST, HeaderValue::from_str(name)?);
+        let mut request = Request::connect(name).header(HOST, name).body(Body::empty())?;
+        request.headers_mut().extend(trace.headers());
         Ok(request)
     }
 

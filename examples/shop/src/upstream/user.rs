@@ -33,10 +33,7 @@ impl Users {
         match status {
             StatusCode::OK => {
                 let value = serde_json::from_slice(&body).map_err(|error| {
-                    Failure::upstream(
-                        Service::User,
-                        format!("user's answer makes no sense: {error}"),
-                    )
+                    Failure::upstream(Service::User, format!("user answered nonsense: {error}"))
                 })?;
                 let hop = Hop::read(Service::User, format!("GET {path}"), &headers)?;
                 Ok(Answered { value, hop })
@@ -56,14 +53,10 @@ impl Users {
     ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         let unreachable = |error: &dyn std::error::Error| self.way.unreachable(error);
         let mut request = Request::get(format!("http://{}{path}", self.way.connect))
+            .header(HOST, self.way.name.as_str())
             .body(Body::empty())
             .map_err(|error| unreachable(&error))?;
-        *request.headers_mut() = trace.headers();
-        let host = self.way.name.as_str().parse();
-        request.headers_mut().insert(
-            HOST,
-            host.map_err(|error: http::header::InvalidHeaderValue| unreachable(&error))?,
-        );
+        request.headers_mut().extend(trace.headers());
         let answer = self.client.request(request).await.map_err(|error| unreachable(&error))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
