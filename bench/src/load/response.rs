@@ -1,0 +1,161 @@
+//! A reader for HTTP/1.1 responses as a load generator needs it: where each ends, and whether it
+//! was a success. Pure: bytes in, progress out.
+
+/// Longest response head accepted; a proxy adding more than this is not doing the same work.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// What a chunk of bytes brought.
+#[derive(Debug, PartialEq)]
+pub enum Progress {
+    /// The response is not complete yet.
+    More,
+    /// One response is complete; `close` is whether its connection ends with it.
+    Done { close: bool },
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Malformed {
+    Status(u16),
+    Head(&'static str),
+    /// Bytes after the end of the response: nothing was asked for.
+    Surplus,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Malformed::Status(status) => write!(formatter, "the answer was status {status}"),
+            Malformed::Head(what) => write!(formatter, "malformed response: {what}"),
+            Malformed::Surplus => write!(formatter, "bytes after the end of the response"),
+        }
+    }
+}
+
+/// Reads one response after the other.
+#[derive(Debug, Default)]
+pub struct ResponseReader {
+    head: Vec<u8>,
+    body: Option<Body>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Body {
+    remaining: usize,
+    close: bool,
+}
+
+impl ResponseReader {
+    /// Takes the next bytes of the connection.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Malformed> {
+        if let Some(body) = self.body {
+            return self.feed_body(body, bytes);
+        }
+        if self.head.is_empty()
+            && let Some(end) = head_end(bytes)
+        {
+            // The whole head in one read, which is nearly always so: nothing is copied.
+            let (head, rest) = bytes.split_at(end);
+            return self.feed_body(parse(head)?, rest);
+        }
+        self.head.extend_from_slice(bytes);
+        let Some(end) = head_end(&self.head) else {
+            if self.head.len() > LONGEST_HEAD {
+                return Err(Malformed::Head("the head does not end"));
+            }
+            return Ok(Progress::More);
+        };
+        let head = std::mem::take(&mut self.head);
+        let (head, rest) = head.split_at(end);
+        self.feed_body(parse(head)?, rest)
+    }
+
+    fn feed_body(&mut self, body: Body, bytes: &[u8]) -> Result<Progress, Malformed> {
+        let remaining = body.remaining.checked_sub(bytes.len()).ok_or(Malformed::Surplus)?;
+        if remaining == 0 {
+            self.body = None;
+            return Ok(Progress::Done { close: body.close });
+        }
+        self.body = Some(Body { remaining, ..body });
+        Ok(Progress::More)
+    }
+}
+
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn parse(head: &[u8]) -> Result<Body, Malformed> {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let status = lines.next().and_then(status).ok_or(Malformed::Head("no status line"))?;
+    if status != 200 {
+        return Err(Malformed::Status(status));
+    }
+    let mut remaining = None;
+    let mut close = false;
+    for line in lines {
+        if let Some(value) = header(line, b"content-length:") {
+            remaining = Some(number(value).ok_or(Malformed::Head("bad content-length"))?);
+        } else if let Some(value) = header(line, b"connection:") {
+            close = value.trim_ascii().eq_ignore_ascii_case(b"close");
+        }
+    }
+    let remaining = remaining.ok_or(Malformed::Head("no content-length"))?;
+    Ok(Body { remaining, close })
+}
+
+fn status(line: &[u8]) -> Option<u16> {
+    let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    number(code).and_then(|code| u16::try_from(code).ok())
+}
+
+fn header<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (start, value) = line.split_at_checked(name.len())?;
+    start.eq_ignore_ascii_case(name).then_some(value)
+}
+
+fn number(bytes: &[u8]) -> Option<usize> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 5\r\n\r\nhello";
+
+    #[test]
+    fn a_response_cut_anywhere_is_the_same_response() {
+        for cut in 1..ANSWER.len() {
+            let mut reader = ResponseReader::default();
+            let (first, second) = ANSWER.split_at(cut);
+            assert_eq!(reader.feed(first), Ok(Progress::More), "cut at {cut}");
+            assert_eq!(reader.feed(second), Ok(Progress::Done { close: false }), "cut at {cut}");
+            assert_eq!(reader.feed(ANSWER), Ok(Progress::Done { close: false }), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn an_empty_body_ends_with_its_head() {
+        let mut reader = ResponseReader::default();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        assert_eq!(reader.feed(answer), Ok(Progress::Done { close: true }));
+    }
+
+    #[test]
+    fn what_is_not_a_success_is_an_error() {
+        let feed = |bytes: &[u8]| ResponseReader::default().feed(bytes);
+        let unavailable = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(feed(unavailable), Err(Malformed::Status(503)));
+        assert_eq!(feed(b"HTTP/1.1 200 OK\r\n\r\n"), Err(Malformed::Head("no content-length")));
+        assert_eq!(
+            feed(b"HTTP/1.1 200 OK\r\ncontent-length: 1x\r\n\r\n"),
+            Err(Malformed::Head("bad content-length"))
+        );
+        assert_eq!(feed(b"SSH-2.0\r\n\r\n"), Err(Malformed::Head("no status line")));
+        assert_eq!(
+            feed(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nabc"),
+            Err(Malformed::Surplus)
+        );
+        assert_eq!(feed(&[b'a'; LONGEST_HEAD + 1]), Err(Malformed::Head("the head does not end")));
+    }
+}

@@ -1,0 +1,73 @@
+//! The service behind every proxy: fixed answers, as cheap as can be, so that the proxy is what a
+//! run measures. It is a process of its own, on the core the proxy does not have.
+//!
+//! `http1` answers over plain epoll, `http2` with the `h2` crate (HTTP/2 and unary gRPC). The path
+//! says how much: `/1k`, `/64k`, `/1m`.
+
+mod http1;
+pub mod http2;
+
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// The bodies there are, by path. `/` and everything else is a kilobyte: what route tables are
+/// tested with may ask for any path.
+const BODIES: [(&str, usize); 3] = [("/1k", 1024), ("/64k", 64 * 1024), ("/1m", 1024 * 1024)];
+const DEFAULT_BODY: usize = 1024;
+
+/// The header that says which origin answered.
+pub const NAME_HEADER: &str = "x-origin";
+
+/// Where an origin listens: the one line it prints.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Addresses {
+    pub http1: SocketAddr,
+    pub http2: SocketAddr,
+}
+
+/// Runs an origin called `name` until the process ends.
+pub fn serve(name: &str) -> Result<()> {
+    let http1 = TcpListener::bind("127.0.0.1:0").context("bind the HTTP/1.1 origin")?;
+    let http2 = TcpListener::bind("127.0.0.1:0").context("bind the HTTP/2 origin")?;
+    let addresses = Addresses { http1: http1.local_addr()?, http2: http2.local_addr()? };
+    let http2_name = name.to_owned();
+    let second = thread::Builder::new()
+        .name("http2".to_owned())
+        .spawn(move || http2::serve(http2, &http2_name))
+        .context("start the HTTP/2 thread")?;
+    println!("{}", serde_json::to_string(&addresses)?);
+    http1::serve(&http1, name)?;
+    second.join().map_err(|_| anyhow::anyhow!("the HTTP/2 origin panicked"))?
+}
+
+/// A body that a compressing proxy could not make much of, without randomness.
+fn body(length: usize) -> Vec<u8> {
+    (0..length).map(|at| b'a' + u8::try_from((at * 7 + at / 26) % 26).unwrap_or(0)).collect()
+}
+
+/// What a typical JSON service says beside its body.
+fn headers(name: &str) -> [(&'static str, String); 6] {
+    [
+        ("server", "leno-bench-origin".to_owned()),
+        ("date", "Thu, 01 Jan 2026 00:00:00 GMT".to_owned()),
+        ("content-type", "application/json".to_owned()),
+        ("cache-control", "no-store".to_owned()),
+        ("etag", "\"5f2c-61e0a3\"".to_owned()),
+        (NAME_HEADER, name.to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_printable_and_as_long_as_asked() {
+        let body = body(65536);
+        assert_eq!(body.len(), 65536);
+        assert!(body.iter().all(u8::is_ascii_lowercase));
+    }
+}

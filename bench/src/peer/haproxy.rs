@@ -1,0 +1,92 @@
+//! HAProxy, one thread, in master-worker mode (the mode in which it reloads).
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use super::{Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Running, Setup, debian};
+
+const CONFIG: &str = "haproxy.cfg";
+
+pub struct Haproxy;
+
+impl Peer for Haproxy {
+    fn name(&self) -> &'static str {
+        HAPROXY
+    }
+
+    fn find(&self) -> Result<Found, Missing> {
+        debian("haproxy", "-v")
+    }
+
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
+        place.write(CONFIG, &config(place, setup)?).map(drop)
+    }
+
+    fn start(&self, found: &Found, place: &Place, _setup: &Setup) -> Result<Running> {
+        // `-W`: a master that starts workers; the worker gets the listening sockets of the last one
+        // over the master's own socket pair (`expose-fd listeners` is implied for reloads).
+        place.running(place.spawn(&found.program, &["-W", "-f", CONFIG])?)
+    }
+
+    fn reload(&self, running: &Running) -> Result<()> {
+        let process = running.process.as_ref().context("haproxy is not running")?;
+        process.signal(Signal::USR2)
+    }
+}
+
+fn config(place: &Place, setup: &Setup) -> Result<String> {
+    let (listen, admin, origin) = (place.listen, place.admin, setup.origin);
+    let mut text = String::from(
+        "global\n  nbthread 1\n\n\
+         defaults\n  timeout connect 1s\n  timeout client 300s\n  timeout server 300s\n",
+    );
+    if setup.mode == Mode::Tcp {
+        write!(
+            text,
+            "  mode tcp\n\n\
+             frontend in\n  bind {listen}\n  default_backend origin\n\n\
+             backend origin\n  server origin {origin}\n"
+        )?;
+    } else {
+        let protocol = if setup.mode == Mode::Http1 { "" } else { " proto h2" };
+        write!(
+            text,
+            "  mode http\n  http-reuse always\n\n\
+             frontend in\n  bind {listen}{protocol}\n  \
+             unique-id-format %{{+X}}o\\ %ci:%cp_%fi:%fp_%Ts_%rt:%pid\n  \
+             unique-id-header x-request-id\n  option forwardfor\n"
+        )?;
+        // A map is what the manual recommends for many routes; a chain of ACLs would be walked.
+        if setup.routes > 0 {
+            let map: String =
+                (0..setup.routes).map(|route| format!("/route-{route} origin\n")).collect();
+            let map = place.write("routes.map", &map)?;
+            writeln!(
+                text,
+                "  use_backend %[path,map_beg({})] if {{ req.hdr(host) -i {HOST} }} \
+                 {{ path,map_beg({}) -m found }}",
+                map.display(),
+                map.display()
+            )?;
+        }
+        write!(
+            text,
+            "  use_backend origin if {{ req.hdr(host) -i {HOST} }}\n\n\
+             backend origin\n  server origin {origin}{protocol}\n"
+        )?;
+    }
+    write!(
+        text,
+        "\nfrontend statistics\n  mode http\n  bind {admin}\n  \
+         http-request use-service prometheus-exporter if {{ path /metrics }}\n"
+    )?;
+    for service in 0..setup.services {
+        writeln!(text, "\nbackend service-{service}")?;
+        for (number, address) in setup.workload_addresses(service).enumerate() {
+            writeln!(text, "  server workload-{number} {address}")?;
+        }
+    }
+    Ok(text)
+}

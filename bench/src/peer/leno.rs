@@ -1,0 +1,131 @@
+//! Leno's sidecar, one worker, with its configuration in a file it watches.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{Found, HOST, LENO, Missing, Mode, Peer, Place, Running, Setup, version_of};
+
+const CONFIG: &str = "mesh.yaml";
+const PORT: u16 = 80;
+
+pub struct Leno {
+    /// Where it is, if it is not beside the rig.
+    pub program: Option<PathBuf>,
+}
+
+/// The one line it prints.
+#[derive(Deserialize)]
+struct Addresses {
+    outbound: std::net::SocketAddr,
+}
+
+impl Peer for Leno {
+    fn name(&self) -> &'static str {
+        LENO
+    }
+
+    fn find(&self) -> Result<Found, Missing> {
+        let missing = |reason| Missing {
+            reason,
+            remedy: "cargo build --release -p leno (then name it with --leno if it is elsewhere)"
+                .to_owned(),
+        };
+        let beside = || Some(std::env::current_exe().ok()?.with_file_name("leno"));
+        let program = self.program.clone().or_else(beside).filter(|program| program.is_file());
+        let program = program.ok_or_else(|| missing("there is no leno binary".to_owned()))?;
+        let version = version_of(&program, "--version").map_err(missing)?;
+        Ok(Found { program, version })
+    }
+
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
+        place.write(CONFIG, &config(setup)?).map(drop)
+    }
+
+    fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
+        let any = "127.0.0.1:0";
+        let arguments = [
+            "proxy",
+            "--config",
+            CONFIG,
+            "--outbound",
+            any,
+            "--inbound",
+            any,
+            "--admin",
+            any,
+            "--workers",
+            "1",
+        ];
+        let mut process = place.spawn(&found.program, &arguments)?;
+        let line = process.first_line()?;
+        let addresses: Addresses = serde_json::from_str(&line)
+            .with_context(|| format!("leno printed no addresses but: {line}"))?;
+        let tunnel = (setup.mode == Mode::Tcp).then(|| format!("{HOST}:{PORT}"));
+        Ok(Running { process: Some(process), address: addresses.outbound, tunnel })
+    }
+
+    fn reload(&self, _running: &Running) -> Result<()> {
+        // It watches its file.
+        Ok(())
+    }
+
+    fn remark(&self, mode: Mode) -> Option<&'static str> {
+        (mode == Mode::Tcp).then_some(
+            "leno carries opaque TCP in a CONNECT tunnel, asked for once before the measurement",
+        )
+    }
+}
+
+fn config(setup: &Setup) -> Result<String> {
+    let protocol = match setup.mode {
+        Mode::Http1 => "http",
+        Mode::Http2 => "http2",
+        Mode::Grpc => "grpc",
+        Mode::Tcp => "tcp",
+    };
+    let mut text = String::new();
+    service(&mut text, HOST, protocol)?;
+    workload(&mut text, HOST, 0, &setup.origin.to_string())?;
+    for route in 0..setup.routes {
+        write!(
+            text,
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: route-{route}, namespace: bench}}\nspec:\n  \
+             parentRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  \
+             rules: [{{matches: [{{path: {{type: PathPrefix, value: /route-{route}}}}}], \
+             backendRefs: [{{name: {HOST}, port: {PORT}}}]}}]\n---\n"
+        )?;
+    }
+    for number in 0..setup.services {
+        let name = format!("service-{number}");
+        service(&mut text, &name, protocol)?;
+        for (at, address) in setup.workload_addresses(number).enumerate() {
+            workload(&mut text, &name, at, &address)?;
+        }
+    }
+    Ok(text)
+}
+
+fn service(text: &mut String, name: &str, protocol: &str) -> Result<()> {
+    write!(
+        text,
+        "apiVersion: leno.dev/v1alpha1\nkind: Service\n\
+         metadata: {{name: {name}, namespace: bench}}\nspec:\n  hosts: [{name}]\n  \
+         ports: [{{name: main, port: {PORT}, protocol: {protocol}}}]\n---\n"
+    )?;
+    Ok(())
+}
+
+fn workload(text: &mut String, service: &str, number: usize, address: &str) -> Result<()> {
+    let (host, port) = address.rsplit_once(':').context("an address without a port")?;
+    write!(
+        text,
+        "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {service}-{number}, namespace: bench}}\n\
+         spec: {{services: [{service}], address: {host}, ports: {{main: {port}}}}}\n---\n"
+    )?;
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! The suites, and what they share: the round loop and the measured phase.
+//!
+//! Every program is started afresh in every round, so that what differs from start to start (memory
+//! layout, mostly) is in the spread and not hidden in the median; rounds begin with another program
+//! each, so that none always follows the same one.
+
+mod connections;
+mod exchanges;
+mod latency;
+mod scale;
+mod tcp;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use tempfile::TempDir;
+
+use crate::cores::Cores;
+use crate::load::http1::Http1Load;
+use crate::load::http2::Http2Load;
+use crate::load::{Pacing, Sample, Target};
+use crate::measure;
+use crate::origin;
+use crate::peer::{Found, HOST, Peer, Place, Process, Running, Setup};
+use crate::report::{Figure, Program, Report, Skipped};
+
+/// The suites there are, as the command line names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// HTTP/1.1: CPU per request at a fixed rate, throughput when saturated, latency.
+    Http1,
+    /// HTTP/2, the same.
+    Http2,
+    /// Unary gRPC calls, the same.
+    Grpc,
+    /// Opaque TCP: small exchanges and bulk.
+    Tcp,
+    /// Memory of an idle proxy, and of each idle connection.
+    Connections,
+    /// Latency a proxy adds at 30 % of the slowest one's capacity.
+    Latency,
+    /// Memory for 1,000 services of 10 workloads each.
+    Scale,
+}
+
+/// What the command line settles.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub cores: Cores,
+    pub rounds: usize,
+    /// Length of a measured phase.
+    pub phase: Duration,
+    /// Requests a second in the phases with a fixed rate, if not the suite's own.
+    pub rate: Option<f64>,
+}
+
+/// Everything a suite needs.
+pub struct Bench {
+    pub settings: Settings,
+    pub peers: Vec<(Box<dyn Peer>, Found)>,
+    pub origin: Origin,
+    pub report: Report,
+}
+
+/// The service behind the proxies, a process on the load generator's core.
+pub struct Origin {
+    pub addresses: origin::Addresses,
+    // Dropped before the directory that holds what it says.
+    _process: Process,
+    _directory: TempDir,
+}
+
+/// What a measured phase found.
+pub struct Measured {
+    pub sample: Sample,
+    /// Microseconds of CPU, all the proxy's processes, for each answered request.
+    pub cpu_per_request: f64,
+    /// Share of its core the proxy used, in per cent.
+    pub utilisation: f64,
+    /// Share of the proxy's core that others used meanwhile, in per cent.
+    pub disturbance: f64,
+}
+
+/// The two load generators behind one face.
+pub enum Load {
+    Http1(Http1Load),
+    Http2(Http2Load),
+}
+
+impl Suite {
+    pub fn run(self, bench: &mut Bench) -> Result<()> {
+        match self {
+            Suite::Http1 => exchanges::http1(bench),
+            Suite::Http2 => exchanges::http2(bench),
+            Suite::Grpc => exchanges::grpc(bench),
+            Suite::Tcp => tcp::run(bench),
+            Suite::Connections => connections::run(bench),
+            Suite::Latency => latency::run(bench),
+            Suite::Scale => scale::run(bench),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Http1 => "http1",
+            Suite::Http2 => "http2",
+            Suite::Grpc => "grpc",
+            Suite::Tcp => "tcp",
+            Suite::Connections => "connections",
+            Suite::Latency => "latency",
+            Suite::Scale => "scale",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Suite::Http1 => "HTTP/1.1 requests",
+            Suite::Http2 => "HTTP/2 requests",
+            Suite::Grpc => "Unary gRPC calls",
+            Suite::Tcp => "Opaque TCP",
+            Suite::Connections => "Memory of connections",
+            Suite::Latency => "Latency added",
+            Suite::Scale => "Memory of configuration",
+        }
+    }
+}
+
+impl Bench {
+    /// Finds out who can take part, and starts the origin.
+    pub fn new(
+        suite: Suite,
+        settings: Settings,
+        peers: Vec<Box<dyn Peer>>,
+        command: String,
+    ) -> Result<Self> {
+        let mut report = Report {
+            suite: suite.name(),
+            title: suite.title(),
+            command,
+            machine: machine(&settings),
+            work: Vec::new(),
+            programs: Vec::new(),
+            skipped: Vec::new(),
+            remarks: Vec::new(),
+            failures: Vec::new(),
+            figures: Vec::new(),
+        };
+        let mut present = Vec::new();
+        for peer in peers {
+            match peer.find() {
+                Ok(found) => {
+                    let version = found.version.clone();
+                    eprintln!("{}: {version}", peer.name());
+                    report.programs.push(Program { name: peer.name(), version });
+                    present.push((peer, found));
+                }
+                Err(missing) => {
+                    let (reason, remedy) = (missing.reason, missing.remedy);
+                    eprintln!("{}: skipped, {reason}. To have it: {remedy}", peer.name());
+                    report.skipped.push(Skipped { name: peer.name(), reason, remedy });
+                }
+            }
+        }
+        let origin = Origin::start(&settings, "a")?;
+        Ok(Bench { settings, peers: present, origin, report })
+    }
+
+    /// Runs `measure` for every program in every round and files what it returns under `figures`.
+    /// A program that fails in a round has no values for it, and the report says why.
+    pub fn rounds(
+        &mut self,
+        mut figures: Vec<Figure>,
+        mut measure: impl FnMut(&Settings, &Origin, &Contestant) -> Result<Vec<(&'static str, f64)>>,
+    ) {
+        for round in 0..self.settings.rounds {
+            for turn in 0..self.peers.len() {
+                let Some((peer, found)) = self.peers.get((round + turn) % self.peers.len()) else {
+                    continue;
+                };
+                let name = peer.name();
+                eprint!("round {} of {}: {name} ...", round + 1, self.settings.rounds);
+                let contestant = Contestant { peer: peer.as_ref(), found };
+                match measure(&self.settings, &self.origin, &contestant) {
+                    Ok(values) => {
+                        let mut said = String::new();
+                        for (id, value) in values {
+                            let figure = figures.iter_mut().find(|figure| figure.id == id);
+                            if let Some(figure) = figure {
+                                figure.record(name, round, value);
+                                said += &format!(" {id} {value:.2}");
+                            }
+                        }
+                        eprintln!("{said}");
+                    }
+                    Err(error) => {
+                        eprintln!(" failed: {error:#}");
+                        let failure = format!("{name}, round {}: {error:#}", round + 1);
+                        self.report.failures.push(failure);
+                    }
+                }
+            }
+        }
+        for figure in &mut figures {
+            // Rounds rotate; tables keep the order of the peers.
+            let place = |program| self.peers.iter().position(|(peer, _)| peer.name() == program);
+            figure.series.sort_by_key(|series| place(series.program));
+        }
+        self.report.figures.extend(figures);
+    }
+}
+
+/// A program in its turn.
+pub struct Contestant<'a> {
+    pub peer: &'a dyn Peer,
+    pub found: &'a Found,
+}
+
+impl Contestant<'_> {
+    /// Starts the program afresh for `setup`.
+    pub fn start(&self, settings: &Settings, setup: &Setup) -> Result<(Place, Running)> {
+        let place = Place::new(settings.cores)?;
+        self.peer.configure(&place, setup)?;
+        let running = self.peer.start(self.found, &place, setup)?;
+        Ok((place, running))
+    }
+}
+
+impl Running {
+    /// Requests for `path` through this program.
+    pub fn target(&self, path: &str) -> Target {
+        Target {
+            address: self.address,
+            host: HOST.to_owned(),
+            path: path.to_owned(),
+            tunnel: self.tunnel.clone(),
+        }
+    }
+}
+
+impl Load {
+    pub fn run(&mut self, pacing: Pacing, duration: Duration) -> Result<Sample> {
+        match self {
+            Load::Http1(load) => load.run(pacing, duration),
+            Load::Http2(load) => load.run(pacing, duration),
+        }
+    }
+
+    /// Runs a phase and accounts for what it cost the proxy.
+    pub fn measure(
+        &mut self,
+        settings: &Settings,
+        running: &Running,
+        pacing: Pacing,
+    ) -> Result<Measured> {
+        let started = Instant::now();
+        let busy_before = measure::core_busy(settings.cores.proxy)?;
+        let before = running.cpu_time()?;
+        let sample = self.run(pacing, settings.phase)?;
+        let used = running.cpu_time()?.saturating_sub(before);
+        let busy = measure::core_busy(settings.cores.proxy)?.since(busy_before);
+        let elapsed = started.elapsed().as_secs_f64();
+        sample.check()?;
+        Ok(Measured {
+            cpu_per_request: used.as_secs_f64() * 1e6 / sample.completed as f64,
+            utilisation: used.as_secs_f64() * 100.0 / elapsed,
+            disturbance: busy.saturating_sub(used).as_secs_f64() * 100.0 / elapsed,
+            sample,
+        })
+    }
+}
+
+impl Running {
+    fn cpu_time(&self) -> Result<Duration> {
+        self.process.as_ref().map_or(Ok(Duration::ZERO), |process| measure::cpu_time(process.id()))
+    }
+
+    pub fn memory(&self) -> Result<measure::Memory> {
+        let process = self.process.as_ref().context("no process to measure")?;
+        measure::memory(process.id())
+    }
+}
+
+impl Origin {
+    pub fn start(settings: &Settings, name: &str) -> Result<Self> {
+        let program = std::env::current_exe().context("find the rig itself")?;
+        let directory = tempfile::tempdir().context("make a directory")?;
+        let load = settings.cores.load;
+        let mut process =
+            Process::spawn(&program, &["origin", "--name", name], directory.path(), load, load)?;
+        let line = process.first_line()?;
+        let addresses = serde_json::from_str(&line)
+            .with_context(|| format!("the origin printed no addresses but: {line}"))?;
+        Ok(Origin { addresses, _process: process, _directory: directory })
+    }
+}
+
+/// The machine, as far as figures depend on it.
+fn machine(settings: &Settings) -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+    let information = read("/proc/cpuinfo");
+    let model = information.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.and_then(|line| line.split_once(':')).map_or("?", |(_, model)| model.trim());
+    let cores = information.lines().filter(|line| line.starts_with("processor")).count();
+    let load = read("/proc/loadavg");
+    vec![
+        format!("{cores} cores, {model}, Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+        format!(
+            "proxy on core {}, load generator and origin on core {}; load average before: {}",
+            settings.cores.proxy,
+            settings.cores.load,
+            load.split(' ').next().unwrap_or("?")
+        ),
+    ]
+}
