@@ -8,7 +8,12 @@
 //! ```
 //!
 //! - [`store`]: every object, one revision counter, watch from a revision
+//! - [`objects`]: what a write makes of an object: metadata, field ownership
+//! - [`access`]: bearer tokens and roles
 //! - [`registry`]: leases of registered workloads
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
 
+pub mod access;
+pub mod objects;
+pub mod registry;
 pub mod store;

@@ -63,8 +63,10 @@ pub struct Stored {
     pub value: Bytes,
     /// The revision that created the object.
     pub created: u64,
-    /// The revision that last wrote it.
+    /// The revision that last wrote it, its status included: `metadata.resourceVersion`.
     pub modified: u64,
+    /// The revision that last wrote anything but its status: what proxies go by.
+    pub content: u64,
 }
 
 /// Which objects a list or a watch is about. Empty means all.

@@ -218,9 +218,13 @@ impl Draft<'_> {
         }
         let modified = self.ledger.revision + 1;
         let created = current.as_ref().map_or(modified, |current| current.created);
-        let object = Arc::new(Stored { key: key.clone(), value, created, modified });
-        self.touched.insert(key.clone(), Some(object.clone()));
         let change = if current.is_some() { change } else { Change::Created };
+        let content = match (&current, change) {
+            (Some(current), Change::StatusWritten) => current.content,
+            _ => modified,
+        };
+        let object = Arc::new(Stored { key: key.clone(), value, created, modified, content });
+        self.touched.insert(key.clone(), Some(object.clone()));
         self.added += usize::from(current.is_none());
         self.record(change, object, current);
         Ok(())

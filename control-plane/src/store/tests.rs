@@ -266,6 +266,8 @@ async fn status_is_written_for_the_generation_it_is_about() {
         let object = store.get(&key("a")).unwrap().json().unwrap();
         assert_eq!((&object["spec"], &object["status"]), (&json!("1"), &live));
         assert_eq!(object["metadata"]["generation"], 1);
+        let stored = store.get(&key("a")).unwrap();
+        assert_eq!((stored.created, stored.modified, stored.content), (1, 2, 1));
         let batch = store.watch(1, Selection::all()).unwrap().next().await.unwrap();
         assert_eq!(batch.events[0].change, Change::StatusWritten);
     })

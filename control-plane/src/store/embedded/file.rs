@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! meta     "format" | "revision" | "compacted" -> number
-//! objects  (group, plural, namespace, name)    -> (created, modified, JSON)
-//! events   (revision, place in transaction)    -> (change, key, (created, modified, JSON) now, and before)
+//! objects  (group, plural, namespace, name)    -> (created, modified, content, JSON)
+//! events   (revision, place in transaction)    -> (change, key, the object now, and before)
 //! ```
 //!
 //! A new file is made under another name and renamed when complete: under its own name an
@@ -38,7 +38,7 @@ const OBJECTS: TableDefinition<RawKey, RawObject> = TableDefinition::new("object
 const EVENTS: TableDefinition<(u64, u32), RawEvent> = TableDefinition::new("events");
 
 type RawKey<'a> = (&'a str, &'a str, &'a str, &'a str);
-type RawObject<'a> = (u64, u64, &'a [u8]);
+type RawObject<'a> = (u64, u64, u64, &'a [u8]);
 /// The object before the change has `created` 0 where there was none: revisions start at 1.
 type RawEvent<'a> = (u8, RawKey<'a>, RawObject<'a>, RawObject<'a>);
 
@@ -116,7 +116,7 @@ fn write_events(transaction: &WriteTransaction, events: &[Arc<Event>]) -> Result
             Change::Deleted => drop(objects.remove(raw_key(&object.key))?),
             _ => drop(objects.insert(raw_key(&object.key), raw_object(object))?),
         }
-        let previous = event.previous.as_deref().map_or((0, 0, &[][..]), raw_object);
+        let previous = event.previous.as_deref().map_or((0, 0, 0, &[][..]), raw_object);
         let raw = (raw_change(event.change), raw_key(&object.key), raw_object(object), previous);
         history.insert(place, raw)?;
     }
@@ -215,7 +215,7 @@ fn raw_key(key: &Key) -> RawKey<'_> {
 }
 
 fn raw_object(object: &Stored) -> RawObject<'_> {
-    (object.created, object.modified, &object.value)
+    (object.created, object.modified, object.content, &object.value)
 }
 
 fn raw_change(change: Change) -> u8 {
@@ -231,8 +231,8 @@ fn key((group, plural, namespace, name): RawKey<'_>) -> Key {
     Key::new(group, plural, namespace, name)
 }
 
-fn object(key: &Key, (created, modified, value): RawObject<'_>) -> Stored {
-    Stored { key: key.clone(), value: Bytes::copy_from_slice(value), created, modified }
+fn object(key: &Key, (created, modified, content, value): RawObject<'_>) -> Stored {
+    Stored { key: key.clone(), value: Bytes::copy_from_slice(value), created, modified, content }
 }
 
 fn event(

@@ -1,0 +1,151 @@
+//! Who may do what: bearer tokens with a role each.
+//!
+//! Tokens live in `tokens.json` in the data directory as SHA-256 digests (the tokens are 256
+//! random bits, so that a slow hash would add nothing) and are read again when the file changes.
+//! On a loopback bind callers without a token are administrators, since whoever can connect can
+//! also read the data directory of a locally started control plane; `--require-token` ends that,
+//! and any other bind never had it.
+//!
+//! - `tokens.rs`: the file; this file: the decisions
+
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::tokens::{TokenError, TokenFile};
+
+/// What the bearer of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Read everything.
+    Viewer,
+    /// Register, renew and remove workloads under a lease, in one namespace.
+    Workload,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub name: String,
+    pub role: Role,
+    /// The namespace of a workload's token.
+    pub namespace: Option<String>,
+}
+
+/// What a request wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Learn which kinds exist and what they look like.
+    Discover,
+    Read(Target<'a>),
+    Write(Target<'a>),
+}
+
+/// What a request is about: a kind, in a namespace or in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a> {
+    pub group: &'a str,
+    pub plural: &'a str,
+    pub namespace: Option<&'a str>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    #[error(
+        "no bearer token was sent, and this control plane requires one: add `authorization: Bearer <token>` (kubectl: --token)"
+    )]
+    NoToken,
+    #[error("the authorization header must read `Bearer <token>`")]
+    NotBearer,
+    #[error("the bearer token is not known: tokens are listed in {}", .0.display())]
+    Unknown(PathBuf),
+    #[error("{caller} may not {action}")]
+    NotAllowed { caller: String, action: String },
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+}
+
+/// Decides about every request.
+#[derive(Debug)]
+pub struct Access {
+    tokens: TokenFile,
+    anonymous: bool,
+}
+
+impl Access {
+    /// For an API bound to `bind`. Without a token only a loopback bind can be used, and only
+    /// where `require_token` is not set.
+    pub fn new(tokens: TokenFile, bind: SocketAddr, require_token: bool) -> Self {
+        Self { tokens, anonymous: bind.ip().is_loopback() && !require_token }
+    }
+
+    /// Who sends the request, by its `authorization` header.
+    pub fn caller(&self, authorization: Option<&[u8]>) -> Result<Caller, Denied> {
+        let Some(authorization) = authorization else {
+            return if self.anonymous { Ok(Caller::anonymous()) } else { Err(Denied::NoToken) };
+        };
+        let token = bearer(authorization).ok_or(Denied::NotBearer)?;
+        let found = self.tokens.find(token)?;
+        found.ok_or_else(|| Denied::Unknown(self.tokens.path().to_owned()))
+    }
+}
+
+impl Caller {
+    fn anonymous() -> Self {
+        Self { name: "anonymous on loopback".into(), role: Role::Admin, namespace: None }
+    }
+
+    pub fn may(&self, action: Action<'_>) -> Result<(), Denied> {
+        let allowed = match (self.role, action) {
+            (Role::Admin, _) | (_, Action::Discover) | (Role::Viewer, Action::Read(_)) => true,
+            (Role::Viewer, Action::Write(_)) => false,
+            (Role::Workload, Action::Read(target) | Action::Write(target)) => {
+                (target.group, target.plural) == ("leno.dev", "workloads")
+                    && target.namespace.is_some()
+                    && target.namespace == self.namespace.as_deref()
+            }
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Denied::NotAllowed { caller: self.to_string(), action: action.to_string() })
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?} (role {:?}", self.name, self.role)?;
+        match &self.namespace {
+            Some(namespace) => write!(out, " of namespace {namespace:?})"),
+            None => out.write_str(")"),
+        }
+    }
+}
+
+impl fmt::Display for Action<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, target) = match self {
+            Self::Discover => return out.write_str("discover the API"),
+            Self::Read(target) => ("read", target),
+            Self::Write(target) => ("write", target),
+        };
+        write!(out, "{verb} {}", target.plural)?;
+        match target.namespace {
+            Some(namespace) => write!(out, " in namespace {namespace:?}"),
+            None => out.write_str(" in all namespaces"),
+        }
+    }
+}
+
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}

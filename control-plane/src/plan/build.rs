@@ -1,0 +1,118 @@
+//! An object of the store, made ready for every proxy at once: parsed, linked, serialised.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use leno_api::{
+    Invalid, Key, Resource,
+    model::{
+        Model, ObjectName, backend::Parent, filter::Filter, http_route::HttpRoute, service::Service,
+    },
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// One version of one object. Shared by all proxies that have it, its bytes included.
+#[derive(Debug)]
+pub struct Item {
+    pub key: Key,
+    /// `shop/orders`, as on the wire.
+    pub name: Arc<str>,
+    /// Opaque to proxies: the revision, and a digest of the body, so that a control plane whose store was
+    /// replaced (revisions begin anew) is never taken for the one before.
+    pub version: Arc<str>,
+    /// `metadata.generation`.
+    pub generation: u64,
+    /// The object's JSON without `status` and `metadata.managedFields`.
+    pub body: Bytes,
+    pub(super) links: Links,
+}
+
+/// The services that an object is about.
+#[derive(Debug)]
+pub(super) enum Links {
+    Service(Arc<Service>),
+    Workload { services: Vec<ObjectName> },
+    Route { parents: Vec<ObjectName>, backends: Vec<ObjectName> },
+    Policy { targets: Vec<ObjectName> },
+}
+
+impl Item {
+    /// Reads an object as the store has it. `revision` is the one that last wrote anything but its status.
+    ///
+    /// # Errors
+    /// [`Invalid`] where this version of Leno does not accept the object: only a store written by another
+    /// version can hold such.
+    pub fn from_json(mut object: Value, revision: u64) -> Result<Self, Invalid> {
+        strip(&mut object, revision);
+        let body = Bytes::from(object.to_string());
+        let resource = Resource::from_json(object)?;
+        let key = resource.key();
+        let generation = resource.metadata.generation.and_then(|number| u64::try_from(number).ok());
+        Ok(Self {
+            name: key.name.to_string().into(),
+            version: version(revision, &body).into(),
+            generation: generation.unwrap_or(0),
+            links: Links::of(&resource),
+            key,
+            body,
+        })
+    }
+}
+
+/// What proxies do not need, and what would make every status write look like a change.
+fn strip(object: &mut Value, revision: u64) {
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.remove("status");
+    if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+    }
+}
+
+fn version(revision: u64, body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let short = digest.iter().take(4).fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte));
+    format!("{revision}-{short:08x}")
+}
+
+impl Links {
+    fn of(resource: &Resource) -> Self {
+        match &resource.model {
+            Model::Service(service) => Self::Service(service.clone()),
+            Model::Workload(workload) => {
+                Self::Workload { services: distinct(workload.services.iter()) }
+            }
+            Model::HttpRoute(route) => Self::Route {
+                parents: parents(&route.parents),
+                backends: distinct(http_backends(route)),
+            },
+            Model::TcpRoute(route) => Self::Route {
+                parents: parents(&route.parents),
+                backends: distinct(route.backends.iter().map(|backend| &backend.service)),
+            },
+            Model::TrafficPolicy(policy) => Self::Policy {
+                targets: distinct(policy.targets.iter().map(|target| &target.service)),
+            },
+        }
+    }
+}
+
+fn parents(parents: &[Parent]) -> Vec<ObjectName> {
+    distinct(parents.iter().map(|parent| &parent.service))
+}
+
+/// Where the rules of a route send requests or copies of them.
+fn http_backends(route: &HttpRoute) -> impl Iterator<Item = &ObjectName> {
+    route.rules.iter().flat_map(|rule| {
+        let mirrors = rule.filters.iter().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(&mirror.backend.service),
+            _ => None,
+        });
+        rule.backends.iter().map(|share| &share.backend.service).chain(mirrors)
+    })
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a ObjectName>) -> Vec<ObjectName> {
+    names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}

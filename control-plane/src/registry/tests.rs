@@ -1,0 +1,163 @@
+//! With a paused clock: tokio advances it when nothing else is to be done.
+
+use serde_json::json;
+
+use super::*;
+use crate::store::MemoryStore;
+
+const TTL: Duration = Duration::from_secs(15);
+
+fn workload(name: &str) -> Value {
+    json!({"apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"services": ["orders"], "address": "127.0.0.1", "ports": {"http": 9001}}})
+}
+
+fn key(name: &str) -> Key {
+    Key::new(GROUP, PLURAL, "shop", name)
+}
+
+fn start(store: &Arc<dyn Store>) -> Arc<Registry> {
+    let registry = Registry::new(store.clone());
+    tokio::spawn(registry.clone().run());
+    registry
+}
+
+fn store() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new())
+}
+
+async fn after(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registered_workload_stays_while_renewed_and_goes_when_its_lease_lapses() {
+    let store = store();
+    let registry = start(&store);
+    assert_eq!(registry.register(workload("a"), TTL).await.unwrap(), key("a"));
+    let object = store.get(&key("a")).unwrap().json().unwrap();
+    assert_eq!(object["metadata"]["annotations"][LEASE_ANNOTATION], "15s");
+    assert_eq!(object["metadata"]["generation"], 1);
+    for _ in 0..5 {
+        after(Duration::from_secs(10)).await;
+        registry.renew(&key("a")).unwrap();
+    }
+    after(TTL - Duration::from_millis(10)).await;
+    assert!(store.get(&key("a")).is_some());
+    after(Duration::from_millis(20)).await;
+    assert!(store.get(&key("a")).is_none());
+    assert!(matches!(registry.renew(&key("a")), Err(Error::NotLeased(_))));
+    assert_eq!(registry.leased(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_written_with_the_annotation_gets_a_lease() {
+    let store = store();
+    let registry = start(&store);
+    let mut object = workload("a");
+    annotate(&mut object, TTL);
+    store.put(key("a"), object.to_string().into(), Expect::Any).await.unwrap();
+    registry.renew(&key("a")).unwrap();
+    store.put(key("b"), object.to_string().into(), Expect::Any).await.unwrap();
+    store.put(key("stays"), workload("stays").to_string().into(), Expect::Any).await.unwrap();
+    after(TTL + Duration::from_millis(10)).await;
+    assert!(store.get(&key("a")).is_none() && store.get(&key("b")).is_none());
+    assert!(store.get(&key("stays")).is_some());
+    assert!(matches!(registry.renew(&key("stays")), Err(Error::NotLeased(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_everyone_has_a_full_lease() {
+    let store = store();
+    let first = Registry::new(store.clone());
+    first.register(workload("a"), TTL).await.unwrap();
+    drop(first);
+    after(TTL * 10).await;
+    let second = start(&store);
+    assert_eq!(second.leased(), 1);
+    after(TTL - Duration::from_millis(10)).await;
+    assert!(store.get(&key("a")).is_some());
+    after(Duration::from_millis(20)).await;
+    assert!(store.get(&key("a")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_no_sign_of_life_and_does_not_hinder_removal() {
+    let store = store();
+    let registry = start(&store);
+    registry.register(workload("a"), TTL).await.unwrap();
+    for round in 0..14 {
+        after(Duration::from_secs(1)).await;
+        store.write_status(key("a"), 1, json!({"round": round})).await.unwrap();
+    }
+    after(Duration::from_millis(1010)).await;
+    assert!(store.get(&key("a")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn goodbye_removes_at_once() {
+    let store = store();
+    let registry = start(&store);
+    registry.register(workload("a"), TTL).await.unwrap();
+    registry.deregister(&key("a")).await.unwrap();
+    assert!(store.get(&key("a")).is_none());
+    assert!(registry.deregister(&key("a")).await.is_err());
+    store.put(key("hand"), workload("hand").to_string().into(), Expect::Any).await.unwrap();
+    assert!(registry.deregister(&key("hand")).await.is_err());
+    assert!(store.get(&key("hand")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn registering_again_writes_only_what_changed() {
+    let store = store();
+    let registry = start(&store);
+    registry.register(workload("a"), TTL).await.unwrap();
+    store.write_status(key("a"), 1, json!({"live": 1})).await.unwrap();
+    after(Duration::from_secs(5)).await;
+    registry.register(workload("a"), TTL).await.unwrap();
+    assert_eq!(store.revision(), 2);
+    let mut moved = workload("a");
+    moved["spec"]["address"] = json!("127.0.0.2");
+    registry.register(moved, TTL).await.unwrap();
+    let stored = store.get(&key("a")).unwrap().json().unwrap();
+    assert_eq!(stored["metadata"]["generation"], 2);
+    assert_eq!(stored["status"]["live"], 1);
+    after(Duration::from_secs(14)).await;
+    assert!(store.get(&key("a")).is_some(), "registering is a renewal");
+}
+
+#[tokio::test]
+async fn what_cannot_be_registered_is_refused_with_its_reason() {
+    let store = store();
+    let registry = Registry::new(store.clone());
+    let mut unknown = workload("a");
+    unknown["spec"]["adress"] = json!("x");
+    let error = registry.register(unknown, TTL).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("adress"), "{error}");
+    let service = json!({"apiVersion": "leno.dev/v1alpha1", "kind": "Service",
+        "metadata": {"name": "a", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}});
+    assert!(matches!(registry.register(service, TTL).await, Err(Error::NotAWorkload(_))));
+    for ttl in [Duration::ZERO, MAX_LEASE * 2] {
+        assert!(matches!(registry.register(workload("a"), ttl).await, Err(Error::BadLease(_))));
+    }
+    store.put(key("a"), workload("a").to_string().into(), Expect::Any).await.unwrap();
+    assert!(matches!(registry.register(workload("a"), TTL).await, Err(Error::WrittenByHand(_))));
+    assert!(registry.register(json!([]), TTL).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_fell_behind_catches_up() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_history(2, usize::MAX));
+    let registry = Registry::new(store.clone());
+    let mut object = workload("x");
+    annotate(&mut object, TTL);
+    for name in ["a", "b", "c", "d"] {
+        store.put(key(name), object.to_string().into(), Expect::Any).await.unwrap();
+    }
+    tokio::spawn(registry.clone().run());
+    after(Duration::from_secs(2)).await;
+    assert_eq!(registry.leased(), 4);
+    after(TTL + Duration::from_secs(2)).await;
+    assert!(store.list(&Selection::all()).items.is_empty());
+}
