@@ -1,1 +1,85 @@
-fn main() {}
+//! `leno`: the command people type.
+//!
+//! ```text
+//! apply get delete diff ──▶ api_client ──▶ the control plane's HTTP API
+//! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
+//! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
+//! demo ───────────────────▶ processes: this program again, as control plane, sidecars and shop
+//! ```
+//!
+//! `commands/` has one file per command, `demo/` the demonstration. Commands write what they have to say to
+//! standard output, everything about its not working to standard error.
+
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+
+mod api_client;
+mod commands;
+mod diff;
+mod error;
+mod files;
+mod http_client;
+mod table;
+mod yaml_text;
+
+use error::Error;
+
+/// A service mesh: a small control plane, and a sidecar proxy beside every service
+#[derive(Debug, Parser)]
+#[command(name = "leno", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Apply(commands::apply::ApplyArgs),
+    Get(commands::get::GetArgs),
+    Delete(commands::delete::DeleteArgs),
+    Diff(commands::diff::DiffArgs),
+    Analyze(commands::analyze::AnalyzeArgs),
+    ProxyConfig(commands::proxy_config::ProxyConfigArgs),
+    /// Say which version this is
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // What a command that fails without further ado exits with; `diff` says "different" with 1.
+    let trouble = match &cli.command {
+        Command::Diff(_) => ExitCode::from(commands::diff::TROUBLE),
+        _ => ExitCode::FAILURE,
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            trouble
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Error> {
+    let out = &mut io::stdout().lock();
+    match command {
+        Command::Analyze(args) => commands::analyze::run(&args, out),
+        Command::Apply(args) => block_on(commands::apply::run(&args, out)),
+        Command::Get(args) => block_on(commands::get::run(&args, out)),
+        Command::Delete(args) => block_on(commands::delete::run(&args, out)),
+        Command::Diff(args) => block_on(commands::diff::run(&args, out)),
+        Command::ProxyConfig(args) => block_on(commands::proxy_config::run(&args, out)),
+        Command::Version => {
+            io::Write::write_fmt(out, format_args!("leno {}\n", env!("CARGO_PKG_VERSION")))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// For commands that ask one thing after the other.
+fn block_on(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Error::Runtime)?.block_on(command)
+}

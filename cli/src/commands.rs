@@ -1,0 +1,10 @@
+//! What people type, one file per command.
+
+pub mod analyze;
+pub mod apply;
+pub mod delete;
+pub mod diff;
+pub mod get;
+mod load;
+pub mod proxy_config;
+mod selection;

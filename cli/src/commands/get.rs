@@ -1,0 +1,195 @@
+//! `leno get`: what the control plane has.
+//!
+//! `get/columns.rs` says what a row shows.
+
+use std::{io::Write, process::ExitCode};
+
+use leno_api::KindInfo;
+use serde_json::{Value, json};
+
+use self::columns::Columns;
+use super::selection::Selection;
+use crate::{
+    api_client::{ApiClient, List, ServerArgs},
+    error::Error,
+    table::Table,
+    yaml_text::yaml_text,
+};
+
+mod columns;
+
+/// Show resources
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// services, workloads, httproutes, ... or KIND/NAME
+    kind: String,
+
+    /// One of that name; all when left out
+    name: Option<String>,
+
+    #[arg(short, long, value_name = "NS", env = "LENO_NAMESPACE", default_value = "default")]
+    namespace: String,
+
+    /// Those of all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+
+    /// Stay and show changes as they happen
+    #[arg(short, long)]
+    watch: bool,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Yaml,
+    Json,
+    Name,
+}
+
+pub async fn run(args: &GetArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
+    let selection = Selection::parse(&args.kind, args.name.as_deref())?;
+    let client = ApiClient::new(&args.server)?;
+    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+    if selection.name.is_some() && args.all_namespaces {
+        return Err(Error::Usage("a name is looked up in one namespace; leave out -A".to_owned()));
+    }
+    let mut list = client.list(selection.kind, namespace).await?;
+    if let Some(wanted) = &selection.name {
+        list.items.retain(|item| name_of(item) == wanted);
+        if list.items.is_empty() && !args.watch {
+            let name = format!("{} {}/{wanted}", selection.kind.kind, args.namespace);
+            return Err(Error::Usage(format!("there is no {name}")));
+        }
+    }
+    let mut printer = Printer::new(selection.kind, args);
+    printer.print_list(&list, selection.name.is_some(), out)?;
+    if args.watch {
+        watch(&client, &selection, namespace, &list, &mut printer, out).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn watch(
+    client: &ApiClient,
+    selection: &Selection,
+    namespace: Option<&str>,
+    list: &List,
+    printer: &mut Printer,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let mut version = list.resource_version.clone();
+    // The control plane ends a watch from time to time; the next one goes on where it stopped.
+    loop {
+        let mut watch = client.watch(selection.kind, namespace, &version).await?;
+        while let Some(event) = watch.next().await? {
+            let seen = event.object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+            if let Some(seen) = seen {
+                version = seen.to_owned();
+            }
+            let wanted =
+                selection.name.as_deref().is_none_or(|name| name_of(&event.object) == name);
+            if event.kind != "BOOKMARK" && wanted {
+                printer.print_change(&event.kind, &event.object, out)?;
+                out.flush()?;
+            }
+        }
+    }
+}
+
+struct Printer {
+    output: Output,
+    kind: &'static KindInfo,
+    columns: Columns,
+    table: Table,
+    documents: usize,
+}
+
+impl Printer {
+    fn new(kind: &'static KindInfo, args: &GetArgs) -> Self {
+        let columns = Columns::new(kind, args.all_namespaces);
+        let table = Table::new(columns.header());
+        Self { output: args.output, kind, columns, table, documents: 0 }
+    }
+
+    fn print_list(&mut self, list: &List, single: bool, out: &mut impl Write) -> Result<(), Error> {
+        match self.output {
+            Output::Table => {
+                for item in &list.items {
+                    self.table.add(self.columns.row(item));
+                }
+                if self.table.is_empty() {
+                    eprintln!("there are no {} here", self.kind.plural);
+                }
+                self.table.print(out)?;
+            }
+            Output::Json => {
+                let items: Vec<_> = list.items.iter().map(for_people).collect();
+                let whole = match (single, items.as_slice()) {
+                    (true, [only]) => only.clone(),
+                    _ => json!({"apiVersion": "v1", "kind": "List", "items": items}),
+                };
+                writeln!(out, "{whole:#}")?;
+            }
+            Output::Yaml | Output::Name => {
+                for item in &list.items {
+                    self.print_object(item, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print_change(
+        &mut self,
+        change: &str,
+        object: &Value,
+        out: &mut impl Write,
+    ) -> Result<(), Error> {
+        if self.output == Output::Table {
+            let mut row = self.columns.row(object);
+            if change == "DELETED"
+                && let Some(last) = row.last_mut()
+            {
+                last.push_str(" (deleted)");
+            }
+            self.table.add(row);
+            return Ok(self.table.print_more(out)?);
+        }
+        self.print_object(object, out)
+    }
+
+    fn print_object(&mut self, object: &Value, out: &mut impl Write) -> Result<(), Error> {
+        match self.output {
+            Output::Yaml => {
+                if self.documents > 0 {
+                    writeln!(out, "---")?;
+                }
+                self.documents += 1;
+                write!(out, "{}", yaml_text(&for_people(object)))?;
+            }
+            Output::Json => writeln!(out, "{:#}", for_people(object))?,
+            _ => writeln!(out, "{}/{}", self.kind.singular, name_of(object))?,
+        }
+        Ok(())
+    }
+}
+
+/// Without the book-keeping of who owns which field, which is longer than the object.
+fn for_people(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+fn name_of(object: &Value) -> &str {
+    object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,233 @@
+//! The admin port's JSON as tables. Reads leniently: a proxy may be newer or older than this program.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use crate::table::Table;
+
+pub fn routes(dump: &Value) -> Table {
+    let mut table = Table::new(["service", "port", "match", "backends", "share", "route", "rule"]);
+    for (service, port) in ports(dump) {
+        for route in list(port, "routes") {
+            let backends = list(route, "backends");
+            let total: f64 = backends.iter().map(weight).sum();
+            let (mut names, mut shares) = (Vec::new(), Vec::new());
+            for backend in backends {
+                names.push(format!("{}:{}", text(backend, "service"), text(backend, "port")));
+                shares.push(share(weight(backend), total));
+            }
+            table.add(vec![
+                text(service, "name"),
+                text(port, "port"),
+                text(route, "match"),
+                names.join(", "),
+                shares.join(", "),
+                text(route, "route"),
+                text(route, "rule"),
+            ]);
+        }
+    }
+    table
+}
+
+pub fn services(dump: &Value) -> Table {
+    let mut table = Table::new(["service", "port", "protocol", "hosts", "routes"]);
+    for (service, port) in ports(dump) {
+        table.add(vec![
+            text(service, "name"),
+            text(port, "port"),
+            text(port, "protocol"),
+            text(service, "hosts"),
+            list(port, "routes").len().to_string(),
+        ]);
+    }
+    table
+}
+
+pub fn workloads(clusters: &Value) -> Table {
+    let mut table = Table::new(["workload", "address", "cluster", "weight", "active", "health"]);
+    for cluster in list(clusters, "clusters") {
+        for endpoint in list(cluster, "endpoints") {
+            let health = match endpoint.get("healthy").and_then(Value::as_bool) {
+                Some(true) => "healthy",
+                Some(false) => "not healthy",
+                None => "",
+            };
+            table.add(vec![
+                text(endpoint, "workload"),
+                text(endpoint, "address"),
+                text(cluster, "name"),
+                text(endpoint, "weight"),
+                text(endpoint, "active"),
+                health.to_owned(),
+            ]);
+        }
+    }
+    table
+}
+
+pub fn clusters(clusters: &Value) -> Table {
+    let mut table =
+        Table::new(["cluster", "balancer", "endpoints", "active", "pending", "connections"]);
+    for cluster in list(clusters, "clusters") {
+        table.add(vec![
+            text(cluster, "name"),
+            text(cluster, "balancer"),
+            list(cluster, "endpoints").len().to_string(),
+            text(cluster, "active"),
+            text(cluster, "pending"),
+            text(cluster, "connections"),
+        ]);
+    }
+    table
+}
+
+pub fn listeners(listeners: &Value) -> Table {
+    let mut table = Table::new(["listener", "address"]);
+    for listener in list(listeners, "listeners") {
+        table.add(vec![text(listener, "name"), text(listener, "address")]);
+    }
+    table
+}
+
+pub fn print_snapshot(dump: &Value, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "generation  {}", or_dash(text(dump, "generation")))?;
+    for (key, value) in dump.get("source").and_then(Value::as_object).into_iter().flatten() {
+        writeln!(out, "{key:<10}  {}", or_dash(joined(value)))?;
+    }
+    let resources = list(dump, "resources");
+    writeln!(out, "resources   {}", resources.len())?;
+    if !resources.is_empty() {
+        writeln!(out)?;
+        let mut table = Table::new(["kind", "namespace", "name", "version", "generation"]);
+        for resource in resources {
+            let metadata = |field: &str| resource.get("metadata").map(|found| text(found, field));
+            table.add(vec![
+                text(resource, "kind"),
+                metadata("namespace").unwrap_or_default(),
+                metadata("name").unwrap_or_default(),
+                metadata("resourceVersion").unwrap_or_default(),
+                metadata("generation").unwrap_or_default(),
+            ]);
+        }
+        table.print(out)?;
+    }
+    let rejected = list(dump, "rejected");
+    if !rejected.is_empty() {
+        writeln!(out)?;
+        let mut table = Table::new(["rejected", "reason"]);
+        for resource in rejected {
+            table.add(vec![text(resource, "resource"), text(resource, "reason")]);
+        }
+        table.print(out)?;
+    }
+    Ok(())
+}
+
+fn ports(dump: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let services = list(dump, "services").iter();
+    services.flat_map(|service| list(service, "ports").iter().map(move |port| (service, port)))
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value.get(field).map(joined).unwrap_or_default()
+}
+
+fn joined(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(joined).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn weight(backend: &Value) -> f64 {
+    backend.get("weight").and_then(Value::as_f64).unwrap_or(1.0)
+}
+
+fn share(weight: f64, total: f64) -> String {
+    if total <= 0.0 {
+        return "0%".to_owned();
+    }
+    let percent = weight * 100.0 / total;
+    // 33.3%, but 90% rather than 90.0%.
+    let rounded = (percent * 10.0).round() / 10.0;
+    format!("{rounded}%")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn dump() -> Value {
+        json!({
+            "generation": 7,
+            "source": {"kind": "control plane", "address": "127.0.0.1:15012"},
+            "resources": [{"kind": "Service", "metadata": {"name": "orders", "namespace": "shop", "resourceVersion": "12"}}],
+            "services": [{"name": "shop/orders", "hosts": ["orders", "o.example"], "ports": [
+                {"port": 80, "protocol": "http", "routes": [{
+                    "route": "HTTPRoute shop/orders", "rule": "0", "match": "PathPrefix /v1 GET",
+                    "backends": [
+                        {"service": "shop/orders", "port": 80, "weight": 2},
+                        {"service": "shop/orders-v2", "port": 80, "weight": 1},
+                    ],
+                }]},
+            ]}],
+            "rejected": [{"resource": "HTTPRoute shop/x", "reason": "two of a kind"}],
+        })
+    }
+
+    fn printed(mut table: Table) -> String {
+        let mut out = Vec::new();
+        table.print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn routes_show_where_which_share_goes() {
+        let text = printed(routes(&dump()));
+        let row = text.lines().nth(1).unwrap();
+        for cell in ["PathPrefix /v1 GET", "shop/orders:80, shop/orders-v2:80", "66.7%, 33.3%"] {
+            assert!(row.contains(cell), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_tells_what_was_rejected_and_why() {
+        let mut out = Vec::new();
+        print_snapshot(&dump(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("generation  7\n"), "{text}");
+        assert!(text.contains("HTTPRoute shop/x   two of a kind"), "{text}");
+        assert!(text.contains("127.0.0.1:15012"), "{text}");
+    }
+
+    #[test]
+    fn workloads_are_those_of_all_clusters() {
+        let clusters = json!({"clusters": [{"name": "shop/orders:80", "balancer": "leastRequest", "endpoints": [
+            {"workload": "shop/orders-1", "address": "127.0.0.1:9001", "weight": 1, "active": 3, "healthy": false},
+        ]}]});
+        let text = printed(workloads(&clusters));
+        assert!(text.contains("shop/orders-1   127.0.0.1:9001   shop/orders:80"), "{text}");
+        assert!(text.contains("not healthy"), "{text}");
+        assert!(printed(self::clusters(&clusters)).contains("leastRequest"));
+    }
+
+    #[test]
+    fn shares_add_up_to_what_they_are() {
+        assert_eq!(share(90.0, 100.0), "90%");
+        assert_eq!(share(0.0, 0.0), "0%");
+    }
+}
