@@ -67,6 +67,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", env = "LENO_SHOP_MESH")]
     pub mesh: Option<Address>,
 
+    /// Start without --mesh: it is told later, on the control port
+    #[arg(long, env = "LENO_SHOP_AWAIT_MESH")]
+    pub await_mesh: bool,
+
     /// Reach user here, past the mesh
     #[arg(long, value_name = "ADDR", env = "LENO_SHOP_USER_ADDR")]
     pub user_addr: Option<Address>,
@@ -99,7 +103,8 @@ pub struct Args {
 }
 
 /// `HOST:PORT`, the port being a must.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Address(Authority);
 
 impl Address {
@@ -118,6 +123,20 @@ impl FromStr for Address {
             Some(port) if port > 0 && !authority.as_str().contains('@') => Ok(Self(authority)),
             _ => Err(format!("{text:?} is not HOST:PORT with a port from 1 to 65535")),
         }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who an instance is, how it was told to behave, and how many answers it gave.
 
-use crate::{Args, Hop, Label, Service};
+use crate::{Address, Args, Hop, Label, Service};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +23,9 @@ pub struct Behaviour {
     pub delay_ms: u64,
     pub fail_percent: u8,
     pub version: Label,
+    /// The sidecar by which order reaches the other services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Address>,
 }
 
 /// A change of behaviour; what it does not name stays as it is.
@@ -32,6 +35,7 @@ pub struct Change {
     delay_ms: Option<u64>,
     fail_percent: Option<u8>,
     version: Option<Label>,
+    mesh: Option<Address>,
 }
 
 #[derive(Debug, PartialEq, Eq, serde::Serialize)]
@@ -55,7 +59,12 @@ impl Instance {
             Some(name) => name.clone(),
             None => format!("{}-1", args.service).parse()?,
         };
-        let behaviour = Behaviour { delay_ms: 0, fail_percent: 0, version: args.version.clone() };
+        let behaviour = Behaviour {
+            delay_ms: 0,
+            fail_percent: 0,
+            version: args.version.clone(),
+            mesh: args.mesh.clone(),
+        };
         Ok(Self {
             service: args.service,
             name,
@@ -71,13 +80,16 @@ impl Instance {
     }
 
     pub fn change(&self, change: Change) -> Result<Behaviour, String> {
+        if change.mesh.is_some() && self.service != Service::Order {
+            return Err(format!("mesh: {} calls nobody", self.service));
+        }
         let mut behaviour = self.lock();
         *behaviour = change.applied_to(&behaviour)?;
         Ok(behaviour.clone())
     }
 
     pub fn turn(&self) -> Turn {
-        let Behaviour { delay_ms, fail_percent, version } = self.behaviour();
+        let Behaviour { delay_ms, fail_percent, version, .. } = self.behaviour();
         let nth = self.turns.fetch_add(1, Ordering::Relaxed);
         let delay = Duration::from_millis(delay_ms);
         Turn { delay, fails: fails(nth, fail_percent), version }
@@ -116,6 +128,7 @@ impl Change {
             delay_ms: self.delay_ms.unwrap_or(old.delay_ms),
             fail_percent: self.fail_percent.unwrap_or(old.fail_percent),
             version: self.version.unwrap_or_else(|| old.version.clone()),
+            mesh: self.mesh.or_else(|| old.mesh.clone()),
         };
         if new.delay_ms > MAX_DELAY_MS {
             return Err(format!("delayMs: {} must be 0 to {MAX_DELAY_MS}", new.delay_ms));
@@ -156,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_change_out_of_range_changes_nothing() {
-        let old = Behaviour { delay_ms: 5, fail_percent: 7, version: "v1".parse().unwrap() };
+        let version = "v1".parse().unwrap();
+        let old = Behaviour { delay_ms: 5, fail_percent: 7, version, mesh: None };
         let change = |text: &str| serde_json::from_str::<Change>(text).unwrap().applied_to(&old);
         assert!(change(r#"{"failPercent":101}"#).unwrap_err().contains("failPercent: 101"));
         assert!(change(r#"{"delayMs":60001}"#).unwrap_err().contains("delayMs: 60001"));

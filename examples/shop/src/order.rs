@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::hop::{Hop, Trace};
 use crate::instance::Instance;
 use crate::products::reserve_request;
-use crate::upstream::{Answered, Upstreams};
+use crate::upstream::{Answered, Reach, Upstreams};
 use crate::user::User;
 use crate::{Label, Service};
 use axum::extract::rejection::JsonRejection;
@@ -24,8 +24,8 @@ const MAX_QUANTITY: u32 = 1_000;
 /// Only the latest are kept: each instance has its own, in memory.
 const KEPT_ORDERS: usize = 1_000;
 
-pub fn router(instance: Arc<Instance>, upstreams: Upstreams) -> Router {
-    let desk = Desk { instance, upstreams, orders: Mutex::default() };
+pub fn router(instance: Arc<Instance>, reach: Reach) -> Router {
+    let desk = Desk { instance, reach, orders: Mutex::default() };
     Router::new()
         .route("/orders", post(place))
         .route("/orders/{id}", get(find))
@@ -35,7 +35,7 @@ pub fn router(instance: Arc<Instance>, upstreams: Upstreams) -> Router {
 
 struct Desk {
     instance: Arc<Instance>,
-    upstreams: Upstreams,
+    reach: Reach,
     orders: Mutex<Orders>,
 }
 
@@ -91,7 +91,8 @@ async fn place(
     let Json(basket) =
         basket.map_err(|rejection| Failure::unreadable(Service::Order, &rejection))?;
     basket.check().map_err(|message| Failure::unprocessable(Service::Order, message))?;
-    let Upstreams { users, catalogue, notifications } = &desk.upstreams;
+    let upstreams = desk.reach.through(desk.instance.behaviour().mesh)?;
+    let Upstreams { users, catalogue, notifications } = &*upstreams;
     let mut served_by = vec![desk.instance.hop("POST /orders")];
 
     let Answered { value: user, hop } = users.find(&basket.user, &trace).await?;

@@ -4,7 +4,7 @@ use crate::answer::answer;
 use crate::args::{Args, Service};
 use crate::instance::Instance;
 use crate::notification::{self, Inbox};
-use crate::upstream::Upstreams;
+use crate::upstream::Reach;
 use crate::{Error, Label, control, order, product, user};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -91,7 +91,7 @@ fn app(args: &Args, instance: &Arc<Instance>) -> Result<App, Error> {
     Ok(match args.service {
         Service::User => App::Http(user::router()),
         Service::Product => App::Http(product::router()),
-        Service::Order => App::Http(order::router(instance.clone(), Upstreams::new(args)?)),
+        Service::Order => App::Http(order::router(instance.clone(), Reach::new(args)?)),
         Service::Notification => App::Tcp(Inbox::new(instance.clone())),
     })
 }

@@ -22,10 +22,12 @@ use tokio::time::timeout;
 
 mod notification;
 mod product;
+mod reach;
 mod user;
 
 pub use notification::Notifications;
 pub use product::Catalogue;
+pub use reach::Reach;
 pub use user::Users;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -27,6 +27,14 @@ async fn state_is_shown_changed_and_kept() {
 }
 
 #[tokio::test]
+async fn only_order_has_a_use_for_a_sidecar() {
+    let user = service(&["user"]).await;
+    let answer = post(user.control, "/", json!({ "mesh": "127.0.0.1:1" })).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer.body["error"], "mesh: user calls nobody");
+}
+
+#[tokio::test]
 async fn a_change_that_makes_no_sense_is_refused_whole() {
     let user = service(&["user"]).await;
     for (change, status, message) in [

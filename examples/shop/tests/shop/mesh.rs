@@ -165,3 +165,21 @@ async fn a_refused_tunnel_is_told() {
     let error = answer.body["error"].as_str().unwrap();
     assert_eq!(error, "CONNECT notification:7000 was answered 404 Not Found");
 }
+
+#[tokio::test]
+async fn the_sidecar_can_be_told_later() {
+    let user = service(&["user"]).await;
+    let user_addr = user.listen.to_string();
+    let order = service(&["order", "--await-mesh", "--user-addr", &user_addr]).await;
+    let place = || post_text(order.listen, "/orders", basket().to_string(), HeaderMap::new());
+    let answer = place().await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert!(answer.body["error"].as_str().unwrap().contains("--mesh"), "{answer:?}");
+
+    let sidecar = Arc::new(Sidecar::default());
+    let mesh = sidecar.start().await.to_string();
+    let told = crate::setup::post(order.control, "/", serde_json::json!({ "mesh": mesh })).await;
+    assert_eq!(told.body["mesh"], mesh);
+    assert_eq!(place().await.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(sidecar.seen.lock().unwrap().len(), 1, "product was asked for at the sidecar");
+}
