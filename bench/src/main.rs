@@ -86,10 +86,7 @@ struct Run {
 enum Part {
     /// The service behind the proxies.
     #[command(hide = true)]
-    Origin {
-        #[arg(long)]
-        name: String,
-    },
+    Origin,
     /// The null relay.
     #[command(hide = true)]
     Relay {
@@ -102,7 +99,7 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     cores::raise_file_limit()?;
     match (arguments.part, arguments.run) {
-        (Some(Part::Origin { name }), _) => origin::serve(&name).map(|()| ExitCode::SUCCESS),
+        (Some(Part::Origin), _) => origin::serve().map(|()| ExitCode::SUCCESS),
         (Some(Part::Relay { to }), _) => relay::serve(to).map(|()| ExitCode::SUCCESS),
         (None, Some(run)) => measure(&run),
         (None, None) => anyhow::bail!("name a suite; --help lists them"),

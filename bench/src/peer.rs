@@ -26,6 +26,8 @@ use crate::cores::Cores;
 
 /// The name callers use for the service behind the proxy.
 pub const HOST: &str = "origin";
+/// The header that says under which configuration a request was answered.
+pub const STAMP_HEADER: &str = "x-stamp";
 /// How long a program may take from its start to its first answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,9 @@ pub struct Setup {
     pub services: usize,
     /// ... with so many workloads each.
     pub workloads: usize,
+    /// A number that answers carry in [`STAMP_HEADER`], set by the route for everything else. It
+    /// is what the suite changes where it times changes.
+    pub stamp: Option<u64>,
     /// Connections it must be able to hold.
     pub connections: usize,
 }
@@ -67,7 +72,15 @@ const CONNECTIONS: usize = 1024;
 
 impl Setup {
     pub fn new(mode: Mode, origin: SocketAddr) -> Self {
-        Setup { mode, origin, routes: 0, services: 0, workloads: 0, connections: CONNECTIONS }
+        Setup {
+            mode,
+            origin,
+            routes: 0,
+            services: 0,
+            workloads: 0,
+            stamp: None,
+            connections: CONNECTIONS,
+        }
     }
 
     /// Addresses of the workloads of service `service`; nothing listens there.

@@ -7,6 +7,7 @@
 mod connections;
 mod exchanges;
 mod latency;
+mod reload;
 mod scale;
 mod tcp;
 
@@ -41,6 +42,8 @@ pub enum Suite {
     Connections,
     /// Latency a proxy adds at 30 % of the slowest one's capacity.
     Latency,
+    /// Time from a change to its effect, and errors during 1,000 changes.
+    Reload,
     /// Memory for 1,000 services of 10 workloads each.
     Scale,
 }
@@ -98,6 +101,7 @@ impl Suite {
             Suite::Tcp => tcp::run(bench),
             Suite::Connections => connections::run(bench),
             Suite::Latency => latency::run(bench),
+            Suite::Reload => reload::run(bench),
             Suite::Scale => scale::run(bench),
         }
     }
@@ -110,6 +114,7 @@ impl Suite {
             Suite::Tcp => "tcp",
             Suite::Connections => "connections",
             Suite::Latency => "latency",
+            Suite::Reload => "reload",
             Suite::Scale => "scale",
         }
     }
@@ -122,6 +127,7 @@ impl Suite {
             Suite::Tcp => "Opaque TCP",
             Suite::Connections => "Memory of connections",
             Suite::Latency => "Latency added",
+            Suite::Reload => "Changes of configuration",
             Suite::Scale => "Memory of configuration",
         }
     }
@@ -163,7 +169,7 @@ impl Bench {
                 }
             }
         }
-        let origin = Origin::start(&settings, "a")?;
+        let origin = Origin::start(&settings)?;
         Ok(Bench { settings, peers: present, origin, report })
     }
 
@@ -283,12 +289,11 @@ impl Running {
 }
 
 impl Origin {
-    pub fn start(settings: &Settings, name: &str) -> Result<Self> {
+    pub fn start(settings: &Settings) -> Result<Self> {
         let program = std::env::current_exe().context("find the rig itself")?;
         let directory = tempfile::tempdir().context("make a directory")?;
         let load = settings.cores.load;
-        let mut process =
-            Process::spawn(&program, &["origin", "--name", name], directory.path(), load, load)?;
+        let mut process = Process::spawn(&program, &["origin"], directory.path(), load, load)?;
         let line = process.first_line()?;
         let addresses = serde_json::from_str(&line)
             .with_context(|| format!("the origin printed no addresses but: {line}"))?;

@@ -294,7 +294,7 @@ mod tests {
     fn origin() -> std::net::SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || crate::origin::http2::serve(listener, "a").unwrap());
+        std::thread::spawn(move || crate::origin::http2::serve(listener).unwrap());
         address
     }
 

@@ -23,10 +23,10 @@ struct Answers {
     other: Bytes,
 }
 
-pub fn serve(listener: TcpListener, name: &str) -> Result<()> {
+pub fn serve(listener: TcpListener) -> Result<()> {
     listener.set_nonblocking(true).context("set the listener to non-blocking")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answers = Rc::new(Answers::new(name)?);
+    let answers = Rc::new(Answers::new());
     LocalSet::new().block_on(&runtime, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
@@ -76,10 +76,10 @@ async fn drain(body: &mut RecvStream) -> Result<(), h2::Error> {
 }
 
 impl Answers {
-    fn new(name: &str) -> Result<Self> {
+    fn new() -> Self {
         let mut head = Response::new(());
-        for (header, value) in super::headers(name) {
-            head.headers_mut().insert(header, HeaderValue::from_str(&value)?);
+        for (header, value) in super::headers() {
+            head.headers_mut().insert(header, HeaderValue::from_static(value));
         }
         let mut grpc_head = head.clone();
         grpc_head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(GRPC));
@@ -87,13 +87,13 @@ impl Answers {
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let by_path =
             super::BODIES.iter().map(|(path, length)| (*path, super::body(*length).into()));
-        Ok(Answers {
+        Answers {
             head,
             grpc_head,
             trailers,
             by_path: by_path.collect(),
             other: super::body(super::DEFAULT_BODY).into(),
-        })
+        }
     }
 
     fn answer<T>(

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{ENVOY, Found, HOST, Missing, Mode, Peer, Place, Running, Setup, look_up, version_of};
+use super::{
+    ENVOY, Found, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, look_up,
+    version_of,
+};
 
 const CONFIG: &str = "envoy.json";
 const ROUTES: &str = "routes.json";
@@ -71,7 +74,6 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
         })
     };
     let mut clusters = vec![cluster("origin", setup.mode, &[setup.origin.to_string()])];
-    // A route change may name either origin: routes choose by cluster, so both are clusters.
     for service in 0..setup.services {
         let addresses: Vec<String> = setup.workload_addresses(service).collect();
         clusters.push(cluster(&format!("service-{service}"), setup.mode, &addresses));
@@ -120,11 +122,15 @@ fn http_connection_manager(place: &Place, setup: &Setup) -> Result<Value> {
 }
 
 fn routes(setup: &Setup) -> Value {
-    let route =
-        |prefix: String| json!({"match": {"prefix": prefix}, "route": {"cluster": "origin"}});
+    let route = |prefix: &str| json!({"match": {"prefix": prefix}, "route": {"cluster": "origin"}});
     let mut routes: Vec<Value> =
-        (0..setup.routes).map(|number| route(format!("/route-{number}"))).collect();
-    routes.push(route("/".to_owned()));
+        (0..setup.routes).map(|number| route(&format!("/route-{number}"))).collect();
+    let mut last = route("/");
+    if let (Some(stamp), Some(fields)) = (setup.stamp, last.as_object_mut()) {
+        let header = json!({"header": {"key": STAMP_HEADER, "value": stamp.to_string()}});
+        fields.insert("response_headers_to_add".to_owned(), json!([header]));
+    }
+    routes.push(last);
     json!({
         "resources": [{
             "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-use super::{Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Running, Setup, debian};
+use super::{
+    Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, debian,
+};
 
 const CONFIG: &str = "haproxy.cfg";
 
@@ -70,6 +72,9 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
                 map.display(),
                 map.display()
             )?;
+        }
+        if let Some(stamp) = setup.stamp {
+            writeln!(text, "  http-response set-header {STAMP_HEADER} {stamp}")?;
         }
         write!(
             text,

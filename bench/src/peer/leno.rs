@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{Found, HOST, LENO, Missing, Mode, Peer, Place, Running, Setup, version_of};
+use super::{
+    Found, HOST, LENO, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, version_of,
+};
 
 const CONFIG: &str = "mesh.yaml";
 const PORT: u16 = 80;
@@ -89,15 +91,15 @@ fn config(setup: &Setup) -> Result<String> {
     let mut text = String::new();
     service(&mut text, HOST, protocol)?;
     workload(&mut text, HOST, 0, &setup.origin.to_string())?;
-    for route in 0..setup.routes {
-        write!(
-            text,
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
-             metadata: {{name: route-{route}, namespace: bench}}\nspec:\n  \
-             parentRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  \
-             rules: [{{matches: [{{path: {{type: PathPrefix, value: /route-{route}}}}}], \
-             backendRefs: [{{name: {HOST}, port: {PORT}}}]}}]\n---\n"
-        )?;
+    for number in 0..setup.routes {
+        route(&mut text, &format!("route-{number}"), &format!("/route-{number}"), "")?;
+    }
+    if let Some(stamp) = setup.stamp {
+        let filter = format!(
+            "filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: \
+             {{set: [{{name: {STAMP_HEADER}, value: \"{stamp}\"}}]}}}}], "
+        );
+        route(&mut text, "stamp", "/", &filter)?;
     }
     for number in 0..setup.services {
         let name = format!("service-{number}");
@@ -115,6 +117,18 @@ fn service(text: &mut String, name: &str, protocol: &str) -> Result<()> {
         "apiVersion: leno.dev/v1alpha1\nkind: Service\n\
          metadata: {{name: {name}, namespace: bench}}\nspec:\n  hosts: [{name}]\n  \
          ports: [{{name: main, port: {PORT}, protocol: {protocol}}}]\n---\n"
+    )?;
+    Ok(())
+}
+
+fn route(text: &mut String, name: &str, prefix: &str, filters: &str) -> Result<()> {
+    write!(
+        text,
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {{name: {name}, namespace: bench}}\nspec:\n  \
+         parentRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  \
+         rules: [{{matches: [{{path: {{type: PathPrefix, value: {prefix}}}}}], {filters}\
+         backendRefs: [{{name: {HOST}, port: {PORT}}}]}}]\n---\n"
     )?;
     Ok(())
 }

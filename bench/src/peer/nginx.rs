@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-use super::{Found, HOST, Missing, Mode, NGINX, Peer, Place, Running, Setup, debian};
+use super::{Found, HOST, Missing, Mode, NGINX, Peer, Place, Running, STAMP_HEADER, Setup, debian};
 
 const CONFIG: &str = "nginx.conf";
 /// Debian builds opaque TCP as a module of another package.
@@ -87,11 +87,7 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         writeln!(text, "}}")?;
     }
     let http2 = if setup.mode == Mode::Http1 { "" } else { " http2" };
-    let pass = if setup.mode == Mode::Grpc {
-        "grpc_pass grpc://origin"
-    } else {
-        "proxy_pass http://origin"
-    };
+    let pass = if setup.mode == Mode::Grpc { "grpc_pass grpc://" } else { "proxy_pass http://" };
     writeln!(
         text,
         "  server {{\n    listen {listen}{http2} backlog=4096;\n    server_name {HOST};"
@@ -101,9 +97,11 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         writeln!(text, "    http2_max_concurrent_streams 1024;")?;
     }
     for route in 0..setup.routes {
-        writeln!(text, "    location /route-{route} {{ {pass}; }}")?;
+        writeln!(text, "    location /route-{route} {{ {pass}origin; }}")?;
     }
-    writeln!(text, "    location / {{ {pass}; }}\n  }}")?;
+    let stamp =
+        setup.stamp.map_or_else(String::new, |stamp| format!("add_header {STAMP_HEADER} {stamp};"));
+    writeln!(text, "    location / {{ {stamp} {pass}origin; }}\n  }}")?;
     writeln!(text, "  server {{ listen {admin}; location /status {{ stub_status; }} }}\n}}")?;
     Ok(text)
 }
