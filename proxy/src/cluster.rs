@@ -1,0 +1,173 @@
+//! The live object for a service port: its endpoints, which one is next, connections to them, and how many
+//! may be in use.
+
+pub mod balance;
+pub mod breaker;
+pub mod connect;
+pub mod pool;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use leno_api::model::{
+    ObjectName,
+    service::Protocol,
+    traffic_policy::{Balancer, Settings},
+};
+
+use crate::telemetry::metrics::Scope;
+use balance::Candidate;
+use breaker::Limits;
+
+/// What identifies a cluster: `shop/orders:80`, or `inbound:9001` for the application beside us.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ClusterKey {
+    /// A port of a service.
+    Service(ObjectName, u16),
+    /// A port of the application.
+    Application(SocketAddr),
+}
+
+impl fmt::Display for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name, port) => write!(f, "{name}:{port}"),
+            Self::Application(address) => write!(f, "inbound:{}", address.port()),
+        }
+    }
+}
+
+/// One place requests can go.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Unique in this process; pools are found by it.
+    pub id: u64,
+    /// Whose it is: `shop/orders-1`.
+    pub workload: String,
+    /// Where to connect: the sidecar's port when `via_sidecar`, the application's otherwise.
+    pub address: SocketAddr,
+    /// Whether a sidecar answers there.
+    pub via_sidecar: bool,
+    /// Relative to its siblings; never 0 (such endpoints are left out).
+    pub weight: u32,
+    /// For metrics.
+    pub scope: Arc<Scope>,
+    /// Exchanges under way from this proxy.
+    active: AtomicU32,
+}
+
+impl Endpoint {
+    /// A new endpoint with an identity of its own.
+    pub fn new(
+        workload: String,
+        address: SocketAddr,
+        via_sidecar: bool,
+        weight: u32,
+        scope: Arc<Scope>,
+    ) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self {
+            id,
+            workload,
+            address,
+            via_sidecar,
+            weight,
+            scope,
+            active: AtomicU32::new(0),
+        })
+    }
+
+    /// Exchanges under way from this proxy.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+impl Candidate for Arc<Endpoint> {
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn active(&self) -> u32 {
+        Endpoint::active(self)
+    }
+}
+
+/// A service port with its endpoints, as compiled. Counters and limits outlive a recompilation.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Which one.
+    pub key: ClusterKey,
+    /// `shop/orders:80`, for logs.
+    pub name: Arc<str>,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The policy in force.
+    pub settings: Settings,
+    /// In a stable order.
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    /// For requests that reached no endpoint.
+    pub scope: Arc<Scope>,
+    /// What carries over from one configuration to the next.
+    pub state: Arc<State>,
+}
+
+/// Counters of a cluster, shared by all workers and all generations of the configuration.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Next place of round robin.
+    turn: AtomicU64,
+    /// Connections, pending and exchanges in use.
+    pub limits: Limits,
+}
+
+impl Cluster {
+    /// The endpoint for the next attempt, not one of `tried` unless there is no other.
+    pub fn pick(&self, tried: &[u64], random: &mut dyn FnMut() -> u64) -> Option<Arc<Endpoint>> {
+        let turn = match self.settings.balancer {
+            Balancer::RoundRobin => self.state.turn.fetch_add(1, Ordering::Relaxed),
+            Balancer::LeastRequest | Balancer::Random => 0,
+        };
+        let pick = |random: &mut dyn FnMut() -> u64, turn| match self.settings.balancer {
+            Balancer::RoundRobin => balance::round_robin(&self.endpoints, turn),
+            Balancer::LeastRequest => balance::least_request(&self.endpoints, random),
+            Balancer::Random => balance::random(&self.endpoints, random),
+        };
+        let first = &self.endpoints[pick(random, turn)?];
+        if !tried.contains(&first.id) {
+            return Some(first.clone());
+        }
+        // From the unlucky one onwards the next that was not tried: every endpoint gets its chance.
+        let start = pick(random, turn)?;
+        let next = (0..self.endpoints.len()).map(|step| (start + step) % self.endpoints.len());
+        let untried =
+            next.map(|at| &self.endpoints[at]).find(|endpoint| !tried.contains(&endpoint.id));
+        Some(untried.unwrap_or(first).clone())
+    }
+
+    /// Takes a picked endpoint for one attempt.
+    pub fn lease(&self, endpoint: Arc<Endpoint>) -> Lease {
+        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Lease { endpoint }
+    }
+}
+
+/// A picked endpoint, counted as busy until dropped.
+#[derive(Debug)]
+pub struct Lease {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,129 @@
+//! The one error of the pipe. It says whose fault it was, whether trying again is safe, and under which letters
+//! everybody will find it in the access log.
+
+use std::{borrow::Cow, fmt};
+
+use http::StatusCode;
+
+/// Who caused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller: a malformed request, a connection given up.
+    Downstream,
+    /// The callee: refused, reset, silent.
+    Upstream,
+    /// This proxy: its configuration, its limits.
+    Ours,
+}
+
+/// Whether the same request may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing was processed upstream: always safe.
+    Safe,
+    /// It may have been processed.
+    Unsafe,
+}
+
+/// Response flags, in the letters of Envoy's access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Flag {
+    /// Nothing to say.
+    #[default]
+    None,
+    /// No route or service for this host.
+    NR,
+    /// No backend for this share of the traffic.
+    NC,
+    /// No healthy endpoint.
+    UH,
+    /// Connecting upstream failed.
+    UF,
+    /// The upstream connection ended too early.
+    UC,
+    /// Over a limit of the breaker.
+    UO,
+    /// The upstream was too slow.
+    UT,
+    /// What the upstream sent was not HTTP.
+    UPE,
+    /// The caller went away.
+    DC,
+    /// What the caller sent was not acceptable.
+    DPE,
+    /// The caller was too slow to send.
+    DT,
+    /// The proxy is shutting down or over its own limits.
+    OM,
+}
+
+impl Flag {
+    /// As printed; `-` for nothing.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::NR => "NR",
+            Self::NC => "NC",
+            Self::UH => "UH",
+            Self::UF => "UF",
+            Self::UC => "UC",
+            Self::UO => "UO",
+            Self::UT => "UT",
+            Self::UPE => "UPE",
+            Self::DC => "DC",
+            Self::DPE => "DPE",
+            Self::DT => "DT",
+            Self::OM => "OM",
+        }
+    }
+}
+
+/// Why an exchange did not get an answer from upstream.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What the caller is told, while it can still be told.
+    pub status: StatusCode,
+    /// For logs and metrics.
+    pub flag: Flag,
+    /// Who caused it.
+    pub fault: Fault,
+    /// Whether trying again is safe.
+    pub retry: Retry,
+    /// For logs: what exactly. Never sent to the caller when it names addresses.
+    pub detail: Cow<'static, str>,
+}
+
+impl Error {
+    /// The caller's request cannot be served as it is.
+    pub fn downstream(
+        status: StatusCode,
+        flag: Flag,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, flag, fault: Fault::Downstream, retry: Retry::Unsafe, detail: detail.into() }
+    }
+
+    /// The callee failed.
+    pub fn upstream(
+        status: StatusCode,
+        flag: Flag,
+        retry: Retry,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, flag, fault: Fault::Upstream, retry, detail: detail.into() }
+    }
+
+    /// This proxy refuses or cannot.
+    pub fn ours(status: StatusCode, flag: Flag, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, flag, fault: Fault::Ours, retry: Retry::Unsafe, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.flag.as_str())
+    }
+}
+
+impl std::error::Error for Error {}

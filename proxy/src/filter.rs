@@ -1,0 +1,3 @@
+//! What happens to requests and responses on their way, beside being forwarded.
+
+pub mod headers;

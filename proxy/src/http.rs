@@ -1,0 +1,7 @@
+//! HTTP as bytes on connections: heads made safe, bodies that are watched, and the only files that name hyper.
+
+pub mod body;
+pub mod client;
+pub mod head;
+pub mod server;
+pub mod upgrade;

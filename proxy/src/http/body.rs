@@ -1,0 +1,256 @@
+//! Bodies that pass through. They are streamed, never collected; a watcher sees their length and their end.
+
+use std::{
+    cell::Cell,
+    fmt,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Whole.
+    Complete,
+    /// The sender stopped in the middle.
+    SenderFailed,
+    /// Nothing came for too long.
+    TimedOut,
+    /// The receiver went away before the end.
+    Dropped,
+}
+
+/// Sees a body pass.
+pub trait Watch {
+    /// `length` bytes went by.
+    fn data(&mut self, length: usize);
+    /// Trailers went by.
+    fn trailers(&mut self, trailers: &http::HeaderMap);
+    /// The end, exactly once.
+    fn end(&mut self, end: End);
+}
+
+/// Why a body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// What hyper says of the sending side.
+    Hyper(hyper::Error),
+    /// Nothing came for too long.
+    TimedOut,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hyper(error) => error.fmt(f),
+            Self::TimedOut => f.write_str("body timed out"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Hyper(error) => error.source(),
+            Self::TimedOut => None,
+        }
+    }
+}
+
+/// Any body that this proxy sends.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// None at all.
+    #[default]
+    Empty,
+    /// One piece, made here.
+    Full(Bytes),
+    /// Passing through.
+    Passing(Passing),
+}
+
+/// A body on its way through, watched and bounded in time.
+pub struct Passing {
+    inner: Incoming,
+    watch: Option<Box<dyn Watch>>,
+    limits: Limits,
+    /// Made when the sender keeps us waiting for the first time; most bodies never do.
+    idle: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Bounds on the time a body may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Without a byte from the sender; `ZERO` is none.
+    pub idle: Duration,
+    /// For the whole body.
+    pub deadline: Option<Instant>,
+}
+
+impl fmt::Debug for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passing").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    /// A body that passes through under `watch`.
+    pub fn passing(inner: Incoming, limits: Limits, watch: Box<dyn Watch>) -> Self {
+        Self::Passing(Passing { inner, watch: Some(watch), limits, idle: None, deadline: None })
+    }
+}
+
+impl Passing {
+    fn finish(&mut self, end: End) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(end);
+        }
+    }
+
+    fn poll_limits(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(deadline) = self.limits.deadline {
+            let timer = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        if self.limits.idle.is_zero() {
+            return Poll::Pending;
+        }
+        let idle = self.limits.idle;
+        self.idle.get_or_insert_with(|| Box::pin(sleep(idle))).as_mut().poll(context)
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            full @ Self::Full(_) => match std::mem::take(full) {
+                Self::Full(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            Self::Passing(passing) => Pin::new(passing).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Passing(passing) => passing.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Passing(passing) => passing.size_hint(),
+        }
+    }
+}
+
+impl HttpBody for Passing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.idle = None;
+                if let Some(watch) = &mut this.watch {
+                    if let Some(data) = frame.data_ref() {
+                        watch.data(data.len());
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        watch.trailers(trailers);
+                    }
+                }
+                // hyper does not poll again once it knows the length is reached, so the end is told here.
+                if this.inner.is_end_stream() {
+                    this.finish(End::Complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.finish(End::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.finish(End::SenderFailed);
+                Poll::Ready(Some(Err(BodyError::Hyper(error))))
+            }
+            Poll::Pending => match this.poll_limits(context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(()) => {
+                    this.finish(End::TimedOut);
+                    Poll::Ready(Some(Err(BodyError::TimedOut)))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
+        self.finish(end);
+    }
+}
+
+/// What became of a request's body, readable while and after it passes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: Cell<u64>,
+    end: Cell<Option<End>>,
+}
+
+impl Progress {
+    /// Body bytes that passed so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// How it ended, if it did.
+    pub fn end(&self) -> Option<End> {
+        self.end.get()
+    }
+}
+
+impl Watch for Rc<Progress> {
+    fn data(&mut self, length: usize) {
+        self.bytes.set(self.bytes.get() + length as u64);
+    }
+
+    fn trailers(&mut self, _: &http::HeaderMap) {}
+
+    fn end(&mut self, end: End) {
+        self.end.set(Some(end));
+    }
+}

@@ -1,0 +1,340 @@
+//! Heads made safe to forward: host, path, hop-by-hop fields, who forwarded what. Pure.
+//!
+//! RFC 9110 section 7.6 (forwarding), RFC 9112 section 3.2 (host), RFC 3986 section 6.2.2 (paths), RFC 7239
+//! (Forwarded).
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, uri::PathAndQuery,
+};
+
+/// What makes a head unacceptable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// RFC 9112 section 3.2: exactly one in HTTP/1.1.
+    #[error("no Host")]
+    NoHost,
+    /// Two hosts, or one that differs from `:authority` (RFC 9113 section 8.3.1).
+    #[error("more than one Host")]
+    SeveralHosts,
+    /// Not `host[:port]`.
+    #[error("Host is not a host")]
+    BadHost,
+    /// RFC 9110 section 7.1: `*` is for OPTIONS, authority form for CONNECT.
+    #[error("request target does not fit the method")]
+    BadTarget,
+    /// A path that different readers would understand differently.
+    #[error("path is ambiguous")]
+    BadPath,
+    /// RFC 9112 section 6.3: `Content-Length` beside `Transfer-Encoding`, or several of them.
+    #[error("message length is ambiguous")]
+    Framing,
+    /// A connection header in HTTP/2 (RFC 9113 section 8.2.2).
+    #[error("connection-specific header in HTTP/2")]
+    ConnectionHeader,
+}
+
+impl HeadError {
+    /// What the caller is told.
+    pub fn status(self) -> StatusCode {
+        StatusCode::BAD_REQUEST
+    }
+}
+
+/// Host (lower case) and port that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Lower case; IPv6 without brackets.
+    pub host: String,
+    /// As written, if it was.
+    pub port: Option<u16>,
+}
+
+impl Target {
+    /// Reads `host`, `host:port`, `[v6]:port`. User information is refused: nobody means it, attackers hide in it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, after) = rest.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (host, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+            }
+            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        };
+        let port = match port {
+            None => None,
+            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => Some(port.parse().ok()?),
+            Some(_) => return None,
+        };
+        let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~:".contains(&b);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let good = !host.is_empty() && host.len() <= 253 && host.bytes().all(name);
+        good.then(|| Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+/// Whom a request is for: the authority of its target, else `Host`; both must agree where both are there.
+///
+/// # Errors
+/// When there is none, more than one, or it is not a host.
+pub fn target(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Target, HeadError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HeadError::SeveralHosts);
+    }
+    if let Some(authority) = uri.authority() {
+        // RFC 9112 section 3.2.2: absolute form wins over Host. In HTTP/2 they must not differ.
+        let host_differs = || {
+            host.is_some_and(|host| {
+                !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+            })
+        };
+        if version == Version::HTTP_2 && host_differs() {
+            return Err(HeadError::SeveralHosts);
+        }
+        return Target::parse(authority.as_str()).ok_or(HeadError::BadHost);
+    }
+    let host = host.ok_or(HeadError::NoHost)?;
+    Target::parse(host.to_str().map_err(|_| HeadError::BadHost)?).ok_or(HeadError::BadHost)
+}
+
+/// Refuses what RFC 9112 and 9113 do not allow and hyper lets through.
+///
+/// # Errors
+/// Names the rule.
+pub fn check(
+    method: &Method,
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), HeadError> {
+    let path = uri.path();
+    let target_fits = match (method, path) {
+        (&Method::CONNECT, _) => true,
+        (_, "*") => method == Method::OPTIONS,
+        _ => path.starts_with('/') || (path.is_empty() && uri.authority().is_some()),
+    };
+    if !target_fits {
+        return Err(HeadError::BadTarget);
+    }
+    if version == Version::HTTP_2 {
+        let specific = [
+            header::CONNECTION,
+            header::UPGRADE,
+            header::TRANSFER_ENCODING,
+            KEEP_ALIVE,
+            PROXY_CONNECTION,
+        ];
+        let bad_te = headers.get_all(header::TE).iter().any(|te| te != "trailers");
+        if bad_te || specific.iter().any(|name| headers.contains_key(name)) {
+            return Err(HeadError::ConnectionHeader);
+        }
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some()
+        || length.is_some_and(|length| {
+            length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)
+        })
+        || (length.is_some() && headers.contains_key(header::TRANSFER_ENCODING))
+    {
+        return Err(HeadError::Framing);
+    }
+    Ok(())
+}
+
+/// The path with dot segments resolved (RFC 3986 section 6.2.2.3), `%2e` counting as a dot; `None` when nothing
+/// changes. Policies and routes see the same path as the application.
+///
+/// # Errors
+/// When it climbs above the root, or has a backslash, NUL or encoded slash in a dot segment's neighbourhood that
+/// readers understand differently.
+pub fn normal_path(uri: &Uri) -> Result<Option<PathAndQuery>, HeadError> {
+    let path = uri.path();
+    if path.bytes().any(|byte| byte == b'\\' || byte == 0) || contains_ignore_case(path, "%00") {
+        return Err(HeadError::BadPath);
+    }
+    let dotted = path.split('/').any(|segment| dots(segment).is_some());
+    if !dotted {
+        return Ok(None);
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match dots(segment) {
+            Some(2) if kept.pop().is_none() => return Err(HeadError::BadPath),
+            Some(_) if last => kept.push(""),
+            Some(_) => {}
+            None => kept.push(segment),
+        }
+    }
+    let mut text = String::with_capacity(path.len());
+    for segment in kept {
+        text.push('/');
+        text.push_str(segment);
+    }
+    if text.is_empty() {
+        text.push('/');
+    }
+    if let Some(query) = uri.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    PathAndQuery::try_from(text).map(Some).map_err(|_| HeadError::BadPath)
+}
+
+/// 1 for `.`, 2 for `..`, in any encoding.
+fn dots(segment: &str) -> Option<u8> {
+    let (mut rest, mut count) = (segment, 0);
+    while !rest.is_empty() && count < 3 {
+        rest = match rest.strip_prefix('.') {
+            Some(rest) => rest,
+            None if rest.len() >= 3 && rest.as_bytes()[..3].eq_ignore_ascii_case(b"%2e") => {
+                &rest[3..]
+            }
+            None => return None,
+        };
+        count += 1;
+    }
+    (rest.is_empty() && (1..=2).contains(&count)).then_some(count)
+}
+
+fn contains_ignore_case(text: &str, needle: &str) -> bool {
+    text.as_bytes()
+        .windows(needle.len())
+        .any(|window| window.eq_ignore_ascii_case(needle.as_bytes()))
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes what concerns one connection only (RFC 9110 section 7.6.1): `Connection` and what it names,
+/// `Keep-Alive`, `Proxy-Connection`, `TE` (but `trailers` stays), `Transfer-Encoding`, `Upgrade`.
+/// Returns the value of `Upgrade` when `Connection` named it.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let mut upgrade = None;
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(may_be_named)
+            .collect();
+        if named.contains(&header::UPGRADE) {
+            upgrade = headers.get(header::UPGRADE).cloned();
+        }
+        headers.remove(header::CONNECTION);
+        for name in named.into_iter().filter(|name| *name != header::TE) {
+            headers.remove(name);
+        }
+    }
+    for name in
+        [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS]
+    {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(header::TE)
+        && te != "trailers"
+    {
+        let trailers = te.to_str().is_ok_and(|te| {
+            te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+        });
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    upgrade
+}
+
+/// `Connection` may not name fields that are needed end to end; naming `Host` or `Content-Length` to have a proxy
+/// drop them is an attack (hop-by-hop header abuse).
+fn may_be_named(name: &HeaderName) -> bool {
+    ![
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+        header::COOKIE,
+    ]
+    .contains(name)
+        && !name.as_str().starts_with("x-forwarded-")
+        && name != "forwarded"
+        && name != "x-request-id"
+        && name != "traceparent"
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Longest chain of forwarders kept; a loop would grow it without end.
+const MAX_FORWARDED: usize = 1024;
+
+/// Says who called: appends the caller to `X-Forwarded-For`, fills in `X-Forwarded-Proto` and `-Host`, and extends
+/// `Forwarded` where somebody uses it already (RFC 7239; adding it unasked would double every head).
+pub fn add_forwarded(
+    headers: &mut HeaderMap,
+    downstream: SocketAddr,
+    authority: Option<&HeaderValue>,
+) {
+    let address = downstream.ip().to_canonical();
+    append_list(headers, X_FORWARDED_FOR, &address.to_string());
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(authority) = authority
+        && !headers.contains_key(&X_FORWARDED_HOST)
+    {
+        headers.insert(X_FORWARDED_HOST, authority.clone());
+    }
+    if headers.contains_key(header::FORWARDED) {
+        let node = if address.is_ipv6() {
+            format!("for=\"[{address}]\"")
+        } else {
+            format!("for={address}")
+        };
+        append_list(headers, header::FORWARDED, &node);
+    }
+}
+
+fn append_list(headers: &mut HeaderMap, name: HeaderName, item: &str) {
+    let mut joined = String::new();
+    for value in headers.get_all(&name) {
+        let Ok(value) = value.to_str() else { continue };
+        if !joined.is_empty() {
+            joined.push_str(", ");
+        }
+        joined.push_str(value);
+    }
+    // Too long a chain is cut at its far end: the nearest hops are the ones that can be trusted.
+    if joined.len() > MAX_FORWARDED {
+        let cut = joined.len() - MAX_FORWARDED;
+        let at = joined[cut..].find(',').map_or(joined.len(), |comma| cut + comma + 1);
+        joined.drain(..at);
+    }
+    let value = if joined.is_empty() {
+        item.to_owned()
+    } else {
+        format!("{}, {item}", joined.trim_start())
+    };
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whether a request is gRPC, by its content type (gRPC over HTTP/2, "Requests").
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value.starts_with(b"application/grpc") && matches!(value.get(16), None | Some(b'+' | b';'))
+    })
+}
+
+#[cfg(test)]
+mod tests;

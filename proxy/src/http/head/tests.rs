@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in pairs {
+        map.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_str(value).unwrap(),
+        );
+    }
+    map
+}
+
+fn host_of(
+    version: Version,
+    uri: &str,
+    pairs: &[(&str, &str)],
+) -> Result<(String, Option<u16>), HeadError> {
+    target(version, &uri.parse().unwrap(), &headers(pairs)).map(|target| (target.host, target.port))
+}
+
+#[test]
+fn the_target_is_authority_or_host() {
+    let h1 = Version::HTTP_11;
+    assert_eq!(
+        host_of(h1, "/", &[("host", "Orders.Shop:80")]),
+        Ok(("orders.shop".into(), Some(80)))
+    );
+    assert_eq!(host_of(h1, "http://users/a", &[("host", "orders")]), Ok(("users".into(), None)));
+    assert_eq!(host_of(h1, "/", &[("host", "[::1]:80")]), Ok(("::1".into(), Some(80))));
+    assert_eq!(host_of(h1, "/", &[("host", "orders.")]), Ok(("orders".into(), None)));
+    assert_eq!(host_of(h1, "/", &[]), Err(HeadError::NoHost));
+    assert_eq!(host_of(h1, "/", &[("host", "a"), ("host", "a")]), Err(HeadError::SeveralHosts));
+    for bad in ["", "a b", "a:b", "a:99999", "user@a", "a/b", "[::1", "[::1]x", "a,b", ":80"] {
+        assert_eq!(host_of(h1, "/", &[("host", bad)]), Err(HeadError::BadHost), "{bad}");
+    }
+    assert_eq!(
+        host_of(Version::HTTP_2, "http://a/", &[("host", "b")]),
+        Err(HeadError::SeveralHosts)
+    );
+    assert_eq!(host_of(Version::HTTP_2, "http://a/", &[("host", "A")]), Ok(("a".into(), None)));
+}
+
+#[test]
+fn targets_must_fit_methods_and_framing_must_be_clear() {
+    let check = |method: &str, version, uri: &str, pairs: &[(&str, &str)]| {
+        check(&method.parse().unwrap(), version, &uri.parse().unwrap(), &headers(pairs))
+    };
+    let (h1, h2) = (Version::HTTP_11, Version::HTTP_2);
+    assert_eq!(check("GET", h1, "/a", &[]), Ok(()));
+    assert_eq!(check("OPTIONS", h1, "*", &[]), Ok(()));
+    assert_eq!(check("GET", h1, "*", &[]), Err(HeadError::BadTarget));
+    let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
+    assert_eq!(check("POST", h1, "/", &both), Err(HeadError::Framing));
+    assert_eq!(
+        check("POST", h1, "/", &[("content-length", "3"), ("content-length", "4")]),
+        Err(HeadError::Framing)
+    );
+    assert_eq!(check("POST", h1, "/", &[("content-length", "+3")]), Err(HeadError::Framing));
+    assert_eq!(check("POST", h2, "/", &[("connection", "x")]), Err(HeadError::ConnectionHeader));
+    assert_eq!(check("POST", h2, "/", &[("te", "gzip")]), Err(HeadError::ConnectionHeader));
+    assert_eq!(check("POST", h2, "/", &[("te", "trailers")]), Ok(()));
+}
+
+#[test]
+fn dot_segments_are_resolved_before_anybody_decides_by_path() {
+    let normal = |uri: &str| {
+        normal_path(&uri.parse().unwrap()).map(|path| path.map(|path| path.to_string()))
+    };
+    for unchanged in ["/", "/a/b", "/a/b/", "/a//b", "/...", "/a.b/c..d", "/.hidden?x=../y", "*"] {
+        assert_eq!(normal(unchanged), Ok(None), "{unchanged}");
+    }
+    for (from, to) in [
+        ("/a/../b", "/b"),
+        ("/a/./b", "/a/b"),
+        ("/a/%2e%2E/b?q=1", "/b?q=1"),
+        ("/a/.%2e/b", "/b"),
+        ("/a/..", "/"),
+        ("/a/b/..", "/a/"),
+        ("/./", "/"),
+        ("/a//../b", "/a/b"),
+    ] {
+        assert_eq!(normal(from), Ok(Some(to.to_owned())), "{from}");
+    }
+    for bad in ["/..", "/a/../../b", "/a%00b", "/%2e%2e/x"] {
+        assert_eq!(normal(bad), Err(HeadError::BadPath), "{bad}");
+    }
+}
+
+#[test]
+fn hop_by_hop_fields_go_and_nothing_else_can_be_named() {
+    let mut map = headers(&[
+        ("connection", "x-secret, Upgrade, content-length, authorization"),
+        ("connection", "te"),
+        ("x-secret", "1"),
+        ("upgrade", "websocket"),
+        ("keep-alive", "5"),
+        ("te", "gzip, trailers"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "3"),
+        ("authorization", "b"),
+        ("accept", "x"),
+    ]);
+    assert_eq!(strip_hop_by_hop(&mut map).unwrap(), "websocket");
+    let mut left: Vec<_> =
+        map.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+    left.sort();
+    assert_eq!(left, ["accept=x", "authorization=b", "content-length=3", "te=trailers"]);
+}
+
+#[test]
+fn forwarding_is_recorded_and_bounded() {
+    let mut map = headers(&[("forwarded", "for=1.2.3.4")]);
+    let caller = "[::ffff:10.0.0.1]:5".parse().unwrap();
+    add_forwarded(&mut map, caller, Some(&HeaderValue::from_static("orders")));
+    assert_eq!(map["x-forwarded-for"], "10.0.0.1");
+    assert_eq!(map["x-forwarded-proto"], "http");
+    assert_eq!(map["x-forwarded-host"], "orders");
+    assert_eq!(map["forwarded"], "for=1.2.3.4, for=10.0.0.1");
+    for _ in 0..500 {
+        add_forwarded(&mut map, caller, None);
+    }
+    assert!(map["x-forwarded-for"].len() <= MAX_FORWARDED + 20);
+    assert!(map["x-forwarded-for"].to_str().unwrap().split(", ").all(|hop| hop == "10.0.0.1"));
+}
+
+#[test]
+fn grpc_is_told_by_content_type() {
+    for (value, grpc) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc;x", true),
+        ("application/grpc-web", false),
+        ("application/json", false),
+    ] {
+        assert_eq!(is_grpc(&headers(&[("content-type", value)])), grpc, "{value}");
+    }
+}
+
+proptest! {
+    /// Normalising is idempotent, and no dot segment survives it.
+    #[test]
+    fn normal_paths_stay_normal(segments in proptest::collection::vec("(\\.|\\.\\.|%2e|%2E\\.|a|b%20|)", 1..8)) {
+        let path = format!("/{}", segments.join("/"));
+        let Ok(uri) = path.parse::<Uri>() else { return Ok(()) };
+        if let Ok(Some(normal)) = normal_path(&uri) {
+            let again = normal.to_string().parse::<Uri>().unwrap();
+            prop_assert_eq!(normal_path(&again), Ok(None));
+            prop_assert!(normal.path().starts_with('/'));
+        }
+    }
+
+    /// Whatever stands in `Host`, reading it never panics, and what is accepted reads back.
+    #[test]
+    fn hosts_read_back(text in "\\PC{0,40}") {
+        if let Some(target) = Target::parse(&text) {
+            let port = target.port.map(|port| format!(":{port}")).unwrap_or_default();
+            let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+            prop_assert_eq!(Target::parse(&format!("{host}{port}")), Some(target));
+        }
+    }
+
+    /// After stripping, no connection-specific field is left, whatever `Connection` names.
+    #[test]
+    fn stripping_leaves_nothing_connection_specific(names in proptest::collection::vec("[a-z-]{1,12}", 0..6)) {
+        let mut map = headers(&[("connection", &names.join(",")), ("upgrade", "h2c"), ("host", "a")]);
+        strip_hop_by_hop(&mut map);
+        for name in ["connection", "upgrade", "keep-alive", "proxy-connection", "transfer-encoding"] {
+            prop_assert!(!map.contains_key(name));
+        }
+        prop_assert!(map.contains_key("host"));
+    }
+}

@@ -1,0 +1,167 @@
+//! Serving one downstream connection. Limits against floods are set here; what they mean is in docs/limits.md.
+
+use std::{convert::Infallible, future::Future, pin::Pin, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, rt::Executor, service::Service};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+use super::body::Body;
+
+/// Bounds on what a downstream peer can make this proxy hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a head.
+    pub head_bytes: usize,
+    /// Fields of a head.
+    pub head_fields: usize,
+    /// Time for a head to arrive, and for the next request on an idle connection.
+    pub head_timeout: Duration,
+    /// Streams at once on one HTTP/2 connection.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 64 * 1024,
+            head_fields: 128,
+            head_timeout: Duration::from_secs(60),
+            streams: 256,
+        }
+    }
+}
+
+/// Flow-control windows of HTTP/2: what one stream, and all streams of a connection, may have under way.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// An HTTP/2 peer that does not answer a ping for this long is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Streams that a peer may reset before they were even accepted (CVE-2023-44487), and those that it may make us
+/// reset by protocol errors (CVE-2025-8671), before the connection ends.
+const MAX_EARLY_RESETS: usize = 32;
+const MAX_ERROR_RESETS: usize = 256;
+
+/// The answer to one request, on the heap so that an idle connection does not hold room for it.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides were done.
+    Clean,
+    /// What came was not HTTP.
+    Malformed,
+    /// A head or a next request took too long.
+    TimedOut,
+    /// The peer went away, or broke the protocol later on.
+    Broken,
+}
+
+/// Serves HTTP/1.1 until the connection ends. When `drain` turns true the current exchange is finished with
+/// `Connection: close`.
+pub async fn serve_http1<S>(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: Limits,
+    mut drain: watch::Receiver<bool>,
+    answer: S,
+) -> Ended
+where
+    S: Fn(Request<Incoming>) -> Answer + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_headers(limits.head_fields)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(128 * 1024))
+        // An upstream's `Date` is passed on; one of our own would be a second opinion.
+        .auto_date_header(false)
+        // A caller that half-closes after its request still wants the answer.
+        .half_close(true)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(io), Handler(answer))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let draining = tokio::select! {
+        result = connection.as_mut() => return ended(result),
+        () = drained(&mut drain) => true,
+    };
+    if draining {
+        connection.as_mut().graceful_shutdown();
+    }
+    ended(connection.await)
+}
+
+/// Serves HTTP/2 until the connection ends. When `drain` turns true a GOAWAY is sent and open streams are finished.
+pub async fn serve_http2<S>(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: Limits,
+    mut drain: watch::Receiver<bool>,
+    answer: S,
+) -> Ended
+where
+    S: Fn(Request<Incoming>) -> Answer + 'static,
+{
+    let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), Handler(answer));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return ended(result),
+        () = drained(&mut drain) => connection.as_mut().graceful_shutdown(),
+    }
+    ended(connection.await)
+}
+
+/// Waits until draining begins; for ever when nobody can ask for it any more.
+async fn drained(drain: &mut watch::Receiver<bool>) {
+    if drain.wait_for(|draining| *draining).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn ended(result: hyper::Result<()>) -> Ended {
+    match result {
+        Ok(()) => Ended::Clean,
+        Err(error) if error.is_timeout() => Ended::TimedOut,
+        Err(error) if error.is_parse() => Ended::Malformed,
+        Err(_) => Ended::Broken,
+    }
+}
+
+struct Handler<S>(S);
+
+impl<S: Fn(Request<Incoming>) -> Answer> Service<Request<Incoming>> for Handler<S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        (self.0)(request)
+    }
+}
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

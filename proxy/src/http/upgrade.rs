@@ -1,0 +1,31 @@
+//! Connections that stop being HTTP: `CONNECT` and `Upgrade`.
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+
+/// A connection after its upgrade, as a byte stream.
+pub type Stream = TokioIo<Upgraded>;
+
+/// The promise of a connection. It is kept once the response has been sent.
+#[derive(Debug)]
+pub struct Pending(OnUpgrade);
+
+impl Pending {
+    /// Takes the promise out of a request.
+    pub fn of_request<B>(request: &mut http::Request<B>) -> Self {
+        Self(hyper::upgrade::on(request))
+    }
+
+    /// Takes the promise out of a response.
+    pub fn of_response<B>(response: &mut http::Response<B>) -> Self {
+        Self(hyper::upgrade::on(response))
+    }
+
+    /// Waits for the connection.
+    ///
+    /// # Errors
+    /// When the peer ended the connection instead.
+    pub async fn stream(self) -> Result<Stream, hyper::Error> {
+        self.0.await.map(TokioIo::new)
+    }
+}

@@ -1,0 +1,6 @@
+//! What can be seen from outside: metric families, access records, trace context.
+
+pub mod access_log;
+pub mod metrics;
+pub mod record;
+pub mod trace;

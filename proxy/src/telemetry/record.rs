@@ -1,0 +1,68 @@
+//! What is remembered of an exchange until it ends: one record, made at the start, written once.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use http::{HeaderValue, Method, Uri, Version};
+
+use super::metrics::Scope;
+use crate::error::Flag;
+
+/// One exchange, as logs and metrics see it.
+#[derive(Debug)]
+pub struct Record {
+    /// When the request's head was complete.
+    pub start: Instant,
+    /// The same on the wall clock.
+    pub time: SystemTime,
+    /// `outbound` or `inbound`.
+    pub listener: &'static str,
+    /// Address of the caller.
+    pub downstream: SocketAddr,
+    /// As received.
+    pub method: Method,
+    /// As received (cheap to keep: it shares the head's buffer).
+    pub uri: Uri,
+    /// As received.
+    pub version: Version,
+    /// Host asked for.
+    pub authority: Option<HeaderValue>,
+    /// `user-agent`.
+    pub user_agent: Option<HeaderValue>,
+    /// `x-request-id`.
+    pub request_id: Option<HeaderValue>,
+    /// Whether it is gRPC by its content type.
+    pub grpc: bool,
+    /// Of the answer; 0 while there is none.
+    pub status: u16,
+    /// `grpc-status`, where it is known.
+    pub grpc_status: Option<u8>,
+    /// Why the answer is not the upstream's, or is cut off.
+    pub flag: Flag,
+    /// What exactly.
+    pub detail: Option<String>,
+    /// The route's name: `HTTPRoute shop/orders`.
+    pub route: Option<Arc<str>>,
+    /// The cluster's name: `shop/orders:80`.
+    pub cluster: Option<Arc<str>>,
+    /// The endpoint that answered.
+    pub upstream: Option<SocketAddr>,
+    /// Whom to count it for.
+    pub scope: Option<Arc<Scope>>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Body bytes from the caller.
+    pub request_bytes: u64,
+    /// Body bytes to the caller.
+    pub response_bytes: u64,
+}
+
+impl Record {
+    /// The value of the `request_protocol` label.
+    pub fn protocol(&self) -> &'static str {
+        if self.grpc { "grpc" } else { "http" }
+    }
+}

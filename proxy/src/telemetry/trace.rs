@@ -1,0 +1,128 @@
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>) and request ids. The proxy takes part in a trace that
+//! exists and starts one where there is none, so that applications and logs can be joined.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rand::RngExt;
+
+/// The header that carries the request id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Longer ids from outside are replaced: they end up in every log line.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Makes sure that the request has an id and a trace context whose parent is this hop.
+pub fn propagate(headers: &mut HeaderMap, random: &mut impl RngExt) {
+    let usable = |value: &HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&value.len())
+            && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    if !headers.get(&REQUEST_ID).is_some_and(usable) {
+        headers.insert(REQUEST_ID, request_id(random.random()));
+    }
+    let context = headers.get(&TRACEPARENT).and_then(|value| parse(value.as_bytes()));
+    let span: u64 = random.random_range(1..=u64::MAX);
+    let (trace_id, flags) = context.unwrap_or_else(|| (random.random_range(1..=u128::MAX), 0));
+    headers.insert(TRACEPARENT, traceparent(trace_id, span, flags));
+}
+
+/// Trace id and flags of a valid `traceparent` (section 3.2).
+fn parse(value: &[u8]) -> Option<(u128, u8)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let lower_hex =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let version = text.get(..2).filter(|version| lower_hex(version) && *version != "ff")?;
+    // Version 00 is exactly 55 characters; later ones may append after a dash.
+    let shaped = match text.len() {
+        55 => true,
+        56.. => version != "00" && text.as_bytes()[55] == b'-',
+        _ => false,
+    };
+    let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
+    let (trace, parent, flags) = (text.get(3..35)?, text.get(36..52)?, text.get(53..55)?);
+    if !shaped || !dashes || !lower_hex(trace) || !lower_hex(parent) || !lower_hex(flags) {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+    u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
+    Some((trace, u8::from_str_radix(flags, 16).ok()?))
+}
+
+fn traceparent(trace_id: u128, span: u64, flags: u8) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    hex(&trace_id.to_be_bytes(), &mut text[3..35]);
+    hex(&span.to_be_bytes(), &mut text[36..52]);
+    hex(&[flags], &mut text[53..55]);
+    ascii(&text)
+}
+
+/// A random (version 4) UUID, RFC 9562 section 5.4.
+fn request_id(random: u128) -> HeaderValue {
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let bytes = bits.to_be_bytes();
+    let mut text = [b'-'; 36];
+    for (range, at) in [(0..4, 0), (4..6, 9), (6..8, 14), (8..10, 19), (10..16, 24)] {
+        let length = range.len() * 2;
+        hex(&bytes[range], &mut text[at..at + length]);
+    }
+    ascii(&text)
+}
+
+fn hex(bytes: &[u8], out: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
+/// Digits and dashes are always a header value; the fallback cannot be reached but must not panic.
+fn ascii(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_trace_goes_on_with_a_new_parent() {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::from_static(GOOD));
+        propagate(&mut headers, &mut rand::rng());
+        let sent = headers[&TRACEPARENT].to_str().unwrap().to_owned();
+        assert_eq!((&sent[..36], &sent[52..]), (&GOOD[..36], "-01"));
+        assert_ne!(sent[36..52], GOOD[36..52]);
+    }
+
+    #[test]
+    fn broken_contexts_are_replaced() {
+        for bad in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736+00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+        }
+        assert!(parse(b"cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-future").is_some());
+    }
+
+    #[test]
+    fn request_ids_are_uuids_and_bad_ones_are_replaced() {
+        let id = request_id(u128::MAX);
+        assert_eq!(id.to_str().unwrap(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static("a b"));
+        propagate(&mut headers, &mut rand::rng());
+        assert_eq!(headers[&REQUEST_ID].len(), 36);
+        headers.insert(REQUEST_ID, HeaderValue::from_static("mine"));
+        propagate(&mut headers, &mut rand::rng());
+        assert_eq!(headers[&REQUEST_ID], "mine");
+    }
+}
