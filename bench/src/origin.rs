@@ -4,7 +4,7 @@
 //! `http1` answers over plain epoll, `http2` with the `h2` crate (HTTP/2 and unary gRPC). The path
 //! says how much: `/1k`, `/64k`, `/1m`.
 
-mod http1;
+pub mod http1;
 pub mod http2;
 
 use std::net::{SocketAddr, TcpListener};

@@ -276,3 +276,87 @@ pub fn open(target: &Target) -> Result<TcpStream> {
     }
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn target(address: std::net::SocketAddr, path: &str) -> Target {
+        Target { address, host: "a".to_owned(), path: path.to_owned(), tunnel: None }
+    }
+
+    fn origin() -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || crate::origin::http1::serve(&listener).unwrap());
+        address
+    }
+
+    /// Answers one request on each connection, `answer`, then closes it.
+    fn server(answer: &'static str) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_fixed_rate_is_kept_over_all_connections() {
+        let mut load = Http1Load::connect(&target(origin(), "/1m"), 3).unwrap();
+        load.touch_each().unwrap();
+        let sample = load.run(Pacing::Open { rate: 100.0 }, Duration::from_millis(500)).unwrap();
+        sample.check().unwrap();
+        assert_eq!(sample.completed, 50);
+        let sample = load.run(Pacing::Closed, Duration::from_millis(100)).unwrap();
+        sample.check().unwrap();
+        assert!(sample.throughput() > 10.0);
+    }
+
+    #[test]
+    fn a_connection_that_closes_after_its_answer_is_opened_anew() {
+        let address = server("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let mut load = Http1Load::connect(&target(address, "/"), 1).unwrap();
+        let sample = load.run(Pacing::Open { rate: 100.0 }, Duration::from_millis(200)).unwrap();
+        assert_eq!((sample.completed, sample.errors), (20, 0));
+    }
+
+    #[test]
+    fn a_stall_is_seen_by_all_the_requests_it_delayed() {
+        // The first answer takes 100 ms; the nine requests due meanwhile waited for the connection.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for number in 0.. {
+                if stream.read(&mut [0; 4096]).unwrap() == 0 {
+                    break;
+                }
+                if number == 0 {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        let mut load = Http1Load::connect(&target(address, "/"), 1).unwrap();
+        let sample = load.run(Pacing::Open { rate: 100.0 }, Duration::from_millis(200)).unwrap();
+        assert_eq!(sample.completed, 20);
+        assert!(sample.latency(0.75) > 35_000.0, "{}", sample.latency(0.75));
+    }
+
+    #[test]
+    fn failures_are_counted_with_their_reason() {
+        let address = server("HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n");
+        let mut load = Http1Load::connect(&target(address, "/"), 1).unwrap();
+        let sample = load.run(Pacing::Open { rate: 100.0 }, Duration::from_millis(100)).unwrap();
+        assert_eq!((sample.completed, sample.errors), (0, 10));
+        assert!(sample.check().unwrap_err().to_string().contains("status 503"));
+    }
+}

@@ -143,3 +143,25 @@ fn workload(text: &mut String, service: &str, number: usize, address: &str) -> R
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leno_gets_is_what_its_parser_takes() {
+        for mode in [Mode::Http1, Mode::Http2, Mode::Grpc, Mode::Tcp] {
+            let origin = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+            let setup = Setup {
+                routes: 3,
+                services: 2,
+                workloads: 2,
+                stamp: Some(7),
+                ..Setup::new(mode, origin)
+            };
+            let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
+            assert!(problems.is_empty(), "{problems:?}");
+            assert_eq!(resources.len(), 2 + 3 + 1 + 2 * (1 + 2));
+        }
+    }
+}
