@@ -133,6 +133,8 @@ pub struct Place {
     pub listen: SocketAddr,
     pub admin: SocketAddr,
     pub cores: Cores,
+    /// A program to run the peer under, with its arguments.
+    under: Option<(PathBuf, Vec<String>)>,
 }
 
 /// A program that runs. It is ended with everything it started when this is dropped.
@@ -187,7 +189,14 @@ impl Place {
         // Servers that drop root read their files as somebody else.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), permissions).context("open the directory")?;
-        Ok(Place { directory, listen: free_address()?, admin: free_address()?, cores })
+        let (listen, admin) = (free_address()?, free_address()?);
+        Ok(Place { directory, listen, admin, cores, under: None })
+    }
+
+    /// The same place, but what starts there runs under `program`.
+    pub fn under(self, program: PathBuf, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().copied().map(str::to_owned).collect();
+        Place { under: Some((program, arguments)), ..self }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -204,7 +213,15 @@ impl Place {
     }
 
     fn spawn(&self, program: &Path, arguments: &[&str]) -> Result<Process> {
-        Process::spawn(program, arguments, self.directory.path(), self.cores.proxy, self.cores.load)
+        let (directory, cores) = (self.directory.path(), self.cores);
+        let Some((above, above_arguments)) = &self.under else {
+            return Process::spawn(program, arguments, directory, cores.proxy, cores.load);
+        };
+        let program = program.to_str().context("a program whose name is not text")?;
+        let mut all: Vec<&str> = above_arguments.iter().map(String::as_str).collect();
+        all.push(program);
+        all.extend(arguments);
+        Process::spawn(above, &all, directory, cores.proxy, cores.load)
     }
 
     /// The usual end of a start: the program runs once something listens where it should.
@@ -237,7 +254,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// Looks a program up where shells and Debian's servers are.
-fn look_up(name: &str) -> Option<PathBuf> {
+pub fn look_up(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(usual).map(|place| place.join(name)).find(|at| at.is_file())

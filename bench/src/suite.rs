@@ -6,6 +6,7 @@
 
 mod connections;
 mod exchanges;
+mod instructions;
 mod latency;
 mod reload;
 mod scale;
@@ -44,6 +45,8 @@ pub enum Suite {
     Latency,
     /// Time from a change to its effect, and errors during 1,000 changes.
     Reload,
+    /// User-space instructions per request, counted by valgrind: no noise.
+    Instructions,
     /// Memory for 1,000 services of 10 workloads each.
     Scale,
 }
@@ -102,6 +105,7 @@ impl Suite {
             Suite::Connections => connections::run(bench),
             Suite::Latency => latency::run(bench),
             Suite::Reload => reload::run(bench),
+            Suite::Instructions => instructions::run(bench),
             Suite::Scale => scale::run(bench),
         }
     }
@@ -115,6 +119,7 @@ impl Suite {
             Suite::Connections => "connections",
             Suite::Latency => "latency",
             Suite::Reload => "reload",
+            Suite::Instructions => "instructions",
             Suite::Scale => "scale",
         }
     }
@@ -128,6 +133,7 @@ impl Suite {
             Suite::Connections => "Memory of connections",
             Suite::Latency => "Latency added",
             Suite::Reload => "Changes of configuration",
+            Suite::Instructions => "Instructions",
             Suite::Scale => "Memory of configuration",
         }
     }

@@ -101,6 +101,23 @@ impl Process {
             .with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
+    /// Tells the program and what it started to end, waits for it, and returns all it said on
+    /// standard error.
+    pub fn finish(mut self, patience: Duration) -> Result<String> {
+        kill_process_group(self.pid()?, Signal::TERM)
+            .with_context(|| format!("end {}", self.name))?;
+        let started = Instant::now();
+        while self.child.try_wait().context("look after a child")?.is_none() {
+            anyhow::ensure!(
+                started.elapsed() < patience,
+                "{} does not end within {patience:?}",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::read_to_string(&self.errors).context("read what a program said")
+    }
+
     fn pid(&self) -> Result<Pid> {
         let id = i32::try_from(self.child.id()).context("a process number")?;
         Pid::from_raw(id).context("a process number")
