@@ -8,3 +8,4 @@ pub mod get;
 mod load;
 pub mod proxy_config;
 mod selection;
+pub mod shop;

@@ -83,14 +83,26 @@ impl HttpClient {
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
+    /// As [`send`](Self::send), under the name `host` rather than that of the server: through a proxy.
+    pub async fn send_for(
+        &self,
+        host: &'static str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, Error> {
+        request.headers_mut().insert(HOST, HeaderValue::from_static(host));
+        self.send(request).await
+    }
+
     /// Sends `request` and hands over the answer once it has begun.
     pub async fn open(
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Error> {
-        let host = HeaderValue::from_str(&self.authority)
-            .map_err(|_| self.broken("its name does not fit into a header"))?;
-        request.headers_mut().insert(HOST, host);
+        if !request.headers().contains_key(HOST) {
+            let host = HeaderValue::from_str(&self.authority)
+                .map_err(|_| self.broken("its name does not fit into a header"))?;
+            request.headers_mut().insert(HOST, host);
+        }
         let stream = self.connect().await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) =

@@ -16,10 +16,12 @@ use clap::Parser;
 
 mod api_client;
 mod commands;
+mod demo;
 mod diff;
 mod error;
 mod files;
 mod http_client;
+mod status;
 mod table;
 mod yaml_text;
 
@@ -29,6 +31,10 @@ use error::Error;
 #[derive(Debug, Parser)]
 #[command(name = "leno", version, disable_help_subcommand = true)]
 struct Cli {
+    /// End when the process with this id does (set for the processes of `leno demo`)
+    #[arg(long, value_name = "PID", hide = true)]
+    die_with: Option<u32>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -41,12 +47,20 @@ enum Command {
     Diff(commands::diff::DiffArgs),
     Analyze(commands::analyze::AnalyzeArgs),
     ProxyConfig(commands::proxy_config::ProxyConfigArgs),
+    Demo(demo::DemoArgs),
+    /// One service of the demonstration's shop
+    #[command(hide = true)]
+    Shop(leno_shop::Args),
     /// Say which version this is
     Version,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Err(error)) = cli.die_with.map(demo::process::die_with) {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     // What a command that fails without further ado exits with; `diff` says "different" with 1.
     let trouble = match &cli.command {
         Command::Diff(_) => ExitCode::from(commands::diff::TROUBLE),
@@ -63,7 +77,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Error> {
-    let out = &mut io::stdout().lock();
+    // Not locked: the long-running commands write from several threads.
+    let out = &mut io::stdout();
     match command {
         Command::Analyze(args) => commands::analyze::run(&args, out),
         Command::Apply(args) => block_on(commands::apply::run(&args, out)),
@@ -71,6 +86,8 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Delete(args) => block_on(commands::delete::run(&args, out)),
         Command::Diff(args) => block_on(commands::diff::run(&args, out)),
         Command::ProxyConfig(args) => block_on(commands::proxy_config::run(&args, out)),
+        Command::Demo(args) => demo::run(&args),
+        Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {
             io::Write::write_fmt(out, format_args!("leno {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(ExitCode::SUCCESS)

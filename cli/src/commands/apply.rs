@@ -1,6 +1,6 @@
 //! `leno apply`: makes the control plane's resources what local files say.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use serde_json::Value;
 
@@ -10,6 +10,8 @@ use crate::{
     error::Error,
     files::{self, FileArgs, Manifest},
 };
+
+mod wait;
 
 /// Create or change resources as files say
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,11 @@ pub struct ApplyArgs {
     /// Take over fields that somebody else has set
     #[arg(long)]
     force_conflicts: bool,
+
+    /// Stay until everything is live on every proxy that uses it, or fail after so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
+    #[arg(conflicts_with = "dry_run", require_equals = true)]
+    wait: Option<u32>,
 
     #[command(flatten)]
     server: ServerArgs,
@@ -48,10 +55,18 @@ pub async fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<ExitCode, Err
     files::sort_for_apply(&mut manifests);
     let client = ApiClient::new(&args.server)?;
     let options = ApplyOptions { dry_run: args.dry_run, force: args.force_conflicts };
-    match args.atomic {
-        true => apply_together(&client, &manifests, options, out).await,
-        false => apply_each(&client, &manifests, options, out).await,
-    }
+    let applied = match args.atomic {
+        true => apply_together(&client, &manifests, options, out).await?,
+        false => apply_each(&client, &manifests, options, out).await?,
+    };
+    let live = match (applied, args.wait) {
+        (true, Some(seconds)) => {
+            let limit = Duration::from_secs(seconds.into());
+            wait::until_live(&client, &manifests, limit, out).await?
+        }
+        (applied, _) => applied,
+    };
+    Ok(if live { ExitCode::SUCCESS } else { FAILED })
 }
 
 /// Applies one resource and tells what became of it, and what the API warns of.
@@ -76,7 +91,7 @@ async fn apply_each(
     manifests: &[Manifest],
     options: ApplyOptions,
     out: &mut impl Write,
-) -> Result<ExitCode, Error> {
+) -> Result<bool, Error> {
     let mut refused = 0;
     for manifest in manifests {
         match apply_one(client, manifest, options).await {
@@ -94,9 +109,8 @@ async fn apply_each(
     if refused > 0 {
         let all = manifests.len();
         eprintln!("{refused} of {all} refused; the others are as the files say");
-        return Ok(FAILED);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(refused == 0)
 }
 
 async fn apply_together(
@@ -104,7 +118,7 @@ async fn apply_together(
     manifests: &[Manifest],
     options: ApplyOptions,
     out: &mut impl Write,
-) -> Result<ExitCode, Error> {
+) -> Result<bool, Error> {
     let mut before = Vec::with_capacity(manifests.len());
     for manifest in manifests {
         let resource = &manifest.resource;
@@ -116,7 +130,7 @@ async fn apply_together(
         Err(api_client::Error::Refused(refusal)) if goes_on(&refusal) => {
             print_refusal(manifests, &refusal);
             eprintln!("nothing was applied");
-            return Ok(FAILED);
+            return Ok(false);
         }
         Err(error) => return Err(error.into()),
     };
@@ -132,7 +146,7 @@ async fn apply_together(
     for warning in &answer.warnings {
         eprintln!("warning: {warning}");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
 }
 
 /// Whether a refusal is about what was sent, rather than about who sent it.

@@ -37,11 +37,12 @@ impl Columns {
 
 /// On how many proxies the object is live: `3/3`, and how many rejected it.
 fn live(object: &Value) -> String {
-    let number = |field: &str| object.pointer(&format!("/status/proxies/{field}"))?.as_u64();
-    let (Some(live), Some(total)) = (number("live"), number("total")) else {
+    let proxies = object.pointer("/status/proxies");
+    let number = |field: &str| proxies?.get(field)?.as_u64();
+    let (Some(live), Some(total)) = (number("live"), number("connected")) else {
         return String::new();
     };
-    match number("rejected").unwrap_or(0) {
+    match proxies.and_then(|found| found.get("rejected")?.as_array()).map_or(0, Vec::len) {
         0 => format!("{live}/{total}"),
         rejected => format!("{live}/{total}, {rejected} rejected it"),
     }
@@ -85,7 +86,7 @@ mod tests {
         let service = json!({
             "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {"hosts": ["a", "b"], "ports": [{"port": 80}, {"port": 81}]},
-            "status": {"proxies": {"live": 2, "total": 3, "rejected": 1}},
+            "status": {"proxies": {"live": 2, "connected": 3, "rejected": [{"proxy": "a"}]}},
         });
         assert_eq!(columns.header(), ["namespace", "name", "Hosts", "Ports", "live"]);
         let row = columns.row(&service);

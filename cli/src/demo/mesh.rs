@@ -1,0 +1,299 @@
+//! The processes of the mesh, put together: control plane, services, a sidecar beside each of them.
+//!
+//! A service and its sidecar need each other's port. The service starts first; `order`, the only one that calls
+//! others, is told its sidecar's afterwards, on its control port.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use http::{Request, header::CONTENT_TYPE};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{
+    Error,
+    calls::Calls,
+    metrics::samples,
+    process::{Processes, Starting},
+};
+use crate::{
+    api_client::{ApiClient, ServerArgs},
+    commands::proxy_config::ask,
+    http_client::HttpClient,
+};
+
+pub const NAMESPACE: &str = "shop";
+/// The sidecar through which the orders come in.
+pub const CUSTOMER: &str = "customer";
+const ANY: &str = "127.0.0.1:0";
+
+/// One instance of one service.
+#[derive(Debug)]
+pub struct Plan {
+    pub instance: &'static str,
+    /// What the shop's program is told to be.
+    pub program: &'static str,
+    /// The mesh's name for what it serves.
+    pub service: &'static str,
+    pub version: &'static str,
+    /// Name of the service port.
+    pub port: &'static str,
+}
+
+pub const PLANS: [Plan; 6] = [
+    plan("order-1", "order", "order", "v1", "http"),
+    plan("order-2", "order", "order", "v1", "http"),
+    plan("order-v2-1", "order", "order-v2", "v2", "http"),
+    plan("user-1", "user", "user", "v1", "http"),
+    plan("product-1", "product", "product", "v1", "grpc"),
+    plan("notification-1", "notification", "notification", "v1", "tcp"),
+];
+
+const fn plan(
+    instance: &'static str,
+    program: &'static str,
+    service: &'static str,
+    version: &'static str,
+    port: &'static str,
+) -> Plan {
+    Plan { instance, program, service, version, port }
+}
+
+/// A running instance of the shop.
+#[derive(Debug)]
+pub struct App {
+    pub plan: &'static Plan,
+    pub listen: SocketAddr,
+    pub control: SocketAddr,
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// Everything that runs.
+pub struct Mesh {
+    pub api: SocketAddr,
+    pub client: ApiClient,
+    pub apps: Vec<App>,
+    /// In the order of `apps`, then the customer's.
+    pub sidecars: Vec<Sidecar>,
+    pub customer: SocketAddr,
+    pub customer_admin: SocketAddr,
+}
+
+/// A control plane that runs, and how long that took.
+pub struct ControlPlane {
+    pub api: SocketAddr,
+    xds: SocketAddr,
+    pub client: ApiClient,
+}
+
+pub async fn start_control_plane(
+    processes: &mut Processes,
+    directory: &Path,
+) -> Result<ControlPlane, Error> {
+    let data = directory.join("control-plane");
+    let data = data.display().to_string();
+    let arguments =
+        ["control-plane", "--data-dir", &data, "--api", ANY, "--xds", ANY, "--metrics", ANY];
+    let starting = processes.spawn("control-plane", &owned(&arguments))?;
+    let announced = processes.announced(starting).await?;
+    let (api, xds) = (announced.address("api")?, announced.address("xds")?);
+    let client = ApiClient::new(&ServerArgs { server: format!("http://{api}"), token_file: None })?;
+    Ok(ControlPlane { api, xds, client })
+}
+
+pub async fn start_shop(
+    processes: &mut Processes,
+    directory: &Path,
+    control_plane: ControlPlane,
+) -> Result<Mesh, Error> {
+    let apps = start_apps(processes).await?;
+    let sidecars = start_sidecars(processes, directory, control_plane.xds, &apps).await?;
+    for (app, sidecar) in apps.iter().zip(&sidecars) {
+        if app.plan.program == "order" {
+            tell(app.control, &json!({"mesh": sidecar.outbound.to_string()})).await?;
+        }
+    }
+    let Some(customer) = sidecars.last() else {
+        return Err(Error::Unexpected("there is no sidecar for the customer".to_owned()));
+    };
+    let (outbound, admin) = (customer.outbound, customer.admin);
+    Ok(Mesh {
+        api: control_plane.api,
+        client: control_plane.client,
+        apps,
+        sidecars,
+        customer: outbound,
+        customer_admin: admin,
+    })
+}
+
+async fn start_apps(processes: &mut Processes) -> Result<Vec<App>, Error> {
+    let mut starting: Vec<(&Plan, Starting)> = Vec::new();
+    for plan in &PLANS {
+        let mut arguments = vec!["shop", plan.program, "--instance", plan.instance];
+        arguments.extend(["--version", plan.version, "--listen", ANY, "--control", ANY]);
+        if plan.program == "order" {
+            arguments.push("--await-mesh");
+        }
+        starting.push((plan, processes.spawn(plan.instance, &owned(&arguments))?));
+    }
+    let mut apps = Vec::new();
+    for (plan, starting) in starting {
+        let announced = processes.announced(starting).await?;
+        let (listen, control) = (announced.address("listen")?, announced.address("control")?);
+        apps.push(App { plan, listen, control });
+    }
+    Ok(apps)
+}
+
+async fn start_sidecars(
+    processes: &mut Processes,
+    directory: &Path,
+    xds: SocketAddr,
+    apps: &[App],
+) -> Result<Vec<Sidecar>, Error> {
+    let mut starting = Vec::new();
+    for app in apps {
+        let mut arguments = sidecar_arguments(directory, xds, app.plan.instance);
+        let port = format!("{}={}", app.plan.port, app.listen.port());
+        let version = format!("version={}", app.plan.version);
+        let own = ["--service", app.plan.service, "--app", &port, "--label", &version];
+        arguments.extend(owned(&own));
+        let name = format!("{}-sidecar", app.plan.instance);
+        starting.push(processes.spawn(&name, &arguments)?);
+    }
+    let arguments = sidecar_arguments(directory, xds, CUSTOMER);
+    starting.push(processes.spawn("customer-sidecar", &arguments)?);
+    let mut sidecars = Vec::new();
+    for starting in starting {
+        let announced = processes.announced(starting).await?;
+        sidecars.push(Sidecar {
+            outbound: announced.address("outbound")?,
+            inbound: announced.address("inbound")?,
+            admin: announced.address("admin")?,
+        });
+    }
+    Ok(sidecars)
+}
+
+fn sidecar_arguments(directory: &Path, xds: SocketAddr, name: &str) -> Vec<String> {
+    let state = directory.join(format!("{name}-sidecar")).display().to_string();
+    let xds = xds.to_string();
+    owned(&[
+        "proxy",
+        "--control-plane",
+        &xds,
+        "--outbound",
+        ANY,
+        "--inbound",
+        ANY,
+        "--admin",
+        ANY,
+        "--state-dir",
+        &state,
+        "--workers",
+        "1",
+        "--name",
+        name,
+        "--namespace",
+        NAMESPACE,
+    ])
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(ToString::to_string).collect()
+}
+
+impl Mesh {
+    pub fn app(&self, instance: &str) -> Result<&App, Error> {
+        let found = self.apps.iter().find(|app| app.plan.instance == instance);
+        found.ok_or_else(|| Error::Unexpected(format!("there is no instance {instance}")))
+    }
+
+    /// What all callers' sidecars have counted until now.
+    pub async fn calls(&self) -> Result<Calls, Error> {
+        let mut calls = Calls::default();
+        for sidecar in &self.sidecars {
+            calls.add(&samples(&text(sidecar.admin, "/stats/prometheus").await?));
+        }
+        Ok(calls)
+    }
+
+    /// The customer's sidecar's configuration.
+    pub async fn customer_config(&self) -> Result<Value, Error> {
+        Ok(ask(&self.customer_admin.to_string(), "/config_dump").await?)
+    }
+
+    /// Waits until the customer's sidecar has a configuration in which `holds`; how long that took from `since`.
+    pub async fn live(
+        &self,
+        since: Instant,
+        limit: Duration,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Result<Duration, Error> {
+        const POLL: Duration = Duration::from_micros(500);
+        loop {
+            if holds(&self.customer_config().await?) {
+                return Ok(since.elapsed());
+            }
+            if since.elapsed() > limit {
+                let message =
+                    format!("the change did not reach the customer's sidecar within {limit:?}");
+                return Err(Error::Unexpected(message));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Places one order, as a customer whose request has `headers`; the status of the answer and its body.
+    pub async fn order(&self, headers: &[(&str, &str)]) -> Result<(u16, String), Error> {
+        let basket = json!({"user": "u1", "items": [{"product": "p1", "quantity": 1}]});
+        let mut request = Request::post("/orders").header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(basket.to_string().into()));
+        let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
+        let answer =
+            HttpClient::new(&self.customer.to_string())?.send_for("order", request).await?;
+        Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
+    }
+}
+
+/// Tells an instance of the shop how to behave.
+pub async fn tell(control: SocketAddr, change: &Value) -> Result<(), Error> {
+    let request = Request::post("/")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(change.to_string().into()))
+        .map_err(|error| Error::Unexpected(error.to_string()))?;
+    let answer = HttpClient::new(&control.to_string())?.send(request).await?;
+    match answer.status().is_success() {
+        true => Ok(()),
+        false => Err(Error::Unexpected(format!(
+            "the instance at {control} does not want to {change}: {}",
+            String::from_utf8_lossy(answer.body())
+        ))),
+    }
+}
+
+async fn text(server: SocketAddr, path: &str) -> Result<String, Error> {
+    let request = Request::get(path)
+        .body(Full::default())
+        .map_err(|error| Error::Unexpected(error.to_string()))?;
+    let answer = HttpClient::new(&server.to_string())?.send(request).await?;
+    match answer.status().is_success() {
+        true => Ok(String::from_utf8_lossy(answer.body()).into_owned()),
+        false => Err(Error::Unexpected(format!("{server}{path} answered {}", answer.status()))),
+    }
+}

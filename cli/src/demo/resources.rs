@@ -1,0 +1,134 @@
+//! The configuration the demonstration gives its mesh: that of `examples/shop/mesh`, and changes of it.
+
+use serde_json::Value;
+
+use crate::files::{self, Loaded, Manifest};
+
+/// Where the files stand, for messages.
+const DIRECTORY: &str = "examples/shop/mesh";
+const SERVICES: &str = include_str!("../../../examples/shop/mesh/services.yaml");
+const ROUTES: &str = include_str!("../../../examples/shop/mesh/routes.yaml");
+const POLICIES: &str = include_str!("../../../examples/shop/mesh/policies.yaml");
+
+/// All resources of the shop, in the order in which they are applied.
+pub fn shop() -> Loaded {
+    let mut all = Loaded::default();
+    for (name, text) in [("services", SERVICES), ("routes", ROUTES), ("policies", POLICIES)] {
+        let loaded = files::parse(&format!("{DIRECTORY}/{name}.yaml"), text);
+        all.manifests.extend(loaded.manifests);
+        all.problems.extend(loaded.problems);
+    }
+    files::sort_for_apply(&mut all.manifests);
+    all
+}
+
+/// The route that sends `percent` of the orders to the newer version.
+pub fn canary(percent: u8) -> String {
+    let rest = 100_u8.saturating_sub(percent);
+    format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: order, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: order}}]
+  rules:
+  - backendRefs:
+    - {{name: order, port: 80, weight: {rest}}}
+    - {{name: order-v2, port: 80, weight: {percent}}}
+"
+    )
+}
+
+/// A route with a service that does not exist, for requests that ask for it.
+pub const DANGLING: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: order-v3, namespace: shop}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: order}]
+  rules:
+  - matches: [{headers: [{name: x-try, value: v3}]}]
+    backendRefs: [{name: order-v3, port: 80}]
+";
+
+/// Ways to get the route wrong: what is typed instead of what, and what that is.
+pub const MISTAKES: [(&str, &str, &str); 3] = [
+    ("a misspelt field", "backendRefs:", "backendRef:"),
+    ("an impossible weight", "weight: 50", "weight: -50"),
+    ("a port that is a word", "port: 80", "port: http"),
+];
+
+/// The one manifest in `text`.
+pub fn single(file: &str, text: &str) -> Option<Manifest> {
+    files::parse(file, text).manifests.pop()
+}
+
+/// The weight with which `route` sends to `backend`, in the dump of a sidecar's configuration.
+pub fn weight(dump: &Value, route: &str, backend: &str) -> Option<u64> {
+    let list = |value: &Value, field: &str| {
+        value.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let named = |value: &Value, field: &str, wanted: &str| {
+        value.get(field).and_then(Value::as_str) == Some(wanted)
+    };
+    let routes = list(dump, "services")
+        .iter()
+        .flat_map(|service| list(service, "ports"))
+        .flat_map(|port| list(&port, "routes"))
+        .filter(|found| named(found, "route", route))
+        .collect::<Vec<_>>();
+    let backends = routes.iter().flat_map(|route| list(route, "backends"));
+    backends
+        .filter(|found| named(found, "service", backend))
+        .find_map(|found| found.get("weight").and_then(Value::as_u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use leno_api::analyze;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_example_has_nothing_to_object_to() {
+        let loaded = shop();
+        assert_eq!(loaded.problems, []);
+        assert_eq!(loaded.manifests.len(), 12);
+        let resources: Vec<_> =
+            loaded.manifests.iter().map(|manifest| manifest.resource.clone()).collect();
+        assert_eq!(analyze::findings(&resources), []);
+    }
+
+    #[test]
+    fn the_canary_starts_from_the_route_in_the_example() {
+        let own = single("canary.yaml", &canary(0)).unwrap();
+        let example =
+            shop().manifests.into_iter().find(|found| found.resource.key() == own.resource.key());
+        assert_eq!(own.body(), example.unwrap().body());
+    }
+
+    #[test]
+    fn every_mistake_is_one() {
+        for (what, right, wrong) in MISTAKES {
+            let text = canary(50);
+            assert!(text.contains(right), "{what}");
+            let loaded = files::parse("x", &text.replace(right, wrong));
+            assert!(!loaded.problems.is_empty(), "{what}");
+        }
+        assert!(files::parse("x", DANGLING).problems.is_empty(), "valid by itself");
+    }
+
+    #[test]
+    fn weights_are_found_in_a_dump() {
+        let dump = json!({"services": [{"name": "shop/order", "ports": [{"port": 80, "routes": [
+            {"route": "HTTPRoute shop/order", "backends": [
+                {"service": "shop/order", "weight": 90}, {"service": "shop/order-v2", "weight": 10},
+            ]},
+        ]}]}]});
+        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/order-v2"), Some(10));
+        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/user"), None);
+        assert_eq!(weight(&dump, "HTTPRoute shop/x", "shop/order"), None);
+    }
+}

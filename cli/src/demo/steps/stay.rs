@@ -1,0 +1,89 @@
+//! What there is to try, while everything stays up.
+
+use std::{fs, path::Path, time::Duration};
+
+use tokio::time::sleep;
+
+use super::Voice;
+use crate::demo::{
+    Error, mesh::Mesh, observation::Customer, process::Processes, resources::canary,
+};
+
+/// How often it is looked whether everything still runs.
+const WATCH: Duration = Duration::from_secs(1);
+
+pub async fn run(
+    directory: &Path,
+    mesh: &Mesh,
+    customer: &Customer,
+    processes: &mut Processes,
+    narrator: &mut Voice,
+) -> Result<(), Error> {
+    narrator.conclude()?;
+    narrator.step("Your turn")?;
+    let file = directory.join("canary.yaml");
+    fs::write(&file, canary(10))?;
+    addresses(mesh, customer, processes, narrator)?;
+    commands(mesh, &file, narrator)?;
+    narrator.say("")?;
+    narrator.say("Ctrl-C stops everything.")?;
+    loop {
+        sleep(WATCH).await;
+        processes.check_alive()?;
+    }
+}
+
+fn addresses(
+    mesh: &Mesh,
+    customer: &Customer,
+    processes: &Processes,
+    narrator: &mut Voice,
+) -> Result<(), Error> {
+    let (count, rate) = (processes.count(), customer.rate());
+    narrator.say(&format!("{count} processes are up, and {rate} orders a second go on."))?;
+    narrator.say("")?;
+    narrator.say(&format!("control plane    http://{}", mesh.api))?;
+    narrator.say(&format!("into the mesh    http://{}  (Host: order)", mesh.customer))?;
+    for (app, sidecar) in mesh.apps.iter().zip(&mesh.sidecars) {
+        let instance = app.plan.instance;
+        let (control, admin) = (app.control, sidecar.admin);
+        narrator.say(&format!(
+            "{instance:<15}  tell it to misbehave: {control}   its sidecar's admin port: {admin}"
+        ))?;
+    }
+    narrator.say(&format!("logs             {}", processes.logs().display()))?;
+    narrator.say("")?;
+    Ok(())
+}
+
+fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error> {
+    let leno = std::env::current_exe()?.display().to_string();
+    let (api, customer, admin) = (mesh.api, mesh.customer, mesh.customer_admin);
+    let file = file.display();
+    for (what, command) in [
+        (
+            "what is configured, and on how many proxies it is live",
+            format!("{leno} get httproutes -n shop --server http://{api}"),
+        ),
+        ("what the customer's sidecar makes of it", format!("{leno} proxy-config routes {admin}")),
+        (
+            "the same API with Kubernetes' own tool",
+            format!("kubectl --server=http://{api} get services.leno.dev,workloads -n shop"),
+        ),
+        (
+            "an order through the mesh",
+            format!(
+                "curl http://{customer}/orders -H 'Host: order' -H 'content-type: application/json' \
+                 -d '{{\"user\":\"u1\",\"items\":[{{\"product\":\"p1\",\"quantity\":2}}]}}'"
+            ),
+        ),
+        (
+            "a canary of your own: edit the weights, apply, look at the first two again",
+            format!("{leno} apply -f {file} --force-conflicts --server http://{api}"),
+        ),
+    ] {
+        narrator.say(&format!("# {what}"))?;
+        narrator.say(&command)?;
+    }
+    Ok(())
+}

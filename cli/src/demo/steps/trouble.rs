@@ -1,0 +1,67 @@
+//! Instances that fail or are slow, as the numbers show them.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{LOOK, Voice, check_no_failure, latencies};
+use crate::demo::{
+    Error,
+    mesh::{Mesh, tell},
+    narrator::took,
+    observation::Customer,
+    share::{is_plausible, percent},
+};
+
+const FAIL_PERCENT: u32 = 20;
+const DELAY: Duration = Duration::from_millis(80);
+/// An order asks product twice: for the product, and to reserve it.
+const DELAYED_CALLS: u32 = 2;
+const SETTLE: Duration = Duration::from_millis(400);
+
+pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
+    narrator.step("An instance in trouble")?;
+    failing(mesh, customer, narrator).await?;
+    slow(mesh, customer, narrator).await
+}
+
+async fn failing(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
+    let user = mesh.app("user-1")?.control;
+    tell(user, &json!({"failPercent": FAIL_PERCENT})).await?;
+    sleep(SETTLE).await;
+    let seen = customer.observe(LOOK).await;
+    tell(user, &json!({"failPercent": 0})).await?;
+    let (failed, all) = (seen.seen.failures(), seen.answered());
+    narrator.say(&format!(
+        "user-1 is told to fail {FAIL_PERCENT} % of its calls: {} of {all} orders fail ({})",
+        percent(failed, all),
+        seen.reasons()
+    ))?;
+    let blamed = seen.seen.failed.keys().all(|reason| reason.ends_with(" user"));
+    let expected = is_plausible(f64::from(FAIL_PERCENT) / 100.0, failed, all);
+    narrator.check(expected && blamed, "as many orders fail, and user is to blame for each")?;
+    sleep(SETTLE).await;
+    let seen = customer.observe(LOOK / 2).await;
+    check_no_failure(narrator, &seen, "after it was told to stop")
+}
+
+async fn slow(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
+    let product = mesh.app("product-1")?.control;
+    let before = customer.observe(LOOK / 2).await;
+    tell(product, &json!({"delayMs": DELAY.as_millis()})).await?;
+    sleep(SETTLE).await;
+    let during = customer.observe(LOOK).await;
+    tell(product, &json!({"delayMs": 0})).await?;
+    narrator.say(&format!("product-1 is told to take {} for each call:", took(DELAY)))?;
+    narrator.say(&format!("    before  {}", latencies(&before)))?;
+    narrator.say(&format!("    now     {}", latencies(&during)))?;
+    let slower = during.latencies().0 >= DELAY * DELAYED_CALLS;
+    narrator.check(slower, "each order, which calls it twice, takes that much longer")?;
+    sleep(SETTLE).await;
+    let after = customer.observe(LOOK / 2).await;
+    narrator.say(&format!("    after   {}", latencies(&after)))?;
+    let healed = after.latencies().0 < DELAY;
+    narrator.check(healed, "and is as fast as ever once it stops")?;
+    check_no_failure(narrator, &after, "in the end")
+}

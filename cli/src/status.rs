@@ -1,0 +1,48 @@
+//! What an object's status says about it as it is now.
+
+use serde_json::Value;
+
+/// One condition, in Kubernetes' sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition<'a> {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'a str,
+    /// One word.
+    pub reason: &'a str,
+    /// A sentence.
+    pub message: &'a str,
+}
+
+/// The condition of that type, if it is about the object's current generation and not an older one.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<Condition<'a>> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    let text = |condition: &'a Value, field: &str| condition.get(field).and_then(Value::as_str);
+    let found = conditions.iter().find(|condition| text(condition, "type") == Some(kind))?;
+    let current = object.pointer("/metadata/generation")?.as_i64()?;
+    let about = found.get("observedGeneration").and_then(Value::as_i64)?;
+    (about == current).then_some(Condition {
+        status: text(found, "status")?,
+        reason: text(found, "reason").unwrap_or_default(),
+        message: text(found, "message").unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_about_an_older_state_says_nothing() {
+        let object = |generation| {
+            json!({"metadata": {"generation": generation}, "status": {"conditions": [
+                {"type": "Live", "status": "True", "reason": "Live", "message": "yes", "observedGeneration": 2},
+            ]}})
+        };
+        let live = Condition { status: "True", reason: "Live", message: "yes" };
+        assert_eq!(condition(&object(2), "Live"), Some(live));
+        assert_eq!(condition(&object(3), "Live"), None);
+        assert_eq!(condition(&object(2), "Accepted"), None);
+    }
+}
