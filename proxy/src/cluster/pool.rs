@@ -64,8 +64,8 @@ struct Shared {
 pub struct Connection {
     /// To send on.
     pub sender: Sender,
-    /// Whether it was used before: such a one may have been closed by the peer in the meantime.
-    pub reused: bool,
+    /// How long it lay idle: one that did may have been closed by the peer in the meantime.
+    pub idle: Duration,
     /// Present for HTTP/1.1, where the connection is ours alone.
     permit: Option<Permit>,
     pool: Rc<Pool>,
@@ -115,7 +115,7 @@ impl Pools {
         let sender = client::http1(stream, || {})
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        Ok(Connection { sender, reused: false, permit: Some(permit), pool })
+        Ok(Connection { sender, idle: Duration::ZERO, permit: Some(permit), pool })
     }
 
     /// A connection to `endpoint` that speaks HTTP/2, shared with other exchanges.
@@ -131,7 +131,7 @@ impl Pools {
         if let Some(sender) = share(&pool) {
             return Ok(Connection {
                 sender: Sender::Http2(sender),
-                reused: true,
+                idle: Duration::ZERO,
                 permit: None,
                 pool,
             });
@@ -141,7 +141,7 @@ impl Pools {
             drop(dialling);
             return Ok(Connection {
                 sender: Sender::Http2(sender),
-                reused: true,
+                idle: Duration::ZERO,
                 permit: None,
                 pool,
             });
@@ -167,7 +167,7 @@ impl Pools {
             pool.shared.borrow_mut().push(Shared { sender: sender.clone(), open });
         }
         drop(dialling);
-        Ok(Connection { sender: Sender::Http2(sender), reused: false, permit: None, pool })
+        Ok(Connection { sender: Sender::Http2(sender), idle: Duration::ZERO, permit: None, pool })
     }
 
     /// Closes what has been idle for longer than `idle_timeout` says for its endpoint, and everything to endpoints
@@ -204,7 +204,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
         if sender.is_ready() || sender.ready().await.is_ok() {
             return Some(Connection {
                 sender,
-                reused: true,
+                idle: Duration::ZERO,
                 permit: Some(permit),
                 pool: pool.clone(),
             });

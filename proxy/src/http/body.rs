@@ -1,7 +1,7 @@
 //! Bodies that pass through. They are streamed, never collected; a watcher sees their length and their end.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fmt,
     pin::Pin,
     rc::Rc,
@@ -11,8 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+pub use hyper::body::Incoming;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +32,8 @@ pub enum End {
 
 /// Sees a body pass.
 pub trait Watch {
-    /// `length` bytes went by.
-    fn data(&mut self, length: usize);
+    /// A piece went by.
+    fn data(&mut self, data: &Bytes);
     /// Trailers went by.
     fn trailers(&mut self, trailers: &http::HeaderMap);
     /// The end, exactly once.
@@ -44,6 +47,8 @@ pub enum BodyError {
     Hyper(hyper::Error),
     /// Nothing came for too long.
     TimedOut,
+    /// A copy whose original broke off, or that was too slow.
+    CopyCut,
 }
 
 impl fmt::Display for BodyError {
@@ -51,6 +56,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::Hyper(error) => error.fmt(f),
             Self::TimedOut => f.write_str("body timed out"),
+            Self::CopyCut => f.write_str("copy cut off"),
         }
     }
 }
@@ -59,7 +65,7 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
-            Self::TimedOut => None,
+            Self::TimedOut | Self::CopyCut => None,
         }
     }
 }
@@ -74,6 +80,17 @@ pub enum Body {
     Full(Bytes),
     /// Passing through.
     Passing(Passing),
+    /// A copy of one that passes through elsewhere.
+    Copy(mpsc::Receiver<Piece>),
+}
+
+/// A piece of a copied body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes.
+    Data(Bytes),
+    /// The end. A channel that closes without it was cut off.
+    End,
 }
 
 /// A body on its way through, watched and bounded in time.
@@ -145,6 +162,11 @@ impl HttpBody for Body {
                 _ => Poll::Ready(None),
             },
             Self::Passing(passing) => Pin::new(passing).poll_frame(context),
+            Self::Copy(pieces) => pieces.poll_recv(context).map(|piece| match piece {
+                Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Piece::End) => None,
+                None => Some(Err(BodyError::CopyCut)),
+            }),
         }
     }
 
@@ -153,6 +175,7 @@ impl HttpBody for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Passing(passing) => passing.is_end_stream(),
+            Self::Copy(_) => false,
         }
     }
 
@@ -161,6 +184,7 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passing(passing) => passing.size_hint(),
+            Self::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -179,7 +203,7 @@ impl HttpBody for Passing {
                 this.idle = None;
                 if let Some(watch) = &mut this.watch {
                     if let Some(data) = frame.data_ref() {
-                        watch.data(data.len());
+                        watch.data(data);
                     } else if let Some(trailers) = frame.trailers_ref() {
                         watch.trailers(trailers);
                     }
@@ -229,7 +253,11 @@ impl Drop for Passing {
 pub struct Progress {
     bytes: Cell<u64>,
     end: Cell<Option<End>>,
+    copies: RefCell<Vec<mpsc::Sender<Piece>>>,
 }
+
+/// Pieces a copy may lag behind before it is cut off: the original never waits for it.
+const COPY_LAG: usize = 64;
 
 impl Progress {
     /// Body bytes that passed so far.
@@ -238,19 +266,33 @@ impl Progress {
     }
 
     /// How it ended, if it did.
-    pub fn end(&self) -> Option<End> {
+    pub fn ended(&self) -> Option<End> {
         self.end.get()
+    }
+
+    /// A copy of the body from here on.
+    pub fn copy(&self) -> Body {
+        let (sender, receiver) = mpsc::channel(COPY_LAG);
+        self.copies.borrow_mut().push(sender);
+        Body::Copy(receiver)
     }
 }
 
 impl Watch for Rc<Progress> {
-    fn data(&mut self, length: usize) {
-        self.bytes.set(self.bytes.get() + length as u64);
+    fn data(&mut self, data: &Bytes) {
+        self.bytes.set(self.bytes.get() + data.len() as u64);
+        self.copies.borrow_mut().retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
     }
 
     fn trailers(&mut self, _: &http::HeaderMap) {}
 
     fn end(&mut self, end: End) {
         self.end.set(Some(end));
+        for copy in self.copies.take() {
+            if end == End::Complete {
+                // A full channel is a copy that lagged: it is cut off like any other.
+                let _ = copy.try_send(Piece::End);
+            }
+        }
     }
 }

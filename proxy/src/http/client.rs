@@ -10,7 +10,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{body::Body, server::LocalExecutor};
+use super::{
+    body::{Body, BodyError},
+    server::LocalExecutor,
+};
 
 /// Largest response head. Applications do send large cookies, hence more than is taken from callers.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -34,10 +37,59 @@ pub enum Sender {
 /// A failed exchange; `request` comes back when not a byte of it was sent.
 #[derive(Debug)]
 pub struct SendError {
-    /// What hyper says.
-    pub error: hyper::Error,
+    /// What went wrong.
+    pub failure: Failure,
     /// The request, when it was never sent.
     pub request: Option<Request<Body>>,
+    /// In hyper's words.
+    pub detail: String,
+}
+
+/// What can go wrong between sending a request and the head of its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The connection was closed before anything was sent.
+    NotSent,
+    /// The peer said that it did not process the request (REFUSED_STREAM, or beyond the last stream of a GOAWAY).
+    Refused,
+    /// The connection ended, or the stream was reset, before the response.
+    Closed,
+    /// What came back was not HTTP.
+    Malformed,
+    /// The request's own body broke off.
+    RequestBody,
+}
+
+fn classify(error: &hyper::Error, sent: bool) -> Failure {
+    if !sent {
+        return Failure::NotSent;
+    }
+    if error.is_parse() || error.is_parse_too_large() {
+        return Failure::Malformed;
+    }
+    if let Some(error) = source::<h2::Error>(error) {
+        // RFC 9113 section 8.7: such requests have not been processed.
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (error.is_go_away()
+                && error.is_remote()
+                && error.reason() == Some(h2::Reason::NO_ERROR));
+        return if refused { Failure::Refused } else { Failure::Closed };
+    }
+    if error.is_user() || source::<BodyError>(error).is_some() {
+        return Failure::RequestBody;
+    }
+    Failure::Closed
+}
+
+fn source<'a, E: std::error::Error + 'static>(error: &'a hyper::Error) -> Option<&'a E> {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 impl Sender {
@@ -77,9 +129,14 @@ impl Sender {
             Self::Http1(sender) => sender.try_send_request(request).await,
             Self::Http2(sender) => sender.try_send_request(request).await,
         };
-        result.map_err(|mut failed: TrySendError<Request<Body>>| SendError {
-            request: failed.take_message(),
-            error: failed.into_error(),
+        result.map_err(|mut failed: TrySendError<Request<Body>>| {
+            let request = failed.take_message();
+            let error = failed.into_error();
+            let detail = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            SendError { failure: classify(&error, request.is_none()), request, detail }
         })
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use prometheus::IntCounter;
 
-use super::record::Record;
+use super::record::{Record, RequestLine};
 
 /// Lines waiting for the writer.
 const QUEUE: usize = 8192;
@@ -54,9 +54,11 @@ impl AccessLog {
 
     /// Queues the line for `record`, whose exchange ended at `now`.
     pub fn write(&self, record: &Record, now: Instant) {
+        let Some(request) = &record.line else { return };
+        let time = SystemTime::now() - now.saturating_duration_since(record.start);
         let line = match self.format {
-            Format::Text => text(record, now),
-            Format::Json => json(record, now),
+            Format::Text => text(record, request, time, now),
+            Format::Json => json(record, request, time, now),
         };
         if self.lines.try_send(line).is_err() {
             self.dropped.inc();
@@ -79,15 +81,15 @@ fn write_lines(lines: &Receiver<String>, out: impl Write, dropped: &IntCounter) 
     }
 }
 
-fn text(record: &Record, now: Instant) -> String {
+fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) -> String {
     let mut line = String::with_capacity(384);
-    let path = record.uri.path_and_query().map_or("-", |path| path.as_str());
+    let path = request.uri.path_and_query().map_or("-", |path| path.as_str());
     // Writing to a String cannot fail.
-    let _ = write!(line, "[{}] \"", Rfc3339(record.time));
-    quoted(&mut line, record.method.as_str());
+    let _ = write!(line, "[{}] \"", Rfc3339(time));
+    quoted(&mut line, request.method.as_str());
     line.push(' ');
     quoted(&mut line, path);
-    let _ = write!(line, " {:?}\" {} {}", record.version, record.status, record.flag.as_str());
+    let _ = write!(line, " {:?}\" {} {}", request.version, record.status, record.flag.as_str());
     let _ = write!(
         line,
         " {} {} {:.3} {} \"",
@@ -96,11 +98,11 @@ fn text(record: &Record, now: Instant) -> String {
         millis(record, now),
         record.attempts
     );
-    quoted(&mut line, header(record.user_agent.as_ref()));
+    quoted(&mut line, header(request.user_agent.as_ref()));
     line.push_str("\" \"");
-    quoted(&mut line, header(record.request_id.as_ref()));
+    quoted(&mut line, header(request.request_id.as_ref()));
     line.push_str("\" \"");
-    quoted(&mut line, header(record.authority.as_ref()));
+    quoted(&mut line, authority(request));
     let _ = write!(
         line,
         "\" {} {} {}",
@@ -120,25 +122,20 @@ fn text(record: &Record, now: Instant) -> String {
     line
 }
 
-fn json(record: &Record, now: Instant) -> String {
+fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) -> String {
     let mut line = String::with_capacity(512);
-    let _ = write!(
-        line,
-        "{{\"time\":\"{}\",\"listener\":\"{}\"",
-        Rfc3339(record.time),
-        record.listener
-    );
-    let path = record.uri.path_and_query().map_or("-", |path| path.as_str());
+    let _ = write!(line, "{{\"time\":\"{}\",\"listener\":\"{}\"", Rfc3339(time), record.listener);
+    let path = request.uri.path_and_query().map_or("-", |path| path.as_str());
     let mut field = |name: &str, value: &str| {
         let _ = write!(line, ",\"{name}\":\"");
         quoted(&mut line, value);
         line.push('"');
     };
-    field("method", record.method.as_str());
+    field("method", request.method.as_str());
     field("path", path);
-    field("authority", header(record.authority.as_ref()));
-    field("user_agent", header(record.user_agent.as_ref()));
-    field("request_id", header(record.request_id.as_ref()));
+    field("authority", authority(request));
+    field("user_agent", header(request.user_agent.as_ref()));
+    field("request_id", header(request.request_id.as_ref()));
     field("response_flags", record.flag.as_str());
     field("response_code_details", record.detail.as_deref().unwrap_or("-"));
     field("route_name", record.route.as_deref().unwrap_or("-"));
@@ -149,7 +146,7 @@ fn json(record: &Record, now: Instant) -> String {
         line,
         ",\"protocol\":\"{:?}\",\"downstream_remote_address\":\"{}\",\"response_code\":{},\"bytes_received\":{},\
          \"bytes_sent\":{},\"duration\":{:.3},\"attempts\":{}",
-        record.version,
+        request.version,
         record.downstream,
         record.status,
         record.request_bytes,
@@ -166,6 +163,13 @@ fn json(record: &Record, now: Instant) -> String {
 
 fn millis(record: &Record, now: Instant) -> f64 {
     now.saturating_duration_since(record.start).as_secs_f64() * 1000.0
+}
+
+fn authority(request: &RequestLine) -> &str {
+    request
+        .uri
+        .authority()
+        .map_or_else(|| header(request.host.as_ref()), |authority| authority.as_str())
 }
 
 fn header(value: Option<&http::HeaderValue>) -> &str {
@@ -223,17 +227,19 @@ mod tests {
     use crate::error::Flag;
 
     fn record() -> Record {
-        Record {
-            start: Instant::now(),
-            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-            listener: "outbound",
-            downstream: "127.0.0.1:5000".parse().unwrap(),
+        let line = RequestLine {
             method: http::Method::GET,
             uri: "/a?b=%22".parse().unwrap(),
             version: http::Version::HTTP_11,
-            authority: Some(http::HeaderValue::from_static("orders")),
+            host: Some(http::HeaderValue::from_static("orders")),
             user_agent: Some(http::HeaderValue::from_bytes(b"x\" y\\").unwrap()),
             request_id: None,
+        };
+        Record {
+            start: Instant::now(),
+            listener: "outbound",
+            downstream: "127.0.0.1:5000".parse().unwrap(),
+            line: Some(Box::new(line)),
             grpc: false,
             status: 200,
             grpc_status: None,
@@ -249,9 +255,14 @@ mod tests {
         }
     }
 
+    fn time() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678)
+    }
+
     #[test]
     fn json_lines_parse_whatever_the_headers_hold() {
-        let line = json(&record(), Instant::now());
+        let record = record();
+        let line = json(&record, record.line.as_ref().unwrap(), time(), Instant::now());
         assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["user_agent"], "x\" y\\");
@@ -261,7 +272,8 @@ mod tests {
 
     #[test]
     fn text_lines_stay_one_line() {
-        let line = text(&record(), Instant::now());
+        let record = record();
+        let line = text(&record, record.line.as_ref().unwrap(), time(), Instant::now());
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         assert!(
             line.starts_with("[2026-01-02T03:04:05.678Z] \"GET /a?b=%22 HTTP/1.1\" 200 - 0 5 "),

@@ -1,10 +1,6 @@
 //! What is remembered of an exchange until it ends: one record, made at the start, written once.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Uri, Version};
 
@@ -16,24 +12,12 @@ use crate::error::Flag;
 pub struct Record {
     /// When the request's head was complete.
     pub start: Instant,
-    /// The same on the wall clock.
-    pub time: SystemTime,
     /// `outbound` or `inbound`.
     pub listener: &'static str,
     /// Address of the caller.
     pub downstream: SocketAddr,
-    /// As received.
-    pub method: Method,
-    /// As received (cheap to keep: it shares the head's buffer).
-    pub uri: Uri,
-    /// As received.
-    pub version: Version,
-    /// Host asked for.
-    pub authority: Option<HeaderValue>,
-    /// `user-agent`.
-    pub user_agent: Option<HeaderValue>,
-    /// `x-request-id`.
-    pub request_id: Option<HeaderValue>,
+    /// Kept only while an access log is written.
+    pub line: Option<Box<RequestLine>>,
     /// Whether it is gRPC by its content type.
     pub grpc: bool,
     /// Of the answer; 0 while there is none.
@@ -58,6 +42,23 @@ pub struct Record {
     pub request_bytes: u64,
     /// Body bytes to the caller.
     pub response_bytes: u64,
+}
+
+/// What the caller asked for, as received. Cheap to keep: it shares the head's buffer.
+#[derive(Debug)]
+pub struct RequestLine {
+    /// As received.
+    pub method: Method,
+    /// As received.
+    pub uri: Uri,
+    /// As received.
+    pub version: Version,
+    /// `Host`, where there is one.
+    pub host: Option<HeaderValue>,
+    /// `user-agent`.
+    pub user_agent: Option<HeaderValue>,
+    /// `x-request-id`, as sent on.
+    pub request_id: Option<HeaderValue>,
 }
 
 impl Record {

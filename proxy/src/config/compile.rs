@@ -1,0 +1,129 @@
+//! Resources to a snapshot. Pure: the previous snapshot comes in, and what did not change is carried over by key,
+//! together with its counters, pools and metrics.
+
+mod cluster;
+mod inbound;
+mod rule;
+
+use std::sync::Arc;
+
+use leno_api::model::{ObjectName, workload::Workload};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::inputs::{Dirty, Inputs};
+use crate::{
+    cluster::ClusterKey,
+    snapshot::{Hosts, Port, Service, Snapshot},
+    telemetry::metrics::Party,
+};
+
+/// Who this proxy is.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Decides how short host names resolve and which consumer routes apply.
+    pub namespace: String,
+    /// For metrics.
+    pub party: Party,
+    /// The workload beside which it stands, if any.
+    pub workload: Option<Arc<Workload>>,
+    /// Where the application listens.
+    pub application: std::net::IpAddr,
+}
+
+/// Makes the next snapshot. `dirty` says what changed since `previous` was made from the same `inputs`.
+pub fn compile(
+    previous: &Snapshot,
+    inputs: &Inputs,
+    dirty: &Dirty,
+    own: &Own,
+    absent: Arc<FxHashSet<String>>,
+) -> Snapshot {
+    let mut clusters = previous.clusters.clone();
+    for service in &dirty.clusters {
+        cluster::rebuild(&mut clusters, inputs, service, own);
+    }
+    let mut changed = dirty.routes.clone();
+    for callee in &dirty.clusters {
+        changed.insert(callee.clone());
+        changed.extend(inputs.callers_of(callee).cloned());
+    }
+    let kept: FxHashMap<&ObjectName, &Arc<Service>> =
+        previous.services.iter().map(|service| (&service.name, service)).collect();
+    let services = inputs.services().values().map(|service| match kept.get(&service.name) {
+        Some(kept) if !changed.contains(&service.name) => (*kept).clone(),
+        _ => Arc::new(build_service(service, inputs, &clusters, own)),
+    });
+    let services: Vec<_> = services.collect();
+    let hosts =
+        if dirty.hosts { Arc::new(build_hosts(inputs, own)) } else { previous.hosts.clone() };
+    let inbound = inbound::build(inputs, own, &mut clusters);
+    Snapshot {
+        generation: previous.generation + 1,
+        loaded: true,
+        hosts,
+        services,
+        clusters,
+        inbound: Arc::new(inbound),
+        absent,
+    }
+}
+
+type Clusters = std::collections::BTreeMap<ClusterKey, Arc<crate::cluster::Cluster>>;
+
+fn build_service(
+    service: &leno_api::model::service::Service,
+    inputs: &Inputs,
+    clusters: &Clusters,
+    own: &Own,
+) -> Service {
+    let ports = service.ports.iter().filter_map(|port| {
+        let cluster = clusters.get(&ClusterKey::Service(service.name.clone(), port.port))?;
+        Some(Port {
+            number: port.port,
+            name: port.name.clone(),
+            protocol: port.protocol,
+            routes: rule::table(service, port, inputs, clusters, own),
+            tcp: rule::tcp(service, port, inputs, clusters, own),
+            cluster: cluster.clone(),
+        })
+    });
+    Service { name: service.name.clone(), ports: ports.collect() }
+}
+
+/// Names as seen from our namespace. Where two services claim one name, the service of our namespace wins, then the
+/// first by namespace and name; `<name>.<namespace>` always belongs to its service.
+fn build_hosts(inputs: &Inputs, own: &Own) -> Hosts {
+    let mut hosts = Hosts::default();
+    let numbered = || inputs.services().values().zip(0u32..);
+    for (service, at) in numbered() {
+        let (name, namespace) = (&service.name.name, &service.name.namespace);
+        for qualified in [
+            format!("{name}.{namespace}"),
+            format!("{name}.{namespace}.svc"),
+            format!("{name}.{namespace}.svc.cluster.local"),
+        ] {
+            hosts.exact.insert(qualified.into(), at);
+        }
+    }
+    let ours =
+        |service: &leno_api::model::service::Service| *service.name.namespace == *own.namespace;
+    for (service, at) in numbered().filter(|(service, _)| ours(service)) {
+        hosts.exact.entry((*service.name.name).into()).or_insert(at);
+    }
+    let mut by_nearness: Vec<_> = numbered().collect();
+    by_nearness.sort_by_key(|(service, _)| !ours(service));
+    for (service, at) in by_nearness {
+        for host in service.hosts.iter().filter(|host| ours(service) || host.as_str().contains('.'))
+        {
+            match host.as_str().strip_prefix('*') {
+                None => _ = hosts.exact.entry(host.as_str().into()).or_insert(at),
+                Some(suffix) if !hosts.wildcards.iter().any(|(known, _)| **known == *suffix) => {
+                    hosts.wildcards.push((suffix.into(), at));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    hosts.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+    hosts
+}

@@ -1,0 +1,99 @@
+//! Clusters of a service: one per port.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use leno_api::model::{
+    ObjectName,
+    service::{Service, ServicePort},
+    workload::Workload,
+};
+
+use super::{Clusters, Inputs, Own};
+use crate::{
+    cluster::{Cluster, ClusterKey, Endpoint, State},
+    telemetry::metrics::{Party, Scope, ScopeLabels},
+};
+
+/// Replaces the clusters of `service` in `clusters` by what the inputs say now.
+pub(super) fn rebuild(clusters: &mut Clusters, inputs: &Inputs, service: &ObjectName, own: &Own) {
+    let first = ClusterKey::Service(service.clone(), 0);
+    let last = ClusterKey::Service(service.clone(), u16::MAX);
+    let old: Vec<_> = clusters.range(first..=last).map(|(key, _)| key.clone()).collect();
+    let old: HashMap<_, _> =
+        old.into_iter().filter_map(|key| clusters.remove_entry(&key)).collect();
+    let Some(service) = inputs.services().get(service) else { return };
+    for port in &service.ports {
+        let key = ClusterKey::Service(service.name.clone(), port.port);
+        let cluster = build(&key, service, port, inputs, own, old.get(&key));
+        clusters.insert(key, cluster);
+    }
+}
+
+fn build(
+    key: &ClusterKey,
+    service: &Service,
+    port: &ServicePort,
+    inputs: &Inputs,
+    own: &Own,
+    old: Option<&Arc<Cluster>>,
+) -> Arc<Cluster> {
+    let labels = |destination: Party, zone: String| ScopeLabels {
+        reporter: "source",
+        source: own.party.clone(),
+        destination,
+        service: Some((service.name.namespace.clone(), service.name.name.clone())),
+        destination_zone: zone,
+    };
+    let known: HashMap<(&str, SocketAddr), &Arc<Endpoint>> = old
+        .into_iter()
+        .flat_map(|old| old.endpoints.iter())
+        .map(|endpoint| ((&*endpoint.workload, endpoint.address), endpoint))
+        .collect();
+    let mut endpoints = Vec::new();
+    for workload in inputs.workloads_of(&service.name).filter(|workload| workload.weight > 0) {
+        let Some((address, via_sidecar)) = address(workload, port) else { continue };
+        let name = workload.name.to_string();
+        let labels = labels(party(workload), workload.zone.clone().unwrap_or_default());
+        let endpoint = match known.get(&(&*name, address)) {
+            Some(same)
+                if same.weight == workload.weight
+                    && same.via_sidecar == via_sidecar
+                    && *same.scope.labels() == labels =>
+            {
+                (*same).clone()
+            }
+            _ => Endpoint::new(name, address, via_sidecar, workload.weight, Scope::new(labels)),
+        };
+        endpoints.push(endpoint);
+    }
+    let settings = inputs.settings_of(&service.name, &port.name);
+    Arc::new(Cluster {
+        key: key.clone(),
+        name: key.to_string().into(),
+        protocol: port.protocol,
+        settings,
+        endpoints: endpoints.into(),
+        scope: old.map_or_else(
+            || Scope::new(labels(Party::default(), String::new())),
+            |old| old.scope.clone(),
+        ),
+        state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
+    })
+}
+
+/// Where callers connect: the sidecar when there is one, the application otherwise.
+fn address(workload: &Workload, port: &ServicePort) -> Option<(SocketAddr, bool)> {
+    match workload.sidecar_port {
+        Some(sidecar) => Some((SocketAddr::new(workload.address, sidecar), true)),
+        None => Some((SocketAddr::new(workload.address, workload.app_port(&port.name)?), false)),
+    }
+}
+
+/// How a workload is named in metrics.
+pub(super) fn party(workload: &Workload) -> Party {
+    Party {
+        workload: workload.name.name.to_string(),
+        namespace: workload.name.namespace.to_string(),
+        version: workload.labels.get("version").cloned().unwrap_or_default(),
+    }
+}

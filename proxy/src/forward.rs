@@ -1,0 +1,19 @@
+//! Drives an exchange through everything, once: `begin -> run -> finish`.
+//!
+//! - [`exchange`]: the one way in and out. Every error becomes a response here, every exchange is recorded here.
+//! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
+//! - `attempt`: one try upstream; `retry` says whether there is another (pure).
+//! - `response`: the way back; the record moves into the body and ends with it.
+//! - [`outcome`]: one classification of everything that can go wrong (pure).
+//! - [`tunnel`]: bytes instead of HTTP.
+
+mod attempt;
+pub mod exchange;
+mod inbound;
+mod mirror;
+mod outbound;
+pub mod outcome;
+mod response;
+pub mod retry;
+pub mod tunnel;
+pub mod worker;

@@ -1,0 +1,265 @@
+//! Tries upstream until one attempt gets the head of a response, or none is left.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
+use leno_api::model::service::Protocol;
+use tokio::time::Instant;
+
+use super::{
+    exchange::{DESTINATION, Exchange, Routed},
+    outcome, retry,
+};
+use crate::{
+    cluster::{
+        Cluster, Lease,
+        breaker::{Permit, Resource},
+        pool::Connection,
+    },
+    error::{Error, Flag, Retry},
+    http::{
+        body::{Body, Incoming},
+        client::{Failure, SendError},
+        head,
+    },
+};
+
+/// A pooled connection idle for longer may have been closed by the peer just now; a bodiless idempotent request is
+/// kept for a second try then. Cloning each request would cost 3 % of an exchange.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
+/// The head of a response, with what is held until its body ends.
+pub(super) struct Received {
+    pub(super) response: Response<Incoming>,
+    pub(super) lease: Lease,
+    pub(super) connection: Connection,
+    pub(super) permit: Permit,
+    /// For the body, too.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Sends `request` to an endpoint of the routed cluster, and to others while that is safe.
+pub(super) async fn run(
+    exchange: &mut Exchange,
+    routed: &Routed,
+    request: Request<Body>,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Received, Error> {
+    let cluster = &routed.cluster;
+    let limit = cluster.settings.max_exchanges;
+    let permit = cluster.state.limits.take(Resource::Exchanges, limit).ok_or_else(|| {
+        cluster.state.limits.reject();
+        let detail = format!("{}: {limit} exchanges are under way", cluster.name);
+        Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+    })?;
+    let http2 = speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
+    let request = prepare(request, http2, routed, upgrade)?;
+    let rule = routed.rule.as_deref();
+    let limit =
+        rule.and_then(|rule| rule.request_timeout).unwrap_or(cluster.settings.request_timeout);
+    let deadline = (!limit.is_zero()).then(|| Instant::now() + limit);
+    let attempt_limit = rule.map_or(Duration::ZERO, |rule| rule.attempt_timeout);
+    let attempts = attempts(exchange, cluster, request, http2, attempt_limit);
+    let (response, lease, connection) = match deadline {
+        None => attempts.await?,
+        Some(deadline) => tokio::time::timeout_at(deadline, attempts)
+            .await
+            .map_err(|_| outcome::timed_out(limit))??,
+    };
+    Ok(Received { response, lease, connection, permit, deadline })
+}
+
+async fn attempts(
+    exchange: &mut Exchange,
+    cluster: &Arc<Cluster>,
+    request: Request<Body>,
+    http2: bool,
+    limit: Duration,
+) -> Result<(Response<Incoming>, Lease, Connection), Error> {
+    let mut kept = Some(request);
+    let mut tried: Vec<u64> = Vec::new();
+    loop {
+        let Some(request) = kept.take() else {
+            return Err(Error::ours(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Flag::None,
+                "the request was lost",
+            ));
+        };
+        let endpoint = cluster.pick(&tried, &mut || exchange.worker.random()).ok_or_else(|| {
+            let detail = format!("{} has no endpoint", cluster.name);
+            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
+        })?;
+        exchange.note(|record| {
+            record.attempts += 1;
+            record.upstream = Some(endpoint.address);
+            record.scope = Some(endpoint.scope.clone());
+        });
+        let id = endpoint.id;
+        let lease = cluster.lease(endpoint);
+        let failed = match limit.is_zero() {
+            true => attempt(exchange, cluster, &lease, request, http2, &mut kept).await,
+            false => {
+                let attempt = attempt(exchange, cluster, &lease, request, http2, &mut kept);
+                tokio::time::timeout(limit, attempt)
+                    .await
+                    .unwrap_or_else(|_| Err(outcome::timed_out(limit)))
+            }
+        };
+        let error = match failed {
+            Ok((response, connection)) => return Ok((response, lease, connection)),
+            Err(error) => error,
+        };
+        tried.push(id);
+        let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+        if !retry::again(&error, attempts, kept.is_some()) {
+            return Err(error);
+        }
+        exchange
+            .worker
+            .shared
+            .families
+            .retries
+            .with_label_values(&[&*cluster.name, error.flag.as_str()])
+            .inc();
+        tracing::debug!(attempts, "{}: trying again: {error}", cluster.name);
+    }
+}
+
+/// One try. When the request was not sent, it is put back into `kept`.
+async fn attempt(
+    exchange: &Exchange,
+    cluster: &Arc<Cluster>,
+    lease: &Lease,
+    request: Request<Body>,
+    http2: bool,
+    kept: &mut Option<Request<Body>>,
+) -> Result<(Response<Incoming>, Connection), Error> {
+    let pools = &exchange.worker.pools;
+    let connected = match http2 {
+        true => pools.http2(cluster, &lease.endpoint).await,
+        false => pools.http1(cluster, &lease.endpoint).await,
+    };
+    let mut connection = match connected {
+        Ok(connection) => connection,
+        Err(error) => {
+            *kept = Some(request);
+            return Err(error);
+        }
+    };
+    let mut request = request;
+    if !lease.endpoint.via_sidecar {
+        request.headers_mut().remove(DESTINATION);
+    }
+    let spare = (connection.idle > STALE_AFTER).then(|| spare(&request)).flatten();
+    match connection.sender.send(request).await {
+        Ok(response) => Ok((response, connection)),
+        Err(SendError { failure, request, detail }) => {
+            let body = exchange.progress.as_ref().and_then(|progress| progress.ended());
+            let detail = format!("{}: {detail}", lease.endpoint.address);
+            let mut error = outcome::of_send(failure, body, detail);
+            if request.is_none() && spare.is_some() && failure == Failure::Closed {
+                error.retry = Retry::Safe;
+            }
+            *kept = request.or(spare);
+            Err(error)
+        }
+    }
+}
+
+/// A copy of a request that may be sent a second time: idempotent (RFC 9110 section 9.2.2) and without a body.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    let idempotent =
+        [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE]
+            .contains(request.method());
+    if !idempotent || !matches!(request.body(), Body::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}
+
+/// What is spoken upstream: what the service says, else what the caller speaks.
+fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
+    match protocol {
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Http => false,
+        Protocol::Auto | Protocol::Tcp => downstream == Version::HTTP_2,
+    }
+}
+
+/// Puts a request into the form that the upstream connection needs.
+fn prepare(
+    request: Request<Body>,
+    http2: bool,
+    routed: &Routed,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Request<Body>, Error> {
+    let (mut parts, body) = request.into_parts();
+    if http2 {
+        parts_to_http2(&mut parts)?;
+    } else {
+        if let Some(authority) = parts.uri.authority() {
+            if !parts.headers.contains_key(header::HOST) || parts.version != Version::HTTP_2 {
+                // Absolute form: the target's authority replaces Host (RFC 9112 section 3.2.2).
+                let host =
+                    HeaderValue::from_str(authority.as_str()).map_err(|_| bad_authority())?;
+                parts.headers.insert(header::HOST, host);
+            }
+            parts.uri = origin(parts.uri);
+        }
+        if parts.version == Version::HTTP_2 {
+            head::join_cookies(&mut parts.headers);
+        }
+        parts.version = Version::HTTP_11;
+        if let Some(protocol) = upgrade {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol.clone());
+        }
+    }
+    if let Some(destination) = &routed.destination
+        && let Ok(destination) = HeaderValue::from_str(destination)
+    {
+        parts.headers.insert(DESTINATION, destination);
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Puts a request into the form that an HTTP/2 connection needs.
+pub(super) fn to_http2(request: Request<Body>) -> Result<Request<Body>, Error> {
+    let (mut parts, body) = request.into_parts();
+    parts_to_http2(&mut parts)?;
+    Ok(Request::from_parts(parts, body))
+}
+
+fn parts_to_http2(parts: &mut http::request::Parts) -> Result<(), Error> {
+    let host = parts.headers.remove(header::HOST);
+    if parts.uri.authority().is_none() || parts.uri.scheme().is_none() {
+        let from_host = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
+        parts.uri = absolute(std::mem::take(&mut parts.uri), from_host)?;
+    }
+    parts.version = Version::HTTP_2;
+    Ok(())
+}
+
+fn absolute(target: Uri, host: Option<uri::Authority>) -> Result<Uri, Error> {
+    let mut parts = target.into_parts();
+    parts.scheme = Some(uri::Scheme::HTTP);
+    parts.authority = parts.authority.or(host);
+    parts.path_and_query =
+        parts.path_and_query.or_else(|| Some(uri::PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).map_err(|_| bad_authority())
+}
+
+fn origin(target: Uri) -> Uri {
+    let path = target.into_parts().path_and_query;
+    Uri::from(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")))
+}
+
+fn bad_authority() -> Error {
+    Error::downstream(StatusCode::BAD_REQUEST, Flag::DPE, "Host is not a host")
+}

@@ -1,0 +1,271 @@
+//! One exchange from its first byte to its last: `begin -> run -> finish`.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+
+use super::{
+    attempt, inbound, mirror, outbound, outcome, response, tunnel,
+    worker::{Direction, Downstream, Worker},
+};
+use crate::{
+    cluster::Cluster,
+    error::{Error, Flag},
+    http::{
+        body::{Body, Incoming, Limits, Progress},
+        head,
+        server::Answer,
+        upgrade,
+    },
+    route::rewrite,
+    snapshot::{Backend, Rule, Snapshot},
+    telemetry::{
+        record::{Record, RequestLine},
+        trace,
+    },
+};
+
+/// A request body over HTTP/1.1 may pause this long; over HTTP/2, where calls do stream, longer.
+const BODY_IDLE_HTTP1: std::time::Duration = std::time::Duration::from_secs(60);
+const BODY_IDLE_HTTP2: std::time::Duration = std::time::Duration::from_secs(300);
+/// With a 503 for a full breaker: when to come back.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// From one sidecar to the next: which service port is meant. It selects among the receiver's own ports and is
+/// removed there.
+pub(super) const DESTINATION: http::HeaderName =
+    http::HeaderName::from_static("x-leno-destination");
+
+/// A request on its way.
+pub(super) struct Exchange {
+    pub(super) worker: Rc<Worker>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) downstream: Downstream,
+    /// Until it moves into the response's body. An exchange dropped before that was given up by the caller.
+    record: Option<Record>,
+    /// HTTP/2 knows no `Connection: close`.
+    http1: bool,
+    /// How the request's body is doing; `None` when it has none.
+    pub(super) progress: Option<Rc<Progress>>,
+}
+
+/// Where a request goes, and what is done to it and to its response on the way.
+pub(super) struct Routed {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) rule: Option<Arc<Rule>>,
+    pub(super) backend: Option<Backend>,
+    /// As [`DESTINATION`] for the next sidecar.
+    pub(super) destination: Option<Arc<str>>,
+}
+
+/// What routing decided.
+pub(super) enum Decision {
+    Forward(Routed),
+    Respond(Response<Body>),
+}
+
+/// Answers one request.
+pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incoming>) -> Answer {
+    Box::pin(async move {
+        let mut exchange = Exchange::begin(worker, downstream, &request);
+        Ok(match exchange.run(request).await {
+            Ok(response) => response,
+            Err(error) => exchange.fail(&error),
+        })
+    })
+}
+
+impl Exchange {
+    fn begin(worker: Rc<Worker>, downstream: Downstream, request: &Request<Incoming>) -> Self {
+        let record = Record {
+            start: Instant::now(),
+            listener: downstream.direction.as_str(),
+            downstream: downstream.address,
+            line: None,
+            grpc: head::is_grpc(request.headers()),
+            status: 0,
+            grpc_status: None,
+            flag: Flag::None,
+            detail: None,
+            route: None,
+            cluster: None,
+            upstream: None,
+            scope: None,
+            attempts: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+        };
+        let http1 = request.version() != Version::HTTP_2;
+        Self {
+            snapshot: worker.snapshot(),
+            worker,
+            downstream,
+            record: Some(record),
+            http1,
+            progress: None,
+        }
+    }
+
+    /// The record, while it is here.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            note(record);
+        }
+    }
+
+    /// The record, for whoever sees the exchange to its end.
+    pub(super) fn take_record(&mut self) -> Option<Record> {
+        self.record.take()
+    }
+
+    /// Whether the caller speaks gRPC.
+    fn is_grpc(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.grpc)
+    }
+
+    async fn run(&mut self, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        let target = self.receive(&mut request)?;
+        if request.method() == Method::CONNECT {
+            return tunnel::connect(self, target, request).await;
+        }
+        let upgrade = head::strip_hop_by_hop(request.headers_mut());
+        let upgrade =
+            upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
+        let decision = match self.downstream.direction {
+            Direction::Outbound => outbound::decide(self, &target, &mut request).await?,
+            Direction::Inbound => inbound::decide(self, &target, &mut request)?,
+        };
+        let routed = match decision {
+            Decision::Forward(routed) => routed,
+            Decision::Respond(response) => return Ok(self.respond(response)),
+        };
+        let request = self.watch_body(request);
+        mirror::send_copies(self, &routed, &request);
+        let received =
+            attempt::run(self, &routed, request, upgrade.as_ref().map(|(protocol, _)| protocol))
+                .await?;
+        response::pass_on(self, &routed, received, upgrade)
+    }
+
+    /// Makes the head safe and finds out whom it is for.
+    fn receive(&mut self, request: &mut Request<Incoming>) -> Result<head::Target, Error> {
+        if self.worker.shared.access_log.is_some() {
+            let headers = request.headers();
+            let line = RequestLine {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                host: headers.get(header::HOST).cloned(),
+                user_agent: headers.get(header::USER_AGENT).cloned(),
+                request_id: None,
+            };
+            self.note(|record| record.line = Some(Box::new(line)));
+        }
+        let refused = |error: head::HeadError| {
+            Error::downstream(error.status(), Flag::DPE, error.to_string())
+        };
+        head::check(request.method(), request.version(), request.uri(), request.headers())
+            .map_err(refused)?;
+        let target =
+            head::target(request.version(), request.uri(), request.headers()).map_err(refused)?;
+        if let Some(path) = head::normal_path(request.uri()).map_err(refused)? {
+            *request.uri_mut() = rewrite::with_path(request.uri(), path);
+        }
+        let headers = request.headers_mut();
+        self.worker.with_random(|random| trace::propagate(headers, random));
+        // hyper answers `100-continue` when the body is first asked for; upstream gets the body without asking.
+        headers.remove(header::EXPECT);
+        let id = request.headers().get(trace::REQUEST_ID);
+        self.note(|record| {
+            if let Some(line) = &mut record.line {
+                line.request_id = id.cloned();
+            }
+        });
+        Ok(target)
+    }
+
+    fn watch_body(&mut self, request: Request<Incoming>) -> Request<Body> {
+        use http_body::Body as _;
+        let idle = match request.version() {
+            Version::HTTP_2 if self.is_grpc() => std::time::Duration::ZERO,
+            Version::HTTP_2 => BODY_IDLE_HTTP2,
+            _ => BODY_IDLE_HTTP1,
+        };
+        request.map(|body| {
+            if body.is_end_stream() {
+                return Body::Empty;
+            }
+            let progress = Rc::new(Progress::default());
+            self.progress = Some(progress.clone());
+            Body::passing(body, Limits { idle, deadline: None }, Box::new(progress))
+        })
+    }
+
+    /// An answer of our own that is not an error.
+    fn respond(&mut self, response: Response<Body>) -> Response<Body> {
+        self.note(|record| record.status = response.status().as_u16());
+        self.finish();
+        response
+    }
+
+    /// The one place that turns an error into an answer.
+    pub(super) fn fail(&mut self, error: &Error) -> Response<Body> {
+        let grpc = self.is_grpc();
+        let grpc_status = grpc.then(|| outcome::grpc_status(error));
+        self.note(|record| {
+            record.status = if grpc { 200 } else { error.status.as_u16() };
+            record.grpc_status = grpc_status;
+            record.flag = error.flag;
+            record.detail = Some(error.detail.to_string());
+        });
+        tracing::debug!(flag = error.flag.as_str(), fault = ?error.fault, "{}", error.detail);
+        self.finish();
+        let message = outcome::message(error);
+        let mut response = match grpc_status {
+            Some(status) => {
+                let mut response = Response::new(Body::Empty);
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+                headers.insert("grpc-message", HeaderValue::from_static(message));
+                response
+            }
+            None => {
+                let text = format!("{message} ({})\n", error.flag.as_str());
+                let mut response = Response::new(Body::Full(Bytes::from(text)));
+                *response.status_mut() = error.status;
+                let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                response.headers_mut().insert(header::CONTENT_TYPE, plain);
+                response
+            }
+        };
+        if error.flag == Flag::UO {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        let close =
+            error.status == StatusCode::BAD_REQUEST || error.status == StatusCode::REQUEST_TIMEOUT;
+        if close && self.http1 {
+            // What follows an unacceptable request cannot be trusted to be the next one.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.request_bytes = self.progress.as_ref().map_or(0, |progress| progress.bytes());
+            self.worker.finish(&record);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    /// Still with its record: the caller went away before there was an answer.
+    fn drop(&mut self) {
+        self.note(|record| {
+            record.flag = Flag::DC;
+            record.detail = Some("the caller went away before the response".to_owned());
+        });
+        self.finish();
+    }
+}

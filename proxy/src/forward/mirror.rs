@@ -1,0 +1,104 @@
+//! Copies of requests for a `RequestMirror`. The original never waits for a copy, and the copy's answer is ignored.
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Request, Version, header};
+use http_body_util::BodyExt;
+
+use super::{
+    exchange::{DESTINATION, Exchange, Routed},
+    worker::Worker,
+};
+use crate::{
+    cluster::{Cluster, breaker::Resource},
+    error::Error,
+    http::body::Body,
+    snapshot::Mirror,
+};
+
+/// A copy may not outlive this: nobody waits for its answer.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Starts the copies that the rule asks for.
+pub(super) fn send_copies(exchange: &Exchange, routed: &Routed, request: &Request<Body>) {
+    let Some(rule) = &routed.rule else { return };
+    for mirror in rule.mirrors.iter().filter(|mirror| is_due(mirror, exchange.worker.random())) {
+        let body = match (&exchange.progress, request.body()) {
+            (_, Body::Empty) => Body::Empty,
+            (Some(progress), _) => progress.copy(),
+            (None, _) => continue,
+        };
+        let copy = copy(request, &mirror.cluster, body);
+        let (worker, cluster) = (exchange.worker.clone(), mirror.cluster.clone());
+        tokio::task::spawn_local(async move {
+            match tokio::time::timeout(TIMEOUT, send(worker, &cluster, copy)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("copy to {} failed: {error}", cluster.name),
+                Err(_) => tracing::debug!("copy to {} took longer than {TIMEOUT:?}", cluster.name),
+            }
+        });
+    }
+}
+
+fn is_due(mirror: &Mirror, random: u64) -> bool {
+    let share = (u128::from(random) * u128::from(mirror.denominator)) >> 64;
+    share < u128::from(mirror.numerator)
+}
+
+fn copy(request: &Request<Body>, cluster: &Cluster, body: Body) -> Request<Body> {
+    let mut copy = Request::new(body);
+    copy.method_mut().clone_from(request.method());
+    let path = request.uri().path_and_query().cloned();
+    *copy.uri_mut() =
+        http::Uri::from(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+    *copy.version_mut() = Version::HTTP_11;
+    copy.headers_mut().clone_from(request.headers());
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        copy.headers_mut().insert(header::HOST, host);
+    }
+    if let Ok(destination) = HeaderValue::from_str(&cluster.name) {
+        copy.headers_mut().insert(DESTINATION, destination);
+    }
+    copy
+}
+
+async fn send(
+    worker: Rc<Worker>,
+    cluster: &Cluster,
+    mut request: Request<Body>,
+) -> Result<(), Error> {
+    use leno_api::model::service::Protocol;
+    let limits = &cluster.state.limits;
+    // Over the limit the copy is left out: it must never crowd out real requests.
+    let Some(_permit) = limits.take(Resource::Exchanges, cluster.settings.max_exchanges) else {
+        return Ok(());
+    };
+    let Some(endpoint) = cluster.pick(&[], &mut || worker.random()) else { return Ok(()) };
+    let lease = cluster.lease(endpoint);
+    if !lease.endpoint.via_sidecar {
+        request.headers_mut().remove(DESTINATION);
+    }
+    let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
+    let mut connection = match http2 {
+        true => worker.pools.http2(cluster, &lease.endpoint).await?,
+        false => worker.pools.http1(cluster, &lease.endpoint).await?,
+    };
+    if http2 {
+        request = super::attempt::to_http2(request)?;
+    }
+    let sent_whole = matches!(request.body(), Body::Empty);
+    let failed = |detail: String| {
+        super::outcome::of_send(crate::http::client::Failure::Closed, None, detail)
+    };
+    let response = connection.sender.send(request).await.map_err(|error| failed(error.detail))?;
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.map_err(|error| failed(error.to_string()))?;
+    }
+    if sent_whole {
+        connection.give_back(cluster);
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! From our application to others: which service, which rule, which backend.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+
+use super::exchange::{DESTINATION, Decision, Exchange, Routed};
+use crate::{
+    error::{Error, Flag},
+    filter::headers,
+    http::{
+        body::{Body, Incoming},
+        head::Target,
+    },
+    route::{rewrite, table},
+    snapshot::{Port, Rule, Service},
+};
+
+/// Finds the service (asking the control plane for it at first use), then the rule, then the backend.
+pub(super) async fn decide(
+    exchange: &mut Exchange,
+    target: &Target,
+    request: &mut Request<Incoming>,
+) -> Result<Decision, Error> {
+    request.headers_mut().remove(DESTINATION);
+    let service = find_service(exchange, target).await?;
+    let port = find_port(&service, target)?;
+    exchange.note(|record| {
+        record.cluster = Some(port.cluster.name.clone());
+        record.scope = Some(port.cluster.scope.clone());
+    });
+    if port.routes.is_empty() {
+        let destination = Some(port.cluster.name.clone());
+        return Ok(Decision::Forward(Routed {
+            cluster: port.cluster.clone(),
+            rule: None,
+            backend: None,
+            destination,
+        }));
+    }
+    let (rule, prefix) = find_rule(port, target, request)?;
+    exchange.note(|record| record.route = Some(rule.route.clone()));
+    if let Some(response) = redirect(&rule, prefix, target, request) {
+        return Ok(Decision::Respond(response));
+    }
+    rewrite_target(&rule, prefix, request);
+    let random = || exchange.worker.random();
+    let backend = rule.backends.pick(random).cloned().ok_or_else(|| {
+        no_backend(format!("{} rule {}: no backend has a weight", rule.route, rule.name))
+    })?;
+    let cluster = backend.cluster.clone().ok_or_else(|| {
+        no_backend(format!("{} rule {}: there is no {}", rule.route, rule.name, backend.name))
+    })?;
+    exchange.note(|record| {
+        record.cluster = Some(cluster.name.clone());
+        record.scope = Some(cluster.scope.clone());
+    });
+    for changes in rule.request_headers.iter().chain(&backend.request_headers) {
+        apply_to_request(changes, request);
+    }
+    let destination = Some(cluster.name.clone());
+    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: Some(backend), destination }))
+}
+
+/// The service that answers to the target's host, waited for when nobody has asked for that host before.
+pub(super) async fn find_service(
+    exchange: &mut Exchange,
+    target: &Target,
+) -> Result<Arc<Service>, Error> {
+    if let Some(service) = exchange.snapshot.service(&target.host) {
+        return Ok(service.clone());
+    }
+    let unknown = || {
+        let detail = format!("no service answers to the host `{}`", target.host);
+        Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
+    };
+    let shared = exchange.worker.shared.clone();
+    let mut generations = shared.published.subscribe();
+    if exchange.snapshot.absent.contains(&target.host) || !shared.published.want(&target.host) {
+        return Err(unknown());
+    }
+    let arrived = tokio::time::timeout(shared.on_demand_timeout, async {
+        loop {
+            // The first answer may have come between our snapshot and the question.
+            let snapshot = shared.published.load();
+            if snapshot.service(&target.host).is_some() || snapshot.absent.contains(&target.host) {
+                return snapshot;
+            }
+            if generations.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    });
+    let snapshot = arrived.await.map_err(|_| {
+        let detail =
+            format!("the control plane did not say in time who answers to `{}`", target.host);
+        Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::NR, detail)
+    })?;
+    exchange.snapshot = snapshot;
+    exchange.snapshot.service(&target.host).cloned().ok_or_else(unknown)
+}
+
+/// The port that the target means.
+pub(super) fn find_port<'a>(service: &'a Service, target: &Target) -> Result<&'a Port, Error> {
+    service.port(target.port).ok_or_else(|| {
+        let detail = match target.port {
+            Some(port) => format!("service {} has no port {port}", service.name),
+            None => format!("service {} has no port 80 and several others; name one", service.name),
+        };
+        Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
+    })
+}
+
+/// No backend for this share: Gateway API asks for 500.
+pub(super) fn no_backend(detail: String) -> Error {
+    Error::ours(StatusCode::INTERNAL_SERVER_ERROR, Flag::NC, detail)
+}
+
+fn find_rule<'a>(
+    port: &'a Port,
+    target: &Target,
+    request: &Request<Incoming>,
+) -> Result<(Arc<Rule>, &'a str), Error> {
+    let lookup = table::Request {
+        host: &target.host,
+        method: request.method(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    };
+    let found = port.routes.find(lookup).ok_or_else(|| {
+        let detail =
+            format!("{} has routes, but none matches {}", port.cluster.name, request.uri().path());
+        Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
+    })?;
+    Ok((found.rule.clone(), found.prefix))
+}
+
+fn redirect(
+    rule: &Rule,
+    prefix: &str,
+    target: &Target,
+    request: &Request<Incoming>,
+) -> Option<Response<Body>> {
+    let redirect = rule.redirect.as_ref()?;
+    let location = rewrite::location(redirect, request.uri(), &target.host, target.port, prefix);
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = redirect.status;
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    for changes in &rule.response_headers {
+        headers::apply(changes, response.headers_mut());
+    }
+    Some(response)
+}
+
+fn rewrite_target(rule: &Rule, prefix: &str, request: &mut Request<Incoming>) {
+    if let Some(change) = &rule.path
+        && let Some(path) = rewrite::change_path(request.uri(), change, prefix)
+    {
+        *request.uri_mut() = rewrite::with_path(request.uri(), path);
+    }
+    if let Some((authority, host)) = &rule.authority {
+        *request.uri_mut() = rewrite::with_authority(request.uri(), authority.clone());
+        request.headers_mut().insert(header::HOST, host.clone());
+    }
+}
+
+/// A change of `Host` is a change of the authority, wherever the request carries it.
+fn apply_to_request(
+    changes: &leno_api::model::filter::HeaderChanges,
+    request: &mut Request<Incoming>,
+) {
+    headers::apply(changes, request.headers_mut());
+    let host = |(name, _): &&(HeaderName, HeaderValue)| *name == header::HOST;
+    if let Some((_, value)) = changes.set.iter().find(host)
+        && let Ok(authority) = http::uri::Authority::try_from(value.as_bytes())
+    {
+        *request.uri_mut() = rewrite::with_authority(request.uri(), authority);
+    }
+}

@@ -1,0 +1,147 @@
+//! One classification of everything that can go wrong. Retry, metrics, the access log and the answer to the caller all
+//! follow from the value made here. Pure.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::{
+    error::{Error, Flag, Retry},
+    http::{body::End, client::Failure},
+};
+
+/// A request that did not get the head of a response. `body` says how the request's own body ended.
+pub fn of_send(failure: Failure, body: Option<End>, detail: String) -> Error {
+    if let Some(error) = of_request_body(body) {
+        return error;
+    }
+    match failure {
+        Failure::NotSent => {
+            Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UC, Retry::Safe, detail)
+        }
+        Failure::Refused => {
+            Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UC, Retry::Safe, detail)
+        }
+        Failure::Closed => {
+            Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UC, Retry::Unsafe, detail)
+        }
+        Failure::Malformed => {
+            Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail)
+        }
+        Failure::RequestBody => Error::downstream(StatusCode::BAD_REQUEST, Flag::DC, detail),
+    }
+}
+
+/// A request whose body never came in full: the caller's doing, whatever upstream made of it.
+fn of_request_body(body: Option<End>) -> Option<Error> {
+    match body? {
+        End::SenderFailed => {
+            let detail = "the request's body was cut off or malformed";
+            Some(Error::downstream(StatusCode::BAD_REQUEST, Flag::DPE, detail))
+        }
+        End::TimedOut => {
+            let detail = "the request's body came too slowly";
+            Some(Error::downstream(StatusCode::REQUEST_TIMEOUT, Flag::DT, detail))
+        }
+        End::Complete | End::Dropped => None,
+    }
+}
+
+/// An exchange that took longer than it may.
+pub fn timed_out(limit: Duration) -> Error {
+    let detail = format!("no response within {limit:?}");
+    Error::upstream(StatusCode::GATEWAY_TIMEOUT, Flag::UT, Retry::Unsafe, detail)
+}
+
+/// The flag of a response whose body ended like this.
+pub fn of_response_body(end: End) -> Flag {
+    match end {
+        End::Complete => Flag::None,
+        End::SenderFailed => Flag::UC,
+        End::TimedOut => Flag::UT,
+        End::Dropped => Flag::DC,
+    }
+}
+
+/// The `grpc-status` that says what an HTTP status says (gRPC, "HTTP to gRPC Status Code Mapping"), with a deadline
+/// told as such.
+pub fn grpc_status(error: &Error) -> u8 {
+    const DEADLINE_EXCEEDED: u8 = 4;
+    const UNAVAILABLE: u8 = 14;
+    match error.status.as_u16() {
+        _ if error.flag == Flag::UT => DEADLINE_EXCEEDED,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => 2,
+    }
+}
+
+/// What the caller is told: no addresses, no names, but the flag under which the log knows more.
+pub fn message(error: &Error) -> &'static str {
+    match error.flag {
+        Flag::NR => "no route: no service or rule answers to this host and path",
+        Flag::NC => "no backend: the route's backend does not exist",
+        Flag::UH => "no endpoint: the service has no instance",
+        Flag::UF => "upstream connect failed",
+        Flag::UC => "upstream connection ended before the response",
+        Flag::UO => "over the limits of this service",
+        Flag::UT => "upstream timed out",
+        Flag::UPE => "upstream response is not valid HTTP",
+        Flag::DC => "request incomplete",
+        Flag::DPE => "request is not acceptable",
+        Flag::DT => "request came too slowly",
+        Flag::OM | Flag::None => "the proxy cannot serve this now",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fault;
+
+    #[test]
+    fn every_failure_has_one_fault_flag_and_status() {
+        for (failure, body, status, flag, fault, retry) in [
+            (Failure::NotSent, None, 503, Flag::UC, Fault::Upstream, Retry::Safe),
+            (Failure::Refused, Some(End::Complete), 503, Flag::UC, Fault::Upstream, Retry::Safe),
+            (Failure::Closed, None, 503, Flag::UC, Fault::Upstream, Retry::Unsafe),
+            (Failure::Malformed, None, 502, Flag::UPE, Fault::Upstream, Retry::Unsafe),
+            // A caller that gives up in the middle of its body is not the upstream's fault.
+            (
+                Failure::Closed,
+                Some(End::SenderFailed),
+                400,
+                Flag::DPE,
+                Fault::Downstream,
+                Retry::Unsafe,
+            ),
+            (
+                Failure::RequestBody,
+                Some(End::TimedOut),
+                408,
+                Flag::DT,
+                Fault::Downstream,
+                Retry::Unsafe,
+            ),
+        ] {
+            let error = of_send(failure, body, String::new());
+            let got = (error.status.as_u16(), error.flag, error.fault, error.retry);
+            assert_eq!(got, (status, flag, fault, retry), "{failure:?} {body:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_callers_get_grpc_statuses() {
+        let of = |status: u16, flag| {
+            let status = StatusCode::from_u16(status).unwrap();
+            grpc_status(&Error::ours(status, flag, ""))
+        };
+        assert_eq!(of(504, Flag::UT), 4);
+        assert_eq!(of(503, Flag::UH), 14);
+        assert_eq!(of(404, Flag::NR), 12);
+        assert_eq!(of(500, Flag::NC), 2);
+    }
+}

@@ -1,0 +1,128 @@
+//! The way back. The record moves into the body's watcher and is finished where the body ends.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
+
+use super::{
+    attempt::Received, exchange::Exchange, exchange::Routed, outcome, tunnel, worker::Worker,
+};
+use crate::{
+    cluster::{Cluster, Lease, breaker::Permit, pool::Connection},
+    error::{Error, Flag, Retry},
+    filter::headers,
+    http::{
+        body::{Body, End, Limits, Progress, Watch},
+        head, upgrade,
+    },
+    telemetry::record::Record,
+};
+
+/// Passes an upstream response on, or makes a tunnel of the exchange when upstream agreed to an upgrade.
+pub(super) fn pass_on(
+    exchange: &mut Exchange,
+    routed: &Routed,
+    received: Received,
+    upgrade: Option<(HeaderValue, upgrade::Pending)>,
+) -> Result<Response<Body>, Error> {
+    let Received { mut response, lease, connection, permit, deadline } = received;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let (_, downstream) = upgrade.ok_or_else(|| {
+            let detail = "upstream switched protocols unasked";
+            Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail)
+        })?;
+        let upstream = upgrade::Pending::of_response(&mut response);
+        let protocol = response.headers().get(header::UPGRADE).cloned();
+        let idle = routed.cluster.settings.idle_timeout;
+        tunnel::upgraded(exchange, downstream, upstream, (lease, permit), idle);
+        let mut response = change_headers(response, routed).map(|_| Body::Empty);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            response.headers_mut().insert(header::UPGRADE, protocol);
+        }
+        return Ok(response);
+    }
+    let response = change_headers(response, routed);
+    let Some(mut record) = exchange.take_record() else {
+        return Err(Error::ours(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Flag::None,
+            "the exchange ended twice",
+        ));
+    };
+    record.status = response.status().as_u16();
+    record.grpc_status = grpc_status(response.headers());
+    let mut ending = Ending {
+        worker: exchange.worker.clone(),
+        record,
+        request: exchange.progress.clone(),
+        held: Some((connection, routed.cluster.clone(), lease, permit)),
+    };
+    Ok(response.map(|body| {
+        if body.is_end_stream() {
+            ending.end(End::Complete);
+            return Body::Empty;
+        }
+        let limits = Limits { idle: std::time::Duration::ZERO, deadline };
+        Body::passing(body, limits, Box::new(ending))
+    }))
+}
+
+fn change_headers<B>(mut response: Response<B>, routed: &Routed) -> Response<B> {
+    head::strip_hop_by_hop(response.headers_mut());
+    if let Some(backend) = &routed.backend {
+        for changes in &backend.response_headers {
+            headers::apply(changes, response.headers_mut());
+        }
+    }
+    if let Some(rule) = &routed.rule {
+        for changes in &rule.response_headers {
+            headers::apply(changes, response.headers_mut());
+        }
+    }
+    // Ours is decided by the downstream connection.
+    *response.version_mut() = http::Version::default();
+    response
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
+}
+
+/// What remains to be done when the response's body ends.
+struct Ending {
+    worker: Rc<Worker>,
+    record: Record,
+    request: Option<Rc<Progress>>,
+    held: Option<(Connection, Arc<Cluster>, Lease, Permit)>,
+}
+
+impl Watch for Ending {
+    fn data(&mut self, data: &Bytes) {
+        self.record.response_bytes += data.len() as u64;
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.record.grpc_status = grpc_status(trailers).or(self.record.grpc_status);
+    }
+
+    fn end(&mut self, end: End) {
+        self.record.flag = outcome::of_response_body(end);
+        if end != End::Complete {
+            self.record.detail = Some(format!("the response's body ended early: {end:?}"));
+        }
+        let request_complete =
+            self.request.as_ref().is_none_or(|request| request.ended() == Some(End::Complete));
+        self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
+        if let Some((connection, cluster, lease, permit)) = self.held.take() {
+            // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
+            if end == End::Complete && request_complete {
+                connection.give_back(&cluster);
+            }
+            drop((lease, permit));
+        }
+        self.worker.finish(&self.record);
+    }
+}

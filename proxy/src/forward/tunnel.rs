@@ -1,0 +1,286 @@
+//! Bytes instead of HTTP: `CONNECT`, upgrades, and ports that speak something else.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+
+use super::{
+    exchange::Exchange,
+    outbound, outcome, retry,
+    worker::{Direction, Worker},
+};
+use crate::{
+    cluster::{
+        Cluster, Lease,
+        breaker::{Permit, Resource},
+        connect,
+    },
+    error::{Error, Flag},
+    http::{
+        body::{Body, End, Incoming},
+        head::Target,
+        upgrade,
+    },
+    snapshot::Port,
+};
+
+/// Buffer of each direction. Larger ones pay only with large transfers, and idle tunnels hold them.
+const BUFFER: usize = 16 * 1024;
+
+/// Answers a `CONNECT`: a connection to an endpoint of the service first, then 200, then bytes.
+pub(super) async fn connect(
+    exchange: &mut Exchange,
+    target: Target,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Error> {
+    if exchange.downstream.direction == Direction::Inbound {
+        let detail = "CONNECT is only for the own application";
+        return Err(Error::downstream(StatusCode::METHOD_NOT_ALLOWED, Flag::DPE, detail));
+    }
+    let service = outbound::find_service(exchange, &target).await?;
+    let port = outbound::find_port(&service, &target)?;
+    let cluster = tcp_cluster(port, exchange.worker.random())?;
+    exchange.note(|record| {
+        record.cluster = Some(cluster.name.clone());
+        record.scope = Some(cluster.scope.clone());
+    });
+    let (mut upstream, lease, permit) = dial(&exchange.worker, &cluster).await?;
+    exchange.note(|record| {
+        record.status = StatusCode::OK.as_u16();
+        record.attempts = 1;
+        record.upstream = Some(lease.endpoint.address);
+        record.scope = Some(lease.endpoint.scope.clone());
+    });
+    let downstream = upgrade::Pending::of_request(&mut request);
+    let (worker, record) = (exchange.worker.clone(), exchange.take_record());
+    tokio::task::spawn_local(async move {
+        let moved = match downstream.stream().await {
+            Ok(mut downstream) => {
+                let counted = TcpCount::open(&worker, &lease);
+                let moved =
+                    pipe(&mut downstream, &mut upstream, cluster.settings.idle_timeout).await;
+                counted.close(&moved);
+                moved
+            }
+            Err(_) => Moved { received: 0, sent: 0, end: End::Dropped },
+        };
+        drop((lease, permit));
+        if let Some(mut record) = record {
+            record.request_bytes = moved.received;
+            record.response_bytes = moved.sent;
+            record.flag = outcome::of_response_body(moved.end);
+            worker.finish(&record);
+        }
+    });
+    Ok(Response::new(Body::Empty))
+}
+
+/// Joins the two sides of an agreed upgrade.
+pub(super) fn upgraded(
+    exchange: &mut Exchange,
+    downstream: upgrade::Pending,
+    upstream: upgrade::Pending,
+    held: (Lease, Permit),
+    idle: Duration,
+) {
+    let (worker, record) = (exchange.worker.clone(), exchange.take_record());
+    tokio::task::spawn_local(async move {
+        let moved = match tokio::try_join!(downstream.stream(), upstream.stream()) {
+            Ok((mut downstream, mut upstream)) => pipe(&mut downstream, &mut upstream, idle).await,
+            Err(_) => Moved { received: 0, sent: 0, end: End::Dropped },
+        };
+        drop(held);
+        if let Some(mut record) = record {
+            record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+            record.request_bytes = moved.received;
+            record.response_bytes = moved.sent;
+            record.flag = outcome::of_response_body(moved.end);
+            worker.finish(&record);
+        }
+    });
+}
+
+/// Forwards a connection that is not HTTP to `cluster`.
+///
+/// # Errors
+/// When no endpoint can be reached; the caller can only be told by closing.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    downstream: &mut TcpStream,
+) -> Result<(), Error> {
+    let (mut upstream, lease, permit) = dial(worker, cluster).await?;
+    let counted = TcpCount::open(worker, &lease);
+    let moved = pipe(downstream, &mut upstream, cluster.settings.idle_timeout).await;
+    counted.close(&moved);
+    drop((lease, permit));
+    Ok(())
+}
+
+/// Where a connection to this port goes: as its TCPRoute says, else to the service's own endpoints.
+fn tcp_cluster(port: &Port, random: u64) -> Result<Arc<Cluster>, Error> {
+    let Some(split) = &port.tcp else { return Ok(port.cluster.clone()) };
+    let none = || {
+        outbound::no_backend(format!("{}: the TCPRoute has no usable backend", port.cluster.name))
+    };
+    split.pick(|| random).and_then(|backend| backend.cluster.clone()).ok_or_else(none)
+}
+
+/// Connects to one endpoint after the other; nothing was sent, so trying again is safe.
+async fn dial(
+    worker: &Worker,
+    cluster: &Arc<Cluster>,
+) -> Result<(TcpStream, Lease, Permit), Error> {
+    let limits = &cluster.state.limits;
+    let permit =
+        limits.take(Resource::Connections, cluster.settings.max_connections).ok_or_else(|| {
+            limits.reject();
+            let detail = format!("{}: too many connections", cluster.name);
+            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+        })?;
+    let mut tried = Vec::new();
+    loop {
+        let endpoint = cluster.pick(&tried, &mut || worker.random()).ok_or_else(|| {
+            let detail = format!("{} has no endpoint", cluster.name);
+            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
+        })?;
+        let lease = cluster.lease(endpoint);
+        tried.push(lease.endpoint.id);
+        let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+        match connect::tcp(lease.endpoint.address, cluster.settings.connect_timeout).await {
+            Ok(stream) => return Ok((stream, lease, permit)),
+            Err(error) if !retry::again(&error, attempts, true) => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// What went through a tunnel, and how it ended.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    /// Bytes from the caller.
+    received: u64,
+    /// Bytes to the caller.
+    sent: u64,
+    end: End,
+}
+
+/// Moves bytes both ways until both sides are done (each may close its half first), one fails, or nothing moves for
+/// `idle` (`ZERO`: no limit).
+async fn pipe(
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    idle: Duration,
+) -> Moved {
+    let activity = Rc::new(Activity {
+        last: Cell::new(Instant::now()),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+    });
+    let mut downstream = Watched { inner: downstream, activity: activity.clone() };
+    let copy = tokio::io::copy_bidirectional_with_sizes(&mut downstream, upstream, BUFFER, BUFFER);
+    let end = tokio::select! {
+        result = copy => if result.is_ok() { End::Complete } else { End::SenderFailed },
+        () = idled(&activity, idle) => End::TimedOut,
+    };
+    Moved { received: activity.received.get(), sent: activity.sent.get(), end }
+}
+
+async fn idled(activity: &Activity, idle: Duration) {
+    if idle.is_zero() {
+        std::future::pending::<()>().await;
+    }
+    loop {
+        let due = activity.last.get() + idle;
+        if Instant::now() >= due {
+            return;
+        }
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+struct Activity {
+    last: Cell<Instant>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+/// The downstream side, with an eye on what passes.
+struct Watched<'a, S> {
+    inner: &'a mut S,
+    activity: Rc<Activity>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut *this.inner).poll_read(context, buffer);
+        if polled.is_ready() {
+            let moved = buffer.filled().len() - before;
+            this.activity.received.set(this.activity.received.get() + moved as u64);
+            this.activity.last.set(Instant::now());
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut *this.inner).poll_write(context, bytes);
+        if let Poll::Ready(Ok(moved)) = &polled {
+            this.activity.sent.set(this.activity.sent.get() + *moved as u64);
+            this.activity.last.set(Instant::now());
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_shutdown(context)
+    }
+}
+
+/// Counts a TCP connection in Istio's TCP metrics.
+struct TcpCount {
+    series: crate::telemetry::metrics::TcpSeries,
+}
+
+impl TcpCount {
+    fn open(worker: &Worker, lease: &Lease) -> Self {
+        let series = worker.shared.families.tcp(&lease.endpoint.scope);
+        series.opened.inc();
+        Self { series }
+    }
+
+    fn close(self, moved: &Moved) {
+        self.series.closed.inc();
+        self.series.received.inc_by(moved.received);
+        self.series.sent.inc_by(moved.sent);
+    }
+}

@@ -1,0 +1,126 @@
+//! What a worker thread has at hand.
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::sync::watch;
+
+use crate::{
+    cluster::pool::Pools,
+    http::server::Limits,
+    snapshot::{Handle, Published, Snapshot},
+    telemetry::{
+        access_log::AccessLog,
+        metrics::{Families, SeriesCache, SeriesKey},
+        record::Record,
+    },
+};
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration.
+    pub published: Arc<Published>,
+    /// Metrics.
+    pub families: Families,
+    /// `None` when switched off.
+    pub access_log: Option<AccessLog>,
+    /// Bounds on downstream peers.
+    pub limits: Limits,
+    /// Downstream connections open in all workers.
+    pub connections: AtomicUsize,
+    /// At most so many.
+    pub max_connections: usize,
+    /// Turns true when the proxy is asked to stop.
+    pub drain: watch::Receiver<bool>,
+    /// How long a call waits for a host that nobody has asked for before.
+    pub on_demand_timeout: Duration,
+}
+
+/// What a worker has for itself.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Upstream connections.
+    pub pools: Pools,
+    snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
+    series: SeriesCache,
+    random: RefCell<SmallRng>,
+}
+
+/// A downstream connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Downstream {
+    /// The caller.
+    pub address: SocketAddr,
+    /// Whence it came.
+    pub direction: Direction,
+}
+
+/// Which way an exchange goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From our application to others.
+    Outbound,
+    /// From others to our application.
+    Inbound,
+}
+
+impl Direction {
+    /// As in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+impl Worker {
+    /// A worker with empty pools.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let snapshot = RefCell::new(shared.published.cache());
+        let random = RefCell::new(SmallRng::from_rng(&mut rand::rng()));
+        Self { shared, pools: Pools::default(), snapshot, series: SeriesCache::default(), random }
+    }
+
+    /// The configuration now in force. An exchange takes it once.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow_mut().load().clone()
+    }
+
+    /// 64 uniform bits.
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
+    }
+
+    /// The random source itself, for the time of `use_it`.
+    pub fn with_random<T>(&self, use_it: impl FnOnce(&mut SmallRng) -> T) -> T {
+        use_it(&mut self.random.borrow_mut())
+    }
+
+    /// The end of an exchange: counted and logged, once.
+    pub fn finish(&self, record: &Record) {
+        let now = Instant::now();
+        if let Some(scope) = &record.scope {
+            let key = SeriesKey {
+                protocol: record.protocol(),
+                status: record.status,
+                grpc_status: record.grpc_status,
+                flag: record.flag,
+            };
+            let milliseconds = now.saturating_duration_since(record.start).as_secs_f64() * 1000.0;
+            let series = self.series.series(&self.shared.families, scope, key);
+            series.observe(milliseconds, record.request_bytes, record.response_bytes);
+        }
+        if let Some(log) = &self.shared.access_log {
+            log.write(record, now);
+        }
+    }
+}
