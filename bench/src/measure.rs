@@ -20,10 +20,6 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// Time one core has spent working, in ticks of 10 ms.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CoreBusy(u64);
-
 /// The process `root` and all its descendants that are alive.
 pub fn process_tree(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
@@ -65,16 +61,13 @@ pub fn memory(root: u32) -> Result<Memory> {
     Ok(total)
 }
 
-/// How long `core` has been busy since the machine started.
-pub fn core_busy(core: usize) -> Result<CoreBusy> {
+/// How long `core` has been busy since the machine started, counted in ticks of 10 ms.
+pub fn core_busy(core: usize) -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-    busy_ticks(&text, core).map(CoreBusy).with_context(|| format!("no core {core} in /proc/stat"))
-}
-
-impl CoreBusy {
-    pub fn since(self, earlier: CoreBusy) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0) * 10)
-    }
+    let ticks = busy_ticks(&text, core);
+    ticks
+        .map(|ticks| Duration::from_millis(ticks * 10))
+        .with_context(|| format!("no core {core} in /proc/stat"))
 }
 
 /// Field 4 of `/proc/PID/stat`. The command name (field 2) may hold spaces and parentheses.

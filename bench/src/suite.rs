@@ -78,6 +78,11 @@ pub struct Origin {
     _directory: TempDir,
 }
 
+/// A phase in which others used more than this much of a core, in per cent, is disturbed ...
+const DISTURBED: f64 = 5.0;
+/// ... and repeated, so many times in all at most.
+const ATTEMPTS: usize = 3;
+
 /// What a measured phase found.
 pub struct Measured {
     pub sample: Sample,
@@ -85,7 +90,8 @@ pub struct Measured {
     pub cpu_per_request: f64,
     /// Share of its core the proxy used, in per cent.
     pub utilisation: f64,
-    /// Share of the proxy's core that others used meanwhile, in per cent.
+    /// What programs that are no part of this run used of the two cores meanwhile, in per cent of
+    /// one core. They make a proxy wake up later to more work at once, which is cheaper.
     pub disturbance: f64,
 }
 
@@ -259,25 +265,49 @@ impl Load {
         }
     }
 
-    /// Runs a phase and accounts for what it cost the proxy.
+    /// Runs a phase and accounts for what it cost the proxy. One that others disturbed is run
+    /// again, and the least disturbed one counts.
     pub fn measure(
         &mut self,
         settings: &Settings,
         running: &Running,
         pacing: Pacing,
     ) -> Result<Measured> {
+        let mut best = self.measure_once(settings, running, pacing)?;
+        for _ in 1..ATTEMPTS {
+            if best.disturbance <= DISTURBED {
+                break;
+            }
+            let again = self.measure_once(settings, running, pacing)?;
+            if again.disturbance < best.disturbance {
+                best = again;
+            }
+        }
+        Ok(best)
+    }
+
+    fn measure_once(
+        &mut self,
+        settings: &Settings,
+        running: &Running,
+        pacing: Pacing,
+    ) -> Result<Measured> {
+        let Cores { proxy, load } = settings.cores;
+        let busy = || anyhow::Ok(measure::core_busy(proxy)? + measure::core_busy(load)?);
+        let ours = || measure::cpu_time(std::process::id());
         let started = Instant::now();
-        let busy_before = measure::core_busy(settings.cores.proxy)?;
+        let (busy_before, ours_before) = (busy()?, ours()?);
         let before = running.cpu_time()?;
         let sample = self.run(pacing, settings.phase)?;
         let used = running.cpu_time()?.saturating_sub(before);
-        let busy = measure::core_busy(settings.cores.proxy)?.since(busy_before);
+        let ours = ours()?.saturating_sub(ours_before);
+        let busy = busy()?.saturating_sub(busy_before);
         let elapsed = started.elapsed().as_secs_f64();
         sample.check()?;
         Ok(Measured {
             cpu_per_request: used.as_secs_f64() * 1e6 / sample.completed as f64,
             utilisation: used.as_secs_f64() * 100.0 / elapsed,
-            disturbance: busy.saturating_sub(used).as_secs_f64() * 100.0 / elapsed,
+            disturbance: busy.saturating_sub(ours).as_secs_f64() * 100.0 / elapsed,
             sample,
         })
     }

@@ -79,7 +79,7 @@ fn figures(rate: f64) -> Vec<Figure> {
         Figure::new("busy", "share of its core the saturated proxy used", "%")
             .better(Better::Neither)
             .decimals(0),
-        Figure::new("others", "share of the proxy's core used by others at the fixed rate", "%")
+        Figure::new("others", "used by other programs meanwhile", "% of a core")
             .better(Better::Neither),
     ]
 }
@@ -126,7 +126,7 @@ fn turn(
         ("saturated-cpu", saturated.cpu_per_request),
         ("memory", running.memory()?.peak as f64 / 1e6),
         ("busy", saturated.utilisation),
-        ("others", fixed.disturbance),
+        ("others", fixed.disturbance.max(saturated.disturbance)),
     ])
 }
 
