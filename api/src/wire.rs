@@ -4,14 +4,17 @@
 //! - `type_url` is `type.leno.dev/<group>/<version>/<kind>`.
 //! - The `value` of each `Any` is the resource's JSON, UTF-8, exactly as the API serves it, less `status` and
 //!   `metadata.managedFields`.
-//! - A resource's `name` is `<namespace>/<name>`; its `version` is the store's revision at its last write.
+//! - A resource's `name` is `<namespace>/<name>`; its `version` is opaque and changes whenever the `value` does.
 //! - `Service` is subscribed by alias ([`service_alias`]) at first use, or by name when declared up front; every
 //!   other type is subscribed with `*` and the control plane limits it to the proxy's scope: the closure of
 //!   the subscribed services.
 //! - An alias that no service answers to comes back in `removed_resources`: "there is none now". The
-//!   subscription stays, and the service is sent when it appears.
+//!   subscription stays, and the service is sent when it appears. A service that was asked for by alias comes
+//!   with that alias in `aliases`, even if the proxy has it already.
+//! - Ask for `Service` last: nothing is sent before, since the scope of all other types hangs on it.
 //! - Order within one change: services and workloads that appear, policies, routes, then what disappears, so
-//!   that no intermediate state refers to something that has not arrived.
+//!   that no intermediate state refers to something that has not arrived. The responses of one change form a
+//!   round; [`system_version`] marks all but its last, so that a proxy can apply it in one step.
 
 use crate::{KINDS, KindInfo};
 
@@ -45,6 +48,19 @@ pub fn parse_service_alias(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix("host/")?.split_once('/')
 }
 
+/// Ends `system_version_info` when more responses of the same round follow.
+const MORE_FOLLOWS: char = '+';
+
+/// `system_version_info` of a response: the store's revision, and whether more of the same round follow.
+pub fn system_version(revision: u64, more: bool) -> String {
+    if more { format!("{revision}{MORE_FOLLOWS}") } else { revision.to_string() }
+}
+
+/// Whether more responses of the same round follow one with this `system_version_info`.
+pub fn more_follows(system_version: &str) -> bool {
+    system_version.ends_with(MORE_FOLLOWS)
+}
+
 /// Keys of `Node.metadata` (a protobuf struct) in the first request of a stream.
 pub mod node {
     /// Namespace of the proxy, a string. Decides how short host names resolve and which consumer routes apply.
@@ -73,6 +89,12 @@ mod tests {
         }
         assert!(kind_of_type_url("type.googleapis.com/envoy.config.cluster.v3.Cluster").is_none());
         assert!(kind_of_type_url("type.leno.dev/leno.dev/v1alpha1/Service/x").is_none());
+    }
+
+    #[test]
+    fn the_last_response_of_a_round_is_told_from_the_others() {
+        assert!(more_follows(&system_version(7, true)) && !more_follows(&system_version(7, false)));
+        assert_eq!(system_version(7, false), "7");
     }
 
     #[test]

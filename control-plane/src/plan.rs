@@ -40,7 +40,7 @@ use leno_api::model::ObjectName;
 
 pub use self::{
     build::Item,
-    diff::{Delta, rank},
+    diff::{Delta, Verdict, rank},
     planner::Planner,
 };
 

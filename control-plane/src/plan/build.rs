@@ -21,6 +21,8 @@ pub struct Item {
     /// Opaque to proxies: the revision, and a digest of the body, so that a control plane whose store was
     /// replaced (revisions begin anew) is never taken for the one before.
     pub version: Arc<str>,
+    /// The store's revision that last wrote anything but the status.
+    pub revision: u64,
     /// `metadata.generation`.
     pub generation: u64,
     /// The object's JSON without `status` and `metadata.managedFields`.
@@ -52,6 +54,7 @@ impl Item {
         Ok(Self {
             name: key.name.to_string().into(),
             version: version(revision, &body).into(),
+            revision,
             generation: generation.unwrap_or(0),
             links: Links::of(&resource),
             key,

@@ -45,3 +45,12 @@ pub fn rank(kind: &KindInfo) -> u8 {
         _ => 2,
     }
 }
+
+/// What a proxy made of one version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub key: Key,
+    pub version: Arc<str>,
+    /// Live, or the reason why not.
+    pub result: Result<(), String>,
+}

@@ -111,8 +111,7 @@ impl Index {
         candidates.insert(ObjectName::new(namespace, host));
         for suffix in ["", ".svc", ".svc.cluster.local"] {
             let qualified = host.strip_suffix(suffix).and_then(|rest| rest.rsplit_once('.'));
-            candidates
-                .extend(qualified.map(|(name, namespace)| ObjectName::new(namespace, name)));
+            candidates.extend(qualified.map(|(name, namespace)| ObjectName::new(namespace, name)));
         }
         candidates.extend(self.hosts.get(host).into_iter().flatten().cloned());
         for (dot, _) in host.match_indices('.') {

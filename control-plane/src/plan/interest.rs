@@ -165,7 +165,10 @@ impl Hosts {
         let wishes = hosts.into_iter().flat_map(|host| {
             let namespaces = self.namespaces.get(&host).into_iter().flatten();
             namespaces
-                .map(move |namespace| Wish::Host { namespace: namespace.clone(), host: host.clone() })
+                .map(move |namespace| Wish::Host {
+                    namespace: namespace.clone(),
+                    host: host.clone(),
+                })
                 .collect::<Vec<_>>()
         });
         wishes.collect()

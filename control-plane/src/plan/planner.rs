@@ -132,14 +132,16 @@ impl Planner {
                     proxies.extend(self.interest.served.of(&service.name));
                 }
                 Links::Workload { services } => {
-                    proxies.extend(services.iter().flat_map(|name| self.interest.backends.of(name)));
+                    proxies
+                        .extend(services.iter().flat_map(|name| self.interest.backends.of(name)));
                     proxies.extend(self.interest.own.of(&key.name));
                 }
                 Links::Policy { targets } => {
                     proxies.extend(targets.iter().flat_map(|name| self.interest.backends.of(name)));
                 }
                 Links::Route { parents, .. } => {
-                    proxies.extend(parents.iter().flat_map(|name| self.interest.frontends.of(name)));
+                    proxies
+                        .extend(parents.iter().flat_map(|name| self.interest.frontends.of(name)));
                 }
             }
         }

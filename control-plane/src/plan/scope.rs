@@ -7,9 +7,7 @@ use std::{
 
 use leno_api::{Key, model::ObjectName};
 
-use super::{
-    Delta, Identity, Item, ProxyId, Wish, build::Links, index::Index, interest::Interest,
-};
+use super::{Delta, Identity, Item, ProxyId, Wish, build::Links, index::Index, interest::Interest};
 
 #[derive(Debug)]
 pub(super) struct Scope {
@@ -136,22 +134,15 @@ impl Scope {
             None => self.members.remove(key),
         };
         self.delta.items.insert(key.clone(), now.clone());
-        self.follow(key, before.as_deref(), now.as_deref(), shared);
+        self.follow(before.as_deref(), now.as_deref(), shared);
     }
 
     /// What an object drags in with it: a route its backends, the own workload the services it serves.
-    fn follow(
-        &mut self,
-        key: &Key,
-        before: Option<&Item>,
-        now: Option<&Item>,
-        shared: &mut Shared<'_>,
-    ) {
+    fn follow(&mut self, before: Option<&Item>, now: Option<&Item>, shared: &mut Shared<'_>) {
         let (added, removed) = (backends(now), backends(before));
         added.iter().for_each(|service| self.add_backend(service, shared));
         removed.iter().for_each(|service| self.remove_backend(service, shared));
-        let own = now.or(before).is_some_and(|item| self.is_own(item)) && self.is_own_name(key);
-        if own {
+        if now.or(before).is_some_and(|item| self.is_own(item)) {
             self.serve(served(now), shared);
         }
     }
@@ -183,8 +174,8 @@ impl Scope {
             Links::Route { parents, .. } => {
                 let namespace = &item.key.name.namespace;
                 parents.iter().any(|parent| {
-                    let visible = *namespace == parent.namespace
-                        || *namespace == self.identity.namespace;
+                    let visible =
+                        *namespace == parent.namespace || *namespace == self.identity.namespace;
                     visible && self.frontends.has(parent)
                 })
             }
@@ -192,11 +183,8 @@ impl Scope {
     }
 
     fn is_own(&self, item: &Item) -> bool {
-        matches!(item.links, Links::Workload { .. }) && self.is_own_name(&item.key)
-    }
-
-    fn is_own_name(&self, key: &Key) -> bool {
-        self.identity.workload.as_ref() == Some(&key.name)
+        matches!(item.links, Links::Workload { .. })
+            && self.identity.workload.as_ref() == Some(&item.key.name)
     }
 }
 

@@ -1,0 +1,233 @@
+//! Puts the control plane together, starts it, and stops it.
+
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, http::header, response::IntoResponse, routing::get};
+use leno_daemon::{
+    exposition::{self, Process},
+    logs,
+    shutdown::Requests,
+};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
+
+use crate::{
+    access::{Access, TokenFile},
+    error::Error,
+    http_api::{self, Api},
+    push::Push,
+    registry::Registry,
+    settings::Settings,
+    store::{EmbeddedStore, MemoryStore, Store},
+    telemetry::Metrics,
+    xds::server::{self, Discovery},
+};
+
+/// How long requests under way get to finish at the end. Watches do not finish by themselves.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Where a running control plane listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub xds: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+/// A control plane at work in this process.
+#[derive(Debug)]
+pub struct Running {
+    pub addresses: Addresses,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<Result<(), Error>>,
+}
+
+/// Runs the control plane as a process: logs to standard error, prints the addresses as one JSON line once
+/// all of them can be reached, ends at SIGTERM or SIGINT (at the second one at once).
+///
+/// # Errors
+/// [`Error`] says why it cannot start or go on.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    match logs::init(&settings.log, settings.log_format.into()) {
+        // Two roles in one process share one log.
+        Ok(_) | Err(logs::Error::Twice) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut signals = Requests::listen().map_err(Error::Signals)?;
+    let mut running = start(settings).await?;
+    announce(&running.addresses).map_err(Error::Output)?;
+    let asked = tokio::select! {
+        signal = signals.next() => signal,
+        ended = running.ended() => return Err(ended),
+    };
+    tracing::info!(signal = asked, "stopping");
+    tokio::select! {
+        () = running.stop() => {}
+        signal = signals.next() => tracing::warn!(signal, "asked again: stopping at once"),
+    }
+    Ok(())
+}
+
+/// Starts the control plane in this process.
+///
+/// # Errors
+/// [`Error`] says why it cannot start.
+pub async fn start(settings: Settings) -> Result<Running, Error> {
+    let api_listener = bind(settings.api, "the API", "--api").await?;
+    let xds_listener = bind(settings.xds, "proxies", "--xds").await?;
+    let metrics_listener = bind(settings.metrics, "metrics", "--metrics").await?;
+    let addresses = Addresses {
+        api: local(&api_listener, settings.api),
+        xds: local(&xds_listener, settings.xds),
+        metrics: local(&metrics_listener, settings.metrics),
+    };
+    let store = open_store(&settings).await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let process = Process::register(&metrics.registry)?;
+    let registry = Registry::new(store.clone());
+    let (push, push_task) = Push::new(store.clone(), metrics.clone());
+    let access = |address| {
+        let tokens = TokenFile::open(&settings.data_dir)?;
+        Ok::<_, Error>(Access::new(tokens, address, settings.require_token))
+    };
+    let (stop, stopped) = watch::channel(false);
+    let discovery = Discovery {
+        push,
+        registry: registry.clone(),
+        access: access(addresses.xds)?,
+        metrics: metrics.clone(),
+        stop: stopped.clone(),
+    };
+    let api_access = access(addresses.api)?;
+    let hosts = settings.api_hosts.clone();
+    let api = http_api::router(Api::new(store, registry.clone(), api_access, hosts));
+    let exposition = exposition(metrics, process, registry.clone());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(named("the push task", async { Ok::<_, Error>(push_task.run().await) }));
+    tasks.spawn(named("the registry", async { Ok::<_, Error>(registry.run().await) }));
+    tasks.spawn(named("the xDS server", server::serve(xds_listener, discovery)));
+    tasks.spawn(named("the API server", http(api_listener, api, stopped.clone())));
+    tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
+    Ok(Running { addresses, stop, tasks })
+}
+
+impl Running {
+    /// Waits until a part of it ends, which none does by itself while things are well.
+    pub async fn ended(&mut self) -> Error {
+        let nothing = || Error::Ended { task: "the control plane", reason: "nothing runs".into() };
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => {
+                Error::Ended { task: "a part of the control plane", reason: error.to_string() }
+            }
+            Some(Ok(Ok(()))) | None => nothing(),
+        }
+    }
+
+    /// Ends every stream and request, within a few seconds.
+    pub async fn stop(mut self) {
+        // Fails only when nobody listens any more.
+        self.stop.send(true).ok();
+        // The servers first; the others only end with the store, which nobody then needs.
+        let servers = async {
+            for _ in 0..SERVERS {
+                self.tasks.join_next().await;
+            }
+        };
+        if timeout(GRACE, servers).await.is_err() {
+            tracing::info!("connections that were still open are closed");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Of the tasks, those that end when asked.
+const SERVERS: usize = 3;
+
+async fn named<E: std::fmt::Display>(
+    task: &'static str,
+    work: impl Future<Output = Result<(), E>>,
+) -> Result<(), Error> {
+    match work.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(Error::Ended { task, reason: error.to_string() }),
+    }
+}
+
+async fn bind(
+    address: SocketAddr,
+    purpose: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, Error> {
+    let failed = |reason| Error::Bind { address, purpose, flag, reason };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
+    if settings.memory {
+        return Ok(Arc::new(MemoryStore::new()));
+    }
+    let directory = settings.data_dir.clone();
+    let opened = spawn_blocking(move || EmbeddedStore::open(&directory)).await;
+    let failed = |error: tokio::task::JoinError| Error::Ended {
+        task: "the store",
+        reason: error.to_string(),
+    };
+    Ok(Arc::new(opened.map_err(failed)??))
+}
+
+async fn http(
+    listener: TcpListener,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let stopped = async move {
+        stop.wait_for(|stop| *stop).await.ok();
+    };
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+}
+
+/// `/metrics`, `/stats/prometheus` and `/ready`. Ready means reachable: it listens only once all is read.
+fn exposition(metrics: Arc<Metrics>, process: Process, registry: Arc<Registry>) -> Router {
+    let render = move || {
+        process.read();
+        metrics.leases.set(i64::try_from(registry.leased()).unwrap_or(i64::MAX));
+        let text = exposition::render(&metrics.registry);
+        async move {
+            match text {
+                Ok(text) => {
+                    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot render metrics");
+                    axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                }
+            }
+        }
+    };
+    Router::new()
+        .route("/metrics", get(render.clone()))
+        .route("/stats/prometheus", get(render))
+        .route("/ready", get(|| async { "ready\n" }))
+}
+
+/// One line on standard output, for whoever started us.
+fn announce(addresses: &Addresses) -> std::io::Result<()> {
+    let Addresses { api, xds, metrics } = addresses;
+    let line = json!({
+        "api": api.to_string(), "xds": xds.to_string(), "metrics": metrics.to_string(),
+    });
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}

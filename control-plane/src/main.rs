@@ -1,0 +1,32 @@
+//! `leno-control-plane`: the control plane as a program of its own; `leno control-plane` is the same.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use leno_control_plane::Settings;
+
+/// The Leno control plane: takes resources over its API and tells the proxies
+#[derive(Debug, Parser)]
+#[command(name = "leno-control-plane", version)]
+struct Command {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(leno_control_plane::run(command.settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The single writer: owns what is known, plans each change, and leaves each proxy what changed for it.
+//!
+//! ```text
+//! store's watch ──╮                        ╭─▶ mailbox per proxy ─▶ its stream
+//! streams' wishes ┼─▶ task ─▶ Planner ─▶ ──┤
+//! streams' verdicts╯            ╰─ Tally ──╯─▶ status of each resource, back to the store
+//! ```
+//!
+//! The first change goes out at once; those that follow within [`WINDOW`] go out together. A mailbox holds
+//! state, not messages: a proxy that reads slowly costs no more than its scope and always gets the latest.
+//!
+//! - `task.rs`: the loop
+//! - `mailbox.rs`: what waits for one proxy
+//! - `tally.rs`: who runs what, and when to say so (pure)
+//! - `report.rs`: the status as people read it, written to the store
+
+mod mailbox;
+mod report;
+mod tally;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+pub use self::{
+    mailbox::{Mailbox, Pending},
+    task::Task,
+};
+use crate::{
+    plan::{Identity, ProxyId, Verdict, Wish},
+    store::Store,
+    telemetry::Metrics,
+};
+
+/// Changes that come within this time of the last push wait for its end and go out together.
+pub const WINDOW: Duration = Duration::from_millis(3);
+/// Commands of streams that may wait for the task; a stream that has more to say waits itself.
+const COMMANDS: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane is shutting down")]
+pub struct Stopped;
+
+/// Where streams meet the single writer.
+#[derive(Debug)]
+pub struct Push {
+    commands: mpsc::Sender<Command>,
+    /// Of its own, so that leaving never waits. Holds at most one entry per connected proxy.
+    gone: mpsc::UnboundedSender<ProxyId>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Command {
+    Connect { id: ProxyId, name: String, identity: Identity, mailbox: Arc<Mailbox> },
+    Subscribe { id: ProxyId, sequence: u64, add: Vec<Wish>, remove: Vec<Wish> },
+    Verdicts { id: ProxyId, verdicts: Vec<Verdict> },
+}
+
+/// One proxy's place in the push; leaving it (drop) ends it.
+#[derive(Debug)]
+pub struct Connection {
+    id: ProxyId,
+    mailbox: Arc<Mailbox>,
+    commands: mpsc::Sender<Command>,
+    gone: mpsc::UnboundedSender<ProxyId>,
+}
+
+impl Push {
+    /// Reads the whole store; the task must then be run for anything to move.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> (Arc<Self>, Task) {
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (gone, gone_queue) = mpsc::unbounded_channel();
+        let task = Task::new(store, metrics, command_queue, gone_queue);
+        (Arc::new(Self { commands, gone, next: AtomicU64::new(1) }), task)
+    }
+
+    /// Enters a proxy; `name` is what people know it by.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn connect(&self, name: String, identity: Identity) -> Result<Connection, Stopped> {
+        let id = ProxyId(self.next.fetch_add(1, Ordering::Relaxed));
+        let mailbox = Arc::new(Mailbox::default());
+        let command = Command::Connect { id, name, identity, mailbox: mailbox.clone() };
+        self.commands.send(command).await.map_err(|_| Stopped)?;
+        let (commands, gone) = (self.commands.clone(), self.gone.clone());
+        Ok(Connection { id, mailbox, commands, gone })
+    }
+}
+
+impl Connection {
+    /// Changes what the proxy asks for. [`Pending::answered`] reaches `sequence` once that is planned.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn subscribe(
+        &self,
+        sequence: u64,
+        add: Vec<Wish>,
+        remove: Vec<Wish>,
+    ) -> Result<(), Stopped> {
+        let command = Command::Subscribe { id: self.id, sequence, add, remove };
+        self.commands.send(command).await.map_err(|_| Stopped)
+    }
+
+    /// Says what the proxy made of what it was sent.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn report(&self, verdicts: Vec<Verdict>) -> Result<(), Stopped> {
+        if verdicts.is_empty() {
+            return Ok(());
+        }
+        let command = Command::Verdicts { id: self.id, verdicts };
+        self.commands.send(command).await.map_err(|_| Stopped)
+    }
+
+    /// What has changed for the proxy; waits until something has. Safe to cancel.
+    pub async fn changed(&self) -> Pending {
+        self.mailbox.changed().await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Fails only when the task has ended, and then there is nothing to leave.
+        self.gone.send(self.id).ok();
+    }
+}

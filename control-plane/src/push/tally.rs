@@ -1,0 +1,169 @@
+//! Who runs what: for each object the proxies on which its current version is live and those that
+//! rejected it, and when that is to be written down. Pure: the time is an argument.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leno_api::Key;
+
+use crate::plan::{Item, ProxyId, Verdict};
+
+/// How long the first report about a change waits for proxies to answer.
+const SETTLE: Duration = Duration::from_millis(100);
+/// The least time between two reports about one object.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Proxies named in one status; the number of the others is given.
+const MAX_NAMED: usize = 20;
+/// Characters of a proxy's reason that are kept.
+const MAX_REASON: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    records: HashMap<Key, Record>,
+    due: BTreeSet<(Instant, Key)>,
+}
+
+#[derive(Debug)]
+struct Record {
+    version: Arc<str>,
+    generation: u64,
+    /// Why the control plane itself cannot use the object.
+    unusable: Option<String>,
+    live: HashSet<ProxyId>,
+    rejected: BTreeMap<ProxyId, String>,
+    reported: Option<Instant>,
+    due: Option<Instant>,
+}
+
+/// What is to be said about one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) key: Key,
+    pub(super) generation: u64,
+    pub(super) unusable: Option<String>,
+    pub(super) connected: usize,
+    pub(super) live: usize,
+    /// All that rejected it; of these, the first are named.
+    pub(super) rejected: usize,
+    pub(super) named: Vec<(ProxyId, String)>,
+}
+
+impl Tally {
+    /// An object has a new version: nobody runs it yet.
+    pub(super) fn put(&mut self, item: &Item, first_report: Instant) {
+        self.replace(&item.key, item.version.clone(), item.generation, None, first_report);
+    }
+
+    /// An object of the store cannot be used.
+    pub(super) fn unusable(&mut self, key: &Key, generation: u64, reason: String, now: Instant) {
+        self.replace(key, "".into(), generation, Some(reason), now + SETTLE);
+    }
+
+    fn replace(
+        &mut self,
+        key: &Key,
+        version: Arc<str>,
+        generation: u64,
+        unusable: Option<String>,
+        first_report: Instant,
+    ) {
+        let old = self.records.remove(key);
+        let (reported, due) = old.map_or((None, None), |old| (old.reported, old.due));
+        let record = Record {
+            version,
+            generation,
+            unusable,
+            live: HashSet::new(),
+            rejected: BTreeMap::new(),
+            reported,
+            due,
+        };
+        self.records.insert(key.clone(), record);
+        self.mark(key, first_report);
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        if let Some(due) = self.records.remove(key).and_then(|record| record.due) {
+            self.due.remove(&(due, key.clone()));
+        }
+    }
+
+    pub(super) fn verdict(&mut self, proxy: ProxyId, verdict: Verdict, now: Instant) {
+        let Some(record) = self.records.get_mut(&verdict.key) else { return };
+        if record.version != verdict.version {
+            return;
+        }
+        let changed = match verdict.result {
+            Ok(()) => record.rejected.remove(&proxy).is_some() | record.live.insert(proxy),
+            Err(reason) => {
+                let reason: String = reason.chars().take(MAX_REASON).collect();
+                let was_live = record.live.remove(&proxy);
+                let before = record.rejected.insert(proxy, reason);
+                was_live || before.as_ref() != record.rejected.get(&proxy)
+            }
+        };
+        if changed {
+            self.mark(&verdict.key, now + SETTLE);
+        }
+    }
+
+    /// The object entered or left the scope of a proxy, or came back to it.
+    pub(super) fn moved(&mut self, key: &Key, now: Instant) {
+        self.mark(key, now + SETTLE);
+    }
+
+    /// The proxy does not have the object any more.
+    pub(super) fn left(&mut self, proxy: ProxyId, key: &Key, now: Instant) {
+        if let Some(record) = self.records.get_mut(key) {
+            record.live.remove(&proxy);
+            record.rejected.remove(&proxy);
+            self.mark(key, now + SETTLE);
+        }
+    }
+
+    /// The reports that are due, at most `most` of them.
+    pub(super) fn take_due(
+        &mut self,
+        now: Instant,
+        most: usize,
+        connected: impl Fn(&Key) -> u32,
+    ) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while reports.len() < most {
+            let Some((at, key)) = self.due.pop_first() else { break };
+            if at > now {
+                self.due.insert((at, key));
+                break;
+            }
+            let Some(record) = self.records.get_mut(&key) else { continue };
+            record.due = None;
+            record.reported = Some(now);
+            let named = record.rejected.iter().take(MAX_NAMED);
+            reports.push(Report {
+                generation: record.generation,
+                unusable: record.unusable.clone(),
+                connected: usize::try_from(connected(&key)).unwrap_or(usize::MAX),
+                live: record.live.len(),
+                rejected: record.rejected.len(),
+                named: named.map(|(proxy, reason)| (*proxy, reason.clone())).collect(),
+                key,
+            });
+        }
+        reports
+    }
+
+    fn mark(&mut self, key: &Key, wanted: Instant) {
+        let Some(record) = self.records.get_mut(key) else { return };
+        if record.due.is_some_and(|due| due <= wanted) {
+            return;
+        }
+        let earliest = record.reported.map_or(wanted, |last| wanted.max(last + INTERVAL));
+        if let Some(before) = record.due.replace(earliest) {
+            self.due.remove(&(before, key.clone()));
+        }
+        self.due.insert((earliest, key.clone()));
+    }
+}

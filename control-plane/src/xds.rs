@@ -1,0 +1,17 @@
+//! Incremental xDS: how proxies get what was planned for them.
+//!
+//! ```text
+//! requests ─▶ server (one task per stream) ─▶ Session (pure) ─▶ wishes, verdicts ─▶ push
+//! responses ◀─ server ◀─────────────────────── Session ◀──────── mailbox ◀───────── push
+//! ```
+//!
+//! - `session.rs`: what has been asked for, sent, accepted and rejected on one stream; what is sent next
+//! - `session/round.rs`: one consistent change as a row of responses, in an order that is safe
+//! - `names.rs`: subscriptions as they are written on the wire
+//! - `node.rs`: what a proxy says about itself
+//! - `server.rs`: streams; `server/stream.rs`: one of them, with its lease
+
+pub mod names;
+mod node;
+pub mod server;
+pub mod session;

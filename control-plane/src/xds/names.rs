@@ -1,0 +1,59 @@
+//! Subscriptions as they are written on the wire.
+
+use leno_api::{
+    model::{Host, ObjectName},
+    wire,
+};
+
+use crate::plan::Wish;
+
+/// Reads a name subscribed to; `None` where no service can ever have it.
+pub fn parse_wish(text: &str) -> Option<Wish> {
+    if let Some((namespace, host)) = wire::parse_service_alias(text) {
+        // Whatever an application calls ends up here. What is no host has no service.
+        let parsed = Host::parse(host).ok().filter(|parsed| parsed.as_str() == host)?;
+        ObjectName::parse(&format!("{namespace}/x"))?;
+        return (!parsed.is_wildcard())
+            .then(|| Wish::Host { namespace: namespace.into(), host: host.into() });
+    }
+    ObjectName::parse(text).map(Wish::Name)
+}
+
+/// Writes it as it was read.
+pub fn wish_text(wish: &Wish) -> String {
+    match wish {
+        Wish::Name(name) => name.to_string(),
+        Wish::Host { namespace, host } => wire::service_alias(namespace, host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes_and_refuses_the_rest() {
+        for good in
+            ["shop/orders", "shop/orders.v2", "host/shop/orders", "host/shop/a.b.example.com"]
+        {
+            assert_eq!(parse_wish(good).map(|wish| wish_text(&wish)).as_deref(), Some(good));
+        }
+        let long = format!("host/shop/{}", "a".repeat(300));
+        for bad in [
+            "",
+            "*",
+            "orders",
+            "a/b/c",
+            "host/",
+            "host/shop/",
+            "host/shop/UPPER",
+            "host/shop/a:80",
+            "host/Shop/a",
+            "host/shop/*.a",
+            "shop/\n",
+            long.as_str(),
+        ] {
+            assert_eq!(parse_wish(bad), None, "{bad}");
+        }
+    }
+}

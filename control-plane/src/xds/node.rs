@@ -1,0 +1,188 @@
+//! What a proxy says about itself, in the first request of its stream and in the last.
+
+use std::{sync::Arc, time::Duration};
+
+use envoy_types::pb::{
+    envoy::config::core::v3::Node,
+    google::protobuf::{Struct, value::Kind},
+};
+use leno_api::{Resource, model::ObjectName, wire::node};
+use serde_json::Value;
+
+use crate::plan::Identity;
+
+/// The lease of a proxy that does not name one: long enough to restart the control plane.
+const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+/// The longest name that a proxy may have.
+const MAX_ID: usize = 512;
+
+/// A proxy that introduced itself.
+#[derive(Debug)]
+pub struct Introduction {
+    /// What people know it by.
+    pub name: String,
+    pub identity: Identity,
+    /// The workload to register, and for how long it stays after the stream broke.
+    pub workload: Option<(Value, Duration)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BadNode {
+    #[error("the first request of a stream must say who it is from: `node` is missing")]
+    Missing,
+    #[error("node.id must have 1 to {MAX_ID} characters, none of them control characters")]
+    BadId,
+    #[error(
+        "node.metadata.{} must be the proxy's namespace: lower-case letters, digits and `-`",
+        node::NAMESPACE
+    )]
+    BadNamespace,
+    #[error("node.metadata.{} is not a valid Workload: {reason}", node::WORKLOAD)]
+    BadWorkload { reason: String },
+    #[error(
+        "node.metadata.{} is in namespace {found}, the proxy in {expected}: they must be the same",
+        node::WORKLOAD
+    )]
+    ForeignWorkload { found: String, expected: String },
+}
+
+/// Reads the first request's node.
+///
+/// # Errors
+/// [`BadNode`] says what is missing or wrong.
+pub fn introduction(node: Option<&Node>) -> Result<Introduction, BadNode> {
+    let node = node.ok_or(BadNode::Missing)?;
+    if node.id.is_empty() || node.id.len() > MAX_ID || node.id.chars().any(char::is_control) {
+        return Err(BadNode::BadId);
+    }
+    let metadata = node.metadata.as_ref();
+    let namespace = text(metadata, node::NAMESPACE).unwrap_or("default");
+    if ObjectName::parse(&format!("{namespace}/x")).is_none() {
+        return Err(BadNode::BadNamespace);
+    }
+    let namespace: Arc<str> = namespace.into();
+    let (workload, own) = match text(metadata, node::WORKLOAD) {
+        Some(json) => {
+            let (workload, name) = workload(json, &namespace)?;
+            (Some((workload, lease(metadata))), Some(name))
+        }
+        // Somebody else wrote its workload: then its name may be the proxy's.
+        None => (None, ObjectName::parse(&node.id).filter(|name| name.namespace == namespace)),
+    };
+    Ok(Introduction {
+        name: node.id.clone(),
+        identity: Identity { namespace, workload: own },
+        workload,
+    })
+}
+
+/// Whether the proxy says that it leaves for good.
+pub fn is_goodbye(node: Option<&Node>) -> bool {
+    let metadata = node.and_then(|node| node.metadata.as_ref());
+    matches!(field(metadata, node::GOODBYE), Some(Kind::BoolValue(true)))
+}
+
+fn workload(json: &str, namespace: &str) -> Result<(Value, ObjectName), BadNode> {
+    let bad = |reason: String| BadNode::BadWorkload { reason };
+    let object: Value = serde_json::from_str(json).map_err(|error| bad(error.to_string()))?;
+    let resource =
+        Resource::from_json(object.clone()).map_err(|invalid| bad(invalid.to_string()))?;
+    if resource.kind.kind != "Workload" {
+        return Err(bad(format!("it is a {}", resource.kind.kind)));
+    }
+    let name = resource.name();
+    if *name.namespace != *namespace {
+        let (found, expected) = (name.namespace.to_string(), namespace.to_owned());
+        return Err(BadNode::ForeignWorkload { found, expected });
+    }
+    Ok((object, name))
+}
+
+/// The registry has limits of its own; here it only has to be a duration.
+fn lease(metadata: Option<&Struct>) -> Duration {
+    match field(metadata, node::LEASE_SECONDS) {
+        Some(Kind::NumberValue(seconds)) => {
+            Duration::try_from_secs_f64(*seconds).unwrap_or(DEFAULT_LEASE)
+        }
+        _ => DEFAULT_LEASE,
+    }
+}
+
+fn text<'a>(metadata: Option<&'a Struct>, name: &str) -> Option<&'a str> {
+    match field(metadata, name) {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn field<'a>(metadata: Option<&'a Struct>, name: &str) -> Option<&'a Kind> {
+    metadata?.fields.get(name)?.kind.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf;
+
+    use super::*;
+
+    fn node(id: &str, fields: &[(&str, Kind)]) -> Node {
+        let value = |kind: &Kind| protobuf::Value { kind: Some(kind.clone()) };
+        let fields = fields.iter().map(|(name, kind)| ((*name).to_owned(), value(kind))).collect();
+        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() }
+    }
+
+    fn string(text: &str) -> Kind {
+        Kind::StringValue(text.to_owned())
+    }
+
+    const WORKLOAD: &str = r#"{"apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"name": "orders-1", "namespace": "shop"},
+        "spec": {"services": ["orders"], "address": "127.0.0.1", "ports": {"http": 9001}}}"#;
+
+    #[test]
+    fn reads_a_proxy_with_a_workload() {
+        let node = node(
+            "orders-1",
+            &[
+                ("namespace", string("shop")),
+                ("workload", string(WORKLOAD)),
+                ("leaseSeconds", Kind::NumberValue(3.0)),
+            ],
+        );
+        let read = introduction(Some(&node)).unwrap();
+        assert_eq!(read.identity.workload, ObjectName::parse("shop/orders-1"));
+        assert_eq!(read.workload.unwrap().1, Duration::from_secs(3));
+        assert!(!is_goodbye(Some(&node)));
+    }
+
+    #[test]
+    fn a_proxy_without_one_may_be_named_like_its_workload() {
+        let read = introduction(Some(&node("shop/a", &[("namespace", string("shop"))]))).unwrap();
+        assert_eq!(read.identity.workload, ObjectName::parse("shop/a"));
+        // Somebody else's workload is not one's own.
+        let read = introduction(Some(&node("shop/a", &[("namespace", string("other"))]))).unwrap();
+        assert_eq!(read.identity.workload, None);
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_proxy() {
+        let wrong = WORKLOAD.replace("shop", "other");
+        let rows: [(Option<Node>, &str); 6] = [
+            (None, "`node` is missing"),
+            (Some(node("", &[])), "node.id"),
+            (Some(node("a\nb", &[])), "node.id"),
+            (Some(node("a", &[("namespace", string("A B"))])), "node.metadata.namespace"),
+            (Some(node("a", &[("workload", string("{"))])), "not a valid Workload"),
+            (
+                Some(node("a", &[("namespace", string("shop")), ("workload", string(&wrong))])),
+                "is in namespace other, the proxy in shop",
+            ),
+        ];
+        for (node, message) in rows {
+            let error = introduction(node.as_ref()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        let odd = node("a", &[("leaseSeconds", Kind::NumberValue(f64::NAN))]);
+        assert!(introduction(Some(&odd)).is_ok());
+    }
+}

@@ -1,0 +1,145 @@
+//! The streams of all proxies: `envoy.service.discovery.v3.AggregatedDiscoveryService`.
+
+mod stream;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{
+        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+    },
+};
+use futures_util::Stream;
+use leno_api::wire::TOKEN_HEADER;
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{
+    access::{Access, Caller, Role},
+    push::Push,
+    registry::Registry,
+    telemetry::Metrics,
+};
+
+/// Streams open at the same time.
+pub const MAX_STREAMS: usize = 10_000;
+/// The largest request; the largest there is names what a reconnecting proxy has.
+const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+/// Streams per connection: a proxy needs one.
+const MAX_STREAMS_PER_CONNECTION: u32 = 16;
+/// A peer that answers no ping within these is dead.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Responses that wait for the transport; what comes after them stays state.
+const RESPONSES_AHEAD: usize = 2;
+
+type ResponseStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+/// What every stream needs.
+pub struct Discovery {
+    pub push: Arc<Push>,
+    pub registry: Arc<Registry>,
+    pub access: Access,
+    pub metrics: Arc<Metrics>,
+    /// True once streams are to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The gRPC service; one for all connections.
+struct Service {
+    shared: Arc<Discovery>,
+    streams: Arc<Semaphore>,
+}
+
+/// Serves until `stop` says so, then ends every stream and returns.
+///
+/// # Errors
+/// When the transport fails as a whole.
+pub async fn serve(
+    listener: TcpListener,
+    shared: Discovery,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut stop = shared.stop.clone();
+    let service =
+        Service { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(MAX_STREAMS)) };
+    let service =
+        AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, async move {
+            // An error means that whoever could say stop is gone, which says the same.
+            stop.wait_for(|stop| *stop).await.ok();
+        })
+        .await
+}
+
+impl Service {
+    fn refuse(&self, reason: &str, status: Status) -> Status {
+        self.shared.metrics.streams_refused.with_label_values(&[reason]).inc();
+        status
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let header = request.metadata().get(TOKEN_HEADER);
+        let caller = self.shared.access.caller(header.map(|value| value.as_bytes()));
+        let caller = caller
+            .map_err(|denied| self.refuse("denied", Status::unauthenticated(denied.to_string())))?;
+        if caller.role == Role::Viewer {
+            let message =
+                format!("{caller} is not a proxy: use a token of the role workload or admin");
+            return Err(self.refuse("denied", Status::permission_denied(message)));
+        }
+        Ok(caller)
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("this control plane serves {MAX_STREAMS} streams already");
+            self.refuse("limit", Status::resource_exhausted(message))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream =
+        Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
+    type DeltaAggregatedResourcesStream = ResponseStream;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented(
+            "Leno speaks incremental xDS only: call DeltaAggregatedResources (api_type: DELTA_GRPC)",
+        ))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let caller = self.caller(&request)?;
+        let permit = self.permit()?;
+        let (responses, receiver) = mpsc::channel(RESPONSES_AHEAD);
+        let shared = self.shared.clone();
+        let requests = request.into_inner();
+        tokio::spawn(async move {
+            stream::run(&shared, &caller, requests, &responses).await;
+            drop(permit);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

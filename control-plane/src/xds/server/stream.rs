@@ -1,0 +1,310 @@
+//! One proxy's stream: its requests into the session, what is planned for it out of it, and its lease.
+
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+    },
+    google::protobuf::Any,
+};
+use leno_api::wire;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tonic::{Status, Streaming};
+
+use super::Discovery;
+use crate::{
+    access::Caller,
+    push::{Connection, Pending},
+    registry::{self, Registry},
+    store,
+    xds::{
+        node::{self, BadNode, Introduction},
+        session::{Effects, Oddity, Request, Response, Session, Violation},
+    },
+};
+
+/// How long a stream may stay open without its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// A lease is renewed this many times within its length.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// Why a stream ended, other than by the proxy itself.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the control plane is shutting down")]
+    Stopping,
+    #[error("no request within {} s", FIRST_REQUEST.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Node(#[from] BadNode),
+    #[error("{0}")]
+    NotAllowed(String),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+}
+
+impl From<&Ended> for Status {
+    fn from(ended: &Ended) -> Self {
+        let message = ended.to_string();
+        match ended {
+            Ended::Stopping => Self::unavailable(message),
+            Ended::Silent => Self::deadline_exceeded(message),
+            Ended::Node(_) => Self::invalid_argument(message),
+            Ended::NotAllowed(_) => Self::permission_denied(message),
+            Ended::Registry(registry::Error::WrittenByHand(_)) => Self::already_exists(message),
+            Ended::Registry(registry::Error::Store(_)) => Self::unavailable(message),
+            Ended::Registry(_) => Self::invalid_argument(message),
+            Ended::Violation(_) => Self::resource_exhausted(message),
+        }
+    }
+}
+
+/// The registered workload behind a stream.
+struct Lease {
+    key: store::Key,
+    every: Duration,
+}
+
+struct Stream<'a> {
+    shared: &'a Discovery,
+    name: String,
+    session: Session,
+    connection: Connection,
+    lease: Option<Lease>,
+    /// When the oldest change that is now being sent was planned.
+    since: Option<Instant>,
+}
+
+/// Runs a stream to its end and tells the proxy why it ended.
+pub(super) async fn run(
+    shared: &Discovery,
+    caller: &Caller,
+    mut requests: Streaming<DeltaDiscoveryRequest>,
+    responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+) {
+    let opened = open(shared, caller, &mut requests).await;
+    let ended = match opened {
+        Ok(Some((stream, first))) => {
+            shared.metrics.connected.inc();
+            let name = stream.name.clone();
+            tracing::info!(proxy = name, "connected");
+            let ended = stream.run(first, &mut requests, responses).await;
+            shared.metrics.connected.dec();
+            let reason =
+                ended.as_ref().map_or_else(|ended| ended.to_string(), |()| "closed".into());
+            tracing::info!(proxy = name, reason, "disconnected");
+            ended
+        }
+        Ok(None) => Ok(()),
+        Err(ended) => {
+            shared.metrics.streams_refused.with_label_values(&["node"]).inc();
+            tracing::warn!(reason = %ended, "a stream was refused");
+            Err(ended)
+        }
+    };
+    if let Err(ended) = ended {
+        // Fails when the proxy is gone already.
+        responses.send(Err((&ended).into())).await.ok();
+    }
+}
+
+/// Reads the first request, registers the workload that it brings, and enters the proxy. `None` where it
+/// left without a word.
+async fn open<'a>(
+    shared: &'a Discovery,
+    caller: &Caller,
+    requests: &mut Streaming<DeltaDiscoveryRequest>,
+) -> Result<Option<(Stream<'a>, DeltaDiscoveryRequest)>, Ended> {
+    let first = timeout(FIRST_REQUEST, requests.message()).await.map_err(|_| Ended::Silent)?;
+    let Ok(Some(first)) = first else { return Ok(None) };
+    let introduction = node::introduction(first.node.as_ref())?;
+    allow(caller, &introduction)?;
+    let lease = match introduction.workload {
+        Some((workload, length)) => Some(register(&shared.registry, workload, length).await?),
+        None => None,
+    };
+    let connection = shared.push.connect(introduction.name.clone(), introduction.identity).await;
+    let connection = connection.map_err(|_| Ended::Stopping)?;
+    let name = introduction.name;
+    let session = Session::default();
+    Ok(Some((Stream { shared, name, session, connection, lease, since: None }, first)))
+}
+
+/// A workload's token is good for one namespace.
+fn allow(caller: &Caller, introduction: &Introduction) -> Result<(), Ended> {
+    let namespace = &*introduction.identity.namespace;
+    if caller.namespace.as_deref().is_some_and(|own| own != namespace) {
+        return Err(Ended::NotAllowed(format!(
+            "{caller} may not speak for a proxy in namespace {namespace:?}"
+        )));
+    }
+    Ok(())
+}
+
+async fn register(
+    registry: &Registry,
+    workload: serde_json::Value,
+    length: Duration,
+) -> Result<Lease, Ended> {
+    let length = length.clamp(registry::MIN_LEASE, registry::MAX_LEASE);
+    let key = registry.register(workload, length).await?;
+    Ok(Lease { key, every: length / RENEWALS_PER_LEASE })
+}
+
+impl Stream<'_> {
+    async fn run(
+        mut self,
+        first: DeltaDiscoveryRequest,
+        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) -> Result<(), Ended> {
+        let mut stop = self.shared.stop.clone();
+        let mut renewal = interval(self.lease.as_ref().map_or(FIRST_REQUEST, |lease| lease.every));
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.take_up(first).await?;
+        let mut next = self.next_response();
+        loop {
+            tokio::select! {
+                permit = responses.reserve(), if next.is_some() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(response) = next.take() {
+                        permit.send(Ok(response));
+                    }
+                }
+                request = requests.message() => match request {
+                    Ok(Some(request)) => {
+                        if node::is_goodbye(request.node.as_ref()) {
+                            self.leave().await;
+                            return Ok(());
+                        }
+                        self.take_up(request).await?;
+                    }
+                    // A broken stream and one that ended: the lease decides what becomes of the workload.
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                pending = self.connection.changed() => self.offer(pending).await?,
+                _ = renewal.tick() => self.renew().await?,
+                () = stopped(&mut stop) => return Err(Ended::Stopping),
+            }
+            if next.is_none() {
+                next = self.next_response();
+            }
+        }
+    }
+
+    async fn take_up(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Ended> {
+        let effects = self.session.request(Request {
+            type_url: request.type_url,
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            initial_versions: request.initial_resource_versions,
+            nonce: request.response_nonce,
+            error: request.error_detail.map(|status| status.message),
+        });
+        let effects = effects.inspect_err(|_| self.count_protocol_error("too_many_names"))?;
+        self.count(&effects);
+        if let Some(sequence) = effects.sequence {
+            let told = self.connection.subscribe(sequence, effects.add, effects.remove).await;
+            told.map_err(|_| Ended::Stopping)?;
+        }
+        self.connection.report(effects.verdicts).await.map_err(|_| Ended::Stopping)
+    }
+
+    async fn offer(&mut self, pending: Pending) -> Result<(), Ended> {
+        self.since = self.since.or(pending.since);
+        let verdicts = self.session.offer(pending.delta, pending.answered, pending.revision);
+        self.connection.report(verdicts).await.map_err(|_| Ended::Stopping)
+    }
+
+    fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let response = self.session.next_response()?;
+        let metrics = &self.shared.metrics;
+        metrics.responses.with_label_values(&[response.kind.kind]).inc();
+        if !response.more
+            && let Some(since) = self.since.take()
+        {
+            metrics.delivery_seconds.observe(since.elapsed().as_secs_f64());
+        }
+        Some(encode(response))
+    }
+
+    /// The stream is the lease: while it is open the workload stays. Somebody may have deleted it by hand;
+    /// then it comes back only with a new stream.
+    async fn renew(&mut self) -> Result<(), Ended> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        match self.shared.registry.renew(&lease.key) {
+            Ok(()) => Ok(()),
+            Err(registry::Error::NotLeased(key)) => {
+                tracing::warn!(proxy = self.name, workload = %key, "its workload was deleted; it stays connected");
+                self.lease = None;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The proxy leaves for good: nobody is to be sent there any more.
+    async fn leave(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        if let Err(error) = self.shared.registry.deregister(&lease.key).await {
+            tracing::warn!(proxy = self.name, %error, "cannot remove its workload; the lease will");
+        }
+    }
+
+    fn count(&self, effects: &Effects) {
+        let metrics = &self.shared.metrics;
+        match effects.answered {
+            Some((_, true)) => metrics.acks.inc(),
+            Some((kind, false)) => {
+                metrics.nacks.with_label_values(&[kind.kind]).inc();
+                for verdict in effects.verdicts.iter().filter(|verdict| verdict.result.is_err()) {
+                    let reason = verdict.result.as_ref().err();
+                    tracing::warn!(proxy = self.name, resource = %verdict.key, reason, "rejected");
+                }
+            }
+            None => {}
+        }
+        for oddity in &effects.oddities {
+            self.count_protocol_error(match oddity {
+                Oddity::UnknownType => "unknown_type",
+                Oddity::UnknownNonce => "unknown_nonce",
+                Oddity::BadName => "bad_name",
+            });
+        }
+    }
+
+    fn count_protocol_error(&self, what: &str) {
+        self.shared.metrics.protocol_errors.with_label_values(&[what]).inc();
+    }
+}
+
+/// Waits until streams are to end. Whoever could say so being gone says the same.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    stop.wait_for(|stop| *stop).await.ok();
+}
+
+/// The bytes of a resource are shared by all streams up to here; this is the one copy per proxy.
+fn encode(response: Response) -> DeltaDiscoveryResponse {
+    let type_url = wire::type_url(response.kind);
+    let resources = response.resources.into_iter().map(|sent| WireResource {
+        name: sent.item.name.to_string(),
+        version: sent.item.version.to_string(),
+        aliases: sent.aliases,
+        resource: Some(Any { type_url: type_url.clone(), value: sent.item.body.to_vec() }),
+        ..WireResource::default()
+    });
+    DeltaDiscoveryResponse {
+        resources: resources.collect(),
+        removed_resources: response.removed,
+        nonce: response.nonce.to_string(),
+        system_version_info: wire::system_version(response.revision, response.more),
+        type_url,
+        ..DeltaDiscoveryResponse::default()
+    }
+}

@@ -1,0 +1,219 @@
+//! Configuration from the control plane, by incremental xDS.
+//!
+//! ```text
+//! control plane ◀─ requests ── stream ◀─ Mirror (pure) ◀─ Command ── config task
+//!               ── responses ─▶ stream ─▶ Mirror        ─▶ Update ──▶ config task
+//! ```
+//!
+//! A round of responses becomes one [`Change`]; it is acknowledged when the config task says that it is live,
+//! and what the task or the parser refused is named in the rejection. When the stream breaks, the proxy goes on
+//! with what it has and comes back with jittered backoff, saying what it has, so that only differences travel.
+//!
+//! - `mirror.rs`: what is asked for, what is held in which version, which rounds wait for a verdict
+//! - `stream.rs`: one connection, from its first request to its end
+//! - `message.rs`: what requests look like
+
+mod message;
+mod mirror;
+mod stream;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use leno_api::{Key, Resource, model::ObjectName};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use self::{mirror::Mirror, stream::Ended};
+
+/// The first reconnect comes after at most this, each further one after at most twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts to connect.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// Updates that wait for the config task before no more are read from the stream.
+const UPDATES: usize = 8;
+/// Commands that wait for the source.
+const COMMANDS: usize = 256;
+
+/// Where the control plane is, and who asks.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `127.0.0.1:15012`, or a name with a port.
+    pub address: String,
+    /// Read anew for each connection, so that it can be rotated.
+    pub token_file: Option<PathBuf>,
+    /// What people know the proxy by.
+    pub id: String,
+    /// Where short host names are looked up.
+    pub namespace: String,
+    /// The proxy's own `Workload` as JSON, to be registered for as long as it is connected.
+    pub workload: Option<serde_json::Value>,
+    /// How long the workload stays when the connection breaks.
+    pub lease: Duration,
+    /// Services needed from the start.
+    pub services: Vec<ObjectName>,
+    /// From the last run: what is held already, with its versions.
+    pub held: Vec<(Key, String)>,
+    /// From the last run: hosts asked for.
+    pub hosts: Vec<String>,
+}
+
+/// What the source tells the config task.
+#[derive(Debug)]
+pub enum Update {
+    /// Something is different; answer with [`Command::Verdict`].
+    Changed(Change),
+    /// A stream is open; what follows brings us up to date.
+    Connected,
+    /// The stream broke, or could not be opened; the source goes on trying.
+    Disconnected {
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// One consistent change.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// For the verdict.
+    pub id: u64,
+    /// New and changed resources, valid each by itself, with their versions; referred before referring.
+    pub upserts: Vec<(Arc<Resource>, String)>,
+    /// Resources that are gone, or no longer concern this proxy. Some may never have been here.
+    pub removed: Vec<Key>,
+    /// Resources that are not valid, with the reason: their last good version stays. Already on their way
+    /// into the rejection; here for log and metrics.
+    pub invalid: Vec<(Key, String)>,
+    /// Hosts asked for to which services of this or an earlier change answer.
+    pub present_hosts: Vec<String>,
+    /// Hosts asked for to which no service answers.
+    pub absent_hosts: Vec<String>,
+    /// Hosts of which no more is known, since there are too many: to be asked for again at next use.
+    pub forgotten_hosts: Vec<String>,
+}
+
+/// What the config task tells the source.
+#[derive(Debug)]
+pub enum Command {
+    /// An application calls `host` (lower case, without port) for the first time. Every host is asked for,
+    /// even if a service of that name is known: it may be known as a backend only, without its routes.
+    Subscribe {
+        /// As called.
+        host: String,
+    },
+    /// A change is live, all but what is named.
+    Verdict {
+        /// Of the change.
+        id: u64,
+        /// What could not be made live, and why.
+        rejected: Vec<(Key, String)>,
+    },
+    /// The proxy is about to end: its workload is taken out at once. The source ends, too.
+    Goodbye,
+}
+
+/// The config task's end.
+#[derive(Debug)]
+pub struct Link {
+    /// Ends when the source has ended.
+    pub updates: mpsc::Receiver<Update>,
+    /// Dropping it ends the source, without a goodbye.
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// The source itself: to be run as one task.
+#[derive(Debug)]
+pub struct ControlPlaneSource {
+    options: Options,
+    mirror: Mirror,
+    channels: Channels,
+}
+
+/// The source's end.
+#[derive(Debug)]
+struct Channels {
+    updates: mpsc::Sender<Update>,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl ControlPlaneSource {
+    /// A source and the link to it. Nothing happens before [`ControlPlaneSource::run`].
+    pub fn new(options: Options) -> (Self, Link) {
+        let (update_sender, updates) = mpsc::channel(UPDATES);
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let mirror = Mirror::new(
+            options.namespace.clone(),
+            options.services.clone(),
+            options.hosts.clone(),
+            options.held.clone(),
+        );
+        let channels = Channels { updates: update_sender, commands: command_queue };
+        (Self { options, mirror, channels }, Link { updates, commands })
+    }
+
+    /// Connects, follows, reconnects, until the config task says goodbye or is gone.
+    pub async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let ended =
+                stream::follow(&self.options, &mut self.mirror, &mut self.channels, &mut failures)
+                    .await;
+            let reason = match ended {
+                Ended::Over => return,
+                Ended::Broken(reason) => reason,
+            };
+            self.mirror.disconnected();
+            let update = Update::Disconnected { reason };
+            let wait = backoff(failures, rand::random());
+            failures = failures.saturating_add(1);
+            if !self.wait(Instant::now() + wait, update).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next attempt while the config task goes on talking; false when that is over.
+    async fn wait(&mut self, until: Instant, update: Update) -> bool {
+        let mut update = Some(update);
+        loop {
+            let answers = self.mirror.has_updates();
+            tokio::select! {
+                () = sleep_until(until), if update.is_none() && !answers => return true,
+                permit = self.channels.updates.reserve(), if update.is_some() || answers => {
+                    let Ok(permit) = permit else { return false };
+                    if let Some(next) = update.take().or_else(|| self.mirror.next_update()) {
+                        permit.send(next);
+                    }
+                }
+                command = self.channels.commands.recv() => match command {
+                    Some(Command::Goodbye) | None => return false,
+                    Some(command) => self.mirror.obey(command),
+                },
+            }
+        }
+    }
+}
+
+/// How long to wait after `failures` attempts in a row. `random` is in 0..1: half of the wait is by chance, so
+/// that the proxies of a mesh do not come back all at once.
+fn backoff(failures: u32, random: f64) -> Duration {
+    let whole = FIRST_BACKOFF.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF);
+    whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_ten_seconds_and_half_of_it_is_chance() {
+        let seconds = |failures, random| backoff(failures, random).as_secs_f64();
+        assert!((seconds(0, 0.0) - 0.05).abs() < 1e-9 && (seconds(0, 1.0) - 0.1).abs() < 1e-9);
+        assert!((seconds(3, 1.0) - 0.8).abs() < 1e-9);
+        for failures in [7, 20, u32::MAX] {
+            assert!((seconds(failures, 0.0) - 5.0).abs() < 1e-9);
+            assert!((seconds(failures, 1.0) - 10.0).abs() < 1e-9);
+        }
+    }
+}
