@@ -10,10 +10,28 @@
 //! - [`store`]: every object, one revision counter, watch from a revision
 //! - [`objects`]: what a write makes of an object: metadata, field ownership
 //! - [`access`]: bearer tokens and roles
+//! - [`plan`]: what each proxy gets, pure
+//! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`registry`]: leases of registered workloads
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
+//! - [`xds`]: the streams of the proxies
+//! - `app.rs`: puts it together; `settings.rs`: flags and environment
 
 pub mod access;
+mod app;
+mod error;
+pub mod http_api;
 pub mod objects;
+pub mod plan;
+pub mod push;
 pub mod registry;
+mod settings;
 pub mod store;
+pub mod telemetry;
+pub mod xds;
+
+pub use self::{
+    app::{Addresses, Running, run, start},
+    error::Error,
+    settings::{LogFormat, Settings},
+};

@@ -30,7 +30,7 @@ pub use self::{
     apply::applied,
     ownership::Conflict,
     patch::{PatchError, json_patch, merge_patch},
-    revise::{created, prune_nulls, strip_revision, updated},
+    revise::{created, mark_deleted, prune_nulls, strip_revision, updated},
 };
 
 /// Who writes, and when.

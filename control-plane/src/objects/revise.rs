@@ -49,6 +49,14 @@ pub fn prune_nulls(value: &mut Value) {
     }
 }
 
+/// Marks an object that is to go once its finalizers have been taken off. The first mark stays.
+pub fn mark_deleted(object: &mut Value, now: &str) {
+    if let Some(metadata) = metadata_mut(object) {
+        metadata.entry("deletionTimestamp").or_insert_with(|| now.into());
+        metadata.insert("deletionGracePeriodSeconds".into(), json!(0));
+    }
+}
+
 /// Removes `metadata.resourceVersion`: the store keeps it beside the object.
 pub fn strip_revision(object: &mut Value) {
     if let Some(metadata) = metadata_mut(object) {

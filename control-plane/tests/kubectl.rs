@@ -1,0 +1,214 @@
+//! The API by the stock `kubectl`, where there is one on the PATH.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use leno_control_plane::{
+    access::{Access, TokenFile},
+    http_api::{Api, router},
+    registry::Registry,
+    store::{MemoryStore, Store},
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+const MANIFESTS: &str = r#"
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders, namespace: shop, labels: {app: orders}}
+spec:
+  hosts: [orders]
+  ports: [{name: http, port: 80, protocol: http}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: orders}]
+  rules: [{backendRefs: [{name: orders, port: 80, weight: 90}, {name: orders-v2, port: 80, weight: 10}]}]
+"#;
+
+struct Kubectl {
+    server: String,
+    home: TempDir,
+}
+
+impl Kubectl {
+    async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let registry = Registry::new(store.clone());
+        let access = Access::new(TokenFile::open(directory.path()).unwrap(), address, false);
+        let api = Api::new(store, registry, access, Vec::new());
+        tokio::spawn(async move { axum::serve(listener, router(api)).await });
+        Self { server: format!("--server=http://{address}"), home: directory }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new("kubectl");
+        command.arg(&self.server).args(["--namespace=shop", "--request-timeout=20s"]);
+        // Its discovery cache must not outlive the test, and no kubeconfig must matter.
+        command.env("HOME", self.home.path()).env("KUBECONFIG", "/dev/null");
+        command.args(arguments.split_whitespace());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs kubectl with an input; answers whether it succeeded, and all that it said.
+    async fn run(&self, arguments: &str, input: &str) -> (bool, String) {
+        let mut command = self.command(arguments);
+        let input = input.to_owned();
+        let run = move || -> Output {
+            let mut child = command.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            child.wait_with_output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    async fn fine(&self, arguments: &str, input: &str, expected: &[&str]) {
+        let (success, text) = self.run(arguments, input).await;
+        assert!(success, "kubectl {arguments}: {text}");
+        for part in expected {
+            assert!(text.contains(part), "kubectl {arguments}: no {part:?} in\n{text}");
+        }
+    }
+
+    async fn fails(&self, arguments: &str, input: &str, expected: &str) {
+        let (success, text) = self.run(arguments, input).await;
+        assert!(!success, "kubectl {arguments} succeeded: {text}");
+        assert!(text.contains(expected), "kubectl {arguments}: no {expected:?} in\n{text}");
+    }
+}
+
+fn is_there() -> bool {
+    let there = Command::new("kubectl").args(["version", "--client"]).output();
+    let there = there.is_ok_and(|output| output.status.success());
+    if !there {
+        println!("skipped: there is no kubectl on the PATH");
+    }
+    there
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_works_as_people_know_it() {
+    if !is_there() {
+        return;
+    }
+    let kubectl = Kubectl::start().await;
+    kubectl
+        .fine(
+            "api-resources",
+            "",
+            &["httproutes", "gateway.networking.k8s.io/v1", "trafficpolicies", "wl"],
+        )
+        .await;
+    kubectl.fine("version", "", &["Server Version"]).await;
+    kubectl.fine("explain services.spec.ports.protocol", "", &["<string>", "grpc"]).await;
+    kubectl.fine("explain httproute.spec --recursive", "", &["backendRefs"]).await;
+    kubectl.fails("diff -f -", MANIFESTS, "+kind: Service").await;
+
+    let apply = "apply -f -";
+    kubectl
+        .fine(&format!("{apply} --dry-run=server"), MANIFESTS, &["orders created (server dry run)"])
+        .await;
+    kubectl.fine("get all", "", &["No resources found"]).await;
+    kubectl
+        .fine(
+            apply,
+            MANIFESTS,
+            &["service.leno.dev/orders created", "Warning", "no Service shop/orders-v2"],
+        )
+        .await;
+    kubectl.fine(apply, MANIFESTS, &["service.leno.dev/orders unchanged"]).await;
+    kubectl.fine("get services -A", "", &["NAMESPACE", "shop", "orders", "80"]).await;
+    kubectl.fine("get httproute orders -o yaml", "", &["resourceVersion:", "weight: 90"]).await;
+    kubectl.fine("diff -f -", MANIFESTS, &[]).await;
+    let changed = MANIFESTS.replace("weight: 10", "weight: 50");
+    kubectl.fails("diff -f -", &changed, "+      weight: 50").await;
+    kubectl.fine(apply, &changed, &["orders configured"]).await;
+
+    kubectl.fine("apply --server-side -f -", &changed, &["serverside-applied"]).await;
+    let taken = changed.replace("weight: 50", "weight: 60");
+    kubectl
+        .fails(
+            "apply --server-side --field-manager=other -f -",
+            &taken,
+            "conflict with \"kubectl\"",
+        )
+        .await;
+    let force = "apply --server-side --field-manager=other --force-conflicts -f -";
+    kubectl.fine(force, &taken, &["serverside-applied"]).await;
+    kubectl.fine("get httproute orders -o jsonpath={.metadata.generation}", "", &["3"]).await;
+
+    kubectl.fine("label service orders team=a", "", &["labeled"]).await;
+    kubectl.fine("get services -l team=a --show-labels", "", &["orders", "team=a"]).await;
+    kubectl.fine("get services -l team=b", "", &["No resources"]).await;
+    kubectl.fine("annotate service orders note=x", "", &["annotated"]).await;
+    kubectl
+        .fine(r#"patch service orders --type=merge -p {"spec":{"hosts":["o"]}}"#, "", &["patched"])
+        .await;
+    kubectl
+        .fine(
+            r#"patch service orders --type=json -p [{"op":"remove","path":"/spec/hosts"}]"#,
+            "",
+            &["patched"],
+        )
+        .await;
+    kubectl.fine("describe service orders", "", &["Name:", "orders", "Port:"]).await;
+    kubectl.fine("replace -f -", MANIFESTS, &["replaced"]).await;
+    kubectl.fine("get namespaces", "", &["default", "shop"]).await;
+
+    kubectl.fine("delete -f -", MANIFESTS, &["\"orders\" deleted"]).await;
+    kubectl.fine("get all", "", &["No resources found"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_says_what_is_wrong() {
+    if !is_there() {
+        return;
+    }
+    let kubectl = Kubectl::start().await;
+    let apply = "apply -f -";
+    let typo = MANIFESTS.replace("protocol: http", "protocl: http");
+    kubectl.fails(apply, &typo, "spec.ports[0].protocl: unknown field").await;
+    let port = MANIFESTS.replace("port: 80,", "port: 800000,");
+    kubectl.fails(apply, &port, "spec.ports[0].port: 800000 is not a port").await;
+    let kind = MANIFESTS.replace("kind: Service\nmeta", "kind: Servise\nmeta");
+    kubectl.fails(apply, &kind, "no matches for kind \"Servise\"").await;
+    kubectl.fails("get service none", "", "services.leno.dev \"none\" not found").await;
+    kubectl.fails("create namespace x", "", "one is there when something is in it").await;
+    kubectl.run(apply, MANIFESTS).await;
+    kubectl.fails("create -f -", MANIFESTS, "already exists").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_watches() {
+    if !is_there() {
+        return;
+    }
+    let kubectl = Kubectl::start().await;
+    kubectl.fine("apply -f -", MANIFESTS, &[]).await;
+    let watching = kubectl.command("get services -w --output-watch-events").spawn().unwrap();
+    let id = watching.id();
+    let output = tokio::task::spawn_blocking(move || watching.wait_with_output());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kubectl.fine("label service orders team=a", "", &[]).await;
+    kubectl.fine("delete service orders", "", &[]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Command::new("kill").arg(id.to_string()).status().unwrap();
+    let text = String::from_utf8(output.await.unwrap().unwrap().stdout).unwrap();
+    let events: Vec<_> =
+        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(events, ["ADDED", "MODIFIED", "DELETED"], "{text}");
+}
