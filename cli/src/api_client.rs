@@ -65,6 +65,15 @@ pub struct List {
     pub resource_version: String,
 }
 
+/// What became of one of many resources.
+#[derive(Debug, serde::Deserialize)]
+pub struct Applied {
+    /// `created`, `configured` or `unchanged`.
+    pub outcome: String,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
 /// Why the control plane did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -161,14 +170,22 @@ impl ApiClient {
         self.ask(Method::PATCH, &path, Some((APPLY_PATCH, body))).await
     }
 
-    /// Applies all of `bodies`, or none of them.
+    /// Applies all of `bodies`, or none of them; what became of each, in their order.
     pub async fn apply_atomically(
         &self,
         bodies: Vec<Value>,
         options: ApplyOptions,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Vec<Applied>, Error> {
         let path = format!("{APPLY_MANY}?atomic=true&{}", apply_query(options));
-        self.ask(Method::POST, &path, Some((JSON, &Value::Array(bodies)))).await
+        let count = bodies.len();
+        let mut answer = self.ask(Method::POST, &path, Some((JSON, &Value::Array(bodies)))).await?;
+        let results = answer.object.get_mut("results").map(Value::take).unwrap_or_default();
+        let results: Vec<Applied> =
+            serde_json::from_value(results).map_err(|error| self.unreadable(&error.to_string()))?;
+        match results.len() == count {
+            true => Ok(results),
+            false => Err(self.unreadable("it does not tell what became of each resource")),
+        }
     }
 
     /// Whether there was something to delete.

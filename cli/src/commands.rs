@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod apply;
+pub mod control_plane;
 pub mod delete;
 pub mod diff;
 pub mod get;

@@ -41,6 +41,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    ControlPlane(leno_control_plane::Settings),
     Apply(commands::apply::ApplyArgs),
     Get(commands::get::GetArgs),
     Delete(commands::delete::DeleteArgs),
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Delete(args) => block_on(commands::delete::run(&args, out)),
         Command::Diff(args) => block_on(commands::diff::run(&args, out)),
         Command::ProxyConfig(args) => block_on(commands::proxy_config::run(&args, out)),
+        Command::ControlPlane(settings) => commands::control_plane::run(settings),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {

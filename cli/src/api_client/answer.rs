@@ -34,6 +34,8 @@ pub struct Refusal {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Cause {
+    /// One word for what it is.
+    pub reason: String,
     /// `spec.rules[0].name`.
     pub field: String,
     pub message: String,
@@ -79,6 +81,11 @@ impl Refusal {
     /// What is wrong with which field, where the API says so.
     pub fn causes(&self) -> &[Cause] {
         &self.details.causes
+    }
+
+    /// Fields belong to somebody else (server-side apply).
+    pub fn is_about_owners(&self) -> bool {
+        self.causes().iter().any(|cause| cause.reason == "FieldManagerConflict")
     }
 
     /// The object is not there (but its kind is).

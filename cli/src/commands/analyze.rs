@@ -21,6 +21,7 @@ pub struct AnalyzeArgs {
     #[arg(long)]
     strict: bool,
 
+    /// How to print it
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }

@@ -48,6 +48,16 @@ pub enum Outcome {
     Unchanged,
 }
 
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
 pub async fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
     let Some(mut manifests) = load_valid(&args.files, "nothing was applied")? else {
         return Ok(FAILED);
@@ -96,7 +106,7 @@ async fn apply_each(
     for manifest in manifests {
         match apply_one(client, manifest, options).await {
             Ok((outcome, warnings)) => {
-                tell(out, manifest, outcome, options.dry_run)?;
+                writeln!(out, "{}", told(manifest, outcome.word(), options.dry_run))?;
                 warn(manifest, &warnings);
             }
             Err(api_client::Error::Refused(refusal)) if goes_on(&refusal) => {
@@ -119,14 +129,9 @@ async fn apply_together(
     options: ApplyOptions,
     out: &mut impl Write,
 ) -> Result<bool, Error> {
-    let mut before = Vec::with_capacity(manifests.len());
-    for manifest in manifests {
-        let resource = &manifest.resource;
-        before.push(client.get(resource.kind, &resource.name()).await?);
-    }
     let bodies = manifests.iter().map(Manifest::body).collect();
-    let answer = match client.apply_atomically(bodies, options).await {
-        Ok(answer) => answer,
+    let applied = match client.apply_atomically(bodies, options).await {
+        Ok(applied) => applied,
         Err(api_client::Error::Refused(refusal)) if goes_on(&refusal) => {
             print_refusal(manifests, &refusal);
             eprintln!("nothing was applied");
@@ -134,17 +139,9 @@ async fn apply_together(
         }
         Err(error) => return Err(error.into()),
     };
-    let after = answer.object.get("items").and_then(Value::as_array);
-    for (at, manifest) in manifests.iter().enumerate() {
-        let outcome = match (&before[at], after.and_then(|items| items.get(at))) {
-            (None, _) => Outcome::Created,
-            (Some(before), Some(after)) if same_content(before, after) => Outcome::Unchanged,
-            (Some(_), _) => Outcome::Configured,
-        };
-        tell(out, manifest, outcome, options.dry_run)?;
-    }
-    for warning in &answer.warnings {
-        eprintln!("warning: {warning}");
+    for (manifest, one) in manifests.iter().zip(&applied) {
+        writeln!(out, "{}", told(manifest, &one.outcome, options.dry_run))?;
+        warn(manifest, &one.warnings);
     }
     Ok(true)
 }
@@ -154,20 +151,10 @@ fn goes_on(refusal: &Refusal) -> bool {
     api_client::Error::Refused(refusal.clone()).is_about_one_resource()
 }
 
-fn tell(
-    out: &mut impl Write,
-    manifest: &Manifest,
-    outcome: Outcome,
-    dry_run: bool,
-) -> Result<(), Error> {
-    let what = match outcome {
-        Outcome::Created => "created",
-        Outcome::Configured => "configured",
-        Outcome::Unchanged => "unchanged",
-    };
+/// `Service shop/order created`.
+fn told(manifest: &Manifest, outcome: &str, dry_run: bool) -> String {
     let only = if dry_run { " (dry run)" } else { "" };
-    writeln!(out, "{} {what}{only}", manifest.resource.key())?;
-    Ok(())
+    format!("{} {outcome}{only}", manifest.resource.key())
 }
 
 fn warn(manifest: &Manifest, warnings: &[String]) {
@@ -199,17 +186,25 @@ pub fn refusal_lines(manifests: &[Manifest], refusal: &Refusal) -> Vec<String> {
     let located = refusal.causes().iter().filter_map(|cause| {
         let (manifest, path) = match (indexed(&cause.field), manifests) {
             (Some((index, path)), _) => (manifests.get(index)?, path),
-            (None, [only]) => (only, cause.field.as_str()),
+            // Kubernetes writes the owners' fields as `.spec.x`.
+            (None, [only]) => (only, cause.field.trim_start_matches('.')),
             (None, _) => return None,
         };
         Some(manifest.locate(path, &cause.message).to_string())
     });
-    let located: Vec<_> = located.collect();
-    match (located.is_empty(), manifests) {
-        (false, _) => located,
-        (true, [only]) => vec![only.locate("", &refusal.to_string()).to_string()],
-        (true, _) => vec![refusal.to_string()],
+    let mut lines: Vec<_> = located.collect();
+    if lines.is_empty() {
+        lines.push(match manifests {
+            [only] => only.locate("", &refusal.to_string()).to_string(),
+            _ => refusal.to_string(),
+        });
     }
+    if refusal.is_about_owners() {
+        lines.push(
+            "somebody else has set these fields; --force-conflicts takes them over".to_owned(),
+        );
+    }
+    lines
 }
 
 /// `[2].spec.name` as 2 and `spec.name`.
@@ -271,6 +266,18 @@ spec:
         let lines =
             refusal_lines(&manifests, &refusal(json!([{"field": "[9].spec", "message": "x"}])));
         assert_eq!(lines, ["no"], "never silent");
+    }
+
+    #[test]
+    fn fields_of_other_owners_come_with_the_way_out() {
+        let manifests = files::parse("a.yaml", ROUTE).manifests;
+        let status = json!({"kind": "Status", "message": "no", "code": 409, "details": {"causes": [
+            {"reason": "FieldManagerConflict", "field": ".spec.rules", "message": "conflict with \"kubectl\""},
+        ]}});
+        let refusal = Refusal::read(StatusCode::CONFLICT, &status).unwrap();
+        let lines = refusal_lines(&manifests, &refusal);
+        assert_eq!(lines[0], "a.yaml:6: spec.rules: conflict with \"kubectl\"");
+        assert!(lines[1].contains("--force-conflicts"));
     }
 
     #[test]

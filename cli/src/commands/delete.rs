@@ -32,6 +32,7 @@ pub struct DeleteArgs {
     #[arg(short = 'R', long)]
     recursive: bool,
 
+    /// Where to look
     #[arg(short, long, value_name = "NS", env = "LENO_NAMESPACE", default_value = "default")]
     namespace: String,
 

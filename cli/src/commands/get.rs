@@ -4,7 +4,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use leno_api::KindInfo;
+use leno_api::{KindInfo, model::ObjectName};
 use serde_json::{Value, json};
 
 use self::columns::Columns;
@@ -27,6 +27,7 @@ pub struct GetArgs {
     /// One of that name; all when left out
     name: Option<String>,
 
+    /// Where to look
     #[arg(short, long, value_name = "NS", env = "LENO_NAMESPACE", default_value = "default")]
     namespace: String,
 
@@ -34,6 +35,7 @@ pub struct GetArgs {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 
+    /// How to print them
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 
@@ -60,20 +62,23 @@ pub async fn run(args: &GetArgs, out: &mut impl Write) -> Result<ExitCode, Error
     if selection.name.is_some() && args.all_namespaces {
         return Err(Error::Usage("a name is looked up in one namespace; leave out -A".to_owned()));
     }
-    let mut list = client.list(selection.kind, namespace).await?;
-    if let Some(wanted) = &selection.name {
-        list.items.retain(|item| name_of(item) == wanted);
-        if list.items.is_empty() && !args.watch {
-            let name = format!("{} {}/{wanted}", selection.kind.kind, args.namespace);
-            return Err(Error::Usage(format!("there is no {name}")));
-        }
-    }
+    let list = match selection.object(&args.namespace) {
+        Some(name) if !args.watch => one(&client, &selection, &name).await?,
+        _ => client.list(selection.kind, namespace).await?.only(selection.name.as_deref()),
+    };
     let mut printer = Printer::new(selection.kind, args);
     printer.print_list(&list, selection.name.is_some(), out)?;
     if args.watch {
         watch(&client, &selection, namespace, &list, &mut printer, out).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn one(client: &ApiClient, selection: &Selection, name: &ObjectName) -> Result<List, Error> {
+    match client.get(selection.kind, name).await? {
+        Some(object) => Ok(List { items: vec![object], ..List::default() }),
+        None => Err(Error::Usage(format!("there is no {} {name}", selection.kind.kind))),
+    }
 }
 
 async fn watch(
@@ -105,6 +110,7 @@ async fn watch(
 
 struct Printer {
     output: Output,
+    watch: bool,
     kind: &'static KindInfo,
     columns: Columns,
     table: Table,
@@ -115,7 +121,7 @@ impl Printer {
     fn new(kind: &'static KindInfo, args: &GetArgs) -> Self {
         let columns = Columns::new(kind, args.all_namespaces);
         let table = Table::new(columns.header());
-        Self { output: args.output, kind, columns, table, documents: 0 }
+        Self { output: args.output, watch: args.watch, kind, columns, table, documents: 0 }
     }
 
     fn print_list(&mut self, list: &List, single: bool, out: &mut impl Write) -> Result<(), Error> {
@@ -124,10 +130,13 @@ impl Printer {
                 for item in &list.items {
                     self.table.add(self.columns.row(item));
                 }
-                if self.table.is_empty() {
-                    eprintln!("there are no {} here", self.kind.plural);
+                match self.table.is_empty() && !self.watch {
+                    true => eprintln!(
+                        "there are no {} here; -A looks in all namespaces",
+                        self.kind.plural
+                    ),
+                    false => self.table.print(out)?,
                 }
-                self.table.print(out)?;
             }
             Output::Json => {
                 let items: Vec<_> = list.items.iter().map(for_people).collect();
@@ -188,6 +197,15 @@ fn for_people(object: &Value) -> Value {
         metadata.remove("managedFields");
     }
     object
+}
+
+impl List {
+    fn only(mut self, name: Option<&str>) -> Self {
+        if let Some(name) = name {
+            self.items.retain(|item| name_of(item) == name);
+        }
+        self
+    }
 }
 
 fn name_of(object: &Value) -> &str {

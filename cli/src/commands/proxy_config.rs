@@ -18,6 +18,7 @@ mod rows;
 /// Show what a running proxy has
 #[derive(Debug, clap::Args)]
 pub struct ProxyConfigArgs {
+    /// What to show
     #[arg(value_enum)]
     what: What,
 
@@ -25,6 +26,7 @@ pub struct ProxyConfigArgs {
     #[arg(value_name = "ADMIN ADDRESS", default_value = "127.0.0.1:15000")]
     admin: String,
 
+    /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

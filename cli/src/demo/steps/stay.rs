@@ -79,7 +79,7 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
         ),
         (
             "a canary of your own: edit the weights, apply, look at the first two again",
-            format!("{leno} apply -f {file} --force-conflicts --server http://{api}"),
+            format!("{leno} apply -f {file} --server http://{api}"),
         ),
     ] {
         narrator.say(&format!("# {what}"))?;

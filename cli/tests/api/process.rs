@@ -1,0 +1,124 @@
+//! Runs `leno` and a control plane to talk to.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub output: String,
+    pub errors: String,
+}
+
+impl Said {
+    /// The output of a command that must have worked without complaint.
+    pub fn good(self) -> String {
+        assert_eq!((self.code, self.errors.as_str()), (0, ""), "{}", self.output);
+        self.output
+    }
+}
+
+pub fn leno(arguments: &[&str]) -> Said {
+    let done = Command::new(env!("CARGO_BIN_EXE_leno")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: done.status.code().unwrap(), output: text(done.stdout), errors: text(done.stderr) }
+}
+
+/// An address at which nobody listens.
+pub fn unused_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Lines of a process, as they come. Dropping it ends the process.
+pub struct Lines {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Lines {
+    pub fn of(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_leno"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    pub fn next_line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct ControlPlane {
+    _process: Lines,
+    directory: tempfile::TempDir,
+    server: String,
+}
+
+impl ControlPlane {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let any = "127.0.0.1:0";
+        let process = Lines::of(&[
+            "control-plane",
+            "--memory",
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--api",
+            any,
+            "--xds",
+            any,
+            "--metrics",
+            any,
+        ]);
+        let line: Value = serde_json::from_str(&process.next_line()).unwrap();
+        let server = format!("http://{}", line["api"].as_str().unwrap());
+        Self { _process: process, directory, server }
+    }
+
+    pub fn leno(&self, arguments: &[&str]) -> Said {
+        leno(&[arguments, &["--server", &self.server]].concat())
+    }
+
+    pub fn watch(&self, arguments: &[&str]) -> Lines {
+        Lines::of(&[arguments, &["--server", &self.server]].concat())
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
