@@ -69,7 +69,12 @@ async fn difference(
     let (kind, name) = (manifest.resource.kind, manifest.resource.name());
     let before = client.get(kind, &name).await?;
     let options = ApplyOptions { dry_run: true, force };
-    let after = client.apply(kind, &name, &manifest.body(), options).await?.object;
+    let mut body = manifest.body();
+    if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+        // Its status may have been written since the file was: that is no reason not to compare.
+        metadata.remove("resourceVersion");
+    }
+    let after = client.apply(kind, &name, &body, options).await?.object;
     let key = manifest.resource.key();
     let before = before.map(|object| yaml_text(&written_by_people(object))).unwrap_or_default();
     let after = yaml_text(&written_by_people(after));
