@@ -113,12 +113,6 @@ fn measure(run: &Run) -> Result<ExitCode> {
     let cores = Cores { proxy: run.proxy_core, load: run.load_core };
     cores::pin(cores.load)?;
     cores::wake_exactly()?;
-    let settings = Settings {
-        cores,
-        rounds: run.rounds.into(),
-        phase: Duration::from_secs(run.seconds.into()),
-        rate: run.rate,
-    };
     let absolute = |path: &Option<PathBuf>| -> Result<Option<PathBuf>> {
         // Programs are started in directories of their own.
         let resolve = |path: &PathBuf| {
@@ -127,8 +121,15 @@ fn measure(run: &Run) -> Result<ExitCode> {
         path.as_ref().map(resolve).transpose()
     };
     let programs = Programs { leno: absolute(&run.leno)?, envoy: absolute(&run.envoy)? };
-    let mut bench =
-        Bench::new(run.suite, settings, peer::peers(&run.peers, &programs), command_line(run))?;
+    let peers = peer::peers(&run.peers, &programs);
+    let settings = Settings {
+        cores,
+        rounds: run.rounds.into(),
+        phase: Duration::from_secs(run.seconds.into()),
+        rate: run.rate,
+        programs,
+    };
+    let mut bench = Bench::new(run.suite, settings, peers, command_line(run))?;
     run.suite.run(&mut bench)?;
     let report = &bench.report;
     println!("{}", report::table::markdown(report));

@@ -8,6 +8,7 @@ mod direct;
 mod envoy;
 mod haproxy;
 mod leno;
+mod managed;
 mod nginx;
 mod process;
 mod relay;
@@ -110,8 +111,9 @@ pub trait Peer {
 
     fn find(&self) -> Result<Found, Missing>;
 
-    /// Writes the configuration for `setup` into the place's directory.
-    fn configure(&self, place: &Place, setup: &Setup) -> Result<()>;
+    /// Puts the configuration for `setup` in place, before the start or again later; returns when
+    /// it was handed over.
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant>;
 
     /// Starts the program on the configuration written before.
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running>;
@@ -142,6 +144,8 @@ pub struct Place {
 pub struct Running {
     /// None where there is no proxy at all.
     pub process: Option<Process>,
+    /// What it needs beside it; not measured, and ended with it.
+    pub _beside: Vec<Process>,
     /// Where callers connect.
     pub address: SocketAddr,
     /// The tunnel to ask for first, where the peer carries opaque TCP in one.
@@ -162,6 +166,11 @@ pub fn peers(chosen: &[Choice], programs: &Programs) -> Vec<Box<dyn Peer>> {
     peers
 }
 
+/// Leno under a control plane.
+pub fn managed(programs: &Programs) -> Box<dyn Peer> {
+    Box::new(managed::LenoManaged { program: programs.leno.clone() })
+}
+
 /// No proxy: callers reach the origin. What a proxy adds is the difference to this.
 pub fn direct() -> Box<dyn Peer> {
     Box::new(direct::Direct)
@@ -177,6 +186,7 @@ pub struct Programs {
 /// Names as the report uses them.
 pub const RELAY: &str = "null relay";
 pub const LENO: &str = "leno";
+pub const LENO_MANAGED: &str = "leno (control plane)";
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const ENVOY: &str = "envoy";
@@ -227,7 +237,12 @@ impl Place {
     /// The usual end of a start: the program runs once something listens where it should.
     fn running(&self, mut process: Process) -> Result<Running> {
         wait_listening(&mut process, self.listen)?;
-        Ok(Running { process: Some(process), address: self.listen, tunnel: None })
+        Ok(Running {
+            process: Some(process),
+            _beside: Vec::new(),
+            address: self.listen,
+            tunnel: None,
+        })
     }
 }
 

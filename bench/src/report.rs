@@ -5,7 +5,7 @@ pub mod table;
 
 use serde::Serialize;
 
-use crate::peer::{LENO, RELAY};
+use crate::peer::{LENO, LENO_MANAGED, RELAY};
 use crate::statistics::{Spread, ratio, spread};
 
 /// A whole run of one suite.
@@ -86,6 +86,7 @@ pub enum Bound {
 /// A target beside what was found.
 #[derive(Debug)]
 pub struct Verdict<'a> {
+    pub program: &'static str,
     pub figure: &'a Figure,
     pub target: Target,
     pub found: Spread,
@@ -160,16 +161,18 @@ impl Figure {
 
     /// The targets that this run can judge.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict<'_>> {
-        self.targets.iter().filter_map(|target| {
+        let cases = |target| [LENO, LENO_MANAGED].map(|program| (program, target));
+        self.targets.iter().flat_map(cases).filter_map(|(program, target): (_, &Target)| {
             let found = match target.against {
-                Some(program) => self.leno_of(program)?,
-                None => self.spread_of(LENO)?,
+                Some(peer) if program == LENO => self.leno_of(peer)?,
+                Some(_) => return None,
+                None => self.spread_of(program)?,
             };
             let reached = match target.bound {
                 Bound::AtMost(bound) => found.median <= bound,
                 Bound::AtLeast(bound) => found.median >= bound,
             };
-            Some(Verdict { figure: self, target: *target, found, reached })
+            Some(Verdict { program, figure: self, target: *target, found, reached })
         })
     }
 

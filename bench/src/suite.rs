@@ -25,7 +25,7 @@ use crate::load::http2::Http2Load;
 use crate::load::{Pacing, Sample, Target};
 use crate::measure;
 use crate::origin;
-use crate::peer::{Found, HOST, Peer, Place, Process, Running, Setup};
+use crate::peer::{Found, HOST, Peer, Place, Process, Programs, Running, Setup};
 use crate::report::{Figure, Program, Report, Skipped};
 
 /// The suites there are, as the command line names them.
@@ -60,6 +60,7 @@ pub struct Settings {
     pub phase: Duration,
     /// Requests a second in the phases with a fixed rate, if not the suite's own.
     pub rate: Option<f64>,
+    pub programs: Programs,
 }
 
 /// Everything a suite needs.

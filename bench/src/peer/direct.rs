@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use std::time::Instant;
 
 use super::{DIRECT, Found, Missing, Peer, Place, Running, Setup};
 
@@ -17,12 +18,12 @@ impl Peer for Direct {
         Ok(Found { program: PathBuf::new(), version: "callers reach the origin".to_owned() })
     }
 
-    fn configure(&self, _place: &Place, _setup: &Setup) -> Result<()> {
-        Ok(())
+    fn configure(&self, _place: &Place, _setup: &Setup) -> Result<Instant> {
+        Ok(Instant::now())
     }
 
     fn start(&self, _found: &Found, _place: &Place, setup: &Setup) -> Result<Running> {
-        Ok(Running { process: None, address: setup.origin, tunnel: None })
+        Ok(Running { process: None, _beside: Vec::new(), address: setup.origin, tunnel: None })
     }
 
     fn reload(&self, _running: &Running) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use std::time::Instant;
 
 use super::{
     ENVOY, Found, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, look_up,
@@ -40,9 +41,10 @@ impl Peer for Envoy {
         Ok(Found { program, version })
     }
 
-    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
         place.write(ROUTES, &serde_json::to_string(&routes(setup))?)?;
-        place.write(CONFIG, &serde_json::to_string(&config(place, setup)?)?).map(drop)
+        place.write(CONFIG, &serde_json::to_string(&config(place, setup)?)?)?;
+        Ok(Instant::now())
     }
 
     fn start(&self, found: &Found, place: &Place, _setup: &Setup) -> Result<Running> {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
+use std::time::Instant;
 
 use super::{
     Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, debian,
@@ -22,8 +23,9 @@ impl Peer for Haproxy {
         debian("haproxy", "-v")
     }
 
-    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
-        place.write(CONFIG, &config(place, setup)?).map(drop)
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
+        place.write(CONFIG, &config(place, setup)?)?;
+        Ok(Instant::now())
     }
 
     fn start(&self, found: &Found, place: &Place, _setup: &Setup) -> Result<Running> {

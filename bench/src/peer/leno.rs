@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use std::time::Instant;
 
 use super::{
-    Found, HOST, LENO, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, version_of,
+    Found, HOST, LENO, Missing, Mode, Peer, Place, Process, Running, STAMP_HEADER, Setup,
+    version_of,
 };
 
-const CONFIG: &str = "mesh.yaml";
-const PORT: u16 = 80;
+pub const CONFIG: &str = "mesh.yaml";
+pub const PORT: u16 = 80;
 
 pub struct Leno {
     /// Where it is, if it is not beside the rig.
@@ -42,8 +44,9 @@ impl Peer for Leno {
         Ok(Found { program, version })
     }
 
-    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
-        place.write(CONFIG, &config(setup)?).map(drop)
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
+        place.write(CONFIG, &config(setup)?)?;
+        Ok(Instant::now())
     }
 
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
@@ -61,12 +64,8 @@ impl Peer for Leno {
             "--workers",
             "1",
         ];
-        let mut process = place.spawn(&found.program, &arguments)?;
-        let line = process.first_line()?;
-        let addresses: Addresses = serde_json::from_str(&line)
-            .with_context(|| format!("leno printed no addresses but: {line}"))?;
         let tunnel = (setup.mode == Mode::Tcp).then(|| format!("{HOST}:{PORT}"));
-        Ok(Running { process: Some(process), address: addresses.outbound, tunnel })
+        running(place.spawn(&found.program, &arguments)?, tunnel)
     }
 
     fn reload(&self, _running: &Running) -> Result<()> {
@@ -81,7 +80,15 @@ impl Peer for Leno {
     }
 }
 
-fn config(setup: &Setup) -> Result<String> {
+/// A sidecar runs once it has said where it listens.
+pub fn running(mut process: Process, tunnel: Option<String>) -> Result<Running> {
+    let line = process.first_line()?;
+    let addresses: Addresses = serde_json::from_str(&line)
+        .with_context(|| format!("leno printed no addresses but: {line}"))?;
+    Ok(Running { process: Some(process), _beside: Vec::new(), address: addresses.outbound, tunnel })
+}
+
+pub fn config(setup: &Setup) -> Result<String> {
     let protocol = match setup.mode {
         Mode::Http1 => "http",
         Mode::Http2 => "http2",

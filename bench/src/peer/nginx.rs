@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
+use std::time::Instant;
 
 use super::{Found, HOST, Missing, Mode, NGINX, Peer, Place, Running, STAMP_HEADER, Setup, debian};
 
@@ -24,8 +25,9 @@ impl Peer for Nginx {
         debian("nginx", "-v")
     }
 
-    fn configure(&self, place: &Place, setup: &Setup) -> Result<()> {
-        place.write(CONFIG, &config(place, setup)?).map(drop)
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
+        place.write(CONFIG, &config(place, setup)?)?;
+        Ok(Instant::now())
     }
 
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {

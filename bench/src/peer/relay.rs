@@ -1,6 +1,7 @@
 //! The null relay, `src/relay.rs`, as a process of its own.
 
 use anyhow::{Context as _, Result};
+use std::time::Instant;
 
 use super::{Found, Missing, Peer, Place, RELAY, Running, Setup};
 
@@ -19,8 +20,8 @@ impl Peer for Relay {
         Ok(Found { program, version: "epoll, read and write, nothing parsed".to_owned() })
     }
 
-    fn configure(&self, _place: &Place, _setup: &Setup) -> Result<()> {
-        Ok(())
+    fn configure(&self, _place: &Place, _setup: &Setup) -> Result<Instant> {
+        Ok(Instant::now())
     }
 
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
@@ -29,7 +30,12 @@ impl Peer for Relay {
         let line = process.first_line()?;
         let addresses: crate::relay::Addresses =
             serde_json::from_str(&line).context("read the relay's address")?;
-        Ok(Running { process: Some(process), address: addresses.outbound, tunnel: None })
+        Ok(Running {
+            process: Some(process),
+            _beside: Vec::new(),
+            address: addresses.outbound,
+            tunnel: None,
+        })
     }
 
     fn reload(&self, _running: &Running) -> Result<()> {

@@ -100,8 +100,8 @@ fn targets(text: &mut String, report: &Report) {
         let answer = if verdict.reached { "reached" } else { "**missed**" };
         let _ = writeln!(
             rows,
-            "| {} | {relation} {bound} | {found} | {answer} |",
-            verdict.figure.title
+            "| {}: {} | {relation} {bound} | {found} | {answer} |",
+            verdict.program, verdict.figure.title
         );
     }
     if !rows.is_empty() {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use super::{Bench, Contestant, Settings};
 use crate::load::http1::{Http1Load, open, request};
 use crate::load::{Pacing, Target};
-use crate::peer::{HAPROXY, Mode, Place, RELAY, Running, STAMP_HEADER, Setup};
+use crate::peer::{HAPROXY, LENO, Mode, Place, RELAY, Running, STAMP_HEADER, Setup, managed};
 use crate::report::Figure;
 use crate::statistics::spread;
 
@@ -61,6 +61,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
          {CHANGES_ROUTES} routes, each as soon as the last has its effect, under {rate} requests a \
          second on {CONNECTIONS} keep-alive connections"
     ));
+    if let Some((_, found)) = bench.peers.iter().find(|(peer, _)| peer.name() == LENO) {
+        let found = found.clone();
+        bench.peers.push((managed(&bench.settings.programs), found));
+    }
     if bench.peers.iter().any(|(peer, _)| peer.name() == HAPROXY) {
         bench.report.remarks.push(format!(
             "haproxy loses a signal that comes while it finishes the last reload; the rig repeats \
@@ -70,7 +74,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     bench
         .report
         .remarks
-        .push("haproxy, nginx and envoy take changes by their files; so does leno here".to_owned());
+        .push("haproxy, nginx, envoy and leno take changes by their files; leno (control plane) is changed \
+         over the control plane's API, timed from when the change is sent".to_owned());
     bench.rounds(figures(), |settings, origin, contestant| {
         let origin = origin.addresses.http1;
         let mut values = Vec::new();
@@ -129,8 +134,7 @@ impl<'a> Changing<'a> {
     /// Changes the route's stamp; returns how long that took to reach requests.
     fn change(&mut self) -> Result<Duration> {
         self.setup.stamp = self.setup.stamp.map(|stamp| stamp + 1);
-        self.contestant.peer.configure(&self.place, &self.setup)?;
-        let changed = Instant::now();
+        let changed = self.contestant.peer.configure(&self.place, &self.setup)?;
         self.contestant.peer.reload(&self.running)?;
         self.await_effect(changed)
     }
