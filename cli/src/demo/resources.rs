@@ -64,7 +64,7 @@ pub fn single(file: &str, text: &str) -> Option<Manifest> {
     files::parse(file, text).manifests.pop()
 }
 
-/// The weight with which `route` sends to `backend`, in the dump of a sidecar's configuration.
+/// The weight with which `route` sends to `backend` (`shop/order:80`), in the dump of a sidecar's configuration.
 pub fn weight(dump: &Value, route: &str, backend: &str) -> Option<u64> {
     let list = |value: &Value, field: &str| {
         value.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
@@ -80,7 +80,7 @@ pub fn weight(dump: &Value, route: &str, backend: &str) -> Option<u64> {
         .collect::<Vec<_>>();
     let backends = routes.iter().flat_map(|route| list(route, "backends"));
     backends
-        .filter(|found| named(found, "service", backend))
+        .filter(|found| named(found, "backend", backend))
         .find_map(|found| found.get("weight").and_then(Value::as_u64))
 }
 
@@ -124,11 +124,11 @@ mod tests {
     fn weights_are_found_in_a_dump() {
         let dump = json!({"services": [{"name": "shop/order", "ports": [{"port": 80, "routes": [
             {"route": "HTTPRoute shop/order", "backends": [
-                {"service": "shop/order", "weight": 90}, {"service": "shop/order-v2", "weight": 10},
+                {"backend": "shop/order:80", "weight": 90}, {"backend": "shop/order-v2:80", "weight": 10},
             ]},
         ]}]}]});
-        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/order-v2"), Some(10));
-        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/user"), None);
-        assert_eq!(weight(&dump, "HTTPRoute shop/x", "shop/order"), None);
+        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/order-v2:80"), Some(10));
+        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/user:80"), None);
+        assert_eq!(weight(&dump, "HTTPRoute shop/x", "shop/order:80"), None);
     }
 }

@@ -12,10 +12,16 @@ pub fn routes(dump: &Value) -> Table {
         for route in list(port, "routes") {
             let backends = list(route, "backends");
             let total: f64 = backends.iter().map(weight).sum();
+            let redirects = route.get("redirect").and_then(Value::as_bool) == Some(true);
             let (mut names, mut shares) = (Vec::new(), Vec::new());
             for backend in backends {
-                names.push(format!("{}:{}", text(backend, "service"), text(backend, "port")));
+                let missing = backend.get("missing").and_then(Value::as_bool) == Some(true);
+                let remark = if missing { " (missing: answers 500)" } else { "" };
+                names.push(format!("{}{remark}", text(backend, "backend")));
                 shares.push(share(weight(backend), total));
+            }
+            if names.is_empty() && redirects {
+                names.push("(redirect)".to_owned());
             }
             table.add(vec![
                 text(service, "name"),
@@ -46,12 +52,12 @@ pub fn services(dump: &Value) -> Table {
 }
 
 pub fn workloads(clusters: &Value) -> Table {
-    let mut table = Table::new(["workload", "address", "cluster", "weight", "active", "health"]);
+    let mut table = Table::new(["workload", "address", "cluster", "weight", "active", "reached"]);
     for cluster in list(clusters, "clusters") {
         for endpoint in list(cluster, "endpoints") {
-            let health = match endpoint.get("healthy").and_then(Value::as_bool) {
-                Some(true) => "healthy",
-                Some(false) => "not healthy",
+            let via = match endpoint.get("sidecar").and_then(Value::as_bool) {
+                Some(true) => "its sidecar",
+                Some(false) => "directly",
                 None => "",
             };
             table.add(vec![
@@ -60,7 +66,7 @@ pub fn workloads(clusters: &Value) -> Table {
                 text(cluster, "name"),
                 text(endpoint, "weight"),
                 text(endpoint, "active"),
-                health.to_owned(),
+                via.to_owned(),
             ]);
         }
     }
@@ -68,16 +74,26 @@ pub fn workloads(clusters: &Value) -> Table {
 }
 
 pub fn clusters(clusters: &Value) -> Table {
-    let mut table =
-        Table::new(["cluster", "balancer", "endpoints", "active", "pending", "connections"]);
+    let mut table = Table::new([
+        "cluster",
+        "protocol",
+        "balancer",
+        "endpoints",
+        "active",
+        "pending",
+        "connections",
+        "rejected",
+    ]);
     for cluster in list(clusters, "clusters") {
         table.add(vec![
             text(cluster, "name"),
+            text(cluster, "protocol"),
             text(cluster, "balancer"),
             list(cluster, "endpoints").len().to_string(),
             text(cluster, "active"),
             text(cluster, "pending"),
             text(cluster, "connections"),
+            text(cluster, "rejected"),
         ]);
     }
     table
@@ -142,7 +158,7 @@ fn joined(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(joined).collect::<Vec<_>>().join(","),
+        Value::Array(items) => items.iter().map(joined).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     }
 }
@@ -178,10 +194,10 @@ mod tests {
             "resources": [{"kind": "Service", "metadata": {"name": "orders", "namespace": "shop", "resourceVersion": "12"}}],
             "services": [{"name": "shop/orders", "hosts": ["orders", "o.example"], "ports": [
                 {"port": 80, "protocol": "http", "routes": [{
-                    "route": "HTTPRoute shop/orders", "rule": "0", "match": "PathPrefix /v1 GET",
+                    "route": "HTTPRoute shop/orders", "rule": "0", "match": ["PathPrefix /v1 GET"],
                     "backends": [
-                        {"service": "shop/orders", "port": 80, "weight": 2},
-                        {"service": "shop/orders-v2", "port": 80, "weight": 1},
+                        {"backend": "shop/orders:80", "weight": 2, "missing": false},
+                        {"backend": "shop/orders-v2:80", "weight": 1, "missing": true},
                     ],
                 }]},
             ]}],
@@ -199,7 +215,11 @@ mod tests {
     fn routes_show_where_which_share_goes() {
         let text = printed(routes(&dump()));
         let row = text.lines().nth(1).unwrap();
-        for cell in ["PathPrefix /v1 GET", "shop/orders:80, shop/orders-v2:80", "66.7%, 33.3%"] {
+        for cell in [
+            "PathPrefix /v1 GET",
+            "shop/orders:80, shop/orders-v2:80 (missing: answers 500)",
+            "66.7%, 33.3%",
+        ] {
             assert!(row.contains(cell), "{text}");
         }
     }
@@ -217,11 +237,11 @@ mod tests {
     #[test]
     fn workloads_are_those_of_all_clusters() {
         let clusters = json!({"clusters": [{"name": "shop/orders:80", "balancer": "leastRequest", "endpoints": [
-            {"workload": "shop/orders-1", "address": "127.0.0.1:9001", "weight": 1, "active": 3, "healthy": false},
+            {"workload": "shop/orders-1", "address": "127.0.0.1:9001", "weight": 1, "active": 3, "sidecar": true},
         ]}]});
         let text = printed(workloads(&clusters));
         assert!(text.contains("shop/orders-1   127.0.0.1:9001   shop/orders:80"), "{text}");
-        assert!(text.contains("not healthy"), "{text}");
+        assert!(text.contains("its sidecar"), "{text}");
         assert!(printed(self::clusters(&clusters)).contains("leastRequest"));
     }
 

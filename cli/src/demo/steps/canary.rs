@@ -19,7 +19,7 @@ use crate::{
 
 const STEPS: [u8; 4] = [0, 10, 50, 100];
 pub const ROUTE: &str = "HTTPRoute shop/order";
-pub const NEWER: &str = "shop/order-v2";
+pub const NEWER: &str = "shop/order-v2:80";
 /// Orders that were under way when the weights changed are answered within it.
 const SETTLE: Duration = Duration::from_millis(300);
 
