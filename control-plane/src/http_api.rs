@@ -9,6 +9,7 @@
 //!
 //! Handlers keep nothing between requests; everything is in the store.
 //!
+//! - `serve.rs`: connections; [`router`]: paths
 //! - `gate.rs`: who may talk to us at all; `failure.rs`: every error, as a `Status`
 //! - `resources.rs`: from a path and a method to an operation; `parameters.rs`: the query
 //! - `list.rs`, `watch.rs`, `selector.rs`, `rendering.rs`, `table.rs`: reading
@@ -28,6 +29,7 @@ mod remove;
 mod rendering;
 mod resources;
 mod selector;
+mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -41,8 +43,9 @@ use axum::{
     Router, middleware,
     routing::{any, get},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch as switch};
 
+pub use self::serve::serve;
 use self::{failure::Failure, openapi::Documents, warnings::Parsed};
 use crate::{access::Access, registry::Registry, store::Store};
 
@@ -63,6 +66,8 @@ pub struct Api {
     /// Names under which people may call the API, beside IP addresses and localhost.
     hosts: Vec<String>,
     watches: Arc<Semaphore>,
+    /// Set when watches are to end.
+    ending: switch::Sender<bool>,
     writes: Semaphore,
     documents: Documents,
     parsed: Parsed,
@@ -81,10 +86,18 @@ impl Api {
             access,
             hosts,
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            ending: switch::Sender::new(false),
             writes: Semaphore::new(MAX_WRITES),
             documents: Documents::new(),
             parsed: Parsed::default(),
         })
+    }
+}
+
+impl Api {
+    /// Ends all watches, which otherwise last as long as their clients want.
+    fn end_watches(&self) {
+        self.ending.send_replace(true);
     }
 }
 

@@ -11,12 +11,12 @@ use std::{
 
 use leno_control_plane::{
     access::{Access, TokenFile},
-    http_api::{Api, router},
+    http_api::{Api, serve},
     registry::Registry,
     store::{MemoryStore, Store},
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 const MANIFESTS: &str = r#"
 apiVersion: leno.dev/v1alpha1
@@ -37,6 +37,8 @@ spec:
 struct Kubectl {
     server: String,
     home: TempDir,
+    /// The API ends when this is dropped.
+    _stop: watch::Sender<bool>,
 }
 
 impl Kubectl {
@@ -48,8 +50,9 @@ impl Kubectl {
         let registry = Registry::new(store.clone());
         let access = Access::new(TokenFile::open(directory.path()).unwrap(), address, false);
         let api = Api::new(store, registry, access, Vec::new());
-        tokio::spawn(async move { axum::serve(listener, router(api)).await });
-        Self { server: format!("--server=http://{address}"), home: directory }
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, api, stopped));
+        Self { server: format!("--server=http://{address}"), home: directory, _stop: stop }
     }
 
     fn command(&self, arguments: &str) -> Command {

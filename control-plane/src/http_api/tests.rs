@@ -36,6 +36,9 @@ struct Server {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
     directory: TempDir,
+    api: Arc<Api>,
+    stop: switch::Sender<bool>,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 struct Answer {
@@ -67,8 +70,9 @@ impl Server {
         let tokens = TokenFile::open(directory.path()).unwrap();
         let access = Access::new(tokens, address, require_token);
         let api = Api::new(store.clone(), registry.clone(), access, vec!["leno.example".into()]);
-        tokio::spawn(async move { axum::serve(listener, router(api)).await });
-        Self { address, store, registry, directory }
+        let (stop, stopped) = switch::channel(false);
+        let serving = tokio::spawn(serve(listener, api.clone(), stopped));
+        Self { address, store, registry, directory, api, stop, serving }
     }
 
     fn call<'a>(&'a self, method: &'a str, path: impl Into<String>) -> Call<'a> {

@@ -12,13 +12,13 @@ use futures_util::stream;
 use http::{HeaderValue, header};
 use serde_json::{Value, json};
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, watch},
     time::{Instant, sleep_until},
 };
 
 use super::{
     Api, Failure, list::revision, parameters::Parameters, rendering::Rendering, resources::Place,
-    selector::Selector,
+    selector::Selector, serve::told,
 };
 use crate::store::{Change, Error, Event, Store, Watch};
 
@@ -41,6 +41,7 @@ struct Following {
     bookmarks: bool,
     next_bookmark: Instant,
     end: Instant,
+    ending: watch::Receiver<bool>,
     ended: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -70,6 +71,7 @@ pub(super) fn serve(
         bookmarks: parameters.bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
         end: now + Duration::from_secs(seconds),
+        ending: api.ending.subscribe(),
         ended: false,
         _permit: permit,
     };
@@ -160,15 +162,18 @@ impl Following {
                 self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
                 write_line(&mut lines, "BOOKMARK", &self.bookmark(self.watch.seen()));
             }
-            () = sleep_until(self.end) => {
-                self.ended = true;
-                if self.bookmarks {
-                    write_line(&mut lines, "BOOKMARK", &self.bookmark(self.watch.seen()));
-                    // The stream ends after these lines, not before: `ended` is looked at next time.
-                }
-            }
+            () = sleep_until(self.end) => self.finish(&mut lines),
+            () = told(&mut self.ending) => self.finish(&mut lines),
         }
         lines
+    }
+
+    /// These lines are the last ones.
+    fn finish(&mut self, lines: &mut Vec<u8>) {
+        self.ended = true;
+        if self.bookmarks {
+            write_line(lines, "BOOKMARK", &self.bookmark(self.watch.seen()));
+        }
     }
 
     fn fail(&mut self, lines: &mut Vec<u8>, error: Error) {

@@ -107,23 +107,33 @@ async fn a_watch_can_be_a_table() {
 #[tokio::test]
 async fn the_number_of_watches_is_bounded() {
     let server = Server::start().await;
-    let permits = {
-        let tokens = TokenFile::open(server.directory.path()).unwrap();
-        let access = Access::new(tokens, server.address, false);
-        let api = Api::new(server.store.clone(), server.registry.clone(), access, Vec::new());
-        let _all = api.watches.clone().acquire_many_owned(MAX_WATCHES as u32).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router(api)).await });
-        (address, _all)
-    };
-    let full = Server {
-        address: permits.0,
-        store: server.store.clone(),
-        registry: server.registry.clone(),
-        directory: TempDir::new().unwrap(),
-    };
-    let answer = full.get(&format!("{SERVICES}?watch=1")).await;
+    let all = server.api.watches.clone().acquire_many_owned(MAX_WATCHES as u32).await.unwrap();
+    let path = format!("{SERVICES}?watch=1");
+    let answer = server.get(&path).await;
     answer.refused(429, "TooManyRequests");
     assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+    drop(all);
+    let lines = server.call("GET", path).lines().await;
+    assert_eq!(server.api.watches.available_permits(), MAX_WATCHES - 1);
+    drop(lines);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_its_watches_and_finishes_what_is_under_way() {
+    let server = Server::start().await;
+    let mut lines = server.call("GET", format!("{SERVICES}?watch=1")).lines().await;
+    // A request whose body is still on its way.
+    let object = service("late").to_string();
+    let length = object.len().to_string();
+    let call = server.call("POST", SERVICES).header("Content-Length", &length);
+    let mut late = call.header("Content-Type", JSON).open().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.stop.send_replace(true);
+    assert_eq!(lines.line().await, None);
+    late.write_all(object.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    late.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(Answer::read(answer).code, 201);
+    tokio::time::timeout(PATIENCE, server.serving).await.expect("it goes on").unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
