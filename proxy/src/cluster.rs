@@ -30,15 +30,15 @@ use breaker::Limits;
 pub enum ClusterKey {
     /// A port of a service.
     Service(ObjectName, u16),
-    /// A port of the application.
-    Application(SocketAddr),
+    /// A port of the application, as the instance of a service.
+    Application(ObjectName, SocketAddr),
 }
 
 impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(name, port) => write!(f, "{name}:{port}"),
-            Self::Application(address) => write!(f, "inbound:{}", address.port()),
+            Self::Application(_, address) => write!(f, "inbound:{}", address.port()),
         }
     }
 }

@@ -1,10 +1,28 @@
-//! x
-pub mod cluster;
-pub mod config;
-pub mod error;
-pub mod filter;
-pub mod forward;
-pub mod http;
-pub mod route;
-pub mod snapshot;
-pub mod telemetry;
+//! The sidecar, in the order in which a request passes:
+//!
+//! ```text
+//! request   accept ─▶ codec ─▶ filters ─▶ route ─▶ balance ─▶ connect ─▶ upstream
+//!           listen    http     filter     route    ╰───── cluster ─────╯
+//!                              └────── forward (drives it all, once) ──┘
+//! config    source (file | control plane) ─▶ model ─▶ compile (pure) ─▶ Snapshot ─▶ swap ─▶ ACK / NACK
+//! ```
+//!
+//! A module names only modules of an earlier line (tests/arch.rs):
+//! `error | telemetry, http | route, filter | cluster | snapshot | forward, config | listen, admin, bootstrap | app`.
+
+mod admin;
+mod app;
+mod bootstrap;
+mod cluster;
+mod config;
+mod error;
+mod filter;
+mod forward;
+mod http;
+mod listen;
+mod route;
+mod snapshot;
+mod telemetry;
+
+pub use app::{Error, run};
+pub use bootstrap::{AccessLog, Options};

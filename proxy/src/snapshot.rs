@@ -156,15 +156,20 @@ pub struct InboundPort {
 impl Snapshot {
     /// The service that `host` (lower case, without port) means.
     pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
-        let hosts = &*self.hosts;
+        self.services.get(self.hosts.find(host)? as usize)
+    }
+}
+
+impl Hosts {
+    /// The number of the service that `host` means.
+    pub fn find(&self, host: &str) -> Option<u32> {
         let by_suffix = || {
             let fits = |(suffix, _): &&(Box<str>, u32)| {
                 host.len() > suffix.len() && host.ends_with(&**suffix)
             };
-            hosts.wildcards.iter().find(fits).map(|(_, at)| at)
+            self.wildcards.iter().find(fits).map(|(_, at)| *at)
         };
-        let at = hosts.exact.get(host).or_else(by_suffix)?;
-        self.services.get(*at as usize)
+        self.exact.get(host).copied().or_else(by_suffix)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -35,15 +35,16 @@ pub struct Pools {
     endpoints: RefCell<FxHashMap<u64, Rc<Pool>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pool {
+    /// Upgradable as long as some configuration or exchange knows the endpoint.
+    endpoint: Weak<Endpoint>,
+    idle_timeout: Cell<Duration>,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
     /// Held while an HTTP/2 connection is being made, so that a burst makes one and not hundreds.
     dialling: tokio::sync::Mutex<()>,
     returned: Notify,
-    /// Set when the endpoint is gone: what comes back is closed.
-    retired: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Connection {
         let Some(permit) = permit else { return };
         let mut idle = pool.idle.borrow_mut();
         let room = idle.len() < cluster.settings.max_idle as usize;
-        if room && !sender.is_closed() && !pool.retired.get() {
+        if room && !sender.is_closed() {
             idle.push(Idle { sender, since: Instant::now(), permit });
         }
         drop(idle);
@@ -96,7 +97,7 @@ impl Pools {
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Connection, Error> {
-        let pool = self.pool(endpoint);
+        let pool = self.pool(cluster, endpoint);
         if let Some(connection) = reuse(&pool, cluster.settings.pool_idle_timeout).await {
             return Ok(connection);
         }
@@ -127,7 +128,7 @@ impl Pools {
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Connection, Error> {
-        let pool = self.pool(endpoint);
+        let pool = self.pool(cluster, endpoint);
         if let Some(sender) = share(&pool) {
             return Ok(Connection {
                 sender: Sender::Http2(sender),
@@ -163,33 +164,44 @@ impl Pools {
         let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        if !pool.retired.get() {
-            pool.shared.borrow_mut().push(Shared { sender: sender.clone(), open });
-        }
+        pool.shared.borrow_mut().push(Shared { sender: sender.clone(), open });
         drop(dialling);
         Ok(Connection { sender: Sender::Http2(sender), idle: Duration::ZERO, permit: None, pool })
     }
 
-    /// Closes what has been idle for longer than `idle_timeout` says for its endpoint, and everything to endpoints
-    /// that it does not know any more.
-    pub fn sweep(&self, now: Instant, idle_timeout: impl Fn(u64) -> Option<Duration>) {
-        self.endpoints.borrow_mut().retain(|id, pool| {
-            let Some(timeout) = idle_timeout(*id) else {
-                pool.retired.set(true);
-                pool.idle.borrow_mut().clear();
-                pool.shared.borrow_mut().clear();
-                return false;
+    /// Closes what has been idle for too long, and everything to endpoints that are gone.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            let gone = pool.endpoint.strong_count() == 0;
+            let timeout = pool.idle_timeout.get();
+            let fresh = |idle: &Idle| {
+                !gone && now.duration_since(idle.since) < timeout && !idle.sender.is_closed()
             };
-            let fresh =
-                |idle: &Idle| now.duration_since(idle.since) < timeout && !idle.sender.is_closed();
             pool.idle.borrow_mut().retain(fresh);
-            pool.shared.borrow_mut().retain(|shared| shared.open.get());
-            true
+            // Exchanges under way have senders of their own: their connection lasts as long as they do.
+            pool.shared.borrow_mut().retain(|shared| !gone && shared.open.get());
+            !gone
         });
     }
 
-    fn pool(&self, endpoint: &Endpoint) -> Rc<Pool> {
-        self.endpoints.borrow_mut().entry(endpoint.id).or_default().clone()
+    fn pool(&self, cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(Pool::new(endpoint)));
+        pool.idle_timeout.set(cluster.settings.pool_idle_timeout);
+        pool.clone()
+    }
+}
+
+impl Pool {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        Self {
+            endpoint: Arc::downgrade(endpoint),
+            idle_timeout: Cell::default(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            dialling: tokio::sync::Mutex::default(),
+            returned: Notify::new(),
+        }
     }
 }
 

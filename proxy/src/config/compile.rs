@@ -5,10 +5,10 @@ mod cluster;
 mod inbound;
 mod rule;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use leno_api::model::{ObjectName, workload::Workload};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::inputs::{Dirty, Inputs};
 use crate::{
@@ -30,13 +30,22 @@ pub struct Own {
     pub application: std::net::IpAddr,
 }
 
+/// Which names callers can use.
+#[derive(Clone, Copy, Debug)]
+pub enum Known<'a> {
+    /// Those of every service.
+    Everything,
+    /// These: a service may be known only as somebody's backend, without its own routes.
+    Asked(&'a BTreeSet<String>),
+}
+
 /// Makes the next snapshot. `dirty` says what changed since `previous` was made from the same `inputs`.
 pub fn compile(
     previous: &Snapshot,
     inputs: &Inputs,
     dirty: &Dirty,
     own: &Own,
-    absent: Arc<FxHashSet<String>>,
+    known: Known<'_>,
 ) -> Snapshot {
     let mut clusters = previous.clusters.clone();
     for service in &dirty.clusters {
@@ -54,8 +63,11 @@ pub fn compile(
         _ => Arc::new(build_service(service, inputs, &clusters, own)),
     });
     let services: Vec<_> = services.collect();
-    let hosts =
-        if dirty.hosts { Arc::new(build_hosts(inputs, own)) } else { previous.hosts.clone() };
+    let hosts = if dirty.hosts {
+        Arc::new(build_hosts(inputs, own, known))
+    } else {
+        previous.hosts.clone()
+    };
     let inbound = inbound::build(inputs, own, &mut clusters);
     Snapshot {
         generation: previous.generation + 1,
@@ -64,7 +76,7 @@ pub fn compile(
         services,
         clusters,
         inbound: Arc::new(inbound),
-        absent,
+        absent: previous.absent.clone(),
     }
 }
 
@@ -90,9 +102,21 @@ fn build_service(
     Service { name: service.name.clone(), ports: ports.collect() }
 }
 
+fn build_hosts(inputs: &Inputs, own: &Own, known: Known<'_>) -> Hosts {
+    let all = all_hosts(inputs, own);
+    match known {
+        Known::Everything => all,
+        Known::Asked(asked) => {
+            let found =
+                asked.iter().filter_map(|host| Some((host.as_str().into(), all.find(host)?)));
+            Hosts { exact: found.collect(), wildcards: Vec::new() }
+        }
+    }
+}
+
 /// Names as seen from our namespace. Where two services claim one name, the service of our namespace wins, then the
 /// first by namespace and name; `<name>.<namespace>` always belongs to its service.
-fn build_hosts(inputs: &Inputs, own: &Own) -> Hosts {
+fn all_hosts(inputs: &Inputs, own: &Own) -> Hosts {
     let mut hosts = Hosts::default();
     let numbered = || inputs.services().values().zip(0u32..);
     for (service, at) in numbered() {

@@ -27,7 +27,7 @@ pub struct Shared {
     /// The configuration.
     pub published: Arc<Published>,
     /// Metrics.
-    pub families: Families,
+    pub families: Arc<Families>,
     /// `None` when switched off.
     pub access_log: Option<AccessLog>,
     /// Bounds on downstream peers.

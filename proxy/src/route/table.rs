@@ -116,6 +116,18 @@ impl<R> Table<R> {
         self.hosts.is_empty() && self.wildcards.is_empty() && self.any.is_empty()
     }
 
+    /// Every rule once for each of its matches, the most specific host first.
+    pub fn rules(&self) -> impl Iterator<Item = &R> {
+        let hosts = self.hosts.values().chain(self.wildcards.iter().map(|(_, paths)| paths));
+        hosts.chain([&self.any]).flat_map(|paths| {
+            let exact = paths.exact.values().flatten();
+            exact
+                .chain(&paths.regex)
+                .chain(paths.prefix.values().flatten())
+                .map(|compiled| &compiled.rule)
+        })
+    }
+
     /// The rule for `request`. When nothing matches under the most specific hostname, the next one is tried.
     pub fn find(&self, request: Request<'_>) -> Option<Found<'_, R>> {
         if !self.hosts.is_empty()

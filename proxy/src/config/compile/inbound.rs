@@ -32,7 +32,7 @@ pub(super) fn build(inputs: &Inputs, own: &Own, clusters: &mut Clusters) -> Inbo
             }
         }
     }
-    clusters.retain(|key, _| !matches!(key, ClusterKey::Application(_)) || used.contains(key));
+    clusters.retain(|key, _| !matches!(key, ClusterKey::Application(..)) || used.contains(key));
     inbound.only_http = only(&ports, |port| port.protocol != Protocol::Tcp);
     inbound.only_tcp = only(&ports, |port| matches!(port.protocol, Protocol::Tcp | Protocol::Auto));
     inbound
@@ -79,7 +79,7 @@ fn application(
     port: &ServicePort,
     own: &Own,
 ) -> Arc<Cluster> {
-    let key = ClusterKey::Application(address);
+    let key = ClusterKey::Application(service.name.clone(), address);
     let labels = ScopeLabels {
         reporter: "destination",
         source: Party::default(),

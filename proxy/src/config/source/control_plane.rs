@@ -17,15 +17,16 @@ mod message;
 mod mirror;
 mod stream;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use leno_api::{Key, Resource, model::ObjectName};
+use leno_api::{Key, model::ObjectName};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 
 use self::{mirror::Mirror, stream::Ended};
+use super::Item;
 
 /// The first reconnect comes after at most this, each further one after at most twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -79,7 +80,7 @@ pub struct Change {
     /// For the verdict.
     pub id: u64,
     /// New and changed resources, valid each by itself, with their versions; referred before referring.
-    pub upserts: Vec<(Arc<Resource>, String)>,
+    pub upserts: Vec<Item>,
     /// Resources that are gone, or no longer concern this proxy. Some may never have been here.
     pub removed: Vec<Key>,
     /// Resources that are not valid, with the reason: their last good version stays. Already on their way

@@ -4,10 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
@@ -15,6 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use leno_api::{KINDS, Key, KindInfo, Resource, model::ObjectName, wire};
 
 use super::{Change, Command, Update, message};
+use crate::config::source::Item;
 
 /// Hosts asked for at the same time; the control plane takes 10,000 names. One more takes the place of one
 /// that nobody answers to.
@@ -201,7 +199,12 @@ impl Mirror {
         match parse(&key, &body) {
             Ok(parsed) => {
                 received.brought.push((key, resource.version.clone()));
-                self.round.change.upserts.push((Arc::new(parsed), resource.version));
+                let json = String::from_utf8_lossy(&body).into();
+                self.round.change.upserts.push(Item {
+                    resource: parsed,
+                    json,
+                    version: resource.version,
+                });
             }
             Err(reason) => {
                 received.brought.push((key.clone(), resource.version));

@@ -1,0 +1,109 @@
+//! What the endpoints show.
+
+use std::sync::atomic::Ordering;
+
+use leno_api::model::traffic_policy::Balancer;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, breaker::Resource},
+    forward::worker::Shared,
+};
+
+/// The list of endpoints, for people who open the port in a browser or with curl.
+pub(super) const HELP: &str = "\
+GET  /ready               200 once a configuration is in force, 503 before and while draining
+GET  /stats/prometheus    metrics (also /metrics)
+GET  /config_dump         the configuration in force, and what was rejected and why
+GET  /clusters            endpoints, what is under way, limits (?format=json)
+GET  /listeners           bound addresses (?format=json)
+GET  /certs               certificates
+GET  /server_info         version and uptime
+GET  /logging             log filter
+POST /logging?filter=F    change it: info,leno_proxy=debug
+POST /drain_listeners     stop accepting, finish what is under way
+POST /quitquitquit        end the process
+";
+
+/// `/clusters` as JSON.
+pub(super) fn clusters(shared: &Shared) -> Value {
+    let snapshot = shared.published.load();
+    let clusters: Vec<Value> =
+        snapshot.clusters.values().map(|cluster| self::cluster(cluster)).collect();
+    json!({ "clusters": clusters })
+}
+
+fn cluster(cluster: &Cluster) -> Value {
+    let limits = &cluster.state.limits;
+    let settings = &cluster.settings;
+    let endpoints: Vec<Value> = cluster
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "workload": endpoint.workload, "address": endpoint.address.to_string(),
+                "weight": endpoint.weight, "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
+            })
+        })
+        .collect();
+    json!({
+        "name": &*cluster.name,
+        "protocol": cluster.protocol,
+        "balancer": match settings.balancer {
+            Balancer::RoundRobin => "roundRobin",
+            Balancer::LeastRequest => "leastRequest",
+            Balancer::Random => "random",
+        },
+        "active": limits.in_use(Resource::Exchanges),
+        "pending": limits.in_use(Resource::Pending),
+        "connections": limits.in_use(Resource::Connections),
+        "rejected": limits.rejected(),
+        "limits": {
+            "maxConnections": settings.max_connections, "maxPending": settings.max_pending,
+            "maxExchanges": settings.max_exchanges,
+        },
+        "endpoints": endpoints,
+    })
+}
+
+/// `/clusters` as lines in Envoy's form: `cluster::address::figure::value`.
+pub(super) fn clusters_text(shared: &Shared) -> String {
+    let mut text = String::new();
+    for cluster in shared.published.load().clusters.values() {
+        let (name, limits) = (&cluster.name, &cluster.state.limits);
+        let mut line = |rest: String| {
+            text.push_str(name);
+            text.push_str("::");
+            text.push_str(&rest);
+            text.push('\n');
+        };
+        line(format!("default_priority::max_connections::{}", cluster.settings.max_connections));
+        line(format!("default_priority::max_pending_requests::{}", cluster.settings.max_pending));
+        line(format!("default_priority::max_requests::{}", cluster.settings.max_exchanges));
+        line(format!("cx_active::{}", limits.in_use(Resource::Connections)));
+        line(format!("rq_pending_active::{}", limits.in_use(Resource::Pending)));
+        line(format!("rq_active::{}", limits.in_use(Resource::Exchanges)));
+        line(format!("rq_rejected::{}", limits.rejected()));
+        for endpoint in &cluster.endpoints {
+            let address = endpoint.address;
+            line(format!("{address}::workload::{}", endpoint.workload));
+            line(format!("{address}::rq_active::{}", endpoint.active()));
+            line(format!("{address}::weight::{}", endpoint.weight));
+            line(format!("{address}::health_flags::healthy"));
+        }
+    }
+    text
+}
+
+/// `/listeners`.
+pub(super) fn listeners(
+    addresses: &[(&'static str, std::net::SocketAddr)],
+    shared: &Shared,
+) -> Value {
+    let listeners: Vec<Value> = addresses
+        .iter()
+        .map(|(name, address)| json!({"name": name, "address": address.to_string()}))
+        .collect();
+    let open = shared.connections.load(Ordering::Relaxed);
+    json!({"listeners": listeners, "connections": open, "maxConnections": shared.max_connections})
+}

@@ -1,0 +1,205 @@
+//! Serving the admin port, on the side thread: a slow reader here touches no request.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use leno_daemon::{exposition, logs::Logs};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot, watch},
+};
+
+use super::{gate, pages};
+use crate::{
+    config::apply::Question,
+    forward::worker::Shared,
+    http::{
+        body::{Body, Incoming},
+        server::{self, Limits},
+    },
+};
+
+/// Connections at once; operators and scrapers are few.
+const MAX_CONNECTIONS: usize = 64;
+/// Heads here are small.
+const LIMITS: Limits = Limits {
+    head_bytes: 16 * 1024,
+    head_fields: 64,
+    head_timeout: std::time::Duration::from_secs(10),
+    streams: 16,
+};
+
+/// What the endpoints show and do.
+#[derive(Debug)]
+pub struct Admin {
+    /// The workers' shared state.
+    pub shared: Arc<Shared>,
+    /// Bound addresses by listener.
+    pub addresses: Vec<(&'static str, SocketAddr)>,
+    /// To the configuration task.
+    pub questions: mpsc::Sender<Question>,
+    /// Absent where somebody else owns the process's logging.
+    pub logs: Option<Logs>,
+    /// Figures of the process.
+    pub process: exposition::Process,
+    /// Asks the proxy to drain (false) or to end at once (true).
+    pub stop: mpsc::Sender<bool>,
+    /// When the proxy started.
+    pub started: Instant,
+}
+
+/// Serves until the process ends.
+pub async fn run(admin: Admin, listener: TcpListener) {
+    let admin = Rc::new(admin);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admin = admin.clone();
+                tokio::task::spawn_local(async move {
+                    serve(admin, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("accepting on admin: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(admin: Rc<Admin>, stream: TcpStream) {
+    // Readiness and metrics are wanted most while the proxy drains: this port does not.
+    let (_keep, never) = watch::channel(false);
+    server::serve_http1(stream, LIMITS, never, move |request| {
+        let admin = admin.clone();
+        Box::pin(async move { Ok(admin.answer(request).await) })
+    })
+    .await;
+}
+
+impl Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if let Err((status, message)) = gate::check(request.method(), request.headers()) {
+            return text(status, format!("{message}\n"));
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let as_json = query.split('&').any(|pair| pair == "format=json");
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, path) => self.show(path, as_json).await,
+            (_, "/logging") => self.set_logging(query),
+            (_, "/drain_listeners") => self.stop(false, "draining").await,
+            (_, "/quitquitquit") => self.stop(true, "ending").await,
+            (_, path) => not_found(path),
+        }
+    }
+
+    async fn show(&self, path: &str, as_json: bool) -> Response<Body> {
+        let shared = &*self.shared;
+        match path {
+            "/" | "/help" => text(StatusCode::OK, pages::HELP.to_owned()),
+            "/ready" => self.ready(),
+            "/stats/prometheus" | "/metrics" => self.metrics(),
+            "/config_dump" => self.config_dump().await,
+            "/clusters" if as_json => json(&pages::clusters(shared)),
+            "/clusters" => text(StatusCode::OK, pages::clusters_text(shared)),
+            "/listeners" if as_json => json(&pages::listeners(&self.addresses, shared)),
+            "/listeners" => {
+                let line = |(name, address): &(&str, SocketAddr)| format!("{name}::{address}\n");
+                text(StatusCode::OK, self.addresses.iter().map(line).collect())
+            }
+            "/certs" => json(&serde_json::json!({"certificates": []})),
+            "/server_info" => json(&serde_json::json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_seconds": self.started.elapsed().as_secs(),
+                "state": if *shared.drain.borrow() { "DRAINING" } else { "LIVE" },
+            })),
+            "/logging" => text(
+                StatusCode::OK,
+                format!("{}\n", self.logs.as_ref().map(Logs::current).unwrap_or_default()),
+            ),
+            "/drain_listeners" | "/quitquitquit" => text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{path} changes something: use POST\n"),
+            ),
+            _ => not_found(path),
+        }
+    }
+
+    fn ready(&self) -> Response<Body> {
+        if *self.shared.drain.borrow() {
+            text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n".to_owned())
+        } else if self.shared.published.load().loaded {
+            text(StatusCode::OK, "LIVE\n".to_owned())
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no configuration yet\n".to_owned())
+        }
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        self.process.read();
+        match exposition::render(self.shared.families.registry()) {
+            Ok(bytes) => {
+                let mut response = Response::new(Body::Full(bytes.into()));
+                let content_type = HeaderValue::from_static(exposition::CONTENT_TYPE);
+                response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+                response
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    async fn config_dump(&self) -> Response<Body> {
+        let (question, answer) = oneshot::channel();
+        let asked = self.questions.send(question).await.is_ok();
+        match answer.await {
+            Ok(dump) if asked => json(&dump),
+            _ => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the configuration task has ended\n".to_owned(),
+            ),
+        }
+    }
+
+    fn set_logging(&self, query: &str) -> Response<Body> {
+        let filter = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("filter=").or(pair.strip_prefix("level=")));
+        let Some((filter, logs)) = filter.zip(self.logs.as_ref()) else {
+            return text(StatusCode::BAD_REQUEST, "say ?filter=info,leno_proxy=debug\n".to_owned());
+        };
+        let filter = percent_encoding::percent_decode_str(filter).decode_utf8_lossy();
+        match logs.set(&filter) {
+            Ok(()) => text(StatusCode::OK, format!("{}\n", logs.current())),
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+
+    async fn stop(&self, now: bool, word: &str) -> Response<Body> {
+        match self.stop.send(now).await {
+            Ok(()) => text(StatusCode::OK, format!("{word}\n")),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "already ending\n".to_owned()),
+        }
+    }
+}
+
+fn not_found(path: &str) -> Response<Body> {
+    text(StatusCode::NOT_FOUND, format!("no endpoint {path}; there are:\n{}", pages::HELP))
+}
+
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::Full(text.into()));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::Full(format!("{value:#}\n").into()));
+    let content_type = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,472 @@
+//! The composition root: binds, starts the workers and the side thread's tasks, and ends them in order.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicUsize},
+    thread,
+    time::{Duration, Instant},
+};
+
+use leno_api::{Key, model::ObjectName};
+use leno_daemon::{exposition, logs, shutdown};
+use prometheus::Registry;
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    admin::server::Admin,
+    bootstrap::{AccessLog, Options},
+    config::{
+        apply::Applier,
+        compile::Own,
+        last_good,
+        source::{
+            self, Change, Item, Update,
+            control_plane::{self, ControlPlaneSource},
+            file,
+        },
+    },
+    forward::worker::{Direction, Shared, Worker},
+    http::server::Limits,
+    listen::{accept, bind},
+    snapshot::Published,
+    telemetry::{
+        access_log,
+        metrics::{Families, Party},
+    },
+};
+
+/// A call waits this long for a host that nobody has asked for before.
+const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Idle upstream connections are looked at this often.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why the proxy cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] bind::Error),
+    /// The configuration file cannot be used.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// Neither a file nor a control plane.
+    #[error("say where the configuration comes from: --config FILE or --control-plane ADDRESS")]
+    NoSource,
+    /// What was said about our own workload is not valid.
+    #[error("the workload of --name, --service, --app and --label is not valid: {0}")]
+    Workload(leno_api::Invalid),
+    /// Logging.
+    #[error(transparent)]
+    Logs(#[from] logs::Error),
+    /// Metrics; only when a name is registered twice.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The access log's file.
+    #[error("access log {path}: {source}")]
+    AccessLog {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operating system refuses threads, signals or the like.
+    #[error("{what}: {source}")]
+    System {
+        /// What was wanted.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs the proxy until it is asked to stop.
+///
+/// # Errors
+/// When it cannot start; the message says what to do.
+pub fn run(options: Options) -> Result<(), Error> {
+    let format = if options.log_json { logs::Format::Json } else { logs::Format::Text };
+    let logs = match logs::init(&options.log, format) {
+        Ok(logs) => Some(logs),
+        // Inside another program (`leno`, tests) logging may belong to somebody else.
+        Err(logs::Error::Twice) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    let runtime = runtime.map_err(system("starting the side thread's runtime"))?;
+    runtime.block_on(side(options, logs))
+}
+
+/// Listening sockets, one of each kind per worker.
+struct Bound {
+    outbound: Vec<std::net::TcpListener>,
+    inbound: Vec<std::net::TcpListener>,
+    admin: std::net::TcpListener,
+    addresses: Vec<(&'static str, SocketAddr)>,
+}
+
+impl Bound {
+    fn inbound_address(&self) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(name, _)| *name == "inbound").map(|(_, address)| *address)
+    }
+}
+
+async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
+    let registry = Registry::new();
+    let process = exposition::Process::register(&registry)?;
+    let families = Arc::new(Families::register(registry)?);
+    count_panics(families.panics.clone());
+    let mut requests = shutdown::Requests::listen().map_err(system("signal handlers"))?;
+    // What can be wrong with the configuration is found before anything is bound.
+    let source = Source::open(&options)?;
+    let bound = bind_all(&options)?;
+    if let Some(workload) = own_workload(&options, bound.inbound_address()) {
+        leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
+    }
+    let (drain, draining) = watch::channel(false);
+    let (published, wanted) = Published::new(options.control_plane.is_some());
+    let access_log = open_access_log(&options, &families)?;
+    let limits = Limits {
+        head_bytes: usize::from(options.max_head_kib) * 1024,
+        head_fields: usize::from(options.max_headers),
+        head_timeout: Duration::from_secs(options.head_timeout.into()),
+        ..Limits::default()
+    };
+    let shared = Arc::new(Shared {
+        published: published.clone(),
+        families: families.clone(),
+        access_log,
+        limits,
+        connections: AtomicUsize::new(0),
+        max_connections: options.max_connections,
+        drain: draining,
+        on_demand_timeout: ON_DEMAND_TIMEOUT,
+    });
+    let (updates, incoming) = mpsc::channel(source::MAX_WAITING);
+    let (questions, asked) = mpsc::channel(16);
+    let on_demand = options.control_plane.is_some();
+    let last_good = last_good_path(&options);
+    let (own, own_name) = (own(&options), own_name(&options));
+    let mut applier = Applier::new(published, families, own, own_name, on_demand, last_good);
+    let stopping = source.start(&options, bound.inbound_address(), &mut applier, updates, wanted);
+    let applying = tokio::task::spawn_local(applier.run(incoming, asked));
+    let mut workers = Vec::new();
+    for (at, (outbound, inbound)) in bound.outbound.into_iter().zip(bound.inbound).enumerate() {
+        workers.push(start_worker(at, shared.clone(), outbound, inbound)?);
+    }
+    announce(&bound.addresses);
+    let (stop, mut stops) = mpsc::channel(4);
+    let admin_listener =
+        tokio::net::TcpListener::from_std(bound.admin).map_err(system("the admin listener"))?;
+    let admin = Admin {
+        shared: shared.clone(),
+        addresses: bound.addresses,
+        questions,
+        logs,
+        process,
+        stop,
+        started: Instant::now(),
+    };
+    let admin = tokio::task::spawn_local(crate::admin::server::run(admin, admin_listener));
+    let now = tokio::select! {
+        signal = requests.next() => { tracing::info!("{signal}: draining"); false }
+        now = stops.recv() => now.unwrap_or(true),
+    };
+    if !now {
+        drain_all(&options, &shared, &drain, stopping, &mut requests, &mut stops).await;
+    }
+    admin.abort();
+    drop(admin.await);
+    // The configuration task saves what is unsaved and ends with its source.
+    let _ = tokio::time::timeout(Duration::from_secs(2), applying).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Lets what is under way finish, within its time; a second signal ends it at once.
+async fn drain_all(
+    options: &Options,
+    shared: &Shared,
+    drain: &watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    requests: &mut shutdown::Requests,
+    stops: &mut mpsc::Receiver<bool>,
+) {
+    // The control plane is told first, so that nobody new is sent here.
+    stopping.send_replace(true);
+    let finish = async {
+        tokio::time::sleep(Duration::from_secs(options.drain_delay.into())).await;
+        drain.send_replace(true);
+        while shared.connections.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_secs(u64::from(options.drain) + u64::from(options.drain_delay));
+    tokio::select! {
+        () = finish => tracing::info!("everything under way has finished"),
+        () = tokio::time::sleep(limit) => {
+            let left = shared.connections.load(std::sync::atomic::Ordering::Relaxed);
+            tracing::warn!("{left} connections are cut off after {limit:?}");
+        }
+        signal = requests.next() => tracing::warn!("{signal} again: ending at once"),
+        _ = stops.recv() => tracing::warn!("asked again: ending at once"),
+    }
+}
+
+fn start_worker(
+    at: usize,
+    shared: Arc<Shared>,
+    outbound: std::net::TcpListener,
+    inbound: std::net::TcpListener,
+) -> Result<thread::JoinHandle<()>, Error> {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    // A runtime that lives on one thread must be made there; whether it can be made is found here.
+    drop(runtime.map_err(system("starting a worker's runtime"))?);
+    let work = move || {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(work(Rc::new(Worker::new(shared)), outbound, inbound)),
+            Err(error) => tracing::error!("worker {at}: {error}"),
+        }
+    };
+    thread::Builder::new()
+        .name(format!("worker-{at}"))
+        .spawn(work)
+        .map_err(system("starting a worker"))
+}
+
+async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std::net::TcpListener) {
+    for (listener, direction) in [(outbound, Direction::Outbound), (inbound, Direction::Inbound)] {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => {
+                drop(tokio::task::spawn_local(accept::run(worker.clone(), listener, direction)))
+            }
+            Err(error) => tracing::error!("{}: {error}", direction.as_str()),
+        }
+    }
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
+        drop(worker.snapshot());
+        worker.pools.sweep(tokio::time::Instant::now());
+    }
+}
+
+fn bind_all(options: &Options) -> Result<Bound, Error> {
+    let workers = options.worker_count();
+    let outbound = bind::bind("outbound", options.outbound, workers)?;
+    let inbound = bind::bind("inbound", options.inbound, workers)?;
+    let mut admin = bind::bind("admin", options.admin, 1)?;
+    let address =
+        |listener: &std::net::TcpListener| listener.local_addr().map_err(system("a bound address"));
+    let admin = admin.pop().ok_or_else(|| Error::System {
+        what: "the admin listener",
+        source: io::Error::other("was not bound"),
+    })?;
+    let mut addresses = Vec::new();
+    for (name, listener) in
+        [("outbound", outbound.first()), ("inbound", inbound.first()), ("admin", Some(&admin))]
+    {
+        if let Some(listener) = listener {
+            addresses.push((name, address(listener)?));
+        }
+    }
+    Ok(Bound { outbound, inbound, admin, addresses })
+}
+
+/// The one JSON line on standard output that other programs read.
+fn announce(addresses: &[(&'static str, SocketAddr)]) {
+    let fields =
+        addresses.iter().map(|(name, address)| ((*name).to_owned(), address.to_string().into()));
+    let line = serde_json::Value::Object(fields.collect());
+    // A closed standard output is not a reason to refuse service.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn open_access_log(
+    options: &Options,
+    families: &Families,
+) -> Result<Option<access_log::AccessLog>, Error> {
+    let format = match options.access_log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Text => access_log::Format::Text,
+        AccessLog::Json => access_log::Format::Json,
+    };
+    let dropped = families.log_lines_dropped.clone();
+    let log = match &options.access_log_file {
+        None => access_log::AccessLog::start(format, io::stdout(), dropped),
+        Some(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let file = file.map_err(|source| Error::AccessLog { path: path.clone(), source })?;
+            access_log::AccessLog::start(format, file, dropped)
+        }
+    };
+    log.map(Some).map_err(system("starting the access log"))
+}
+
+fn own(options: &Options) -> Own {
+    let version =
+        options.labels.iter().find(|(key, _)| key == "version").map(|(_, value)| value.clone());
+    Own {
+        namespace: options.namespace.clone(),
+        party: Party {
+            workload: options.name.clone().unwrap_or_default(),
+            namespace: options.namespace.clone(),
+            version: version.unwrap_or_default(),
+        },
+        workload: None,
+        application: options.app_address,
+    }
+}
+
+fn own_name(options: &Options) -> Option<ObjectName> {
+    options.name.as_deref().map(|name| ObjectName::new(&options.namespace, name))
+}
+
+fn last_good_path(options: &Options) -> Option<PathBuf> {
+    options
+        .state_dir
+        .as_ref()
+        .filter(|_| options.control_plane.is_some())
+        .map(|dir| dir.join("last-good"))
+}
+
+/// A panic ends its task only; it is counted and logged here.
+fn count_panics(panics: prometheus::IntCounter) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        panics.inc();
+        tracing::error!("panic: {info}");
+        before(info);
+    }));
+}
+
+/// Where the configuration comes from.
+enum Source {
+    File(file::FileSource, Change),
+    ControlPlane(String),
+}
+
+impl Source {
+    fn open(options: &Options) -> Result<Self, Error> {
+        match (&options.config, &options.control_plane) {
+            (Some(path), _) => {
+                let (source, change) = file::FileSource::open(path.clone())?;
+                Ok(Self::File(source, change))
+            }
+            (None, Some(address)) => Ok(Self::ControlPlane(address.clone())),
+            (None, None) => Err(Error::NoSource),
+        }
+    }
+
+    /// Puts in force what is known already and starts following. The sender returned tells the source that the proxy
+    /// is about to end.
+    fn start(
+        self,
+        options: &Options,
+        inbound: Option<SocketAddr>,
+        applier: &mut Applier,
+        updates: mpsc::Sender<Update>,
+        wanted: mpsc::Receiver<String>,
+    ) -> watch::Sender<bool> {
+        let (stopping, stopped) = watch::channel(false);
+        match self {
+            Self::File(source, change) => {
+                applier.take(Update::Changed(change));
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = source.follow(updates).await {
+                        tracing::error!("{error}; changes of the file will not be noticed");
+                    }
+                });
+            }
+            Self::ControlPlane(address) => {
+                let held = match last_good_path(options) {
+                    Some(path) => restore(&path, applier),
+                    None => Vec::new(),
+                };
+                let services = options.services.iter();
+                let (source, link) = ControlPlaneSource::new(control_plane::Options {
+                    address,
+                    token_file: options.token_file.clone(),
+                    id: own_name(options)
+                        .map_or_else(|| options.namespace.clone(), |name| name.to_string()),
+                    namespace: options.namespace.clone(),
+                    workload: own_workload(options, inbound),
+                    lease: Duration::from_secs(options.lease.into()),
+                    services: services
+                        .map(|name| ObjectName::new(&options.namespace, name))
+                        .collect(),
+                    held,
+                    hosts: applier.hosts(),
+                });
+                tokio::task::spawn_local(source.run());
+                tokio::task::spawn_local(source::follow(link, updates, wanted, stopped));
+            }
+        }
+        stopping
+    }
+}
+
+/// What was in force when the proxy last ran is put in force again. Returns what is held in which version.
+fn restore(path: &std::path::Path, applier: &mut Applier) -> Vec<(Key, String)> {
+    match last_good::load(path) {
+        Ok(None) => Vec::new(),
+        Ok(Some(state)) => {
+            tracing::info!("starting with {} resources known from before", state.items.len());
+            let version = |item: &Item| (item.resource.key(), item.version.clone());
+            let held = state.items.iter().map(version).collect();
+            let hosts = state.hosts.into_iter().map(|host| (host, Some(true))).collect();
+            let change = Change { upserts: state.items, hosts, ..Change::default() };
+            applier.take(Update::Changed(change));
+            held
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Vec::new()
+        }
+    }
+}
+
+/// Our own `Workload`, to be registered; `None` when no service was named.
+fn own_workload(options: &Options, inbound: Option<SocketAddr>) -> Option<serde_json::Value> {
+    let (name, inbound) = (options.name.as_deref()?, inbound?);
+    if options.services.is_empty() {
+        return None;
+    }
+    let address = options.address.unwrap_or_else(|| match inbound.ip() {
+        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    });
+    let labels: BTreeMap<&str, &str> =
+        options.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+    let ports: BTreeMap<&str, u16> =
+        options.ports.iter().map(|(name, port)| (&**name, *port)).collect();
+    let mut spec = serde_json::json!({
+        "services": options.services, "address": address, "ports": ports,
+        "sidecar": {"port": inbound.port()},
+    });
+    if let Some(account) = &options.service_account {
+        spec["serviceAccount"] = account.as_str().into();
+    }
+    if let Some(zone) = &options.zone {
+        spec["zone"] = zone.as_str().into();
+    }
+    Some(serde_json::json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"name": name, "namespace": options.namespace, "labels": labels}, "spec": spec,
+    }))
+}

@@ -1,0 +1,137 @@
+//! What the proxy is told when it starts: flags, each also an environment variable. The only reader of the environment.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+
+/// Flags of `leno proxy`.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Options {
+    /// YAML file with the mesh's resources; read again whenever it changes.
+    #[arg(
+        long,
+        env = "LENO_CONFIG",
+        value_name = "FILE",
+        conflicts_with = "control_plane",
+        required_unless_present = "control_plane"
+    )]
+    pub config: Option<PathBuf>,
+    /// Address of the control plane's xDS port.
+    #[arg(long, env = "LENO_CONTROL_PLANE", value_name = "HOST:PORT")]
+    pub control_plane: Option<String>,
+    /// File with the token for the control plane.
+    #[arg(long, env = "LENO_TOKEN_FILE", value_name = "FILE", requires = "control_plane")]
+    pub token_file: Option<PathBuf>,
+    /// Where the application sends its calls.
+    #[arg(long, env = "LENO_OUTBOUND", value_name = "ADDR", default_value = "127.0.0.1:15001")]
+    pub outbound: SocketAddr,
+    /// Where others reach the application.
+    #[arg(long, env = "LENO_INBOUND", value_name = "ADDR", default_value = "0.0.0.0:15006")]
+    pub inbound: SocketAddr,
+    /// Where operators look.
+    #[arg(long, env = "LENO_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// Worker threads; two, or the number of cores if that is less.
+    #[arg(long, env = "LENO_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Name of the workload beside which the proxy stands.
+    #[arg(long, env = "LENO_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Its namespace. Short host names are resolved in it.
+    #[arg(long, env = "LENO_NAMESPACE", value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// A service the workload serves; with this it is registered with the control plane. May be repeated.
+    #[arg(
+        long = "service",
+        env = "LENO_SERVICES",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "name"
+    )]
+    pub services: Vec<String>,
+    /// A port of the application by the name of its service port: http=9001. May be repeated.
+    #[arg(long = "app", env = "LENO_APP", value_name = "PORT_NAME=PORT", value_delimiter = ',', value_parser = pair::<u16>)]
+    pub ports: Vec<(String, u16)>,
+    /// A label of the workload: version=v1. May be repeated.
+    #[arg(long = "label", env = "LENO_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = pair::<String>)]
+    pub labels: Vec<(String, String)>,
+    /// Address under which others reach the inbound port; that of --inbound when left out.
+    #[arg(long, env = "LENO_ADDRESS", value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// Address at which the application listens.
+    #[arg(long, env = "LENO_APP_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
+    pub app_address: IpAddr,
+    /// Service account of the workload.
+    #[arg(long, env = "LENO_SERVICE_ACCOUNT", value_name = "NAME")]
+    pub service_account: Option<String>,
+    /// Failure domain of the workload.
+    #[arg(long, env = "LENO_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Seconds the workload stays registered after the control plane has lost sight of its proxy.
+    #[arg(long, env = "LENO_LEASE", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub lease: u32,
+    /// Folder for the last good configuration; none is kept when left out.
+    #[arg(long, env = "LENO_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Access log.
+    #[arg(long, env = "LENO_ACCESS_LOG", value_enum, default_value_t = AccessLog::Off)]
+    pub access_log: AccessLog,
+    /// File for the access log; standard output when left out.
+    #[arg(long, env = "LENO_ACCESS_LOG_FILE", value_name = "FILE")]
+    pub access_log_file: Option<PathBuf>,
+    /// Log filter: info, or info,leno_proxy=debug.
+    #[arg(long, env = "LENO_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// Log lines as JSON.
+    #[arg(long, env = "LENO_LOG_JSON")]
+    pub log_json: bool,
+    /// Downstream connections at once; more are reset.
+    #[arg(long, env = "LENO_MAX_CONNECTIONS", value_name = "N", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Largest request head in KiB.
+    #[arg(long, env = "LENO_MAX_HEAD_KIB", value_name = "KIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(8..=1024))]
+    pub max_head_kib: u16,
+    /// Most fields in a request head.
+    #[arg(long, env = "LENO_MAX_HEADERS", value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(16..=1024))]
+    pub max_headers: u16,
+    /// Seconds in which a request head must arrive, and after which an idle downstream connection is closed.
+    #[arg(long, env = "LENO_HEAD_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub head_timeout: u32,
+    /// Seconds that what is under way may take after the proxy was asked to stop.
+    #[arg(long, env = "LENO_DRAIN", value_name = "SECONDS", default_value_t = 30)]
+    pub drain: u32,
+    /// Seconds between "not ready" and the end of accepting, for load balancers to notice.
+    #[arg(long, env = "LENO_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 0)]
+    pub drain_delay: u32,
+}
+
+/// What the access log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLog {
+    /// None is written.
+    Off,
+    /// One line of text an exchange.
+    Text,
+    /// One JSON object an exchange.
+    Json,
+}
+
+impl Options {
+    /// Workers to start.
+    pub fn worker_count(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.workers.map_or(cores.min(2), usize::from)
+    }
+}
+
+/// Reads `key=value`.
+fn pair<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(String, T), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` must be NAME=VALUE"))?;
+    let value = value.parse().map_err(|error| format!("`{value}`: {error}"))?;
+    Ok((key.to_owned(), value))
+}

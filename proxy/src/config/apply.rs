@@ -1,0 +1,338 @@
+//! The configuration task: takes changes, compiles, publishes, keeps the last good state, answers questions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use leno_api::{
+    Key,
+    model::{Model, ObjectName},
+};
+use rustc_hash::FxHashSet;
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    compile::{self, Own},
+    inputs::{Dirty, Inputs},
+    last_good,
+    source::{Change, Item, Update},
+};
+use crate::{
+    snapshot::{Published, Snapshot},
+    telemetry::metrics::Families,
+};
+
+/// The state on disk is at most this old.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+
+/// A question to the configuration task.
+pub type Question = oneshot::Sender<Value>;
+
+/// The configuration task's state.
+#[derive(Debug)]
+pub struct Applier {
+    published: Arc<Published>,
+    families: Arc<Families>,
+    inputs: Inputs,
+    texts: BTreeMap<Key, (Arc<str>, String)>,
+    rejected: BTreeMap<String, String>,
+    /// Hosts asked for, by whether a service answers to them. Both are bounded by the source.
+    asked: BTreeSet<String>,
+    absent: Arc<FxHashSet<String>>,
+    /// Whether hosts must be asked for before they are known (a control plane), or all are (a file).
+    on_demand: bool,
+    own: Own,
+    own_name: Option<ObjectName>,
+    connection: Option<Result<(), String>>,
+    changed_at: SystemTime,
+    unsaved_since: Option<Instant>,
+    last_good: Option<PathBuf>,
+}
+
+impl Applier {
+    /// Nothing yet. `own_name` is the workload beside which the proxy stands; `last_good` is where the state is kept.
+    pub fn new(
+        published: Arc<Published>,
+        families: Arc<Families>,
+        own: Own,
+        own_name: Option<ObjectName>,
+        on_demand: bool,
+        last_good: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            published,
+            families,
+            inputs: Inputs::default(),
+            texts: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            absent: Arc::default(),
+            on_demand,
+            own,
+            own_name,
+            connection: None,
+            changed_at: SystemTime::UNIX_EPOCH,
+            unsaved_since: None,
+            last_good,
+        }
+    }
+
+    /// Runs until the source has ended and nobody can ask any more.
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut questions: mpsc::Receiver<Question>,
+    ) {
+        loop {
+            let save_at = self.unsaved_since.map(|since| since + SAVE_AFTER);
+            tokio::select! {
+                update = updates.recv() => match update {
+                    Some(update) => self.take(update),
+                    None => break,
+                },
+                Some(question) = questions.recv() => {
+                    // Whoever asked may have gone; then nobody needs the answer.
+                    let _ = question.send(self.dump());
+                }
+                () = sleep_until(save_at) => self.save().await,
+            }
+        }
+        self.save().await;
+    }
+
+    /// Hosts that our application calls.
+    pub fn hosts(&self) -> Vec<String> {
+        self.asked.iter().cloned().collect()
+    }
+
+    /// Takes one update.
+    pub fn take(&mut self, update: Update) {
+        match update {
+            Update::Changed(change) => self.change(change),
+            Update::Connected => {
+                tracing::info!("connected to the control plane");
+                self.families.control_plane_connected.set(1);
+                self.connection = Some(Ok(()));
+            }
+            Update::Disconnected(reason) => {
+                if !matches!(self.connection, Some(Err(_))) {
+                    tracing::warn!(
+                        "the control plane cannot be reached ({reason}); going on with what is known"
+                    );
+                }
+                self.families.control_plane_connected.set(0);
+                self.connection = Some(Err(reason));
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        let mut dirty = Dirty::default();
+        for key in change.removed {
+            self.inputs.remove(&key, &mut dirty);
+            self.texts.remove(&key);
+            self.rejected.remove(&key.to_string());
+        }
+        for Item { resource, json, version } in change.upserts {
+            let key = resource.key();
+            self.rejected.remove(&key.to_string());
+            self.texts.insert(key, (json, version));
+            self.inputs.insert(Arc::new(resource), &mut dirty);
+        }
+        let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
+        if file_was_good {
+            self.rejected.retain(|name, _| !name.starts_with("File "));
+        }
+        for (name, reason) in change.rejected {
+            self.rejected.insert(name, reason);
+        }
+        self.count_rejected();
+        let hosts_changed = self.note_hosts(change.hosts);
+        dirty.hosts |= hosts_changed;
+        let loaded = self.published.load().loaded;
+        if !dirty.is_empty() || !loaded {
+            self.publish(&dirty);
+        }
+        if let Some(live) = change.live {
+            // A source that has ended does not wait for the answer.
+            let _ = live.send(());
+        }
+    }
+
+    /// Takes up which hosts are known; says whether that changed anything.
+    fn note_hosts(&mut self, hosts: Vec<(String, Option<bool>)>) -> bool {
+        if hosts.is_empty() {
+            return false;
+        }
+        let mut absent = (*self.absent).clone();
+        for (host, answer) in hosts {
+            match answer {
+                Some(true) => {
+                    absent.remove(&host);
+                    self.asked.insert(host);
+                }
+                Some(false) => {
+                    self.asked.remove(&host);
+                    absent.insert(host);
+                }
+                None => {
+                    self.asked.remove(&host);
+                    absent.remove(&host);
+                }
+            }
+        }
+        self.absent = Arc::new(absent);
+        true
+    }
+
+    fn publish(&mut self, dirty: &Dirty) {
+        if let Some(name) = &self.own_name
+            && let Some(workload) = self.inputs.workload(name)
+        {
+            self.own.workload = Some(workload.clone());
+        }
+        let previous = self.published.load();
+        let known = match self.on_demand {
+            true => compile::Known::Asked(&self.asked),
+            false => compile::Known::Everything,
+        };
+        let snapshot = compile::compile(&previous, &self.inputs, dirty, &self.own, known);
+        let snapshot = Arc::new(Snapshot { absent: self.absent.clone(), ..snapshot });
+        self.published.publish(snapshot.clone());
+        self.retire(&previous, &snapshot);
+        self.changed_at = SystemTime::now();
+        let seconds =
+            self.changed_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.families.config_changed.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        self.families.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        self.unsaved_since.get_or_insert_with(Instant::now);
+        tracing::debug!(generation = snapshot.generation, "configuration in force");
+    }
+
+    /// Takes the metrics of endpoints that are no more out of the registry.
+    fn retire(&self, previous: &Snapshot, next: &Snapshot) {
+        for (key, old) in &previous.clusters {
+            let new = next.clusters.get(key);
+            if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
+                continue;
+            }
+            let kept: FxHashSet<u64> = new
+                .into_iter()
+                .flat_map(|new| new.endpoints.iter())
+                .map(|endpoint| endpoint.id)
+                .collect();
+            for endpoint in old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id)) {
+                self.families.retire(&endpoint.scope);
+            }
+            if new.is_none() {
+                self.families.retire(&old.scope);
+            }
+        }
+    }
+
+    fn count_rejected(&self) {
+        self.families.rejected.reset();
+        for name in self.rejected.keys() {
+            let kind = name.split(' ').next().unwrap_or("Unknown");
+            self.families.rejected.with_label_values(&[kind]).inc();
+        }
+    }
+
+    async fn save(&mut self) {
+        let Some(path) = self.last_good.clone() else {
+            self.unsaved_since = None;
+            return;
+        };
+        if self.unsaved_since.take().is_none() {
+            return;
+        }
+        let texts: Vec<Arc<str>> = self.texts.values().map(|(text, _)| text.clone()).collect();
+        let hosts = self.hosts();
+        let written =
+            tokio::task::spawn_blocking(move || last_good::save(&path, &hosts, &texts)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(
+                "{error}; a restart without control plane would begin with older state"
+            ),
+            Err(error) => tracing::error!("saving the last good configuration: {error}"),
+        }
+    }
+
+    /// Everything, for people.
+    fn dump(&self) -> Value {
+        let snapshot = self.published.load();
+        let resources: Vec<Value> =
+            self.texts.values().filter_map(|(text, _)| serde_json::from_str(text).ok()).collect();
+        let source = match &self.connection {
+            None => json!({"kind": "file"}),
+            Some(Ok(())) => json!({"kind": "control plane", "connected": true}),
+            Some(Err(reason)) => {
+                json!({"kind": "control plane", "connected": false, "reason": reason})
+            }
+        };
+        let rejected: Vec<Value> = self
+            .rejected
+            .iter()
+            .map(|(name, reason)| json!({"resource": name, "reason": reason}))
+            .collect();
+        let models: BTreeMap<&str, usize> =
+            self.inputs.resources().fold(BTreeMap::new(), |mut counts, resource| {
+                let kind = match &resource.model {
+                    Model::HttpRoute(route) => route.kind,
+                    _ => resource.kind.kind,
+                };
+                *counts.entry(kind).or_default() += 1;
+                counts
+            });
+        json!({
+            "generation": snapshot.generation,
+            "source": source,
+            "counts": models,
+            "services": describe_services(&snapshot),
+            "absent": &*snapshot.absent,
+            "rejected": rejected,
+            "resources": resources,
+        })
+    }
+}
+
+fn describe_services(snapshot: &Snapshot) -> Value {
+    let mut hosts: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for (host, at) in &snapshot.hosts.exact {
+        hosts.entry(*at).or_default().push(host);
+    }
+    let services = snapshot.services.iter().zip(0u32..).map(|(service, at)| {
+        let mut names = hosts.remove(&at).unwrap_or_default();
+        names.sort_unstable();
+        let ports = service.ports.iter().map(|port| {
+            let mut routes: Vec<Value> = Vec::new();
+            for rule in port.routes.rules() {
+                let backends: Vec<Value> = rule.backends.iter().map(|(weight, backend)| {
+                    json!({"backend": &*backend.name, "weight": weight, "missing": backend.cluster.is_none()})
+                }).collect();
+                routes.push(json!({
+                    "route": &*rule.route, "rule": rule.name, "match": rule.matches, "backends": backends,
+                    "redirect": rule.redirect.is_some(), "mirrors": rule.mirrors.len(),
+                }));
+            }
+            json!({"port": port.number, "name": port.name, "protocol": port.protocol, "routes": routes})
+        });
+        json!({"name": service.name.to_string(), "hosts": names, "ports": ports.collect::<Vec<_>>()})
+    });
+    services.collect()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

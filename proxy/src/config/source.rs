@@ -1,0 +1,129 @@
+//! Where resources come from: a file, or a control plane. Both speak to the configuration task in [`Update`]s.
+
+pub mod control_plane;
+pub mod file;
+
+use std::sync::Arc;
+
+use leno_api::{Key, Resource};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use control_plane::{Command, Link};
+
+/// Updates waiting for the configuration task; a source that is faster waits.
+pub const MAX_WAITING: usize = 16;
+
+/// What a source tells the configuration task.
+#[derive(Debug)]
+pub enum Update {
+    /// Resources that came, changed or went.
+    Changed(Change),
+    /// The control plane can be reached.
+    Connected,
+    /// The control plane cannot be reached; the reason is for people.
+    Disconnected(String),
+}
+
+/// One change: it is put in force as a whole.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// New or newer.
+    pub upserts: Vec<Item>,
+    /// Gone.
+    pub removed: Vec<Key>,
+    /// Hosts (lower case) and whether a service answers to them now; `None`: to be asked for again.
+    pub hosts: Vec<(String, Option<bool>)>,
+    /// Resources that cannot be used, with the reason. Their last good version stays.
+    pub rejected: Vec<(Name, String)>,
+    /// Told when the change is in force.
+    pub live: Option<oneshot::Sender<()>>,
+}
+
+/// A resource with the text it was read from.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// What it means.
+    pub resource: Resource,
+    /// Its JSON, as received.
+    pub json: Arc<str>,
+    /// Version on the wire; empty for files.
+    pub version: String,
+}
+
+/// What a resource that could not be read is called: `HTTPRoute shop/orders`, as far as it is known.
+pub type Name = String;
+
+/// Stands between the control plane's link and the configuration task: hands changes over, acknowledges them once they
+/// are in force, passes on which hosts are wanted, and says goodbye when the proxy is `stopped`.
+pub async fn follow(
+    mut link: Link,
+    updates: mpsc::Sender<Update>,
+    mut wanted: mpsc::Receiver<String>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        let command = tokio::select! {
+            update = link.updates.recv() => {
+                let Some(update) = update else { return };
+                match hand_over(update, &updates).await {
+                    Handed::Gone => return,
+                    Handed::Verdict(id) => Command::Verdict { id, rejected: Vec::new() },
+                    Handed::Nothing => continue,
+                }
+            }
+            Some(host) = wanted.recv() => Command::Subscribe { host },
+            // Also when nobody can stop us any more: then the proxy is ending.
+            _ = stopped.wait_for(|stopped| *stopped) => {
+                let _ = link.commands.send(Command::Goodbye).await;
+                // The link ends once the goodbye has been sent.
+                while link.updates.recv().await.is_some() {}
+                return;
+            }
+        };
+        if link.commands.send(command).await.is_err() {
+            return;
+        }
+    }
+}
+
+enum Handed {
+    Nothing,
+    Verdict(u64),
+    Gone,
+}
+
+async fn hand_over(update: control_plane::Update, updates: &mpsc::Sender<Update>) -> Handed {
+    let (update, live) = match update {
+        control_plane::Update::Connected => (Update::Connected, None),
+        control_plane::Update::Disconnected { reason } => (Update::Disconnected(reason), None),
+        control_plane::Update::Changed(change) => {
+            let (live, is_live) = oneshot::channel();
+            let id = change.id;
+            let said =
+                |hosts: Vec<String>, answer| hosts.into_iter().map(move |host| (host, answer));
+            let hosts = said(change.present_hosts, Some(true))
+                .chain(said(change.absent_hosts, Some(false)))
+                .chain(said(change.forgotten_hosts, None));
+            let rejected =
+                change.invalid.into_iter().map(|(key, reason)| (key.to_string(), reason));
+            let change = Change {
+                upserts: change.upserts,
+                removed: change.removed,
+                hosts: hosts.collect(),
+                rejected: rejected.collect(),
+                live: Some(live),
+            };
+            (Update::Changed(change), Some((id, is_live)))
+        }
+    };
+    if updates.send(update).await.is_err() {
+        return Handed::Gone;
+    }
+    match live {
+        None => Handed::Nothing,
+        Some((id, live)) => match live.await {
+            Ok(()) => Handed::Verdict(id),
+            Err(_) => Handed::Gone,
+        },
+    }
+}

@@ -1,0 +1,6 @@
+//! Downstream connections: bound, accepted, told apart, served.
+
+pub mod accept;
+pub mod bind;
+pub mod connection;
+pub mod sniff;

@@ -1,0 +1,86 @@
+//! The accept loop of one worker and listener.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection;
+use crate::forward::worker::{Direction, Downstream, Shared, Worker};
+
+/// After an error that will not go away by trying at once (no file descriptors, no memory).
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// Accepts until the proxy drains.
+pub async fn run(worker: Rc<Worker>, listener: TcpListener, direction: Direction) {
+    let mut drain = worker.shared.drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            stopped = drain.wait_for(|draining| *draining) => {
+                if stopped.is_ok() {
+                    return;
+                }
+                // Nobody can ask us to drain any more.
+                listener.accept().await
+            }
+        };
+        match accepted {
+            Ok((stream, address)) => begin(&worker, stream, Downstream { address, direction }),
+            Err(error) => {
+                refused(&worker.shared, direction, "accept");
+                tracing::warn!("accepting on {}: {error}", direction.as_str());
+                tokio::time::sleep(BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn begin(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
+    let Some(counted) = Counted::take(&worker.shared, downstream.direction) else {
+        refused(&worker.shared, downstream.direction, "limit");
+        // A reset tells the caller at once, and costs no state here.
+        let _ = stream.set_zero_linger();
+        return;
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("{}: {error}", downstream.address);
+        return;
+    }
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        connection::serve(&worker, stream, downstream).await;
+        drop(counted);
+    });
+}
+
+/// Counts a connection that was refused or broken off.
+pub(super) fn refused(shared: &Shared, direction: Direction, reason: &str) {
+    shared.families.connections_refused.with_label_values(&[direction.as_str(), reason]).inc();
+}
+
+/// A connection, counted while it lives.
+struct Counted {
+    shared: Arc<Shared>,
+    gauge: prometheus::IntGauge,
+}
+
+impl Counted {
+    fn take(shared: &Arc<Shared>, direction: Direction) -> Option<Self> {
+        let open = shared.connections.fetch_add(1, Ordering::Relaxed);
+        let gauge = shared.families.connections.with_label_values(&[direction.as_str()]);
+        gauge.inc();
+        let counted = Self { shared: shared.clone(), gauge };
+        (open < shared.max_connections).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.dec();
+    }
+}
