@@ -119,3 +119,14 @@ fn http_backends(route: &HttpRoute) -> impl Iterator<Item = &ObjectName> {
 fn distinct<'a>(names: impl Iterator<Item = &'a ObjectName>) -> Vec<ObjectName> {
     names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
 }
+
+#[cfg(test)]
+impl Item {
+    /// The services to which a route sends.
+    pub(crate) fn backends(&self) -> &[ObjectName] {
+        match &self.links {
+            Links::Route { backends, .. } => backends,
+            _ => &[],
+        }
+    }
+}

@@ -174,3 +174,20 @@ impl Hosts {
         wishes.collect()
     }
 }
+
+#[cfg(test)]
+impl Interest {
+    pub(super) fn is_empty(&self) -> bool {
+        [&self.frontends, &self.backends, &self.served, &self.own]
+            .iter()
+            .all(|all| all.0.is_empty())
+            && self.holders.is_empty()
+    }
+}
+
+#[cfg(test)]
+impl Hosts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.namespaces.is_empty()
+    }
+}

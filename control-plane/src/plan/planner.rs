@@ -190,3 +190,11 @@ impl Planner {
 fn is_service(item: Option<&Item>) -> bool {
     item.is_some_and(|item| matches!(item.links, Links::Service(_)))
 }
+
+#[cfg(test)]
+impl Planner {
+    /// Whether nothing is kept of any proxy.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.scopes.is_empty() && self.interest.is_empty() && self.hosts.is_empty()
+    }
+}
