@@ -213,14 +213,15 @@ impl Batch<'_> {
             let failures = failures.filter_map(|(index, report)| Some((index, report.err()?)));
             return Err(Failure::of_many(failures.collect()));
         }
+        let good: Vec<_> = reports.iter().flatten().map(|done| &done.resource).collect();
+        let mut warnings = warnings::about_many(self.api, &good).into_iter();
         let (mut items, mut results, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for report in reports {
             match report {
                 Ok(done) => {
-                    let key = done.resource.key();
-                    let warnings = warnings::about(self.api, &done.resource);
-                    all.extend(warnings.iter().map(|warning| format!("{key}: {warning}")));
-                    results.push(json!({"outcome": done.outcome.word(), "warnings": warnings}));
+                    let (key, own) = (done.resource.key(), warnings.next().unwrap_or_default());
+                    all.extend(own.iter().map(|warning| format!("{key}: {warning}")));
+                    results.push(json!({"outcome": done.outcome.word(), "warnings": own}));
                     items.push(done.object);
                 }
                 Err(failure) => {

@@ -3,51 +3,51 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};
-use leno_api::{
-    Resource,
-    analyze::{self, Reference},
-    model::ObjectName,
-};
+use leno_api::{Key as ResourceKey, Resource, analyze, model::ObjectName};
 
 use super::Api;
-use crate::store::{Key, Selection, Store, Stored};
+use crate::store::{Change, Error, Key, Selection, Store, Stored, Watch};
 
 const WARNING: HeaderName = HeaderName::from_static("warning");
 /// More helps nobody and would outgrow what clients accept as headers.
 const MAX_WARNINGS: usize = 10;
 const MAX_BYTES: usize = 400;
 
-/// Resources as they were last parsed, by the revision of their content: a write needs to look at
-/// all others of its kind, but only few of them have changed since the last one.
-#[derive(Debug, Default)]
-pub(super) struct Parsed(Mutex<HashMap<Key, (u64, Arc<Entry>)>>);
+/// All resources as parsed, by the services that they refer to. It follows the store, so that a
+/// write costs what its own neighbours cost and not what the whole mesh does.
+#[derive(Default)]
+pub(super) struct Parsed(Mutex<Option<Index>>);
 
-#[derive(Debug)]
-struct Entry {
-    resource: Resource,
-    services: HashSet<ObjectName>,
+struct Index {
+    watch: Watch,
+    resources: HashMap<Key, Resource>,
+    by_service: HashMap<ObjectName, HashSet<Key>>,
 }
 
 /// What is odd about a resource that has been, or would be, written: `spec.rules[0]: message`.
 pub(super) fn about(api: &Api, resource: &Resource) -> Vec<String> {
-    let own = resource.key();
-    let references = analyze::references(resource);
-    if references.is_empty() {
-        return Vec::new();
+    about_many(api, &[resource]).pop().unwrap_or_default()
+}
+
+/// The same for resources written together, which see each other.
+pub(super) fn about_many(api: &Api, resources: &[&Resource]) -> Vec<Vec<String>> {
+    let beside = api.parsed.look(&*api.store, |index| index.beside(resources));
+    let mut all = beside.unwrap_or_else(|error| {
+        tracing::warn!(%error, "resources are checked on their own, not beside the others");
+        Vec::new()
+    });
+    all.extend(resources.iter().map(|resource| (*resource).clone()));
+    let mut found: HashMap<ResourceKey, Vec<String>> = HashMap::new();
+    for finding in analyze::findings(&all) {
+        let text = format!("{}: {}", finding.path, finding.message);
+        found.entry(finding.key).or_default().push(text);
     }
-    let services = services(&references);
-    let mut beside: Vec<Resource> = services.iter().filter_map(|name| service(api, name)).collect();
-    let others = api.parsed.of_kind(&*api.store, resource.kind.group, resource.kind.plural);
-    let meeting = others.iter().filter(|other| !other.services.is_disjoint(&services));
-    beside.extend(meeting.map(|other| other.resource.clone()).filter(|other| other.key() != own));
-    beside.push(resource.clone());
-    let findings = analyze::findings(&beside).into_iter().filter(|finding| finding.key == own);
-    findings.map(|finding| format!("{}: {}", finding.path, finding.message)).collect()
+    resources.iter().map(|resource| found.remove(&resource.key()).unwrap_or_default()).collect()
 }
 
 pub(super) fn attach(response: &mut Response, warnings: &[String]) {
@@ -76,48 +76,93 @@ fn quoted(text: &str) -> String {
     out
 }
 
-fn services(references: &[Reference]) -> HashSet<ObjectName> {
-    references.iter().map(|reference| reference.service.clone()).collect()
+impl Parsed {
+    /// Looks at all resources as they are now.
+    fn look<T>(&self, store: &dyn Store, look: impl FnOnce(&Index) -> T) -> Result<T, Error> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = match kept.take() {
+            Some(mut index) => index.follow().map(|()| index).or_else(|_| Index::read(store)),
+            None => Index::read(store),
+        };
+        Ok(look(kept.insert(current?)))
+    }
 }
 
-fn service(api: &Api, name: &ObjectName) -> Option<Resource> {
-    let key = Key::new("leno.dev", "services", &name.namespace, &name.name);
-    api.store.get(&key).and_then(|stored| parse(&stored))
+impl Index {
+    fn read(store: &dyn Store) -> Result<Self, Error> {
+        let listing = store.list(&Selection::all());
+        let watch = store.watch(listing.revision, Selection::all())?;
+        let mut index = Self { watch, resources: HashMap::new(), by_service: HashMap::new() };
+        listing.items.iter().for_each(|stored| index.put(stored));
+        Ok(index)
+    }
+
+    fn follow(&mut self) -> Result<(), Error> {
+        while let Some(batch) = self.watch.ready()? {
+            for event in &batch.events {
+                match event.change {
+                    Change::Created | Change::Updated => self.put(&event.object),
+                    Change::Deleted => self.remove(&event.object.key),
+                    Change::StatusWritten => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, stored: &Stored) {
+        self.remove(&stored.key);
+        let Some(resource) = parse(stored) else { return };
+        for service in services(&resource) {
+            self.by_service.entry(service).or_default().insert(stored.key.clone());
+        }
+        self.resources.insert(stored.key.clone(), resource);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(resource) = self.resources.remove(key) else { return };
+        for service in services(&resource) {
+            if let Some(users) = self.by_service.get_mut(&service) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.by_service.remove(&service);
+                }
+            }
+        }
+    }
+
+    /// What has to be seen together with these: the services they refer to, and whatever else of
+    /// their kinds refers to the same services.
+    fn beside(&self, resources: &[&Resource]) -> Vec<Resource> {
+        let own: HashSet<Key> = resources.iter().map(|resource| key(resource)).collect();
+        let kinds: HashSet<&str> = resources.iter().map(|resource| resource.kind.plural).collect();
+        let services: HashSet<_> =
+            resources.iter().flat_map(|resource| services(resource)).collect();
+        let mut wanted = HashSet::new();
+        for service in &services {
+            wanted.insert(Key::new("leno.dev", "services", &service.namespace, &service.name));
+            let users = self.by_service.get(service).into_iter().flatten();
+            wanted.extend(users.filter(|user| kinds.contains(&*user.plural)).cloned());
+        }
+        wanted.difference(&own).filter_map(|key| self.resources.get(key)).cloned().collect()
+    }
+}
+
+fn key(resource: &Resource) -> Key {
+    let name = resource.name();
+    Key::new(resource.kind.group, resource.kind.plural, &name.namespace, &name.name)
+}
+
+fn services(resource: &Resource) -> HashSet<ObjectName> {
+    analyze::references(resource).into_iter().map(|reference| reference.service).collect()
 }
 
 fn parse(stored: &Stored) -> Option<Resource> {
     let object = stored.json().map_err(|error| error.to_string());
     let resource = object.and_then(|o| Resource::from_json(o).map_err(|error| error.to_string()));
-    resource.inspect_err(|error| tracing::warn!(resource = %stored.key, error, "a stored resource does not parse")).ok()
-}
-
-impl Parsed {
-    fn of_kind(&self, store: &dyn Store, group: &str, plural: &str) -> Vec<Arc<Entry>> {
-        let listing = store.list(&Selection::kind(group, plural));
-        let mut parsed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept = HashMap::with_capacity(listing.items.len());
-        for stored in &listing.items {
-            let known =
-                parsed.remove(&stored.key).filter(|(content, _)| *content == stored.content);
-            let entry = known.map(|(_, entry)| entry).or_else(|| Entry::of(stored).map(Arc::new));
-            if let Some(entry) = entry {
-                kept.insert(stored.key.clone(), (stored.content, entry));
-            }
-        }
-        let entries = kept.values().map(|(_, entry)| entry.clone()).collect();
-        // What is left of this kind has been deleted.
-        parsed.retain(|key, _| (&*key.group, &*key.plural) != (group, plural));
-        parsed.extend(kept);
-        entries
-    }
-}
-
-impl Entry {
-    fn of(stored: &Stored) -> Option<Self> {
-        let resource = parse(stored)?;
-        let services = services(&analyze::references(&resource));
-        Some(Self { resource, services })
-    }
+    resource
+        .inspect_err(|error| tracing::warn!(resource = %stored.key, error, "a stored resource does not parse"))
+        .ok()
 }
 
 #[cfg(test)]
