@@ -161,9 +161,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let mut applier = Applier::new(published, families, own, own_name, on_demand, last_good);
     let stopping = source.start(&options, bound.inbound_address(), &mut applier, updates, wanted);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
-    let mut workers = Vec::new();
     for (at, (outbound, inbound)) in bound.outbound.into_iter().zip(bound.inbound).enumerate() {
-        workers.push(start_worker(at, shared.clone(), outbound, inbound)?);
+        start_worker(at, shared.clone(), outbound, inbound)?;
     }
     announce(&bound.addresses);
     let (stop, mut stops) = mpsc::channel(4);
@@ -229,23 +228,26 @@ fn start_worker(
     shared: Arc<Shared>,
     outbound: std::net::TcpListener,
     inbound: std::net::TcpListener,
-) -> Result<thread::JoinHandle<()>, Error> {
-    let runtime =
-        runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
-    // A runtime that lives on one thread must be made there; whether it can be made is found here.
-    drop(runtime.map_err(system("starting a worker's runtime"))?);
+) -> Result<(), Error> {
+    // The runtime is bound to its thread, so it is made there; how that went is told here.
+    let (made, result) = std::sync::mpsc::sync_channel(1);
     let work = move || {
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(work(Rc::new(Worker::new(shared)), outbound, inbound)),
-            Err(error) => tracing::error!("worker {at}: {error}"),
+            Ok(runtime) => {
+                let _ = made.send(Ok(()));
+                runtime.block_on(work(Rc::new(Worker::new(shared)), outbound, inbound));
+            }
+            Err(error) => _ = made.send(Err(error)),
         }
     };
     thread::Builder::new()
         .name(format!("worker-{at}"))
         .spawn(work)
-        .map_err(system("starting a worker"))
+        .map_err(system("starting a worker"))?;
+    let made = result.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
+    made.map_err(system("starting a worker's runtime"))
 }
 
 async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std::net::TcpListener) {
