@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{GROUP, PLURAL, Registry, now};
+use super::{GROUP, PLURAL, Registry, lease::Heartbeat, now};
 use crate::store::{Batch, Change, Error, Expect, Key, Selection, Watch};
 
 /// How many lapsed workloads are deleted at the same time; the store groups them into one write.
@@ -32,23 +32,27 @@ pub(super) async fn run(registry: &Registry) {
 
 /// Until the watch ends; why it did.
 async fn follow(registry: &Registry, mut watch: Watch) -> Error {
+    let mut heartbeat = Heartbeat::new(now());
     loop {
-        let end = registry.leases().next_end();
+        let beat = heartbeat.next();
+        let wake = registry.leases().next_end().map_or(beat, |end| end.min(beat));
         tokio::select! {
             batch = watch.next() => match batch {
                 Ok(batch) => observe(registry, &batch),
                 Err(error) => return error,
             },
             () = registry.changed.notified() => {}
-            () = wait_until(end) => delete_lapsed(registry).await,
+            () = sleep_until(Instant::from_std(wake)) => {}
         }
-    }
-}
-
-async fn wait_until(end: Option<std::time::Instant>) {
-    match end {
-        Some(end) => sleep_until(Instant::from_std(end)).await,
-        None => std::future::pending().await,
+        let stalled = heartbeat.beat(now());
+        if !stalled.is_zero() {
+            tracing::warn!(
+                ?stalled,
+                "this process did not run for a while; every lease is extended by that"
+            );
+            registry.leases().extend_all(stalled);
+        }
+        delete_lapsed(registry).await;
     }
 }
 

@@ -161,3 +161,17 @@ async fn a_registry_that_fell_behind_catches_up() {
     after(TTL + Duration::from_secs(2)).await;
     assert!(store.list(&Selection::all()).items.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_did_not_run_removes_nobody_for_that() {
+    let store = store();
+    let registry = start(&store);
+    registry.register(workload("a"), TTL).await.unwrap();
+    after(Duration::from_secs(5)).await;
+    // The clock jumps without the driver having run: as after SIGSTOP, or a suspended machine.
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    after(Duration::from_secs(5)).await;
+    registry.renew(&key("a")).expect("it was removed for our own absence");
+    after(TTL + Duration::from_secs(1)).await;
+    assert!(store.get(&key("a")).is_none(), "from then on it counts again");
+}
