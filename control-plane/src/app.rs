@@ -1,5 +1,7 @@
 //! Puts the control plane together, starts it, and stops it.
 
+mod error;
+
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
@@ -16,9 +18,9 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::error::Error;
 use crate::{
     access::{Access, TokenFile},
-    error::Error,
     http_api::{self, Api},
     push::Push,
     registry::Registry,
@@ -105,14 +107,14 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let api_access = access(addresses.api)?;
     let hosts = settings.api_hosts.clone();
-    let api = http_api::router(Api::new(store, registry.clone(), api_access, hosts));
+    let api = Api::new(store, registry.clone(), api_access, hosts);
     let exposition = exposition(metrics, process, registry.clone());
 
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the push task", async { Ok::<_, Error>(push_task.run().await) }));
     tasks.spawn(named("the registry", async { Ok::<_, Error>(registry.run().await) }));
     tasks.spawn(named("the xDS server", server::serve(xds_listener, discovery)));
-    tasks.spawn(named("the API server", http(api_listener, api, stopped.clone())));
+    tasks.spawn(named("the API server", http_api::serve(api_listener, api, stopped.clone())));
     tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
     Ok(Running { addresses, stop, tasks })
 }

@@ -19,7 +19,6 @@
 
 pub mod access;
 mod app;
-mod error;
 pub mod http_api;
 pub mod objects;
 pub mod plan;
@@ -31,7 +30,6 @@ pub mod telemetry;
 pub mod xds;
 
 pub use self::{
-    app::{Addresses, Running, run, start},
-    error::Error,
+    app::{Addresses, Error, Running, run, start},
     settings::{LogFormat, Settings},
 };

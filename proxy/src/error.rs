@@ -54,8 +54,6 @@ pub enum Flag {
     DPE,
     /// The caller was too slow to send.
     DT,
-    /// The proxy is shutting down or over its own limits.
-    OM,
 }
 
 impl Flag {
@@ -74,7 +72,6 @@ impl Flag {
             Self::DC => "DC",
             Self::DPE => "DPE",
             Self::DT => "DT",
-            Self::OM => "OM",
         }
     }
 }

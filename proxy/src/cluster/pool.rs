@@ -9,7 +9,6 @@ use std::{
 };
 
 use http::StatusCode;
-use hyper::client::conn::http2::SendRequest;
 use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::Instant};
 
@@ -20,10 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Flag, Retry},
-    http::{
-        body::Body,
-        client::{self, Sender},
-    },
+    http::client::{self, Http2Sender, Sender},
 };
 
 /// How often a request that waits for a connection looks whether another worker gave one back.
@@ -56,7 +52,7 @@ struct Idle {
 
 #[derive(Debug)]
 struct Shared {
-    sender: SendRequest<Body>,
+    sender: Http2Sender,
     open: Rc<Cell<bool>>,
 }
 
@@ -226,7 +222,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
 
 /// The HTTP/2 connection, while it takes requests. When the peer's limit of streams is reached, h2 queues; how many
 /// may queue is bounded by the cluster's exchanges.
-fn share(pool: &Pool) -> Option<SendRequest<Body>> {
+fn share(pool: &Pool) -> Option<Http2Sender> {
     let mut shared = pool.shared.borrow_mut();
     shared.retain(|shared| shared.open.get() && !shared.sender.is_closed());
     shared.first().map(|shared| shared.sender.clone())
@@ -262,7 +258,7 @@ fn overflow(cluster: &Cluster, what: &str) -> Error {
     Error { retry: Retry::Unsafe, ..Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail) }
 }
 
-fn handshake_failed(endpoint: &Endpoint, error: &hyper::Error) -> Error {
+fn handshake_failed(endpoint: &Endpoint, error: &dyn std::fmt::Display) -> Error {
     let detail = format!("handshake with {}: {error}", endpoint.address);
     Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UF, Retry::Safe, detail)
 }

@@ -76,11 +76,6 @@ impl Inputs {
         self.resources.values()
     }
 
-    /// The resource of that key.
-    pub fn resource(&self, key: &Key) -> Option<&Arc<Resource>> {
-        self.resources.get(key)
-    }
-
     /// All services, by name.
     pub fn services(&self) -> &BTreeMap<ObjectName, Arc<Service>> {
         &self.services

@@ -93,7 +93,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::DC => "request incomplete",
         Flag::DPE => "request is not acceptable",
         Flag::DT => "request came too slowly",
-        Flag::OM | Flag::None => "the proxy cannot serve this now",
+        Flag::None => "the proxy cannot serve this now",
     }
 }
 

@@ -25,6 +25,9 @@ const INITIAL_STREAMS: usize = 100;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// An HTTP/2 connection's sending end; clones share the connection.
+pub type Http2Sender = http2::SendRequest<Body>;
+
 /// One upstream connection, ready to send on.
 #[derive(Debug)]
 pub enum Sender {

@@ -223,18 +223,6 @@ fn name_of(value: &serde_json::Value) -> String {
     format!("{kind} {namespace}/{}", text("/metadata/name").unwrap_or("?"))
 }
 
-/// Reads everything in `text` for tests and tools.
-///
-/// # Errors
-/// The problems, one line each.
-pub fn items(text: &str) -> Result<Vec<Item>, String> {
-    let contents = parse(Path::new("text"), text).map_err(|error| error.to_string())?;
-    match contents.problems.first() {
-        Some((name, problem)) => Err(format!("{name}: {problem}")),
-        None => Ok(contents.items),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

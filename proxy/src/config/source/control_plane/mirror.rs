@@ -76,7 +76,8 @@ impl Mirror {
         hosts: Vec<String>,
         held: Vec<(Key, String)>,
     ) -> Self {
-        let hosts = hosts.into_iter().take(MAX_HOSTS).map(|host| (host, Answer::Unknown));
+        // Answered in the last run; should that have changed, the control plane says so.
+        let hosts = hosts.into_iter().take(MAX_HOSTS).map(|host| (host, Answer::Present));
         Self {
             namespace,
             services,

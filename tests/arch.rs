@@ -1,0 +1,206 @@
+//! The architecture, as a test: who may import whom, which modules stay pure, no file outside
+//! the module tree, no file too long to read.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Modules in order: a module may import only modules of an earlier line.
+const PROXY: &[&[&str]] = &[
+    &["error"],
+    &["telemetry", "http"],
+    &["tls", "route", "cache", "filter"],
+    &["cluster", "identity"],
+    &["snapshot"],
+    &["forward", "config"],
+    &["listen", "admin", "bootstrap"],
+    &["app"],
+];
+const CONTROL_PLANE: &[&[&str]] = &[
+    &["error"],
+    &["telemetry", "store", "access", "plan", "inject"],
+    &["objects"],
+    &["registry"],
+    &["push", "ca"],
+    &["xds", "http_api", "settings"],
+    &["app"],
+];
+/// Decide, never act: no tasks, sockets, clocks or global randomness.
+const PURE: &[&str] = &[
+    "proxy/src/listen/sniff",
+    "proxy/src/admin/gate",
+    "proxy/src/http/head",
+    "proxy/src/route",
+    "proxy/src/cluster/balance",
+    "proxy/src/cluster/breaker",
+    "proxy/src/forward/retry",
+    "proxy/src/forward/outcome",
+    "proxy/src/config/compile",
+    "proxy/src/config/inputs",
+    "proxy/src/config/source/control_plane/mirror",
+    "control-plane/src/objects",
+    "control-plane/src/plan",
+    "control-plane/src/registry/lease",
+    "control-plane/src/xds/session",
+];
+const IMPURE: &[&str] =
+    &["async fn", "tokio::", ".await", "Instant::now", "SystemTime::now", "rand::rng"];
+/// A name and the only places that may say it.
+const FENCED: &[(&str, &[&str])] = &[
+    ("leno_wasm_host", &["proxy/src/filter/wasm"]),
+    (
+        "leno_api::wire",
+        &["proxy/src/config/source", "control-plane/src/xds", "control-plane/src/ca"],
+    ),
+    ("hyper::", &["proxy/src/http"]),
+    ("env::var", &["proxy/src/bootstrap", "control-plane/src/settings"]),
+];
+const MAX_LINES: usize = 500;
+
+#[test]
+fn imports_only_point_down() {
+    for (krate, layers) in [("proxy", PROXY), ("control-plane", CONTROL_PLANE)] {
+        let src = root().join(krate).join("src");
+        let rank = |m: &str| layers.iter().position(|layer| layer.contains(&m));
+        for file in rust_files(&src) {
+            let rel = file.strip_prefix(&src).unwrap();
+            let module = rel.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+            if ["lib", "main"].contains(&module) {
+                continue;
+            }
+            let own = rank(module)
+                .unwrap_or_else(|| panic!("{krate}: module `{module}` has no place in the order"));
+            for used in crate_imports(&fs::read_to_string(&file).unwrap()) {
+                if used != module && rank(&used).is_some_and(|r| r >= own) {
+                    panic!("{}: `{module}` must not import `{used}`", file.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_core_stays_pure() {
+    for module in PURE {
+        let paths = [root().join(module), root().join(format!("{module}.rs"))];
+        let files: Vec<_> = paths.iter().flat_map(|p| rust_files(p)).collect();
+        assert!(!files.is_empty(), "`{module}` is listed but does not exist");
+        for file in files.iter().filter(|f| !f.ends_with("tests.rs")) {
+            let text = fs::read_to_string(file).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for word in IMPURE {
+                assert!(!code.contains(word), "{}: `{word}` in a pure module", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn fenced_names_stay_inside() {
+    for file in
+        ["proxy", "control-plane"].iter().flat_map(|c| rust_files(&root().join(c).join("src")))
+    {
+        let text = fs::read_to_string(&file).unwrap();
+        for (name, places) in FENCED {
+            let inside = places.iter().any(|p| {
+                file.starts_with(root().join(p)) || file == root().join(format!("{p}.rs"))
+            });
+            assert!(
+                inside || !text.contains(name),
+                "{}: `{name}` belongs in {places:?}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_is_short_and_declared() {
+    for file in ["api", "daemon", "wasm-host", "proxy", "control-plane"]
+        .iter()
+        .flat_map(|c| rust_files(&root().join(c).join("src")))
+    {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let lines = text.split("#[cfg(test)]").next().unwrap().lines().count();
+        // The limit is for what stands before the tests; `tests.rs` is nothing else.
+        assert!(lines <= MAX_LINES || name == "tests", "{}: {lines} lines", file.display());
+        let dir = file.parent().unwrap();
+        if ["lib", "main"].contains(&name) || dir.ends_with("bin") {
+            continue;
+        }
+        let parent = ["lib.rs", "main.rs"]
+            .map(|f| dir.join(f))
+            .into_iter()
+            .find(|p| p.exists())
+            .unwrap_or_else(|| dir.with_extension("rs"));
+        let parent_text = fs::read_to_string(&parent).unwrap_or_default();
+        assert!(
+            parent_text.contains(&format!("mod {name};")),
+            "{}: not declared in {}",
+            file.display(),
+            parent.display()
+        );
+    }
+}
+
+/// First path segment of each `crate::…`, those inside `use crate::{a, b::c}` included.
+fn crate_imports(text: &str) -> BTreeSet<String> {
+    let code: Vec<&str> = text.lines().map(|l| l.split("//").next().unwrap()).collect();
+    let mut found = BTreeSet::new();
+    for after in code.join(" ").split("crate::").skip(1) {
+        if !after.starts_with('{') {
+            found.insert(ident(after));
+            continue;
+        }
+        let mut depth = 0;
+        for (at, c) in after.char_indices() {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            if depth == 0 {
+                break;
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                found.insert(ident(&after[at + 1..]));
+            }
+        }
+    }
+    found
+}
+
+fn ident(text: &str) -> String {
+    let name = text.trim_start();
+    name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn reads_every_form_of_import() {
+    let text = "use crate::{a, b::{c, d}, e}; // crate::f\nfn x(y: crate::g::H) {}\n";
+    let found: Vec<String> = crate_imports(text).into_iter().collect();
+    assert_eq!(found, ["a", "b", "e", "g"]);
+}
+
+fn rust_files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.into()];
+    }
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    let mut files: Vec<_> = entries
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_dir() || p.extension().is_some_and(|e| e == "rs"))
+        .flat_map(|p| rust_files(&p))
+        .collect();
+    files.sort();
+    files
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().into()
+}
