@@ -27,6 +27,10 @@ mod yaml_text;
 
 use error::Error;
 
+// The proxy's; its hot path is what it is chosen for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A service mesh: a small control plane, and a sidecar proxy beside every service
 #[derive(Debug, Parser)]
 #[command(name = "leno", version, disable_help_subcommand = true)]
@@ -41,7 +45,10 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run the control plane
     ControlPlane(leno_control_plane::Settings),
+    /// Run the sidecar proxy
+    Proxy(Box<leno_proxy::Options>),
     Apply(commands::apply::ApplyArgs),
     Get(commands::get::GetArgs),
     Delete(commands::delete::DeleteArgs),
@@ -88,6 +95,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Diff(args) => block_on(commands::diff::run(&args, out)),
         Command::ProxyConfig(args) => block_on(commands::proxy_config::run(&args, out)),
         Command::ControlPlane(settings) => commands::control_plane::run(settings),
+        Command::Proxy(options) => {
+            leno_proxy::run(*options).map_err(|error| Error::Usage(error.to_string()))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {

@@ -65,23 +65,22 @@ pub fn single(file: &str, text: &str) -> Option<Manifest> {
 }
 
 /// The weight with which `route` sends to `backend` (`shop/order:80`), in the dump of a sidecar's configuration.
+/// `None` without that route; a backend that gets nothing is not in the dump.
 pub fn weight(dump: &Value, route: &str, backend: &str) -> Option<u64> {
-    let list = |value: &Value, field: &str| {
-        value.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let named = |value: &Value, field: &str, wanted: &str| {
-        value.get(field).and_then(Value::as_str) == Some(wanted)
-    };
     let routes = list(dump, "services")
         .iter()
         .flat_map(|service| list(service, "ports"))
-        .flat_map(|port| list(&port, "routes"))
-        .filter(|found| named(found, "route", route))
-        .collect::<Vec<_>>();
-    let backends = routes.iter().flat_map(|route| list(route, "backends"));
-    backends
-        .filter(|found| named(found, "backend", backend))
-        .find_map(|found| found.get("weight").and_then(Value::as_u64))
+        .flat_map(|port| list(port, "routes"));
+    let named = |value: &Value, field: &str, wanted: &str| {
+        value.get(field).and_then(Value::as_str) == Some(wanted)
+    };
+    let route = routes.into_iter().find(|found| named(found, "route", route))?;
+    let backend = list(route, "backends").iter().find(|found| named(found, "backend", backend));
+    Some(backend.and_then(|found| found.get("weight")?.as_u64()).unwrap_or(0))
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]
@@ -128,7 +127,7 @@ mod tests {
             ]},
         ]}]}]});
         assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/order-v2:80"), Some(10));
-        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/user:80"), None);
+        assert_eq!(weight(&dump, "HTTPRoute shop/order", "shop/user:80"), Some(0));
         assert_eq!(weight(&dump, "HTTPRoute shop/x", "shop/order:80"), None);
     }
 }

@@ -88,9 +88,9 @@ async fn status_until(
 fn check_no_failure(narrator: &mut Voice, seen: &Observation, when: &str) -> Result<(), Error> {
     let (failed, answered) = (seen.seen.failures(), seen.answered());
     let what = match failed {
-        0 => format!("0 of {answered} orders failed {when}"),
+        0 => format!("0 of {answered} orders failed{when}"),
         _ => format!(
-            "{failed} of {answered} orders failed {when}: {}; the last: {}",
+            "{failed} of {answered} orders failed{when}: {}; the last: {}",
             seen.reasons(),
             seen.seen.last_failure.as_deref().unwrap_or("-")
         ),

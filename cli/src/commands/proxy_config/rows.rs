@@ -9,6 +9,12 @@ use crate::table::Table;
 pub fn routes(dump: &Value) -> Table {
     let mut table = Table::new(["service", "port", "match", "backends", "share", "route", "rule"]);
     for (service, port) in ports(dump) {
+        if list(port, "routes").is_empty() {
+            let (name, number) = (text(service, "name"), text(port, "port"));
+            let own = format!("{name}:{number}");
+            let all = ["everything", &own, "100%", "", ""].map(str::to_owned);
+            table.add([name, number].into_iter().chain(all).collect());
+        }
         for route in list(port, "routes") {
             let backends = list(route, "backends");
             let total: f64 = backends.iter().map(weight).sum();
@@ -222,6 +228,14 @@ mod tests {
         ] {
             assert!(row.contains(cell), "{text}");
         }
+    }
+
+    #[test]
+    fn a_port_without_routes_gets_everything_itself() {
+        let dump =
+            json!({"services": [{"name": "shop/user", "ports": [{"port": 80, "routes": []}]}]});
+        let text = printed(routes(&dump));
+        assert!(text.contains("shop/user   80     everything   shop/user:80   100%"), "{text}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ async fn step(
     narrator.check(is_plausible(f64::from(share) / 100.0, newer, all), &what)?;
     // The change itself belongs to what must not fail.
     seen.seen = customer.snapshot().since(&before);
-    check_no_failure(narrator, &seen, "while and after it changed")?;
+    check_no_failure(narrator, &seen, " while and after it changed")?;
     Ok(live)
 }
 

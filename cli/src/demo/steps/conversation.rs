@@ -1,5 +1,7 @@
 //! Who talks to whom, as the sidecars count it.
 
+use std::time::Instant;
+
 use comfy_table::{CellAlignment, presets};
 
 use super::{LOOK, Voice, check_no_failure, latencies};
@@ -30,9 +32,10 @@ const EDGES: [(&str, &str); 8] = [
 pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
     narrator.step(&format!("{} orders a second", customer.rate()))?;
     let before = mesh.calls().await?;
+    let begun = Instant::now();
     let seen = customer.observe(LOOK).await;
+    let seconds = begun.elapsed().as_secs_f64();
     let calls = mesh.calls().await?.since(&before);
-    let seconds = seen.lasted.as_secs_f64();
     narrator.say(
         "who talks to whom, by the callers' sidecars (Prometheus metrics under Istio's names):",
     )?;

@@ -32,7 +32,7 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     narrator.check(unchanged, "the route is as it was before the mistakes")?;
     dangle(mesh, narrator).await?;
     let seen = Observation { seen: customer.snapshot().since(&before), lasted: begun.elapsed() };
-    check_no_failure(narrator, &seen, "meanwhile")
+    check_no_failure(narrator, &seen, " meanwhile")
 }
 
 /// Sends a mistake to the API, past the check that `leno apply` makes itself.

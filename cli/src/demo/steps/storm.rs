@@ -39,5 +39,5 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
         took(applied),
         took(lag)
     ))?;
-    check_no_failure(narrator, &seen, "meanwhile")
+    check_no_failure(narrator, &seen, " meanwhile")
 }

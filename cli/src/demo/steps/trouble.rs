@@ -43,7 +43,7 @@ async fn failing(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     narrator.check(expected && blamed, "as many orders fail, and user is to blame for each")?;
     sleep(SETTLE).await;
     let seen = customer.observe(LOOK / 2).await;
-    check_no_failure(narrator, &seen, "after it was told to stop")
+    check_no_failure(narrator, &seen, " after it was told to stop")
 }
 
 async fn slow(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
@@ -63,5 +63,5 @@ async fn slow(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<
     narrator.say(&format!("    after   {}", latencies(&after)))?;
     let healed = after.latencies().0 < DELAY;
     narrator.check(healed, "and is as fast as ever once it stops")?;
-    check_no_failure(narrator, &after, "in the end")
+    check_no_failure(narrator, &after, " in the end")
 }
