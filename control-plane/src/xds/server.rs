@@ -1,5 +1,6 @@
 //! The streams of all proxies: `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 
+mod incoming;
 mod stream;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -17,10 +18,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use crate::{
     access::{Access, Caller, Role},
@@ -67,7 +65,7 @@ pub async fn serve(
     listener: TcpListener,
     shared: Discovery,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming::connections(listener);
     let mut stop = shared.stop.clone();
     let service =
         Service { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(MAX_STREAMS)) };
