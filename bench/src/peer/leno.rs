@@ -63,6 +63,8 @@ impl Peer for Leno {
             any,
             "--workers",
             "1",
+            "--namespace",
+            "bench",
         ];
         let tunnel = (setup.mode == Mode::Tcp).then(|| format!("{HOST}:{PORT}"));
         running(place.spawn(&found.program, &arguments)?, tunnel)
