@@ -32,13 +32,14 @@ use crate::{
             file,
         },
     },
-    forward::worker::{Direction, Shared, Worker},
+    forward::worker::{Shared, Unrouted, Worker},
     http::server::Limits,
     listen::{accept, bind},
     snapshot::Published,
     telemetry::{
         access_log,
-        metrics::{Families, Party},
+        metrics::{Families, Party, Scope, ScopeLabels},
+        record::Direction,
     },
 };
 
@@ -146,6 +147,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let shared = Arc::new(Shared {
         published: published.clone(),
         families: families.clone(),
+        unrouted: unrouted(&options),
         access_log,
         limits,
         connections: AtomicUsize::new(0),
@@ -333,6 +335,25 @@ fn own(options: &Options) -> Own {
         workload: None,
         application: options.app_address,
     }
+}
+
+/// Requests that found no service are counted for an unknown one.
+fn unrouted(options: &Options) -> Unrouted {
+    let party = own(options).party;
+    let outbound = ScopeLabels {
+        reporter: "source",
+        source: party.clone(),
+        destination: Party::default(),
+        service: None,
+        destination_zone: String::new(),
+    };
+    let inbound = ScopeLabels {
+        reporter: "destination",
+        source: Party::default(),
+        destination: party,
+        ..outbound.clone()
+    };
+    Unrouted { outbound: Scope::new(outbound), inbound: Scope::new(inbound) }
 }
 
 fn own_name(options: &Options) -> Option<ObjectName> {

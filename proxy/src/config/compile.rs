@@ -151,3 +151,6 @@ fn all_hosts(inputs: &Inputs, own: &Own) -> Hosts {
     hosts.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
     hosts
 }
+
+#[cfg(test)]
+mod tests;

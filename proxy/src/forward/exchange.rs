@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::{
     attempt, inbound, mirror, outbound, outcome, response, tunnel,
-    worker::{Direction, Downstream, Worker},
+    worker::{Downstream, Worker},
 };
 use crate::{
     cluster::Cluster,
@@ -21,7 +21,7 @@ use crate::{
     route::rewrite,
     snapshot::{Backend, Rule, Snapshot},
     telemetry::{
-        record::{Record, RequestLine},
+        record::{Direction, Record, RequestLine},
         trace,
     },
 };
@@ -79,7 +79,7 @@ impl Exchange {
     fn begin(worker: Rc<Worker>, downstream: Downstream, request: &Request<Incoming>) -> Self {
         let record = Record {
             start: Instant::now(),
-            listener: downstream.direction.as_str(),
+            direction: downstream.direction,
             downstream: downstream.address,
             line: None,
             grpc: head::is_grpc(request.headers()),

@@ -17,11 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    exchange::Exchange,
-    outbound, outcome, retry,
-    worker::{Direction, Worker},
-};
+use super::{exchange::Exchange, outbound, outcome, retry, worker::Worker};
 use crate::{
     cluster::{
         Cluster, Lease,
@@ -35,6 +31,7 @@ use crate::{
         upgrade,
     },
     snapshot::Port,
+    telemetry::record::Direction,
 };
 
 /// Buffer of each direction. Larger ones pay only with large transfers, and idle tunnels hold them.

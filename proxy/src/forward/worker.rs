@@ -16,8 +16,8 @@ use crate::{
     snapshot::{Handle, Published, Snapshot},
     telemetry::{
         access_log::AccessLog,
-        metrics::{Families, SeriesCache, SeriesKey},
-        record::Record,
+        metrics::{Families, Scope, SeriesCache, SeriesKey},
+        record::{Direction, Record},
     },
 };
 
@@ -28,6 +28,8 @@ pub struct Shared {
     pub published: Arc<Published>,
     /// Metrics.
     pub families: Arc<Families>,
+    /// For requests that found no service.
+    pub unrouted: Unrouted,
     /// `None` when switched off.
     pub access_log: Option<AccessLog>,
     /// Bounds on downstream peers.
@@ -40,6 +42,15 @@ pub struct Shared {
     pub drain: watch::Receiver<bool>,
     /// How long a call waits for a host that nobody has asked for before.
     pub on_demand_timeout: Duration,
+}
+
+/// Whom to count requests for that found no service, by direction.
+#[derive(Debug)]
+pub struct Unrouted {
+    /// From our application.
+    pub outbound: Arc<Scope>,
+    /// To it.
+    pub inbound: Arc<Scope>,
 }
 
 /// What a worker has for itself.
@@ -61,25 +72,6 @@ pub struct Downstream {
     pub address: SocketAddr,
     /// Whence it came.
     pub direction: Direction,
-}
-
-/// Which way an exchange goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From our application to others.
-    Outbound,
-    /// From others to our application.
-    Inbound,
-}
-
-impl Direction {
-    /// As in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-        }
-    }
 }
 
 impl Worker {
@@ -108,17 +100,20 @@ impl Worker {
     /// The end of an exchange: counted and logged, once.
     pub fn finish(&self, record: &Record) {
         let now = Instant::now();
-        if let Some(scope) = &record.scope {
-            let key = SeriesKey {
-                protocol: record.protocol(),
-                status: record.status,
-                grpc_status: record.grpc_status,
-                flag: record.flag,
-            };
-            let milliseconds = now.saturating_duration_since(record.start).as_secs_f64() * 1000.0;
-            let series = self.series.series(&self.shared.families, scope, key);
-            series.observe(milliseconds, record.request_bytes, record.response_bytes);
-        }
+        let unrouted = || match record.direction {
+            Direction::Inbound => &self.shared.unrouted.inbound,
+            Direction::Outbound => &self.shared.unrouted.outbound,
+        };
+        let scope = record.scope.as_ref().unwrap_or_else(unrouted);
+        let key = SeriesKey {
+            protocol: record.protocol(),
+            status: record.status,
+            grpc_status: record.grpc_status,
+            flag: record.flag,
+        };
+        let milliseconds = now.saturating_duration_since(record.start).as_secs_f64() * 1000.0;
+        let series = self.series.series(&self.shared.families, scope, key);
+        series.observe(milliseconds, record.request_bytes, record.response_bytes);
         if let Some(log) = &self.shared.access_log {
             log.write(record, now);
         }

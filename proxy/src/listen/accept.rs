@@ -9,7 +9,10 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
-use crate::forward::worker::{Direction, Downstream, Shared, Worker};
+use crate::{
+    forward::worker::{Downstream, Shared, Worker},
+    telemetry::record::Direction,
+};
 
 /// After an error that will not go away by trying at once (no file descriptors, no memory).
 const BACKOFF: Duration = Duration::from_millis(50);

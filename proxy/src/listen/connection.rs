@@ -12,10 +12,11 @@ use super::{
 use crate::{
     forward::{
         exchange, tunnel,
-        worker::{Direction, Downstream, Worker},
+        worker::{Downstream, Worker},
     },
     http::server::{self, Ended},
     snapshot::InboundPort,
+    telemetry::record::Direction,
 };
 
 /// How long a caller of a port that may speak anything can stay silent before it is taken for a protocol in which the

@@ -106,7 +106,7 @@ fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     let _ = write!(
         line,
         "\" {} {} {}",
-        record.listener,
+        record.direction.as_str(),
         record.downstream,
         record.cluster.as_deref().unwrap_or("-")
     );
@@ -124,7 +124,12 @@ fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
 
 fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) -> String {
     let mut line = String::with_capacity(512);
-    let _ = write!(line, "{{\"time\":\"{}\",\"listener\":\"{}\"", Rfc3339(time), record.listener);
+    let _ = write!(
+        line,
+        "{{\"time\":\"{}\",\"listener\":\"{}\"",
+        Rfc3339(time),
+        record.direction.as_str()
+    );
     let path = request.uri.path_and_query().map_or("-", |path| path.as_str());
     let mut field = |name: &str, value: &str| {
         let _ = write!(line, ",\"{name}\":\"");
@@ -224,7 +229,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::Flag;
+    use crate::{error::Flag, telemetry::record::Direction};
 
     fn record() -> Record {
         let line = RequestLine {
@@ -237,7 +242,7 @@ mod tests {
         };
         Record {
             start: Instant::now(),
-            listener: "outbound",
+            direction: Direction::Outbound,
             downstream: "127.0.0.1:5000".parse().unwrap(),
             line: Some(Box::new(line)),
             grpc: false,

@@ -12,8 +12,8 @@ use crate::error::Flag;
 pub struct Record {
     /// When the request's head was complete.
     pub start: Instant,
-    /// `outbound` or `inbound`.
-    pub listener: &'static str,
+    /// Which way it goes.
+    pub direction: Direction,
     /// Address of the caller.
     pub downstream: SocketAddr,
     /// Kept only while an access log is written.
@@ -42,6 +42,25 @@ pub struct Record {
     pub request_bytes: u64,
     /// Body bytes to the caller.
     pub response_bytes: u64,
+}
+
+/// Which way an exchange goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From our application to others.
+    Outbound,
+    /// From others to our application.
+    Inbound,
+}
+
+impl Direction {
+    /// As in logs and metrics, and as its listener is called.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
 }
 
 /// What the caller asked for, as received. Cheap to keep: it shares the head's buffer.
