@@ -29,6 +29,7 @@ use crate::{
 pub const NAMESPACE: &str = "shop";
 /// The sidecar through which the orders come in.
 pub const CUSTOMER: &str = "customer";
+const CONTROL_PLANE: &str = "control-plane";
 const ANY: &str = "127.0.0.1:0";
 
 /// One instance of one service.
@@ -82,6 +83,7 @@ pub struct Sidecar {
 /// Everything that runs.
 pub struct Mesh {
     pub api: SocketAddr,
+    xds: SocketAddr,
     pub client: ApiClient,
     pub apps: Vec<App>,
     /// In the order of `apps`, then the customer's.
@@ -90,7 +92,7 @@ pub struct Mesh {
     pub customer_admin: SocketAddr,
 }
 
-/// A control plane that runs, and how long that took.
+/// A control plane that runs.
 pub struct ControlPlane {
     pub api: SocketAddr,
     xds: SocketAddr,
@@ -101,11 +103,33 @@ pub async fn start_control_plane(
     processes: &mut Processes,
     directory: &Path,
 ) -> Result<ControlPlane, Error> {
-    let data = directory.join("control-plane");
-    let data = data.display().to_string();
+    run_control_plane(processes, directory, CONTROL_PLANE, ANY, ANY).await
+}
+
+/// Kills the control plane and starts another one, with what the first has stored, `after` a while.
+pub async fn replace_control_plane(
+    processes: &mut Processes,
+    directory: &Path,
+    mesh: &Mesh,
+    after: Duration,
+) -> Result<(), Error> {
+    processes.crash(CONTROL_PLANE)?;
+    sleep(after).await;
+    let (api, xds) = (mesh.api.to_string(), mesh.xds.to_string());
+    run_control_plane(processes, directory, "control-plane-again", &api, &xds).await.map(drop)
+}
+
+async fn run_control_plane(
+    processes: &mut Processes,
+    directory: &Path,
+    name: &str,
+    api: &str,
+    xds: &str,
+) -> Result<ControlPlane, Error> {
+    let data = directory.join("control-plane").display().to_string();
     let arguments =
-        ["control-plane", "--data-dir", &data, "--api", ANY, "--xds", ANY, "--metrics", ANY];
-    let starting = processes.spawn("control-plane", &owned(&arguments))?;
+        ["control-plane", "--data-dir", &data, "--api", api, "--xds", xds, "--metrics", ANY];
+    let starting = processes.spawn(name, &owned(&arguments))?;
     let announced = processes.announced(starting).await?;
     let (api, xds) = (announced.address("api")?, announced.address("xds")?);
     let client = ApiClient::new(&ServerArgs { server: format!("http://{api}"), token_file: None })?;
@@ -130,6 +154,7 @@ pub async fn start_shop(
     let (outbound, admin) = (customer.outbound, customer.admin);
     Ok(Mesh {
         api: control_plane.api,
+        xds: control_plane.xds,
         client: control_plane.client,
         apps,
         sidecars,

@@ -33,7 +33,7 @@ pub struct Processes {
 
 /// A process that was started, and has not told its addresses yet.
 pub struct Starting {
-    index: usize,
+    name: String,
     deadline: Instant,
 }
 
@@ -109,16 +109,16 @@ impl Processes {
             .spawn()
             .map_err(failed)?;
         self.running.push(Running { name: name.to_owned(), child });
-        Ok(Starting { index: self.running.len() - 1, deadline: Instant::now() + START_LIMIT })
+        Ok(Starting { name: name.to_owned(), deadline: Instant::now() + START_LIMIT })
     }
 
     /// Waits for a started process to tell its addresses.
     pub async fn announced(&mut self, starting: Starting) -> Result<Announcement, Error> {
+        let Starting { name, deadline } = starting;
         loop {
-            let Some(running) = self.running.get_mut(starting.index) else {
-                return Err(Error::Silent { name: String::new(), tail: String::new() });
-            };
-            let (name, status) = (running.name.clone(), running.child.try_wait().ok().flatten());
+            // Looked at before the output: what it printed before it ended counts.
+            let own = self.running.iter_mut().find(|running| running.name == name);
+            let status = own.and_then(|running| running.child.try_wait().ok().flatten());
             let printed = fs::read_to_string(self.stdout(&name)).unwrap_or_default();
             if let Some((line, _)) = printed.split_once('\n') {
                 return Announcement::read(name, line);
@@ -127,7 +127,7 @@ impl Processes {
                 let tail = self.tail(&name);
                 return Err(Error::Ended { name, status, tail });
             }
-            if Instant::now() > starting.deadline {
+            if Instant::now() > deadline {
                 let tail = self.tail(&name);
                 return Err(Error::Silent { name, tail });
             }
@@ -150,6 +150,14 @@ impl Processes {
                 Err(Error::Ended { name, status, tail })
             }
         }
+    }
+
+    /// Kills one, as a crash would.
+    pub fn crash(&mut self, name: &str) -> Result<(), Error> {
+        let found = self.running.iter().position(|running| running.name == name);
+        let Some(mut running) = found.map(|at| self.running.remove(at)) else { return Ok(()) };
+        let ended = running.child.kill().and_then(|()| running.child.wait());
+        ended.map(drop).map_err(|source| Error::Stop { name: running.name, source })
     }
 
     /// Ends all of them, politely at first.

@@ -21,6 +21,7 @@ use crate::{api_client::ApplyOptions, files::Manifest};
 
 mod canary;
 mod conversation;
+mod crash;
 mod rejection;
 mod start;
 mod stay;
@@ -49,6 +50,8 @@ pub async fn tell(
     processes.check_alive()?;
     rejection::run(&mesh, &customer, narrator).await?;
     trouble::run(&mesh, &customer, narrator).await?;
+    processes.check_alive()?;
+    crash::run(directory, &mesh, &customer, processes, narrator).await?;
     processes.check_alive()?;
     if !args.check {
         stay::run(directory, &mesh, &customer, processes, narrator).await?;

@@ -59,7 +59,7 @@ async fn step(
     ))?;
     let (low, high) = plausible(f64::from(share) / 100.0, all);
     let what = format!(
-        "share as weighed ({:.0} to {:.0} % is what chance allows)",
+        "as weighed: chance allows {:.0} to {:.0} %",
         (low * 100.0).floor(),
         (high * 100.0).ceil()
     );

@@ -64,8 +64,16 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
 fn table(calls: &Calls, seconds: f64) -> String {
     let mut table = plain(presets::UTF8_FULL_CONDENSED);
     table.set_header(["from", "to", "protocol", "per second", "failed", "p50", "p99"]);
-    for (Edge { from, to, protocol }, figures) in &calls.0 {
-        let latency = |share| figures.quantile(share).map_or_else(|| "-".to_owned(), took);
+    for (edge, figures) in &calls.0 {
+        let Edge { from, to, protocol } = edge;
+        let same =
+            |protocol: &str| calls.0.get(&Edge { protocol: protocol.to_owned(), ..edge.clone() });
+        if protocol == "http" && same("tcp").is_some() {
+            // The CONNECT with which the connection below was asked for.
+            continue;
+        }
+        let timed = if protocol == "tcp" { same("http").unwrap_or(figures) } else { figures };
+        let latency = |share| timed.quantile(share).map_or_else(|| "-".to_owned(), took);
         table.add_row([
             from.clone(),
             to.clone(),

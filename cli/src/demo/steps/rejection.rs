@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Voice, apply, check_no_failure, status_until};
+use super::{LOOK, Voice, apply, check_no_failure, status_until};
 use crate::{
     api_client::{self, ApplyOptions},
     commands::apply::{apply_one, refusal_lines},
     demo::{
         Error,
         mesh::Mesh,
-        narrator::Narrator,
         observation::{Customer, Observation},
         resources::{DANGLING, MISTAKES, canary, single},
     },
@@ -30,7 +29,7 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     }
     let unchanged = spec(mesh, &good).await? == stored;
     narrator.check(unchanged, "the route is as it was before the mistakes")?;
-    dangle(mesh, narrator).await?;
+    dangle(mesh, customer, narrator).await?;
     let seen = Observation { seen: customer.snapshot().since(&before), lasted: begun.elapsed() };
     check_no_failure(narrator, &seen, " meanwhile")
 }
@@ -64,7 +63,7 @@ async fn refuse(
 }
 
 /// A route to nothing is valid, since the service may come: it is stored, warned of, and answers 500.
-async fn dangle<W: std::io::Write>(mesh: &Mesh, narrator: &mut Narrator<W>) -> Result<(), Error> {
+async fn dangle(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
     let manifest = single("v3.yaml", DANGLING).ok_or_else(invalid)?;
     let options = ApplyOptions { dry_run: false, force: true };
     let (_, warnings) = apply_one(&mesh.client, &manifest, options).await?;
@@ -78,6 +77,7 @@ async fn dangle<W: std::io::Write>(mesh: &Mesh, narrator: &mut Narrator<W>) -> R
     let status = status_of_order(mesh, 500).await?;
     let what = format!("only requests that ask for it (x-try: v3) are answered with {status}");
     narrator.check(status == 500, &what)?;
+    customer.observe(LOOK / 2).await;
     mesh.client.delete(manifest.resource.kind, &manifest.resource.name(), false).await?;
     let status = status_of_order(mesh, 201).await?;
     narrator.check(status == 201, &format!("deleted, they are answered with {status} again"))?;
