@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod client;
+mod framing;
 pub mod head;
 pub mod server;
 pub mod upgrade;

@@ -1,6 +1,9 @@
 //! Serving one downstream connection. Limits against floods are set here; what they mean is in docs/limits.md.
 
-use std::{convert::Infallible, future::Future, pin::Pin, time::Duration};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::{HeaderValue, header};
+use http_body::Body as _;
 
 use hyper::{Request, Response, body::Incoming, rt::Executor, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -9,7 +12,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::body::Body;
+use super::{
+    body::Body,
+    framing::{Framing, Looked},
+};
 
 /// Bounds on what a downstream peer can make this proxy hold.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +79,8 @@ pub async fn serve_http1<S>(
 where
     S: Fn(Request<Incoming>) -> Answer + 'static,
 {
+    let (io, framing) = Looked::new(io);
+    let answer = move |request| answer_checked(&framing, &answer, request);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -95,6 +103,28 @@ where
         connection.as_mut().graceful_shutdown();
     }
     ended(connection.await)
+}
+
+/// Gives a request whose length is ambiguous the `Content-Length` back that hyper took from it, so that the check of
+/// heads refuses it like any other.
+fn answer_checked<S>(framing: &Arc<Framing>, answer: &S, mut request: Request<Incoming>) -> Answer
+where
+    S: Fn(Request<Incoming>) -> Answer,
+{
+    let has_body = !request.body().is_end_stream();
+    if framing.head_read(has_body) && request.headers().contains_key(header::TRANSFER_ENCODING) {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    let answering = answer(request);
+    if !has_body {
+        return answering;
+    }
+    let framing = framing.clone();
+    Box::pin(async move {
+        let answer = answering.await;
+        framing.body_read();
+        answer
+    })
 }
 
 /// Serves HTTP/2 until the connection ends. When `drain` turns true a GOAWAY is sent and open streams are finished.
