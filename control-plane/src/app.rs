@@ -111,8 +111,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let exposition = exposition(metrics, process, registry.clone());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(named("the push task", async { Ok::<_, Error>(push_task.run().await) }));
-    tasks.spawn(named("the registry", async { Ok::<_, Error>(registry.run().await) }));
+    tasks.spawn(endless(push_task.run()));
+    tasks.spawn(endless(registry.run()));
     tasks.spawn(named("the xDS server", server::serve(xds_listener, discovery)));
     tasks.spawn(named("the API server", http_api::serve(api_listener, api, stopped.clone())));
     tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
@@ -151,6 +151,12 @@ impl Running {
 
 /// Of the tasks, those that end when asked.
 const SERVERS: usize = 3;
+
+/// For what ends only with the store, which outlives it.
+async fn endless(work: impl Future<Output = ()>) -> Result<(), Error> {
+    work.await;
+    Ok(())
+}
 
 async fn named<E: std::fmt::Display>(
     task: &'static str,

@@ -16,6 +16,8 @@
 mod message;
 mod mirror;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -201,20 +203,4 @@ impl ControlPlaneSource {
 fn backoff(failures: u32, random: f64) -> Duration {
     let whole = FIRST_BACKOFF.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF);
     whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_doubles_up_to_ten_seconds_and_half_of_it_is_chance() {
-        let seconds = |failures, random| backoff(failures, random).as_secs_f64();
-        assert!((seconds(0, 0.0) - 0.05).abs() < 1e-9 && (seconds(0, 1.0) - 0.1).abs() < 1e-9);
-        assert!((seconds(3, 1.0) - 0.8).abs() < 1e-9);
-        for failures in [7, 20, u32::MAX] {
-            assert!((seconds(failures, 0.0) - 5.0).abs() < 1e-9);
-            assert!((seconds(failures, 1.0) - 10.0).abs() < 1e-9);
-        }
-    }
 }

@@ -1,0 +1,476 @@
+//! The source against a real control plane, over real sockets; and against one that talks nonsense.
+
+mod nonsense;
+
+use std::{net::SocketAddr, time::Instant as Clock};
+
+use leno_control_plane::{
+    Running, Settings,
+    access::{Role, TokenFile},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SERVICES: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/services";
+const WORKLOADS: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/workloads";
+const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
+
+/// A control plane in this process.
+struct Plane {
+    running: Running,
+    directory: TempDir,
+}
+
+impl Plane {
+    async fn start() -> Self {
+        Self::with(TempDir::new().unwrap(), |_| {}).await
+    }
+
+    async fn with(directory: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::ephemeral(directory.path().into());
+        change(&mut settings);
+        Self { running: leno_control_plane::start(settings).await.unwrap(), directory }
+    }
+
+    fn xds(&self) -> SocketAddr {
+        self.running.addresses.xds
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut stream = TcpStream::connect(self.running.addresses.api).await.unwrap();
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = text.split_once("\r\n\r\n").unwrap().1;
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    async fn create(&self, path: &str, object: Value) {
+        let (status, answer) = self.call("POST", path, Some(&object)).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+
+    /// Writes another `spec`, however often somebody else writes the status in between.
+    async fn respec(&self, path: &str, spec: Value) {
+        loop {
+            let (_, mut object) = self.call("GET", path, None).await;
+            object["spec"] = spec.clone();
+            match self.call("PUT", path, Some(&object)).await {
+                (200, _) => return,
+                (status, answer) => assert_eq!(status, 409, "{answer}"),
+            }
+        }
+    }
+
+    /// Waits until the status of an object says so.
+    async fn status(&self, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
+        let asked = Clock::now();
+        loop {
+            let (_, object) = self.call("GET", path, None).await;
+            if wanted(&object["status"]) {
+                return;
+            }
+            assert!(asked.elapsed() < PATIENCE, "{what}: {}", object["status"]);
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+struct Proxy {
+    link: Link,
+}
+
+impl Proxy {
+    fn start(address: SocketAddr, adjust: impl FnOnce(&mut Options)) -> Self {
+        let mut options = Options {
+            address: address.to_string(),
+            token_file: None,
+            id: "shop/p1".to_owned(),
+            namespace: "shop".to_owned(),
+            workload: None,
+            lease: Duration::from_secs(1),
+            services: Vec::new(),
+            held: Vec::new(),
+            hosts: Vec::new(),
+        };
+        adjust(&mut options);
+        let (source, link) = ControlPlaneSource::new(options);
+        tokio::spawn(source.run());
+        Self { link }
+    }
+
+    async fn update(&mut self) -> Update {
+        timeout(PATIENCE, self.link.updates.recv()).await.expect("in time").expect("open")
+    }
+
+    async fn change(&mut self) -> Change {
+        loop {
+            if let Update::Changed(change) = self.update().await {
+                return change;
+            }
+        }
+    }
+
+    /// The next change, made live.
+    async fn accepted(&mut self) -> Change {
+        let change = self.change().await;
+        self.verdict(&change, &[]).await;
+        change
+    }
+
+    async fn verdict(&self, change: &Change, rejected: &[(Key, &str)]) {
+        let rejected = rejected.iter().map(|(key, reason)| (key.clone(), (*reason).to_owned()));
+        self.say(Command::Verdict { id: change.id, rejected: rejected.collect() }).await;
+    }
+
+    async fn ask(&self, host: &str) {
+        self.say(Command::Subscribe { host: host.to_owned() }).await;
+    }
+
+    async fn say(&self, command: Command) {
+        self.link.commands.send(command).await.unwrap();
+    }
+
+    async fn connected(&mut self) {
+        while !matches!(self.update().await, Update::Connected) {}
+    }
+
+    async fn disconnected(&mut self) -> String {
+        loop {
+            if let Update::Disconnected { reason } = self.update().await {
+                return reason;
+            }
+        }
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"ports": [{"port": 80}]},
+    })
+}
+
+fn workload(name: &str, service: &str) -> Value {
+    json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"services": [service], "address": "127.0.0.1", "ports": {"default": 9001}},
+    })
+}
+
+fn route_spec(backend: &str) -> Value {
+    json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "orders"}],
+        "rules": [{"backendRefs": [{"name": backend, "port": 80}]}],
+    })
+}
+
+fn route(backend: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "orders"}, "spec": route_spec(backend),
+    })
+}
+
+fn names(change: &Change) -> Vec<String> {
+    change.upserts.iter().map(|item| item.resource.key().to_string()).collect()
+}
+
+fn removed(change: &Change) -> Vec<String> {
+    change.removed.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_comes_at_first_use_with_its_closure_and_then_each_change_by_itself() {
+    let plane = Plane::start().await;
+    for name in ["orders", "orders-v2", "unrelated"] {
+        plane.create(SERVICES, service(name)).await;
+    }
+    plane.create(ROUTES, route("orders-v2")).await;
+    let mut proxy = Proxy::start(plane.xds(), |_| {});
+    proxy.ask("orders").await;
+    let change = proxy.accepted().await;
+    let closure = ["Service shop/orders", "Service shop/orders-v2", "HTTPRoute shop/orders"];
+    assert_eq!(names(&change), closure);
+    assert_eq!(change.present_hosts, ["orders"]);
+
+    // A host that nobody answers to is answered, too, and its service comes once there is one.
+    proxy.ask("later").await;
+    let change = proxy.accepted().await;
+    assert_eq!((names(&change).len(), &change.absent_hosts[..]), (0, &["later".to_owned()][..]));
+    plane.create(SERVICES, service("later")).await;
+    let change = proxy.accepted().await;
+    assert_eq!(names(&change), ["Service shop/later"]);
+    assert_eq!(change.present_hosts, ["later"]);
+
+    // Another name of what is here already is answered as well.
+    proxy.ask("orders.shop").await;
+    assert_eq!(proxy.accepted().await.present_hosts, ["orders.shop"]);
+
+    plane.respec(&format!("{ROUTES}/orders"), route_spec("orders")).await;
+    let change = proxy.accepted().await;
+    assert_eq!(names(&change), ["HTTPRoute shop/orders"]);
+    assert_eq!(removed(&change), ["Service shop/orders-v2"]);
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_where_it_is_live_and_who_rejected_it_and_why() {
+    let plane = Plane::start().await;
+    let path = format!("{SERVICES}/orders");
+    plane.create(SERVICES, service("orders")).await;
+    let declared =
+        |options: &mut Options| options.services = vec![ObjectName::new("shop", "orders")];
+    let mut first = Proxy::start(plane.xds(), |options| {
+        declared(options);
+        options.id = "shop/first".to_owned();
+    });
+    let mut second = Proxy::start(plane.xds(), declared);
+    first.accepted().await;
+    let change = second.change().await;
+    let live = |live: u64, of: u64| {
+        move |status: &Value| {
+            status["proxies"]["live"] == live && status["proxies"]["connected"] == of
+        }
+    };
+    plane.status(&path, "live on one, the other has not answered", live(1, 2)).await;
+    second.verdict(&change, &[(change.upserts[0].resource.key(), "no\nroom")]).await;
+    plane
+        .status(&path, "rejected by one", |status| {
+            status["proxies"]["rejected"] == json!([{"proxy": "shop/p1", "reason": "no room"}])
+                && status["conditions"][1]["reason"] == "Rejected"
+                && status["observedGeneration"] == 1
+        })
+        .await;
+    // What was rejected is not sent again; the next version is, and stands by itself.
+    plane.respec(&path, json!({"ports": [{"port": 81}]})).await;
+    assert_eq!(names(&first.accepted().await), ["Service shop/orders"]);
+    assert_eq!(names(&second.accepted().await), ["Service shop/orders"]);
+    plane
+        .status(&path, "live on both", |status| {
+            live(2, 2)(status)
+                && status["conditions"][1]["status"] == "True"
+                && status["observedGeneration"] == 2
+        })
+        .await;
+    // None of the writes of its status was a change, neither of the object nor for the proxies.
+    let (_, object) = plane.call("GET", &path, None).await;
+    assert_eq!(object["metadata"]["generation"], 2);
+    assert!(timeout(Duration::from_millis(300), first.link.updates.recv()).await.is_err());
+    drop(second.link);
+    plane.status(&path, "one has left", live(1, 1)).await;
+    drop(first.link);
+    plane
+        .status(&path, "both have left", |status| {
+            live(0, 0)(status) && status["conditions"][1]["status"] == "Unknown"
+        })
+        .await;
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_is_the_lease_of_its_workload() {
+    let plane = Plane::start().await;
+    let path = format!("{WORKLOADS}/p1");
+    let own = |options: &mut Options| options.workload = Some(workload("p1", "orders"));
+    let exists = async || plane.call("GET", &path, None).await.0 == 200;
+    let mut proxy = Proxy::start(plane.xds(), own);
+    assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    // Held by the stream for longer than the lease.
+    sleep(Duration::from_millis(1500)).await;
+    assert!(exists().await);
+    // Said goodbye: gone at once.
+    proxy.say(Command::Goodbye).await;
+    while proxy.link.updates.recv().await.is_some() {}
+    assert!(!exists().await);
+    // Broke off: gone when the lease is over, and not before.
+    let mut proxy = Proxy::start(plane.xds(), own);
+    proxy.accepted().await;
+    drop(proxy);
+    sleep(Duration::from_millis(300)).await;
+    assert!(exists().await, "it went before its lease");
+    let broke = Clock::now();
+    while exists().await {
+        assert!(broke.elapsed() < Duration::from_secs(4), "it outlived its lease");
+        sleep(Duration::from_millis(50)).await;
+    }
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_the_control_plane_only_differences_travel() {
+    let plane = Plane::with(TempDir::new().unwrap(), |settings| settings.memory = false).await;
+    for name in ["orders", "users"] {
+        plane.create(SERVICES, service(name)).await;
+    }
+    let mut proxy = Proxy::start(plane.xds(), |_| {});
+    for host in ["orders", "users", "nobody"] {
+        proxy.ask(host).await;
+        proxy.accepted().await;
+    }
+    let xds = plane.xds();
+    let Plane { running, directory } = plane;
+    running.stop().await;
+    proxy.disconnected().await;
+    // Asked for while nobody is there to answer.
+    proxy.ask("missed").await;
+    let plane = Plane::with(directory, |settings| {
+        settings.memory = false;
+        settings.xds = xds;
+    })
+    .await;
+    proxy.connected().await;
+    let change = proxy.accepted().await;
+    assert_eq!((names(&change), removed(&change)), (vec![], vec![]), "nothing changed");
+    let mut absent = change.absent_hosts;
+    if absent.len() < 2 {
+        absent.extend(proxy.accepted().await.absent_hosts);
+    }
+    absent.sort();
+    assert_eq!(absent, ["missed", "nobody"]);
+    plane.respec(&format!("{SERVICES}/users"), json!({"ports": [{"port": 81}]})).await;
+    assert_eq!(names(&proxy.accepted().await), ["Service shop/users"]);
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_store_at_the_same_revisions_is_not_taken_for_the_one_before() {
+    let plane = Plane::start().await;
+    for name in ["orders", "users"] {
+        plane.create(SERVICES, service(name)).await;
+    }
+    let mut proxy = Proxy::start(plane.xds(), |_| {});
+    for host in ["orders", "users"] {
+        proxy.ask(host).await;
+        proxy.accepted().await;
+    }
+    let xds = plane.xds();
+    plane.running.stop().await;
+    let listener = TcpListener::bind(xds).await.unwrap();
+    proxy.disconnected().await;
+    drop(listener);
+    // Nothing is kept: a store that begins anew, with the first service changed and the other one gone.
+    let plane = Plane::with(TempDir::new().unwrap(), |settings| settings.xds = xds).await;
+    let mut changed = service("orders");
+    changed["spec"]["ports"] = json!([{"port": 99}]);
+    plane.create(SERVICES, changed).await;
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    while came.is_empty() || went.is_empty() {
+        let change = proxy.accepted().await;
+        came.extend(names(&change));
+        went.extend(removed(&change).into_iter().filter(|name| name == "Service shop/users"));
+    }
+    assert_eq!((&came[0][..], &went[0][..]), ("Service shop/orders", "Service shop/users"));
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
+    let directory = TempDir::new().unwrap();
+    let tokens = TokenFile::open(directory.path()).unwrap();
+    let issue = |name: &str, role, namespace| {
+        let file = directory.path().join(name);
+        let token = tokens.issue(name, role, namespace).unwrap();
+        std::fs::write(&file, format!("{token}\n")).unwrap();
+        file
+    };
+    let own = issue("own", Role::Workload, Some("shop"));
+    let foreign = issue("foreign", Role::Workload, Some("other"));
+    let viewer = issue("viewer", Role::Viewer, None);
+    let missing = directory.path().join("missing");
+    let plane = Plane::with(directory, |settings| settings.require_token = true).await;
+    let rows = [
+        (None, "no bearer token was sent"),
+        (Some(foreign), "may not speak for a proxy in namespace"),
+        (Some(viewer), "is not a proxy"),
+        (Some(missing), "cannot read the token file"),
+    ];
+    for (token_file, message) in rows {
+        let mut proxy = Proxy::start(plane.xds(), |options| options.token_file = token_file);
+        let reason = proxy.disconnected().await;
+        assert!(reason.contains(message), "{reason}");
+    }
+    let mut proxy = Proxy::start(plane.xds(), |options| {
+        options.token_file = Some(own);
+        options.workload = Some(workload("p1", "orders"));
+    });
+    assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_is_not_there_is_tried_again_and_not_too_often() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut proxy = Proxy::start(address, |_| {});
+    // It accepts and hangs up.
+    let count = async {
+        let mut attempts = 0;
+        loop {
+            listener.accept().await.unwrap();
+            attempts += 1;
+            if attempts > 20 {
+                return attempts;
+            }
+        }
+    };
+    let counted = timeout(Duration::from_secs(2), count).await;
+    assert!(counted.is_err(), "a busy loop");
+    drop(listener);
+    let reason = proxy.disconnected().await;
+    assert!(reason.contains(&address.to_string()) || reason.contains("broke"), "{reason}");
+    let plane = Plane::with(TempDir::new().unwrap(), |settings| settings.xds = address).await;
+    proxy.connected().await;
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_run_held_is_not_sent_again() {
+    let plane = Plane::start().await;
+    plane.create(SERVICES, service("orders")).await;
+    let mut proxy = Proxy::start(plane.xds(), |_| {});
+    proxy.ask("orders").await;
+    let change = proxy.accepted().await;
+    let item = &change.upserts[0];
+    let held = vec![(item.resource.key(), item.version.clone())];
+    drop(proxy);
+    let mut proxy = Proxy::start(plane.xds(), |options| {
+        options.held = held;
+        options.hosts = vec!["orders".to_owned()];
+    });
+    proxy.connected().await;
+    assert!(timeout(Duration::from_millis(300), proxy.link.updates.recv()).await.is_err());
+    plane
+        .status(&format!("{SERVICES}/orders"), "live", |status| status["proxies"]["live"] == 1)
+        .await;
+    plane.create(ROUTES, route("orders")).await;
+    assert_eq!(names(&proxy.accepted().await), ["HTTPRoute shop/orders"]);
+    plane.running.stop().await;
+}
+
+#[test]
+fn the_wait_doubles_up_to_ten_seconds_and_half_of_it_is_chance() {
+    let seconds = |failures, random| backoff(failures, random).as_secs_f64();
+    assert!((seconds(0, 0.0) - 0.05).abs() < 1e-9 && (seconds(0, 1.0) - 0.1).abs() < 1e-9);
+    assert!((seconds(3, 1.0) - 0.8).abs() < 1e-9);
+    for failures in [7, 20, u32::MAX] {
+        assert!((seconds(failures, 0.0) - 5.0).abs() < 1e-9);
+        assert!((seconds(failures, 1.0) - 10.0).abs() < 1e-9);
+    }
+}
