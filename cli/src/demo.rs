@@ -36,8 +36,6 @@ use crate::{api_client, error::Error as CommandError, http_client};
 
 /// The whole of `--check`: what hangs must not hang for ever.
 const CHECK_LIMIT: Duration = Duration::from_secs(55);
-/// Each order passes ten sidecars. An unoptimised build would measure its own slowness with more.
-const DEFAULT_RATE: &str = if cfg!(debug_assertions) { "40" } else { "200" };
 const INTERRUPTED: u8 = 130;
 
 /// Run the example shop in a mesh and watch: traffic, a canary, a bad configuration, faults
@@ -47,9 +45,9 @@ pub struct DemoArgs {
     #[arg(long)]
     check: bool,
 
-    /// Orders per second
-    #[arg(long, value_name = "N", default_value = DEFAULT_RATE)]
-    rate: NonZeroU32,
+    /// Orders per second [default: as many as the machine carries easily, at most 200]
+    #[arg(long, value_name = "N")]
+    rate: Option<NonZeroU32>,
 
     /// Keep the directory with data and logs (kept anyway when something went wrong)
     #[arg(long, overrides_with = "no_keep")]

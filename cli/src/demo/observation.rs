@@ -8,6 +8,18 @@ use leno_shop::{
 };
 use tokio::time::{Instant, sleep};
 
+/// Each order passes ten sidecars. An unoptimised build would only measure its own slowness with more.
+const MOST: NonZeroU32 = match NonZeroU32::new(if cfg!(debug_assertions) { 40 } else { 200 }) {
+    Some(rate) => rate,
+    None => NonZeroU32::MIN,
+};
+/// With fewer there is nothing to see.
+const LEAST: u32 = 10;
+/// How long it is looked whether the machine carries a rate.
+const TRIAL: Duration = Duration::from_millis(800);
+/// Half of the orders take a tenth of it when the machine has nothing else to do.
+const EASY: Duration = Duration::from_millis(200);
+
 /// A customer who orders at a steady rate.
 pub struct Customer {
     traffic: Traffic,
@@ -23,6 +35,22 @@ pub struct Observation {
 impl Customer {
     pub fn start(mesh: SocketAddr, rate: NonZeroU32) -> Self {
         Self { traffic: Traffic::start(mesh, rate), rate }
+    }
+
+    /// Orders as often as the machine carries easily: the figures are to be the mesh's, not those of a queue
+    /// for the processor.
+    pub async fn start_easily(mesh: SocketAddr) -> Self {
+        let mut rate = MOST;
+        loop {
+            let customer = Self::start(mesh, rate);
+            let seen = customer.observe(TRIAL).await;
+            let expected = f64::from(rate.get()) * TRIAL.as_secs_f64();
+            let kept_up = seen.answered() as f64 > expected * 0.7 && seen.latencies().0 < EASY;
+            match NonZeroU32::new(rate.get() / 2).filter(|less| less.get() >= LEAST) {
+                Some(less) if !kept_up => rate = less,
+                _ => return customer,
+            }
+        }
     }
 
     pub fn rate(&self) -> NonZeroU32 {

@@ -42,7 +42,10 @@ pub async fn tell(
     narrator: &mut Voice,
 ) -> Result<(), Error> {
     let mesh = start::run(directory, processes, narrator).await?;
-    let customer = Customer::start(mesh.customer, args.rate);
+    let customer = match args.rate {
+        Some(rate) => Customer::start(mesh.customer, rate),
+        None => Customer::start_easily(mesh.customer).await,
+    };
     conversation::run(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     canary::run(&mesh, &customer, narrator).await?;
