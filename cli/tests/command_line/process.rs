@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -49,8 +50,13 @@ pub struct Lines {
 
 impl Lines {
     pub fn of(arguments: &[&str]) -> Self {
+        Self::with_temporary_files(&std::env::temp_dir(), arguments)
+    }
+
+    pub fn with_temporary_files(directory: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_leno"))
             .args(arguments)
+            .env("TMPDIR", directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -66,6 +72,15 @@ impl Lines {
             }
         });
         Self { child, lines }
+    }
+
+    /// Reads to the end: the process has closed its output.
+    pub fn wait(&self) {
+        while self.lines.recv_timeout(PATIENCE).is_ok() {}
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn next_line(&self) -> String {

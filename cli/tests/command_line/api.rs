@@ -1,10 +1,8 @@
 //! `leno apply`, `get`, `diff` and `delete` as processes, against a control plane that is one, too.
 
-mod process;
-
 use std::fs;
 
-use process::{ControlPlane, Said, leno};
+use crate::process::{self, ControlPlane, Said, leno};
 
 const SHOP: &str = "\
 apiVersion: leno.dev/v1alpha1

@@ -1,0 +1,7 @@
+//! `leno` as people run it: as a process.
+
+#![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
+
+mod api;
+mod demo;
+mod process;
