@@ -1,0 +1,19 @@
+//! The sidecar as a process, with real sockets on both sides.
+//!
+//! - [`mesh`] writes a configuration file and runs the proxy with it; [`origin`] is what stands behind it, well behaved
+//!   or not; [`client`] speaks HTTP/1.1 by the byte, [`frames`] HTTP/2 by the frame.
+//! - The rest are the tests, by subject. The numbers after `FAULTS` are those of the project's list of faults.
+//!
+//! Everything is on the loopback interface and port 0. Waiting is bounded everywhere, and nothing measures time.
+
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod frames;
+#[cfg(test)]
+mod mesh;
+#[cfg(test)]
+mod origin;
+
+#[cfg(test)]
+mod routes;
