@@ -10,3 +10,4 @@ mod load;
 pub mod proxy_config;
 mod selection;
 pub mod shop;
+pub mod token;

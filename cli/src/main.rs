@@ -55,6 +55,7 @@ enum Command {
     Diff(commands::diff::DiffArgs),
     Analyze(commands::analyze::AnalyzeArgs),
     ProxyConfig(commands::proxy_config::ProxyConfigArgs),
+    Token(commands::token::TokenArgs),
     Demo(demo::DemoArgs),
     /// One service of the demonstration's shop
     #[command(hide = true)]
@@ -99,6 +100,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             leno_proxy::run(*options).map_err(|error| Error::Usage(error.to_string()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Token(args) => commands::token::run(&args, out),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {

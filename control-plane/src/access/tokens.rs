@@ -127,6 +127,30 @@ impl TokenFile {
         Ok(secret)
     }
 
+    /// Name, role and namespace of every token; the tokens themselves are known to nobody.
+    pub fn list(&self) -> Result<Vec<(String, Role, Option<String>)>, TokenError> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut read)?;
+        let tokens = read.tokens.iter();
+        Ok(tokens.map(|token| (token.name.clone(), token.role, token.namespace.clone())).collect())
+    }
+
+    /// Makes every token of this name worthless; says how many there were.
+    pub fn revoke(&self, name: &str) -> Result<usize, TokenError> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut read)?;
+        let tokens: Vec<Token> =
+            read.tokens.iter().filter(|token| token.name != name).cloned().collect();
+        let revoked = read.tokens.len() - tokens.len();
+        if revoked > 0 {
+            self.write(&Contents { tokens }).map_err(|error| TokenError::Write {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(revoked)
+    }
+
     fn refresh(&self, read: &mut Read) -> Result<(), TokenError> {
         let failed = |reason: String| TokenError::Read { path: self.path.clone(), reason };
         let stamp = match fs::metadata(&self.path) {
