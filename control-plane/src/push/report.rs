@@ -79,7 +79,12 @@ fn operation(
 
 /// What `status` says, given what it said before: foreign fields stay, and a condition that did not change
 /// keeps the time of its last change.
-fn status(report: &Report, names: &HashMap<ProxyId, String>, before: Value, now: &str) -> Value {
+pub(super) fn status(
+    report: &Report,
+    names: &HashMap<ProxyId, String>,
+    before: Value,
+    now: &str,
+) -> Value {
     let mut status = match before {
         Value::Object(fields) => fields,
         _ => Map::new(),

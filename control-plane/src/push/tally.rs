@@ -12,11 +12,11 @@ use leno_api::Key;
 use crate::plan::{Item, ProxyId, Verdict};
 
 /// How long the first report about a change waits for proxies to answer.
-const SETTLE: Duration = Duration::from_millis(100);
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// The least time between two reports about one object.
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// Proxies named in one status; the number of the others is given.
-const MAX_NAMED: usize = 20;
+pub(super) const MAX_NAMED: usize = 20;
 /// Characters of a proxy's reason that are kept.
 const MAX_REASON: usize = 1024;
 

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Command, Mailbox, Pending, WINDOW,
     report::{self, Reports},
-    tally::Tally,
+    tally::{SETTLE, Tally},
 };
 use crate::{
     plan::{Item, Planner, ProxyId},
@@ -81,7 +81,7 @@ impl Task {
             proxies: HashMap::new(),
             revision: 0,
         };
-        task.read_all(Instant::now() + RETURN_TIME);
+        task.read_all(now() + RETURN_TIME);
         task
     }
 
@@ -95,7 +95,7 @@ impl Task {
                 break;
             }
             tracing::warn!("the watch of the store fell behind; reading everything anew");
-            self.read_all(Instant::now());
+            self.read_all(now());
             self.publish();
         }
         drop(reports);
@@ -112,7 +112,7 @@ impl Task {
                 Err(error) => {
                     tracing::warn!(%error, "cannot watch the store; reading everything anew");
                     tokio::time::sleep(RETRY).await;
-                    self.read_all(Instant::now());
+                    self.read_all(now());
                     self.publish();
                 }
             }
@@ -140,9 +140,12 @@ impl Task {
                 Woken::Gone(Some(id)) => self.disconnect(id),
                 Woken::Command(None) | Woken::Gone(None) => return true,
                 Woken::Store(Ok(batch)) => {
-                    batch.events.iter().for_each(|event| self.apply(event));
+                    let changes = batch.events.iter().filter(|event| self.apply(event)).count();
                     self.reached(batch.revision);
-                    not_before = tokio::time::Instant::now() + WINDOW;
+                    // Statuses that we wrote ourselves are no reason to let the next change wait.
+                    if changes > 0 {
+                        not_before = tokio::time::Instant::now() + WINDOW;
+                    }
                 }
                 Woken::Store(Err(store::Error::Closed)) => return true,
                 Woken::Store(Err(_)) => return false,
@@ -174,7 +177,7 @@ impl Task {
                 self.tell(id);
             }
             Command::Verdicts { id, verdicts } => {
-                let now = Instant::now();
+                let now = now();
                 for verdict in verdicts {
                     self.tally.verdict(id, verdict, now);
                 }
@@ -183,7 +186,7 @@ impl Task {
     }
 
     fn disconnect(&mut self, id: ProxyId) {
-        let now = Instant::now();
+        let now = now();
         self.proxies.remove(&id);
         for key in self.planner.disconnect(id) {
             self.tally.left(id, &key, now);
@@ -201,7 +204,7 @@ impl Task {
         proxy.mailbox.put(Pending {
             answered: proxy.sequence,
             revision: self.revision,
-            since: Some(Instant::now()),
+            since: Some(now()),
             ..Pending::default()
         });
     }
@@ -212,7 +215,7 @@ impl Task {
         if deltas.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = now();
         for (id, delta) in deltas {
             for (key, item) in &delta.items {
                 match item {
@@ -238,18 +241,18 @@ impl Task {
         self.metrics.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
     }
 
-    fn apply(&mut self, event: &Event) {
+    /// Takes up a change; false where it concerns nobody.
+    fn apply(&mut self, event: &Event) -> bool {
         match event.change {
-            Change::Created | Change::Updated => {
-                self.put(&event.object, Instant::now());
-            }
+            Change::Created | Change::Updated => self.put(&event.object, now() + SETTLE),
             Change::Deleted => {
                 if let Some(key) = key_of(&event.object.key) {
                     self.remove(&key);
                 }
             }
-            Change::StatusWritten => {}
+            Change::StatusWritten => return false,
         }
+        true
     }
 
     fn put(&mut self, stored: &Stored, first_report: Instant) {
@@ -268,7 +271,7 @@ impl Task {
             // Proxies keep the last good version.
             Err(reason) => {
                 tracing::error!(%key, reason, "an object of the store is not valid here");
-                self.tally.unusable(&key, generation, reason, Instant::now());
+                self.tally.unusable(&key, generation, reason, now());
             }
         }
     }
@@ -305,7 +308,7 @@ impl Task {
     fn report(&mut self, reports: &mpsc::Sender<Reports>) {
         let Ok(permit) = reports.try_reserve() else { return };
         let planner = &self.planner;
-        let due = self.tally.take_due(Instant::now(), REPORTS_AT_ONCE, |key| planner.holders(key));
+        let due = self.tally.take_due(now(), REPORTS_AT_ONCE, |key| planner.holders(key));
         if due.is_empty() {
             return;
         }
@@ -314,6 +317,11 @@ impl Task {
             proxies.filter_map(|id| Some((id, self.proxies.get(&id)?.name.clone()))).collect();
         permit.send((due, names));
     }
+}
+
+/// Tokio's clock, so that tests can turn it by hand.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn key_of(key: &store::Key) -> Option<Key> {
