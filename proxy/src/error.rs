@@ -28,6 +28,7 @@ pub enum Retry {
 /// Response flags, in the letters of Envoy's access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[expect(clippy::upper_case_acronyms, reason = "the letters that everybody greps for")]
 pub enum Flag {
     /// Nothing to say.
     #[default]

@@ -84,7 +84,7 @@ fn classify(error: &hyper::Error, sent: bool) -> Failure {
     Failure::Closed
 }
 
-fn source<'a, E: std::error::Error + 'static>(error: &'a hyper::Error) -> Option<&'a E> {
+fn source<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut next = std::error::Error::source(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {
