@@ -29,7 +29,7 @@ mod storm;
 mod trouble;
 
 /// Long enough for a few hundred orders, short enough to watch.
-const LOOK: Duration = Duration::from_millis(2_500);
+const LOOK: Duration = Duration::from_millis(2_200);
 /// From a change until it must have arrived; it takes milliseconds unless something is wrong.
 const LIVE_LIMIT: Duration = Duration::from_secs(5);
 

@@ -5,14 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Voice, apply, canary, check_no_failure, kind};
-use crate::demo::{
-    Error,
-    mesh::{Mesh, NAMESPACE, PLANS, replace_control_plane},
-    narrator::took,
-    observation::{Customer, Observation},
-    process::Processes,
-    resources::{self, single, weight},
+use serde_json::Value;
+
+use super::{Voice, apply, canary, check_no_failure, kind, status_until};
+use crate::{
+    demo::{
+        Error,
+        mesh::{Mesh, NAMESPACE, PLANS, replace_control_plane},
+        narrator::took,
+        observation::{Customer, Observation},
+        process::Processes,
+        resources::{self, single, weight},
+    },
+    status::condition,
 };
 
 const GONE: Duration = Duration::from_secs(1);
@@ -31,13 +36,14 @@ pub async fn run(
     let before = customer.snapshot();
     let begun = Instant::now();
     let resources = count(mesh).await?;
+    let manifest = single("canary.yaml", &resources::canary(SHARE))
+        .ok_or_else(|| Error::Unexpected("the canary's route is not valid".to_owned()))?;
+    let proxies = live_on(&status_until(mesh, &manifest, |_| true).await?);
     replace_control_plane(processes, directory, mesh, GONE).await?;
     let kept = count(mesh).await?;
     let what = format!("{kept} of {resources} resources are still there after {}", took(GONE));
     narrator.check(kept == resources, &what)?;
 
-    let manifest = single("canary.yaml", &resources::canary(SHARE))
-        .ok_or_else(|| Error::Unexpected("the canary's route is not valid".to_owned()))?;
     let back = Instant::now();
     apply(mesh, &manifest).await?;
     let wanted = Some(u64::from(SHARE));
@@ -45,6 +51,10 @@ pub async fn run(
     let live = mesh.live(back, BACK_LIMIT, holds).await?;
     narrator.say(&format!("the next change is live {} after it was made", took(live)))?;
     check_workloads(mesh, narrator).await?;
+    let object = status_until(mesh, &manifest, |object| live_on(object) == proxies).await?;
+    let (live, elapsed) = (live_on(&object).unwrap_or(0), took(back.elapsed()));
+    let what = format!("it is live on all {live} proxies that use the route, {elapsed} later");
+    narrator.check(live_on(&object) == proxies, &what)?;
     let seen = Observation { seen: customer.snapshot().since(&before), lasted: begun.elapsed() };
     check_no_failure(narrator, &seen, " meanwhile")
 }
@@ -54,6 +64,11 @@ async fn check_workloads(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error>
     let all = PLANS.len();
     narrator.check(workloads == all, &format!("{workloads} of {all} workloads are registered"))?;
     Ok(())
+}
+
+/// On how many proxies an object is live as it is now.
+fn live_on(object: &Value) -> Option<u64> {
+    condition(object, "Live").and_then(|_| object.pointer("/status/proxies/live")?.as_u64())
 }
 
 /// Everything that people have applied.
