@@ -1,5 +1,7 @@
 //! What the xDS server says to proxies that are odd, over real sockets.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
+
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use envoy_types::pb::{

@@ -9,6 +9,7 @@ use envoy_types::pb::{
     google::protobuf::Any,
 };
 use leno_api::wire;
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
@@ -68,7 +69,8 @@ impl From<&Ended> for Status {
 /// The registered workload behind a stream.
 struct Lease {
     key: store::Key,
-    every: Duration,
+    workload: Value,
+    length: Duration,
 }
 
 struct Stream<'a> {
@@ -149,12 +151,12 @@ fn allow(caller: &Caller, introduction: &Introduction) -> Result<(), Ended> {
 
 async fn register(
     registry: &Registry,
-    workload: serde_json::Value,
+    workload: Value,
     length: Duration,
-) -> Result<Lease, Ended> {
+) -> Result<Lease, registry::Error> {
     let length = length.clamp(registry::MIN_LEASE, registry::MAX_LEASE);
-    let key = registry.register(workload, length).await?;
-    Ok(Lease { key, every: length / RENEWALS_PER_LEASE })
+    let key = registry.register(workload.clone(), length).await?;
+    Ok(Lease { key, workload, length })
 }
 
 impl Stream<'_> {
@@ -165,7 +167,8 @@ impl Stream<'_> {
         responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) -> Result<(), Ended> {
         let mut stop = self.shared.stop.clone();
-        let mut renewal = interval(self.lease.as_ref().map_or(FIRST_REQUEST, |lease| lease.every));
+        let length = self.lease.as_ref().map_or(registry::MAX_LEASE, |lease| lease.length);
+        let mut renewal = interval(length / RENEWALS_PER_LEASE);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.take_up(first).await?;
         let mut next = self.next_response();
@@ -189,7 +192,7 @@ impl Stream<'_> {
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 pending = self.connection.changed() => self.offer(pending).await?,
-                _ = renewal.tick() => self.renew().await?,
+                _ = renewal.tick() => self.renew().await,
                 () = stopped(&mut stop) => return Err(Ended::Stopping),
             }
             if next.is_none() {
@@ -234,18 +237,25 @@ impl Stream<'_> {
         Some(encode(response))
     }
 
-    /// The stream is the lease: while it is open the workload stays. Somebody may have deleted it by hand;
-    /// then it comes back only with a new stream.
-    async fn renew(&mut self) -> Result<(), Ended> {
-        let Some(lease) = &self.lease else { return Ok(()) };
-        match self.shared.registry.renew(&lease.key) {
-            Ok(()) => Ok(()),
-            Err(registry::Error::NotLeased(key)) => {
-                tracing::warn!(proxy = self.name, workload = %key, "its workload was deleted; it stays connected");
-                self.lease = None;
-                Ok(())
+    /// The stream is the lease: while it is open the workload stays, and comes back should it have lapsed
+    /// (this process was stopped for a while) or been deleted.
+    async fn renew(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let registry = &self.shared.registry;
+        if registry.renew(&lease.key).is_ok() {
+            self.lease = Some(lease);
+            return;
+        }
+        match register(registry, lease.workload.clone(), lease.length).await {
+            Ok(lease) => self.lease = Some(lease),
+            // Somebody has taken it into their own hands.
+            Err(registry::Error::WrittenByHand(key)) => {
+                tracing::info!(proxy = self.name, workload = %key, "its workload is now kept by hand");
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(proxy = self.name, %error, "cannot register its workload; trying again");
+                self.lease = Some(lease);
+            }
         }
     }
 

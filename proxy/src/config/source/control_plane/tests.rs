@@ -295,9 +295,16 @@ async fn the_stream_is_the_lease_of_its_workload() {
     // Held by the stream for longer than the lease.
     sleep(Duration::from_millis(1500)).await;
     assert!(exists().await);
+    // Deleted by somebody, it comes back: its sidecar is still there.
+    assert_eq!(plane.call("DELETE", &path, None).await.0, 200);
+    let deleted = Clock::now();
+    while !exists().await {
+        assert!(deleted.elapsed() < Duration::from_secs(2), "it stayed away");
+        sleep(Duration::from_millis(20)).await;
+    }
     // Said goodbye: gone at once.
     proxy.say(Command::Goodbye).await;
-    while proxy.link.updates.recv().await.is_some() {}
+    while timeout(PATIENCE, proxy.link.updates.recv()).await.unwrap().is_some() {}
     assert!(!exists().await);
     // Broke off: gone when the lease is over, and not before.
     let mut proxy = Proxy::start(plane.xds(), own);
