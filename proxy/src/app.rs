@@ -38,7 +38,7 @@ use crate::{
     snapshot::Published,
     telemetry::{
         access_log,
-        metrics::{Families, Party, Scope, ScopeLabels},
+        metrics::{FLUSH_AFTER, Families, Party, Scope, ScopeLabels},
         record::Direction,
     },
 };
@@ -261,6 +261,14 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
             Err(error) => tracing::error!("{}: {error}", direction.as_str()),
         }
     }
+    let flushing = worker.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            flushing.series.unflushed().await;
+            tokio::time::sleep(FLUSH_AFTER).await;
+            flushing.series.flush();
+        }
+    });
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;

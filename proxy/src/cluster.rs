@@ -15,6 +15,7 @@ use std::{
     },
 };
 
+use http::HeaderValue;
 use leno_api::model::{
     ObjectName,
     service::Protocol,
@@ -107,6 +108,8 @@ pub struct Cluster {
     pub key: ClusterKey,
     /// `shop/orders:80`, for logs.
     pub name: Arc<str>,
+    /// How its service port is named to the next sidecar; `None` for the own application.
+    pub destination: Option<HeaderValue>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// The policy in force.
@@ -152,10 +155,39 @@ impl Cluster {
         Some(untried.unwrap_or(first).clone())
     }
 
+    /// Begins an exchange, unless as many are under way as the breaker allows.
+    ///
+    /// # Errors
+    /// The cluster itself, when it is full.
+    pub fn admit(self: Arc<Self>) -> Result<Admitted, Arc<Self>> {
+        match self.state.limits.enter(self.settings.max_exchanges) {
+            true => Ok(Admitted(self)),
+            false => Err(self),
+        }
+    }
+
     /// Takes a picked endpoint for one attempt.
     pub fn lease(&self, endpoint: Arc<Endpoint>) -> Lease {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
         Lease { endpoint }
+    }
+}
+
+/// A cluster with one exchange under way, counted until dropped.
+#[derive(Debug)]
+pub struct Admitted(Arc<Cluster>);
+
+impl std::ops::Deref for Admitted {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.state.limits.leave();
     }
 }
 

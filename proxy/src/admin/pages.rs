@@ -54,7 +54,7 @@ fn cluster(cluster: &Cluster) -> Value {
             Balancer::LeastRequest => "leastRequest",
             Balancer::Random => "random",
         },
-        "active": limits.in_use(Resource::Exchanges),
+        "active": limits.exchanges(),
         "pending": limits.in_use(Resource::Pending),
         "connections": limits.in_use(Resource::Connections),
         "rejected": limits.rejected(),
@@ -82,7 +82,7 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("default_priority::max_requests::{}", cluster.settings.max_exchanges));
         line(format!("cx_active::{}", limits.in_use(Resource::Connections)));
         line(format!("rq_pending_active::{}", limits.in_use(Resource::Pending)));
-        line(format!("rq_active::{}", limits.in_use(Resource::Exchanges)));
+        line(format!("rq_active::{}", limits.exchanges()));
         line(format!("rq_rejected::{}", limits.rejected()));
         for endpoint in &cluster.endpoints {
             let address = endpoint.address;

@@ -13,8 +13,6 @@ pub enum Resource {
     Connections,
     /// Requests waiting for a connection.
     Pending,
-    /// Exchanges at once.
-    Exchanges,
 }
 
 /// How much is in use, and how often more was refused.
@@ -22,7 +20,7 @@ pub enum Resource {
 pub struct Limits {
     connections: Arc<AtomicU32>,
     pending: Arc<AtomicU32>,
-    exchanges: Arc<AtomicU32>,
+    exchanges: AtomicU32,
     rejected: AtomicU64,
 }
 
@@ -39,6 +37,25 @@ impl Limits {
         let before = counter.fetch_add(1, Ordering::Relaxed);
         let permit = Permit { counter: counter.clone() };
         (before < limit).then_some(permit)
+    }
+
+    /// Begins an exchange unless `limit` are under way; what began must [`leave`](Self::leave).
+    pub fn enter(&self, limit: u32) -> bool {
+        let entered = self.exchanges.fetch_add(1, Ordering::Relaxed) < limit;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    /// Ends an exchange.
+    pub fn leave(&self) {
+        self.exchanges.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Exchanges under way.
+    pub fn exchanges(&self) -> u32 {
+        self.exchanges.load(Ordering::Relaxed)
     }
 
     /// Notes that a request was rejected.
@@ -60,7 +77,6 @@ impl Limits {
         match resource {
             Resource::Connections => &self.connections,
             Resource::Pending => &self.pending,
-            Resource::Exchanges => &self.exchanges,
         }
     }
 }
@@ -77,6 +93,15 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn exchanges_beyond_the_limit_do_not_begin() {
+        let limits = Limits::default();
+        assert!(limits.enter(2) && limits.enter(2) && !limits.enter(2));
+        limits.leave();
+        assert!(limits.enter(2) && !limits.enter(2));
+        assert_eq!(limits.exchanges(), 2);
+    }
+
     proptest! {
         /// However permits come and go, no more than the limit are out, and none is lost.
         #[test]
@@ -86,17 +111,17 @@ mod tests {
             for take in takes {
                 if take {
                     let room = out.len() < limit as usize;
-                    let permit = limits.take(Resource::Exchanges, limit);
+                    let permit = limits.take(Resource::Connections, limit);
                     prop_assert_eq!(permit.is_some(), room);
                     out.extend(permit);
                 } else {
                     out.pop();
                 }
-                prop_assert_eq!(limits.in_use(Resource::Exchanges) as usize, out.len());
+                prop_assert_eq!(limits.in_use(Resource::Connections) as usize, out.len());
             }
             drop(out);
-            prop_assert_eq!(limits.in_use(Resource::Exchanges), 0);
             prop_assert_eq!(limits.in_use(Resource::Connections), 0);
+            prop_assert_eq!(limits.in_use(Resource::Pending), 0);
         }
     }
 }

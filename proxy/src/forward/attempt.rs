@@ -1,27 +1,24 @@
 //! Tries upstream until one attempt gets the head of a response, or none is left.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
 use leno_api::model::service::Protocol;
 use tokio::time::Instant;
 
 use super::{
-    exchange::{DESTINATION, Exchange, Routed},
+    exchange::{DESTINATION, Exchange},
     outcome, retry,
 };
 use crate::{
-    cluster::{
-        Cluster, Lease,
-        breaker::{Permit, Resource},
-        pool::Connection,
-    },
+    cluster::{Cluster, Lease, pool::Connection},
     error::{Error, Flag, Retry},
     http::{
         body::{Body, Incoming},
         client::{Failure, SendError},
         head,
     },
+    snapshot::Rule,
 };
 
 /// A pooled connection idle for longer may have been closed by the peer just now; a bodiless idempotent request is
@@ -33,28 +30,20 @@ pub(super) struct Received {
     pub(super) response: Response<Incoming>,
     pub(super) lease: Lease,
     pub(super) connection: Connection,
-    pub(super) permit: Permit,
     /// For the body, too.
     pub(super) deadline: Option<Instant>,
 }
 
-/// Sends `request` to an endpoint of the routed cluster, and to others while that is safe.
+/// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
 pub(super) async fn run(
     exchange: &mut Exchange,
-    routed: &Routed,
+    cluster: &Cluster,
+    rule: Option<&Rule>,
     request: Request<Body>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Received, Error> {
-    let cluster = &routed.cluster;
-    let limit = cluster.settings.max_exchanges;
-    let permit = cluster.state.limits.take(Resource::Exchanges, limit).ok_or_else(|| {
-        cluster.state.limits.reject();
-        let detail = format!("{}: {limit} exchanges are under way", cluster.name);
-        Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
-    })?;
     let http2 = speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
-    let request = prepare(request, http2, routed, upgrade)?;
-    let rule = routed.rule.as_deref();
+    let request = prepare(request, http2, upgrade)?;
     let limit =
         rule.and_then(|rule| rule.request_timeout).unwrap_or(cluster.settings.request_timeout);
     let deadline = (!limit.is_zero()).then(|| Instant::now() + limit);
@@ -66,12 +55,12 @@ pub(super) async fn run(
             .await
             .map_err(|_| outcome::timed_out(limit))??,
     };
-    Ok(Received { response, lease, connection, permit, deadline })
+    Ok(Received { response, lease, connection, deadline })
 }
 
 async fn attempts(
     exchange: &mut Exchange,
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     request: Request<Body>,
     http2: bool,
     limit: Duration,
@@ -129,7 +118,7 @@ async fn attempts(
 /// One try. When the request was not sent, it is put back into `kept`.
 async fn attempt(
     exchange: &Exchange,
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     lease: &Lease,
     request: Request<Body>,
     http2: bool,
@@ -148,9 +137,7 @@ async fn attempt(
         }
     };
     let mut request = request;
-    if !lease.endpoint.via_sidecar {
-        request.headers_mut().remove(DESTINATION);
-    }
+    name_destination(cluster, lease, &mut request);
     let spare = (connection.idle > STALE_AFTER).then(|| spare(&request)).flatten();
     match connection.sender.send(request).await {
         Ok(response) => Ok((response, connection)),
@@ -164,6 +151,16 @@ async fn attempt(
             *kept = request.or(spare);
             Err(error)
         }
+    }
+}
+
+/// Tells the next sidecar which service port is meant; an application is not told.
+pub(super) fn name_destination(cluster: &Cluster, lease: &Lease, request: &mut Request<Body>) {
+    match &cluster.destination {
+        Some(destination) if lease.endpoint.via_sidecar => {
+            request.headers_mut().insert(DESTINATION, destination.clone());
+        }
+        _ => _ = request.headers_mut().remove(DESTINATION),
     }
 }
 
@@ -196,7 +193,6 @@ fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
 fn prepare(
     request: Request<Body>,
     http2: bool,
-    routed: &Routed,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Request<Body>, Error> {
     let (mut parts, body) = request.into_parts();
@@ -220,11 +216,6 @@ fn prepare(
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol.clone());
         }
-    }
-    if let Some(destination) = &routed.destination
-        && let Ok(destination) = HeaderValue::from_str(destination)
-    {
-        parts.headers.insert(DESTINATION, destination);
     }
     Ok(Request::from_parts(parts, body))
 }

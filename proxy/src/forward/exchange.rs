@@ -54,8 +54,6 @@ pub(super) struct Routed {
     pub(super) cluster: Arc<Cluster>,
     pub(super) rule: Option<Arc<Rule>>,
     pub(super) backend: Option<Backend>,
-    /// As [`DESTINATION`] for the next sidecar.
-    pub(super) destination: Option<Arc<str>>,
 }
 
 /// What routing decided.
@@ -113,6 +111,20 @@ impl Exchange {
         }
     }
 
+    /// The same for what only the access log wants: names cost reference counts that all workers share.
+    pub(super) fn note_for_log(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record
+            && record.line.is_some()
+        {
+            note(record);
+        }
+    }
+
+    /// Counts the exchange for `cluster` where no endpoint was reached.
+    pub(super) fn count_for(&mut self, cluster: &Cluster) {
+        self.note(|record| _ = record.scope.get_or_insert_with(|| cluster.scope.clone()));
+    }
+
     /// The record, for whoever sees the exchange to its end.
     pub(super) fn take_record(&mut self) -> Option<Record> {
         self.record.take()
@@ -141,10 +153,19 @@ impl Exchange {
         };
         let request = self.watch_body(request);
         mirror::send_copies(self, &routed, &request);
-        let received =
-            attempt::run(self, &routed, request, upgrade.as_ref().map(|(protocol, _)| protocol))
-                .await?;
-        response::pass_on(self, &routed, received, upgrade)
+        let Routed { cluster, rule, backend } = routed;
+        let admitted = cluster.admit().map_err(|full| {
+            full.state.limits.reject();
+            self.count_for(&full);
+            let limit = full.settings.max_exchanges;
+            let detail = format!("{}: {limit} exchanges are under way", full.name);
+            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+        })?;
+        let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
+        let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
+        let received = attempted.inspect_err(|_| self.count_for(&admitted))?;
+        let changes = response::Changes { rule: rule.as_deref(), backend: backend.as_ref() };
+        response::pass_on(self, admitted, changes, received, upgrade)
     }
 
     /// Makes the head safe and finds out whom it is for.

@@ -30,13 +30,10 @@ pub(super) fn decide(
         Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
     })?;
     let cluster = port.cluster.clone();
-    exchange.note(|record| {
-        record.cluster = Some(cluster.name.clone());
-        record.scope = Some(cluster.scope.clone());
-    });
+    exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
-    Ok(Decision::Forward(Routed { cluster, rule: None, backend: None, destination: None }))
+    Ok(Decision::Forward(Routed { cluster, rule: None, backend: None }))
 }
 
 fn by_host<'a>(inbound: &'a Inbound, target: &Target) -> Option<&'a Arc<InboundPort>> {

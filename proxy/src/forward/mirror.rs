@@ -1,20 +1,15 @@
 //! Copies of requests for a `RequestMirror`. The original never waits for a copy, and the copy's answer is ignored.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Request, Version, header};
 use http_body_util::BodyExt;
 
 use super::{
-    exchange::{DESTINATION, Exchange, Routed},
+    exchange::{Exchange, Routed},
     worker::Worker,
 };
-use crate::{
-    cluster::{Cluster, breaker::Resource},
-    error::Error,
-    http::body::Body,
-    snapshot::Mirror,
-};
+use crate::{cluster::Cluster, error::Error, http::body::Body, snapshot::Mirror};
 
 /// A copy may not outlive this: nobody waits for its answer.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
@@ -28,10 +23,10 @@ pub(super) fn send_copies(exchange: &Exchange, routed: &Routed, request: &Reques
             (Some(progress), _) => progress.copy(),
             (None, _) => continue,
         };
-        let copy = copy(request, &mirror.cluster, body);
+        let copy = copy(request, body);
         let (worker, cluster) = (exchange.worker.clone(), mirror.cluster.clone());
         tokio::task::spawn_local(async move {
-            match tokio::time::timeout(TIMEOUT, send(worker, &cluster, copy)).await {
+            match tokio::time::timeout(TIMEOUT, send(worker, cluster.clone(), copy)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!("copy to {} failed: {error}", cluster.name),
                 Err(_) => tracing::debug!("copy to {} took longer than {TIMEOUT:?}", cluster.name),
@@ -45,7 +40,7 @@ fn is_due(mirror: &Mirror, random: u64) -> bool {
     share < u128::from(mirror.numerator)
 }
 
-fn copy(request: &Request<Body>, cluster: &Cluster, body: Body) -> Request<Body> {
+fn copy(request: &Request<Body>, body: Body) -> Request<Body> {
     let mut copy = Request::new(body);
     copy.method_mut().clone_from(request.method());
     let path = request.uri().path_and_query().cloned();
@@ -58,32 +53,24 @@ fn copy(request: &Request<Body>, cluster: &Cluster, body: Body) -> Request<Body>
     {
         copy.headers_mut().insert(header::HOST, host);
     }
-    if let Ok(destination) = HeaderValue::from_str(&cluster.name) {
-        copy.headers_mut().insert(DESTINATION, destination);
-    }
     copy
 }
 
 async fn send(
     worker: Rc<Worker>,
-    cluster: &Cluster,
+    cluster: Arc<Cluster>,
     mut request: Request<Body>,
 ) -> Result<(), Error> {
     use leno_api::model::service::Protocol;
-    let limits = &cluster.state.limits;
     // Over the limit the copy is left out: it must never crowd out real requests.
-    let Some(_permit) = limits.take(Resource::Exchanges, cluster.settings.max_exchanges) else {
-        return Ok(());
-    };
+    let Ok(cluster) = cluster.admit() else { return Ok(()) };
     let Some(endpoint) = cluster.pick(&[], &mut || worker.random()) else { return Ok(()) };
     let lease = cluster.lease(endpoint);
-    if !lease.endpoint.via_sidecar {
-        request.headers_mut().remove(DESTINATION);
-    }
+    super::attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let mut connection = match http2 {
-        true => worker.pools.http2(cluster, &lease.endpoint).await?,
-        false => worker.pools.http1(cluster, &lease.endpoint).await?,
+        true => worker.pools.http2(&cluster, &lease.endpoint).await?,
+        false => worker.pools.http1(&cluster, &lease.endpoint).await?,
     };
     if http2 {
         request = super::attempt::to_http2(request)?;
@@ -98,7 +85,7 @@ async fn send(
         frame.map_err(|error| failed(error.to_string()))?;
     }
     if sent_whole {
-        connection.give_back(cluster);
+        connection.give_back(&cluster);
     }
     Ok(())
 }

@@ -25,22 +25,26 @@ pub(super) async fn decide(
     request.headers_mut().remove(DESTINATION);
     let service = find_service(exchange, target).await?;
     let port = find_port(&service, target)?;
-    exchange.note(|record| {
-        record.cluster = Some(port.cluster.name.clone());
-        record.scope = Some(port.cluster.scope.clone());
-    });
     if port.routes.is_empty() {
-        let destination = Some(port.cluster.name.clone());
-        return Ok(Decision::Forward(Routed {
-            cluster: port.cluster.clone(),
-            rule: None,
-            backend: None,
-            destination,
-        }));
+        let cluster = port.cluster.clone();
+        exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
+        return Ok(Decision::Forward(Routed { cluster, rule: None, backend: None }));
     }
+    let chosen = choose(exchange, port, target, request);
+    chosen.inspect_err(|_| exchange.count_for(&port.cluster))
+}
+
+/// The rule, and the backend on which this request's lot falls.
+fn choose(
+    exchange: &mut Exchange,
+    port: &Port,
+    target: &Target,
+    request: &mut Request<Incoming>,
+) -> Result<Decision, Error> {
     let (rule, prefix) = find_rule(port, target, request)?;
-    exchange.note(|record| record.route = Some(rule.route.clone()));
+    exchange.note_for_log(|record| record.route = Some(rule.route.clone()));
     if let Some(response) = redirect(&rule, prefix, target, request) {
+        exchange.count_for(&port.cluster);
         return Ok(Decision::Respond(response));
     }
     rewrite_target(&rule, prefix, request);
@@ -51,15 +55,11 @@ pub(super) async fn decide(
     let cluster = backend.cluster.clone().ok_or_else(|| {
         no_backend(format!("{} rule {}: there is no {}", rule.route, rule.name, backend.name))
     })?;
-    exchange.note(|record| {
-        record.cluster = Some(cluster.name.clone());
-        record.scope = Some(cluster.scope.clone());
-    });
+    exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
     for changes in rule.request_headers.iter().chain(&backend.request_headers) {
         apply_to_request(changes, request);
     }
-    let destination = Some(cluster.name.clone());
-    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: Some(backend), destination }))
+    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: Some(backend) }))
 }
 
 /// The service that answers to the target's host, waited for when nobody has asked for that host before.

@@ -1,33 +1,40 @@
 //! The way back. The record moves into the body's watcher and is finished where the body ends.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use super::{
-    attempt::Received, exchange::Exchange, exchange::Routed, outcome, tunnel, worker::Worker,
-};
+use super::{attempt::Received, exchange::Exchange, outcome, tunnel, worker::Worker};
 use crate::{
-    cluster::{Cluster, Lease, breaker::Permit, pool::Connection},
+    cluster::{Admitted, Lease, pool::Connection},
     error::{Error, Flag, Retry},
     filter::headers,
     http::{
         body::{Body, End, Limits, Progress, Watch},
         head, upgrade,
     },
+    snapshot::{Backend, Rule},
     telemetry::record::Record,
 };
+
+/// What the rule and the backend do to a response.
+#[derive(Clone, Copy)]
+pub(super) struct Changes<'a> {
+    pub(super) rule: Option<&'a Rule>,
+    pub(super) backend: Option<&'a Backend>,
+}
 
 /// Passes an upstream response on, or makes a tunnel of the exchange when upstream agreed to an upgrade.
 pub(super) fn pass_on(
     exchange: &mut Exchange,
-    routed: &Routed,
+    cluster: Admitted,
+    changes: Changes<'_>,
     received: Received,
     upgrade: Option<(HeaderValue, upgrade::Pending)>,
 ) -> Result<Response<Body>, Error> {
-    let Received { mut response, lease, connection, permit, deadline } = received;
+    let Received { mut response, lease, connection, deadline } = received;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let (_, downstream) = upgrade.ok_or_else(|| {
             let detail = "upstream switched protocols unasked";
@@ -35,16 +42,16 @@ pub(super) fn pass_on(
         })?;
         let upstream = upgrade::Pending::of_response(&mut response);
         let protocol = response.headers().get(header::UPGRADE).cloned();
-        let idle = routed.cluster.settings.idle_timeout;
-        tunnel::upgraded(exchange, downstream, upstream, (lease, permit), idle);
-        let mut response = change_headers(response, routed).map(|_| Body::Empty);
+        let idle = cluster.settings.idle_timeout;
+        tunnel::upgraded(exchange, downstream, upstream, (lease, cluster), idle);
+        let mut response = change_headers(response, changes).map(|_| Body::Empty);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
         }
         return Ok(response);
     }
-    let response = change_headers(response, routed);
+    let response = change_headers(response, changes);
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -58,7 +65,7 @@ pub(super) fn pass_on(
         worker: exchange.worker.clone(),
         record,
         request: exchange.progress.clone(),
-        held: Some((connection, routed.cluster.clone(), lease, permit)),
+        held: Some((connection, cluster, lease)),
     };
     Ok(response.map(|body| {
         if body.is_end_stream() {
@@ -70,14 +77,14 @@ pub(super) fn pass_on(
     }))
 }
 
-fn change_headers<B>(mut response: Response<B>, routed: &Routed) -> Response<B> {
+fn change_headers<B>(mut response: Response<B>, by: Changes<'_>) -> Response<B> {
     head::strip_hop_by_hop(response.headers_mut());
-    if let Some(backend) = &routed.backend {
+    if let Some(backend) = by.backend {
         for changes in &backend.response_headers {
             headers::apply(changes, response.headers_mut());
         }
     }
-    if let Some(rule) = &routed.rule {
+    if let Some(rule) = by.rule {
         for changes in &rule.response_headers {
             headers::apply(changes, response.headers_mut());
         }
@@ -96,7 +103,7 @@ struct Ending {
     worker: Rc<Worker>,
     record: Record,
     request: Option<Rc<Progress>>,
-    held: Option<(Connection, Arc<Cluster>, Lease, Permit)>,
+    held: Option<(Connection, Admitted, Lease)>,
 }
 
 impl Watch for Ending {
@@ -116,12 +123,12 @@ impl Watch for Ending {
         let request_complete =
             self.request.as_ref().is_none_or(|request| request.ended() == Some(End::Complete));
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
-        if let Some((connection, cluster, lease, permit)) = self.held.take() {
+        if let Some((connection, cluster, lease)) = self.held.take() {
             // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
             if end == End::Complete && request_complete {
                 connection.give_back(&cluster);
             }
-            drop((lease, permit));
+            drop((lease, cluster));
         }
         self.worker.finish(&self.record);
     }

@@ -20,7 +20,7 @@ use tokio::{
 use super::{exchange::Exchange, outbound, outcome, retry, worker::Worker};
 use crate::{
     cluster::{
-        Cluster, Lease,
+        Admitted, Cluster, Lease,
         breaker::{Permit, Resource},
         connect,
     },
@@ -90,7 +90,7 @@ pub(super) fn upgraded(
     exchange: &mut Exchange,
     downstream: upgrade::Pending,
     upstream: upgrade::Pending,
-    held: (Lease, Permit),
+    held: (Lease, Admitted),
     idle: Duration,
 ) {
     let (worker, record) = (exchange.worker.clone(), exchange.take_record());

@@ -61,7 +61,8 @@ pub struct Worker {
     /// Upstream connections.
     pub pools: Pools,
     snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
-    series: SeriesCache,
+    /// Metrics of this worker, not yet added to the shared ones.
+    pub series: SeriesCache,
     random: RefCell<SmallRng>,
 }
 
@@ -112,8 +113,8 @@ impl Worker {
             flag: record.flag,
         };
         let milliseconds = now.saturating_duration_since(record.start).as_secs_f64() * 1000.0;
-        let series = self.series.series(&self.shared.families, scope, key);
-        series.observe(milliseconds, record.request_bytes, record.response_bytes);
+        let (received, sent) = (record.request_bytes, record.response_bytes);
+        self.series.observe(&self.shared.families, scope, key, milliseconds, received, sent);
         if let Some(log) = &self.shared.access_log {
             log.write(record, now);
         }

@@ -87,11 +87,8 @@ where
         .max_headers(limits.head_fields)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(128 * 1024))
-        // An upstream's `Date` is passed on; one of our own would be a second opinion.
-        .auto_date_header(false)
         // A caller that half-closes after its request still wants the answer.
         .half_close(true)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(io), Handler(answer))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -148,7 +145,6 @@ where
         .max_send_buf_size(STREAM_WINDOW as usize)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .auto_date_header(false)
         .serve_connection(TokioIo::new(io), Handler(answer));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

@@ -1,22 +1,26 @@
 //! Metric families: Istio's names, labels and buckets, so that existing dashboards work, and Leno's own.
 //!
 //! The hot path never looks a series up by labels (43 ns each): a [`Scope`] stands for the labels that are known
-//! when the configuration is compiled, and every worker keeps the handles it has used in a [`SeriesCache`].
+//! when the configuration is compiled, and every worker keeps the handles it has used in a [`SeriesCache`]. These
+//! count for the worker alone; what has come together is added to the shared series every [`FLUSH_AFTER`], since the
+//! ten atomic counters of one exchange would travel between the cores with every request.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    local::{LocalHistogram, LocalIntCounter},
 };
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use crate::error::Flag;
 
@@ -125,22 +129,23 @@ pub struct SeriesKey {
     pub flag: Flag,
 }
 
-/// Handles of one series.
+/// One worker's handles of one series.
 #[derive(Debug)]
-pub struct Series {
-    requests: IntCounter,
-    duration: Histogram,
-    request_bytes: Histogram,
-    response_bytes: Histogram,
+struct Series {
+    requests: LocalIntCounter,
+    duration: LocalHistogram,
+    request_bytes: LocalHistogram,
+    response_bytes: LocalHistogram,
+    unflushed: Cell<bool>,
 }
 
 impl Series {
-    /// Counts one finished exchange.
-    pub fn observe(&self, milliseconds: f64, request_bytes: u64, response_bytes: u64) {
-        self.requests.inc();
-        self.duration.observe(milliseconds);
-        self.request_bytes.observe(request_bytes as f64);
-        self.response_bytes.observe(response_bytes as f64);
+    fn flush(&self) {
+        self.unflushed.set(false);
+        self.requests.flush();
+        self.duration.flush();
+        self.request_bytes.flush();
+        self.response_bytes.flush();
     }
 }
 
@@ -157,15 +162,58 @@ pub struct TcpSeries {
     pub sent: IntCounter,
 }
 
+/// How old a worker's figures are at most when they are shown.
+pub const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
 /// A worker's own handles.
 #[derive(Debug, Default)]
 pub struct SeriesCache {
     series: RefCell<FxHashMap<(u64, SeriesKey), Rc<Series>>>,
+    unflushed: RefCell<Vec<Rc<Series>>>,
+    /// Wakes whoever flushes when there is something to flush again.
+    wake: Notify,
 }
 
 impl SeriesCache {
-    /// The handles for `scope` and `key`.
-    pub fn series(&self, families: &Families, scope: &Scope, key: SeriesKey) -> Rc<Series> {
+    /// Counts one finished exchange.
+    pub fn observe(
+        &self,
+        families: &Families,
+        scope: &Scope,
+        key: SeriesKey,
+        milliseconds: f64,
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
+        let series = self.series(families, scope, key);
+        series.requests.inc();
+        series.duration.observe(milliseconds);
+        series.request_bytes.observe(request_bytes as f64);
+        series.response_bytes.observe(response_bytes as f64);
+        if !series.unflushed.replace(true) {
+            let mut unflushed = self.unflushed.borrow_mut();
+            if unflushed.is_empty() {
+                self.wake.notify_one();
+            }
+            unflushed.push(series);
+        }
+    }
+
+    /// Waits until there is something to flush.
+    pub async fn unflushed(&self) {
+        if self.unflushed.borrow().is_empty() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Adds what has come together to the shared series.
+    pub fn flush(&self) {
+        for series in self.unflushed.take() {
+            series.flush();
+        }
+    }
+
+    fn series(&self, families: &Families, scope: &Scope, key: SeriesKey) -> Rc<Series> {
         let mut cache = self.series.borrow_mut();
         if let Some(series) = cache.get(&(scope.id, key)) {
             return series.clone();
@@ -340,10 +388,11 @@ impl Families {
         }
         drop(used);
         with_values(&scope.labels.values(), key, |values| Series {
-            requests: self.requests.with_label_values(values),
-            duration: self.duration.with_label_values(values),
-            request_bytes: self.request_bytes.with_label_values(values),
-            response_bytes: self.response_bytes.with_label_values(values),
+            requests: self.requests.with_label_values(values).local(),
+            duration: self.duration.with_label_values(values).local(),
+            request_bytes: self.request_bytes.with_label_values(values).local(),
+            response_bytes: self.response_bytes.with_label_values(values).local(),
+            unflushed: Cell::new(false),
         })
     }
 }
@@ -400,8 +449,9 @@ mod tests {
         let (cache, scope) = (SeriesCache::default(), Scope::new(labels()));
         let key = SeriesKey { protocol: "http", status: 200, grpc_status: None, flag: Flag::None };
         for _ in 0..3 {
-            cache.series(&families, &scope, key).observe(0.7, 0, 10);
+            cache.observe(&families, &scope, key, 0.7, 0, 10);
         }
+        cache.flush();
         families.tcp(&scope).opened.inc();
         let text = || {
             let mut text = String::new();

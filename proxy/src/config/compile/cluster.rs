@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
+use http::HeaderValue;
 use leno_api::model::{
     ObjectName,
     service::{Service, ServicePort},
@@ -70,6 +71,7 @@ fn build(
     Arc::new(Cluster {
         key: key.clone(),
         name: key.to_string().into(),
+        destination: HeaderValue::from_str(&key.to_string()).ok(),
         protocol: port.protocol,
         settings,
         endpoints: endpoints.into(),

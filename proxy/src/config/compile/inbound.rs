@@ -104,6 +104,7 @@ fn application(
     let cluster = Arc::new(Cluster {
         name: key.to_string().into(),
         key: key.clone(),
+        destination: None,
         protocol: port.protocol,
         settings,
         endpoints: Box::new([endpoint]),
