@@ -75,7 +75,7 @@ pub struct Bench {
 pub struct Origin {
     pub addresses: origin::Addresses,
     // Dropped before the directory that holds what it says.
-    _process: Process,
+    process: Process,
     _directory: TempDir,
 }
 
@@ -192,7 +192,7 @@ impl Bench {
         &mut self,
         mut figures: Vec<Figure>,
         mut measure: impl FnMut(&Settings, &Origin, &Contestant) -> Result<Vec<(&'static str, f64)>>,
-    ) {
+    ) -> Result<()> {
         for round in 0..self.settings.rounds {
             for turn in 0..self.peers.len() {
                 let Some((peer, found)) = self.peers.get((round + turn) % self.peers.len()) else {
@@ -217,6 +217,8 @@ impl Bench {
                         eprintln!(" failed: {error:#}");
                         let failure = format!("{name}, round {}: {error:#}", round + 1);
                         self.report.failures.push(failure);
+                        // Without it every later turn would fail, too, and blame the proxies.
+                        self.origin.process.check_alive().context("the origin is gone")?;
                     }
                 }
             }
@@ -227,6 +229,7 @@ impl Bench {
             figure.series.sort_by_key(|series| place(series.program));
         }
         self.report.figures.extend(figures);
+        Ok(())
     }
 }
 
@@ -334,7 +337,7 @@ impl Origin {
         let line = process.first_line()?;
         let addresses = serde_json::from_str(&line)
             .with_context(|| format!("the origin printed no addresses but: {line}"))?;
-        Ok(Origin { addresses, _process: process, _directory: directory })
+        Ok(Origin { addresses, process, _directory: directory })
     }
 }
 

@@ -25,8 +25,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             .decimals(0)
             .at_most_absolute(6.0 * 1024.0),
     ];
-    bench.rounds(figures, turn);
-    Ok(())
+    bench.rounds(figures, turn)
 }
 
 fn turn(

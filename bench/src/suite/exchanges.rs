@@ -96,8 +96,7 @@ fn run(bench: &mut Bench, mode: Mode, rate: f64, figures: Vec<Figure>) -> Result
     }
     bench.rounds(figures, |settings, origin, contestant| {
         turn(settings, origin, contestant, mode, rate)
-    });
-    Ok(())
+    })
 }
 
 fn turn(

@@ -35,8 +35,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let more = count(settings, origin, contestant, MORE)?;
         let difference = more.checked_sub(few).context("more requests took fewer instructions")?;
         Ok(vec![("instructions", difference as f64 / (MORE - FEW) as f64)])
-    });
-    Ok(())
+    })
 }
 
 /// Instructions of a whole run with so many requests.

@@ -35,7 +35,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         Figure::new("p99", "latency p99", "µs").decimals(0),
         Figure::new("p999", "latency p99.9", "µs").decimals(0),
     ];
-    bench.rounds(figures, |settings, origin, contestant| turn(settings, origin, contestant, rate));
+    bench
+        .rounds(figures, |settings, origin, contestant| turn(settings, origin, contestant, rate))?;
     let added: Vec<Figure> = bench.report.figures.iter().filter_map(added).collect();
     bench.report.figures.extend(added);
     Ok(())

@@ -86,8 +86,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
         values.extend(changes_under_load(settings, contestant, origin, rate)?);
         Ok(values)
-    });
-    Ok(())
+    })
 }
 
 fn figures() -> Vec<Figure> {

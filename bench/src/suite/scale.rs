@@ -29,8 +29,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let without = weigh(settings, origin, contestant, 0)?;
         let with = weigh(settings, origin, contestant, SERVICES)?;
         Ok(vec![("services", with - without), ("whole", with)])
-    });
-    Ok(())
+    })
 }
 
 fn weigh(

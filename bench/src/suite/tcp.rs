@@ -33,8 +33,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         Figure::new("bulk-cpu", "CPU per MiB in bulk", "µs").decimals(0),
         Figure::new("memory", "peak memory", "MB"),
     ];
-    bench.rounds(figures, |settings, origin, contestant| turn(settings, origin, contestant, rate));
-    Ok(())
+    bench.rounds(figures, |settings, origin, contestant| turn(settings, origin, contestant, rate))
 }
 
 fn turn(
