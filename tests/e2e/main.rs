@@ -16,4 +16,12 @@ mod mesh;
 mod origin;
 
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod http1;
+#[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod tunnels;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::{self, Answer};
+use crate::client;
 
 /// Longer than anything takes on a busy machine; reaching it is a failure, not a measurement.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -248,6 +248,13 @@ impl Proxy {
             .reduce(|sum, value| sum + value)
     }
 
+    /// Waits until a metric has this value: workers publish their counts a moment later.
+    pub async fn counts(&self, family: &str, labels: &[(&str, &str)], value: f64) {
+        let what = format!("{family} {labels:?} to be {value}");
+        until(&what, async || (self.metric(family, labels).await == Some(value)).then_some(()))
+            .await;
+    }
+
     /// The access log, once it has at least `lines` lines.
     pub async fn access_log(&self, lines: usize) -> Vec<Value> {
         let path = self.folder.path().join("access.log");
@@ -314,9 +321,4 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// `answers` by status.
-pub fn statuses(answers: &[Answer]) -> Vec<u16> {
-    answers.iter().map(|answer| answer.status).collect()
 }
