@@ -7,7 +7,7 @@ use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 use leno_daemon::{
     exposition::{self, Process},
-    logs,
+    files, logs,
     shutdown::Requests,
 };
 use serde_json::json;
@@ -60,6 +60,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         Ok(_) | Err(logs::Error::Twice) => {}
         Err(error) => return Err(error.into()),
     }
+    files::raise_limit();
     let mut signals = Requests::listen().map_err(Error::Signals)?;
     let mut running = start(settings).await?;
     announce(&running.addresses).map_err(Error::Output)?;

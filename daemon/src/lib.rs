@@ -3,7 +3,9 @@
 //! - [`logs`]: structured logs on standard error, levels changeable at run time.
 //! - [`shutdown`]: SIGTERM and SIGINT, the first politely, the second at once.
 //! - [`exposition`]: metrics as Prometheus text, with those of the process itself.
+//! - [`files`]: how many files may be open.
 
 pub mod exposition;
+pub mod files;
 pub mod logs;
 pub mod shutdown;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use leno_api::{Key, model::ObjectName};
-use leno_daemon::{exposition, logs, shutdown};
+use leno_daemon::{exposition, files, logs, shutdown};
 use prometheus::Registry;
 use tokio::{
     runtime,
@@ -45,6 +45,10 @@ use crate::{
 
 /// A call waits this long for a host that nobody has asked for before.
 const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Downstream connections where nothing else is said.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Files that are not connections of callers or to endpoints.
+const OWN_FILES: usize = 256;
 /// Idle upstream connections are looked at this often.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -151,7 +155,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         access_log,
         limits,
         connections: AtomicUsize::new(0),
-        max_connections: options.max_connections,
+        max_connections: connection_limit(&options),
         drain: draining,
         on_demand_timeout: ON_DEMAND_TIMEOUT,
     });
@@ -193,6 +197,26 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let _ = tokio::time::timeout(Duration::from_secs(2), applying).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Downstream connections at once: as told, else as many as open files allow (each may need one more upstream, and the
+/// proxy has some of its own), but no more than [`MAX_CONNECTIONS`].
+fn connection_limit(options: &Options) -> usize {
+    let files = files::raise_limit()
+        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let carried = files.saturating_sub(OWN_FILES) / 2;
+    match options.max_connections {
+        None => carried.min(MAX_CONNECTIONS),
+        Some(asked) => {
+            if asked > carried {
+                tracing::warn!(
+                    "--max-connections {asked} may need {} open files, {files} are allowed: raise `ulimit -n`",
+                    2 * asked + OWN_FILES
+                );
+            }
+            asked
+        }
+    }
 }
 
 /// Lets what is under way finish, within its time; a second signal ends it at once.

@@ -89,9 +89,9 @@ pub struct Options {
     /// Log lines as JSON.
     #[arg(long, env = "LENO_LOG_JSON")]
     pub log_json: bool,
-    /// Downstream connections at once; more are reset.
-    #[arg(long, env = "LENO_MAX_CONNECTIONS", value_name = "N", default_value_t = 20_000)]
-    pub max_connections: usize,
+    /// Downstream connections at once, more are reset; 20,000 or what open files allow when left out.
+    #[arg(long, env = "LENO_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
     /// Largest request head in KiB.
     #[arg(long, env = "LENO_MAX_HEAD_KIB", value_name = "KIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(8..=1024))]
     pub max_head_kib: u16,
