@@ -13,12 +13,16 @@ const MOST: NonZeroU32 = match NonZeroU32::new(if cfg!(debug_assertions) { 40 } 
     Some(rate) => rate,
     None => NonZeroU32::MIN,
 };
-/// With fewer there is nothing to see.
-const LEAST: u32 = 10;
+const TWICE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// How long it is looked whether the machine carries a rate.
-const TRIAL: Duration = Duration::from_millis(800);
+const TRIAL: Duration = Duration::from_millis(500);
 /// Half of the orders take a tenth of it when the machine has nothing else to do.
-const EASY: Duration = Duration::from_millis(200);
+const EASY: Duration = Duration::from_millis(100);
+
+/// From fewer orders nothing can be told.
+const ENOUGH: u64 = 20;
+/// How much longer they are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A customer who orders at a steady rate.
 pub struct Customer {
@@ -40,17 +44,23 @@ impl Customer {
     /// Orders as often as the machine carries easily: the figures are to be the mesh's, not those of a queue
     /// for the processor.
     pub async fn start_easily(mesh: SocketAddr) -> Self {
-        let mut rate = MOST;
-        loop {
-            let customer = Self::start(mesh, rate);
-            let seen = customer.observe(TRIAL).await;
-            let expected = f64::from(rate.get()) * TRIAL.as_secs_f64();
-            let kept_up = seen.answered() as f64 > expected * 0.7 && seen.latencies().0 < EASY;
-            match NonZeroU32::new(rate.get() / 2).filter(|less| less.get() >= LEAST) {
-                Some(less) if !kept_up => rate = less,
-                _ => return customer,
-            }
+        // From below: too many at once would leave a queue that blurs what comes after.
+        let mut customer = Self::start(mesh, less(MOST, 4));
+        while customer.rate < MOST && customer.is_served_easily().await {
+            customer = Self::start(mesh, customer.rate.saturating_mul(TWICE).min(MOST));
         }
+        match customer.is_served_easily().await {
+            true => customer,
+            false => Self::start(mesh, less(customer.rate, 2)),
+        }
+    }
+
+    async fn is_served_easily(&self) -> bool {
+        let before = self.traffic.snapshot();
+        sleep(TRIAL).await;
+        let seen = self.traffic.snapshot().since(&before);
+        let expected = f64::from(self.rate.get()) * TRIAL.as_secs_f64();
+        seen.ok as f64 > expected * 0.7 && seen.latency.p50().is_some_and(|half| half < EASY)
     }
 
     pub fn rate(&self) -> NonZeroU32 {
@@ -61,14 +71,24 @@ impl Customer {
         self.traffic.snapshot()
     }
 
-    /// Watches for `duration`.
+    /// Watches for `duration`, and longer where hardly any order was answered meanwhile.
     pub async fn observe(&self, duration: Duration) -> Observation {
         let begin = Instant::now();
         let before = self.traffic.snapshot();
         sleep(duration).await;
-        let seen = self.traffic.snapshot().since(&before);
-        Observation { seen, lasted: begin.elapsed() }
+        loop {
+            let seen = self.traffic.snapshot().since(&before);
+            let observed = Observation { seen, lasted: begin.elapsed() };
+            if observed.answered() >= ENOUGH || observed.lasted > duration + PATIENCE {
+                return observed;
+            }
+            sleep(duration / 10).await;
+        }
     }
+}
+
+fn less(rate: NonZeroU32, divisor: u32) -> NonZeroU32 {
+    NonZeroU32::new(rate.get() / divisor).unwrap_or(NonZeroU32::MIN)
 }
 
 impl Observation {

@@ -29,9 +29,8 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     for share in STEPS {
         slowest = slowest.max(step(share, mesh, customer, narrator).await?);
     }
-    let limit = Duration::from_secs(1);
     let what = format!("every change was live in the customer's sidecar within {}", took(slowest));
-    narrator.check(slowest < limit, &what)?;
+    narrator.check(slowest < LIVE_LIMIT, &what)?;
     check_status(mesh, narrator).await
 }
 

@@ -10,7 +10,7 @@ use crate::demo::{
     Error,
     mesh::{Mesh, tell},
     narrator::took,
-    observation::Customer,
+    observation::{Customer, Observation},
     share::{is_plausible, percent},
 };
 
@@ -59,9 +59,26 @@ async fn slow(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<
     let slower = during.latencies().0 >= DELAY * DELAYED_CALLS;
     narrator.check(slower, "each order, which calls it twice, takes that much longer")?;
     sleep(SETTLE).await;
-    let after = customer.observe(LOOK / 2).await;
+    let after = recovered(customer).await;
     narrator.say(&format!("    after   {}", latencies(&after)))?;
-    let healed = after.latencies().0 < DELAY;
-    narrator.check(healed, "and is as fast as ever once it stops")?;
+    narrator.check(is_fast(&after), "and is as fast as ever once it stops")?;
     check_no_failure(narrator, &after, " in the end")
+}
+
+/// Watches until orders are fast again: a machine that is busy otherwise may have to catch up first.
+async fn recovered(customer: &Customer) -> Observation {
+    const TRIES: u32 = 4;
+    let mut seen = customer.observe(LOOK / 2).await;
+    for _ in 1..TRIES {
+        if is_fast(&seen) {
+            break;
+        }
+        seen = customer.observe(LOOK / 2).await;
+    }
+    seen
+}
+
+/// No call to product took the time it was told to take.
+fn is_fast(seen: &Observation) -> bool {
+    seen.latencies().0 < DELAY
 }
