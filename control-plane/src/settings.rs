@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use clap::builder::FalseyValueParser;
 use leno_daemon::logs::Format;
 
 /// Runs the control plane
@@ -20,10 +21,10 @@ pub struct Settings {
     #[arg(long, env = "LENO_METRICS", default_value = "127.0.0.1:15014", value_name = "ADDR")]
     pub metrics: SocketAddr,
     /// Keep resources in memory only: they are gone when this ends
-    #[arg(long, env = "LENO_MEMORY")]
+    #[arg(long, env = "LENO_MEMORY", value_parser = FalseyValueParser::new())]
     pub memory: bool,
     /// Ask everybody for a token, callers on this machine too
-    #[arg(long, env = "LENO_REQUIRE_TOKEN")]
+    #[arg(long, env = "LENO_REQUIRE_TOKEN", value_parser = FalseyValueParser::new())]
     pub require_token: bool,
     /// A name, beside IP addresses and localhost, under which the API is called
     #[arg(long = "api-host", env = "LENO_API_HOSTS", value_delimiter = ',', value_name = "NAME")]

@@ -75,6 +75,18 @@ fn prints_its_addresses_once_they_can_be_reached_and_ends_when_asked() {
 }
 
 #[test]
+fn what_flags_say_the_environment_can_say() {
+    let directory = TempDir::new().unwrap();
+    let kept = directory.path().join("kept");
+    for (memory, on_disk) in [("1", false), ("true", false), ("0", true)] {
+        let mut child = command(&kept).env("LENO_MEMORY", memory).spawn().unwrap();
+        addresses(&mut child);
+        assert!(terminate(&mut child));
+        assert_eq!(kept.exists(), on_disk, "LENO_MEMORY={memory}");
+    }
+}
+
+#[test]
 fn says_what_is_wrong_and_fails() {
     let directory = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -30,6 +30,8 @@ use crate::{
 
 /// How long a stream may stay open without its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a proxy may take to hear why its stream ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// A lease is renewed this many times within its length.
 const RENEWALS_PER_LEASE: u32 = 3;
 
@@ -111,8 +113,8 @@ pub(super) async fn run(
         }
     };
     if let Err(ended) = ended {
-        // Fails when the proxy is gone already.
-        responses.send(Err((&ended).into())).await.ok();
+        // Fails when the proxy is gone already, or takes nothing any more: then it will see why not.
+        timeout(LAST_WORD, responses.send(Err((&ended).into()))).await.ok();
     }
 }
 
@@ -171,13 +173,14 @@ impl Stream<'_> {
         let mut renewal = interval(length / RENEWALS_PER_LEASE);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.take_up(first).await?;
-        let mut next = self.next_response();
+        let mut next = self.session.next_response();
         loop {
             tokio::select! {
                 permit = responses.reserve(), if next.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(response) = next.take() {
-                        permit.send(Ok(response));
+                        self.count_response(&response);
+                        permit.send(Ok(encode(response)));
                     }
                 }
                 request = requests.message() => match request {
@@ -196,7 +199,7 @@ impl Stream<'_> {
                 () = stopped(&mut stop) => return Err(Ended::Stopping),
             }
             if next.is_none() {
-                next = self.next_response();
+                next = self.session.next_response();
             }
         }
     }
@@ -223,18 +226,6 @@ impl Stream<'_> {
         self.since = self.since.or(pending.since);
         let verdicts = self.session.offer(pending.delta, pending.answered, pending.revision);
         self.connection.report(verdicts).await.map_err(|_| Ended::Stopping)
-    }
-
-    fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
-        let response = self.session.next_response()?;
-        let metrics = &self.shared.metrics;
-        metrics.responses.with_label_values(&[response.kind.kind]).inc();
-        if !response.more
-            && let Some(since) = self.since.take()
-        {
-            metrics.delivery_seconds.observe(since.elapsed().as_secs_f64());
-        }
-        Some(encode(response))
     }
 
     /// The stream is the lease: while it is open the workload stays, and comes back should it have lapsed
@@ -264,6 +255,16 @@ impl Stream<'_> {
         let Some(lease) = self.lease.take() else { return };
         if let Err(error) = self.shared.registry.deregister(&lease.key).await {
             tracing::warn!(proxy = self.name, %error, "cannot remove its workload; the lease will");
+        }
+    }
+
+    fn count_response(&mut self, response: &Response) {
+        let metrics = &self.shared.metrics;
+        metrics.responses.with_label_values(&[response.kind.kind]).inc();
+        if !response.more
+            && let Some(since) = self.since.take()
+        {
+            metrics.delivery_seconds.observe(since.elapsed().as_secs_f64());
         }
     }
 

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 };
 use leno_api::{KINDS, Key, KindInfo, Resource, model::ObjectName, wire};
 
-use super::{Change, Command, Update, message};
+use super::{Change, Command, UPDATES, Update, message};
 use crate::config::source::Item;
 
 /// Hosts asked for at the same time; the control plane takes 10,000 names. One more takes the place of one
@@ -21,6 +21,10 @@ const MAX_HOSTS: usize = 9_000;
 const MAX_HOST: usize = 253;
 /// A round that grows beyond this is applied in parts; the order of its responses makes that safe.
 const MAX_ROUND_BYTES: usize = 256 * 1024 * 1024;
+/// Rounds handed over that may wait for their verdict.
+const MAX_PENDING: usize = 64;
+/// Requests that may wait for the transport: answers, as hosts have a limit of their own.
+const MAX_REQUESTS: usize = 2 * MAX_HOSTS;
 /// Characters of the reason for one rejection.
 const MAX_REASON: usize = 256;
 
@@ -131,8 +135,11 @@ impl Mirror {
         !self.updates.is_empty()
     }
 
-    pub(super) fn updates_waiting(&self) -> usize {
-        self.updates.len()
+    /// Whether there is room for one more response; otherwise the control plane is to wait.
+    pub(super) fn takes_responses(&self) -> bool {
+        self.updates.len() < UPDATES
+            && self.pending.len() < MAX_PENDING
+            && self.requests.len() < MAX_REQUESTS
     }
 
     pub(super) fn next_update(&mut self) -> Option<Update> {

@@ -15,7 +15,7 @@ use tonic::{
     transport::Endpoint,
 };
 
-use super::{Channels, Command, Options, UPDATES, message, mirror::Mirror};
+use super::{Channels, Command, Options, message, mirror::Mirror};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the control plane may take to accept the stream.
@@ -84,7 +84,7 @@ pub(super) async fn follow(
                     permit.send(update);
                 }
             }
-            response = responses.message(), if mirror.updates_waiting() < UPDATES => match response {
+            response = responses.message(), if mirror.takes_responses() => match response {
                 Ok(Some(response)) => {
                     *failures = 0;
                     mirror.receive(response);
