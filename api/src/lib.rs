@@ -14,6 +14,8 @@
 //! - [`analyze`]: problems that only show when several resources are seen together.
 //! - [`wire`]: how resources travel to the proxies.
 
+#![warn(missing_docs)]
+
 pub mod analyze;
 mod invalid;
 mod kind;
