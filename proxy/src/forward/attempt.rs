@@ -19,6 +19,7 @@ use crate::{
         head,
     },
     snapshot::Rule,
+    telemetry::record::Direction,
 };
 
 /// A pooled connection idle for longer may have been closed by the peer just now; a bodiless idempotent request is
@@ -138,6 +139,12 @@ async fn attempt(
     };
     let mut request = request;
     name_destination(cluster, lease, &mut request);
+    let outbound = exchange.downstream.direction == Direction::Outbound;
+    if outbound && !lease.endpoint.via_sidecar && !exchange.introduced.replace(true) {
+        // The sidecar at the other end would say who called; here there is none.
+        let host = request.headers().get(header::HOST).cloned();
+        head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
+    }
     let spare = (connection.idle > STALE_AFTER).then(|| spare(&request)).flatten();
     match connection.sender.send(request).await {
         Ok(response) => Ok((response, connection)),

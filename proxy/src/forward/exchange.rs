@@ -1,6 +1,6 @@
 //! One exchange from its first byte to its last: `begin -> run -> finish`.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -43,6 +43,8 @@ pub(super) struct Exchange {
     pub(super) downstream: Downstream,
     /// Until it moves into the response's body. An exchange dropped before that was given up by the caller.
     record: Option<Record>,
+    /// Whether the request says already who called.
+    pub(super) introduced: Cell<bool>,
     /// HTTP/2 knows no `Connection: close`.
     http1: bool,
     /// How the request's body is doing; `None` when it has none.
@@ -99,6 +101,7 @@ impl Exchange {
             worker,
             downstream,
             record: Some(record),
+            introduced: Cell::new(false),
             http1,
             progress: None,
         }
@@ -141,6 +144,8 @@ impl Exchange {
             return tunnel::connect(self, target, request).await;
         }
         let upgrade = head::strip_hop_by_hop(request.headers_mut());
+        // Upgrading to HTTP/2 in the open would hide what follows from us (RFC 9113 section 3.1 has ended it).
+        let upgrade = upgrade.filter(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
         let upgrade =
             upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
         let decision = match self.downstream.direction {
