@@ -11,17 +11,18 @@ mod client;
 #[cfg(test)]
 mod frames;
 #[cfg(test)]
-mod mesh;
-#[cfg(test)]
-mod origin;
-
-#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod http1;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
+mod origin;
+#[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod streaming;
 #[cfg(test)]
 mod tunnels;
