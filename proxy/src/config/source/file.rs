@@ -1,14 +1,14 @@
 //! A configuration file, watched. At start it must be right; later, what is wrong keeps its last good version.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use leno_api::{Key, Problem, yaml};
 use notify::{RecursiveMode, Watcher};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::{Change, Item, Update};
@@ -67,12 +67,19 @@ fn lines(path: &Path, problems: &[Problem]) -> String {
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    text: String,
-    known: HashMap<Key, Arc<str>>,
+    whole: Digest,
+    /// What each document brought, by its text: a document that has not changed is not parsed again, so that a change
+    /// costs the same however long the file is.
+    documents: HashMap<Digest, Vec<Key>>,
 }
+
+/// SHA-256.
+type Digest = [u8; 32];
 
 /// What a file says.
 struct Contents {
+    documents: HashMap<Digest, Vec<Key>>,
+    /// From documents that were not there before.
     items: Vec<Item>,
     problems: Vec<(String, Problem)>,
 }
@@ -84,12 +91,12 @@ impl FileSource {
     /// When anything in it is wrong: a proxy must not start with a part of what was meant.
     pub fn open(path: PathBuf) -> Result<(Self, Change), Error> {
         let text = read(&path)?;
-        let contents = parse(&path, &text)?;
+        let contents = parse(&path, &text, &HashMap::new())?;
         if !contents.problems.is_empty() {
             let problems = contents.problems.into_iter().map(|(_, problem)| problem).collect();
             return Err(Error::Invalid { path, problems });
         }
-        let mut source = Self { path, text, known: HashMap::new() };
+        let mut source = Self { path, whole: digest(&text), documents: HashMap::new() };
         let change = source.difference(contents);
         Ok((source, change))
     }
@@ -135,49 +142,37 @@ impl FileSource {
             }
         };
         let text = match read(&self.path) {
-            Ok(text) if text == self.text => return None,
             Ok(text) => text,
             Err(error) => return Some(rejected(&self.path, &error)),
         };
-        self.text = text;
-        match parse(&self.path, &self.text) {
+        let whole = digest(&text);
+        if whole == self.whole {
+            return None;
+        }
+        self.whole = whole;
+        match parse(&self.path, &text, &self.documents) {
             Ok(contents) => Some(self.difference(contents)),
             Err(error) => Some(rejected(&self.path, &error)),
         }
     }
 
     fn difference(&mut self, contents: Contents) -> Change {
-        let mut change = Change::default();
-        // What was wrong this time keeps its place.
-        let mut kept: Vec<String> = Vec::new();
+        let mut change = Change { upserts: contents.items, ..Change::default() };
+        let mut kept: HashSet<String> = HashSet::new();
         for (name, problem) in contents.problems {
             let at = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
-            tracing::error!(
-                "{}{at}: {name}: {problem}; its last good version stays",
-                self.path.display()
-            );
-            kept.push(name.clone());
+            let path = self.path.display();
+            tracing::error!("{path}{at}: {name}: {problem}; its last good version stays");
+            kept.insert(name.clone());
             change.rejected.push((name, problem.to_string()));
         }
-        let mut now = HashMap::new();
-        for item in contents.items {
-            let key = item.resource.key();
-            if self.known.get(&key) != Some(&item.json) {
-                change.upserts.push(item.clone());
-            }
-            now.insert(key, item.json);
-        }
-        for (key, json) in self.known.drain() {
-            if now.contains_key(&key) {
-                continue;
-            }
-            if kept.contains(&key.to_string()) {
-                now.insert(key, json);
-            } else {
-                change.removed.push(key);
-            }
-        }
-        self.known = now;
+        let before = std::mem::replace(&mut self.documents, contents.documents);
+        let present: HashSet<&Key> = self.documents.values().flatten().collect();
+        let gone = before.into_values().flatten().filter(|key| !present.contains(key));
+        // What was wrong this time keeps its place.
+        let (kept, gone): (Vec<_>, Vec<_>) = gone.partition(|key| kept.contains(&key.to_string()));
+        change.removed = gone;
+        self.documents.entry(Digest::default()).or_default().extend(kept);
         change
     }
 }
@@ -190,29 +185,69 @@ fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Contents, Error> {
-    let documents = yaml::documents(text)
-        .map_err(|problem| Error::Invalid { path: path.to_owned(), problems: vec![problem] })?;
-    let mut contents = Contents { items: Vec::new(), problems: Vec::new() };
-    for document in documents {
-        match document.resource() {
-            Ok(resource) => {
-                let item = Item {
-                    resource,
-                    json: document.value.to_string().into(),
-                    version: String::new(),
-                };
-                contents.items.push(item);
-            }
-            Err(invalid) => {
-                let name = name_of(&document.value);
-                contents
-                    .problems
-                    .extend(invalid.problems.into_iter().map(|problem| (name.clone(), problem)));
+/// Reads those documents of `text` that are not among `known`.
+fn parse(path: &Path, text: &str, known: &HashMap<Digest, Vec<Key>>) -> Result<Contents, Error> {
+    let mut contents =
+        Contents { documents: HashMap::new(), items: Vec::new(), problems: Vec::new() };
+    for (lines_before, part) in documents(text) {
+        let digest = digest(part);
+        if let Some(keys) = known.get(&digest) {
+            contents.documents.insert(digest, keys.clone());
+            continue;
+        }
+        let located = |mut problem: Problem| {
+            problem.line = problem.line.map(|line| line + lines_before);
+            problem
+        };
+        let parsed = yaml::documents(part).map_err(|problem| Error::Invalid {
+            path: path.to_owned(),
+            problems: vec![located(problem)],
+        })?;
+        let (mut keys, mut whole) = (Vec::new(), true);
+        for document in parsed {
+            match document.resource() {
+                Ok(resource) => {
+                    let json = document.value.to_string().into();
+                    keys.push(resource.key());
+                    contents.items.push(Item { resource, json, version: String::new() });
+                }
+                Err(invalid) => {
+                    whole = false;
+                    let name = name_of(&document.value);
+                    let named = |problem| (name.clone(), located(problem));
+                    contents.problems.extend(invalid.problems.into_iter().map(named));
+                }
             }
         }
+        // A document with something wrong is read again each time, so that it is reported until it is mended.
+        let under = if whole { digest } else { Digest::default() };
+        contents.documents.entry(under).or_default().extend(keys);
     }
     Ok(contents)
+}
+
+/// The documents of `text`, each with the number of lines before it. A line that begins with `---` always begins a
+/// document (YAML 1.2 section 9.1.2).
+fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    let (mut rest, mut lines) = (text, 0);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest
+            .match_indices("\n---")
+            .map(|(at, _)| at + 1)
+            .find(|at| rest[at + 3..].chars().next().is_none_or(char::is_whitespace));
+        let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+        let before = lines;
+        lines += u32::try_from(part.matches('\n').count()).unwrap_or(u32::MAX);
+        rest = after;
+        Some((before, part))
+    })
+}
+
+fn digest(text: &str) -> Digest {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 /// What a document that is not valid calls itself.
@@ -268,16 +303,32 @@ mod tests {
             (vec!["Service default/c".into()], vec!["Service default/b".into()], 0)
         );
 
-        std::fs::write(&path, two.replace("name: b", "name: c").replacen("80", "0", 1)).unwrap();
-        let change = source.reread().unwrap();
-        assert_eq!(names(&change), (vec![], vec![], 1), "{change:?}");
+        let wrong = two.replace("name: b", "name: c").replacen("80", "0", 1);
+        for text in [wrong.clone(), format!("{wrong}# still wrong\n")] {
+            std::fs::write(&path, text).unwrap();
+            let change = source.reread().unwrap();
+            assert_eq!((names(&change).1, change.rejected.len()), (vec![], 1), "{change:?}");
+        }
 
+        // A resource that was wrong for a while is not forgotten when it goes for good.
         std::fs::write(&path, "a: [").unwrap();
         let change = source.reread().unwrap();
         assert_eq!(names(&change), (vec![], vec![], 1));
 
         std::fs::write(&path, SERVICE).unwrap();
         let change = source.reread().unwrap();
-        assert_eq!(names(&change), (vec![], vec!["Service default/c".into()], 0));
+        assert_eq!(names(&change).1, ["Service default/c"]);
+        assert_eq!(change.rejected.len(), 0);
+    }
+
+    #[test]
+    fn lines_count_from_the_beginning_of_the_file() {
+        let two = format!("# first\n{SERVICE}--- # second\n{}", SERVICE.replace("80", "0"));
+        let parts: Vec<_> = documents(&two).collect();
+        assert_eq!((parts.len(), parts[1].0), (2, 5));
+        assert_eq!(parts.iter().map(|(_, part)| *part).collect::<String>(), two);
+        let contents = parse(Path::new("x"), &two, &HashMap::new()).unwrap();
+        assert_eq!((contents.items.len(), contents.problems[0].1.line), (1, Some(10)));
+        assert_eq!(documents("a: |\n  x\n----\n").count(), 1);
     }
 }
