@@ -2,7 +2,12 @@
 
 mod error;
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 use leno_daemon::{
@@ -109,7 +114,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let api_access = access(addresses.api)?;
     let hosts = settings.api_hosts.clone();
     let api = Api::new(store, registry.clone(), api_access, hosts);
-    let exposition = exposition(metrics, process, registry.clone());
+    let exposition = exposition(metrics, process, Arc::downgrade(&registry));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(endless(push_task.run()));
@@ -207,10 +212,12 @@ async fn http(
 }
 
 /// `/metrics`, `/stats/prometheus` and `/ready`. Ready means reachable: it listens only once all is read.
-fn exposition(metrics: Arc<Metrics>, process: Process, registry: Arc<Registry>) -> Router {
+/// Holds the registry weakly: a connection that stays open must not keep the store from closing.
+fn exposition(metrics: Arc<Metrics>, process: Process, registry: Weak<Registry>) -> Router {
     let render = move || {
         process.read();
-        metrics.leases.set(i64::try_from(registry.leased()).unwrap_or(i64::MAX));
+        let leased = registry.upgrade().map_or(0, |registry| registry.leased());
+        metrics.leases.set(i64::try_from(leased).unwrap_or(i64::MAX));
         let text = exposition::render(&metrics.registry);
         async move {
             match text {

@@ -85,22 +85,22 @@ impl Task {
         task
     }
 
-    /// Runs until the store closes or nobody can connect any more.
+    /// Runs until the store closes or nobody can connect any more. One task with the writer of statuses, so
+    /// that when it has ended nothing of either holds the store.
     pub async fn run(mut self) {
         let (reports, report_queue) = mpsc::channel(1);
         let writer = report::write(self.store.clone(), report_queue, self.metrics.clone());
-        let writer = tokio::spawn(writer);
+        tokio::join!(self.follow_all(reports), writer);
+    }
+
+    async fn follow_all(&mut self, reports: mpsc::Sender<Reports>) {
         while let Ok(mut watch) = self.watch().await {
             if self.follow(&mut watch, &reports).await {
-                break;
+                return;
             }
             tracing::warn!("the watch of the store fell behind; reading everything anew");
             self.read_all(now());
             self.publish();
-        }
-        drop(reports);
-        if let Err(error) = writer.await {
-            tracing::error!(%error, "the writer of statuses failed");
         }
     }
 

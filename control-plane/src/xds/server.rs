@@ -55,6 +55,8 @@ pub struct Discovery {
 struct Service {
     shared: Arc<Discovery>,
     streams: Arc<Semaphore>,
+    /// Held by every stream: the other end learns when the last one has ended.
+    open: mpsc::Sender<()>,
 }
 
 /// Serves until `stop` says so, then ends every stream and returns.
@@ -67,11 +69,12 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let incoming = incoming::connections(listener);
     let mut stop = shared.stop.clone();
-    let service =
-        Service { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(MAX_STREAMS)) };
+    let (open, mut all_ended) = mpsc::channel(1);
+    let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+    let service = Service { shared: Arc::new(shared), streams, open };
     let service =
         AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
-    Server::builder()
+    let served = Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
@@ -80,7 +83,10 @@ pub async fn serve(
             // An error means that whoever could say stop is gone, which says the same.
             stop.wait_for(|stop| *stop).await.ok();
         })
-        .await
+        .await;
+    // Nothing is ever sent there.
+    all_ended.recv().await;
+    served
 }
 
 impl Service {
@@ -134,9 +140,10 @@ impl AggregatedDiscoveryService for Service {
         let (responses, receiver) = mpsc::channel(RESPONSES_AHEAD);
         let shared = self.shared.clone();
         let requests = request.into_inner();
+        let open = self.open.clone();
         tokio::spawn(async move {
             stream::run(&shared, &caller, requests, &responses).await;
-            drop(permit);
+            drop((permit, shared, open));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
