@@ -13,6 +13,7 @@ use crate::{
         filter::Filter,
         http_route::HttpRoute,
         service::Service,
+        traffic_policy::Target,
     },
 };
 
@@ -121,8 +122,7 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
         }
     }
     find_doubles(resources, &mut found);
-    find_equal_targets(resources, &mut found);
-    find_equal_matches(resources, &mut found);
+    find_lost_claims(resources, &mut found);
     found
 }
 
@@ -136,59 +136,63 @@ fn find_doubles(resources: &[Resource], found: &mut Vec<Finding>) {
     }
 }
 
-/// Two policies for one target: the older wins, the other does nothing there.
-fn find_equal_targets(resources: &[Resource], found: &mut Vec<Finding>) {
-    let mut owners: HashMap<(ObjectName, Option<String>), Key> = HashMap::new();
-    for resource in in_precedence(resources) {
-        let Model::TrafficPolicy(policy) = &resource.model else { continue };
-        for (i, target) in policy.targets.iter().enumerate() {
-            let slot = (target.service.clone(), target.section.clone());
-            match owners.get(&slot) {
-                Some(owner) if *owner != resource.key() => found.push(Finding {
-                    key: resource.key(),
-                    path: format!("spec.targetRefs[{i}]"),
-                    message: format!(
-                        "{owner} is older and already applies there, so this one does not"
-                    ),
-                }),
-                Some(_) => {}
-                None => {
-                    owners.insert(slot, resource.key());
+/// A place that only one resource can have: a target of policies, requests that a route matches. Of several the oldest
+/// has it, and the others do nothing there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Where the resource makes it: `spec.targetRefs[0]`.
+    pub path: String,
+    /// Equal for resources that claim the same.
+    pub place: String,
+    lost: &'static str,
+}
+
+/// Every claim that `resource` makes.
+pub fn claims(resource: &Resource) -> Vec<Claim> {
+    match &resource.model {
+        Model::TrafficPolicy(policy) => {
+            let claim = |(i, target): (usize, &Target)| Claim {
+                path: format!("spec.targetRefs[{i}]"),
+                place: format!("policy {} {:?}", target.service, target.section),
+                lost: "already applies there, so this one does not",
+            };
+            policy.targets.iter().enumerate().map(claim).collect()
+        }
+        Model::HttpRoute(route) => {
+            let mut claims = Vec::new();
+            for (rule_at, rule) in route.rules.iter().enumerate() {
+                for (match_at, condition) in rule.matches.iter().enumerate() {
+                    for parent in &route.parents {
+                        // Consumer routes only meet routes of the same namespace.
+                        let own = parent.service.namespace == route.name.namespace;
+                        let scope = if own { "" } else { &route.name.namespace };
+                        let hosts = &route.hostnames;
+                        claims.push(Claim {
+                            path: format!("spec.rules[{rule_at}].matches[{match_at}]"),
+                            place: format!("match {scope} {parent:?} {hosts:?} {condition:?}"),
+                            lost: "matches the same requests, so this never does",
+                        });
+                    }
                 }
             }
+            claims
         }
+        Model::Service(_) | Model::Workload(_) | Model::TcpRoute(_) => Vec::new(),
     }
 }
 
-/// Two routes with the same match for one parent: the older wins, the other never sees a request.
-fn find_equal_matches(resources: &[Resource], found: &mut Vec<Finding>) {
+fn find_lost_claims(resources: &[Resource], found: &mut Vec<Finding>) {
     let mut owners: HashMap<String, Key> = HashMap::new();
     for resource in in_precedence(resources) {
-        let Model::HttpRoute(route) = &resource.model else { continue };
-        for (rule_at, rule) in route.rules.iter().enumerate() {
-            for (match_at, condition) in rule.matches.iter().enumerate() {
-                for parent in &route.parents {
-                    // Consumer routes only meet routes of the same namespace.
-                    let scope = if parent.service.namespace == route.name.namespace {
-                        ""
-                    } else {
-                        &route.name.namespace
-                    };
-                    let slot = format!("{scope} {parent:?} {:?} {condition:?}", route.hostnames);
-                    match owners.get(&slot) {
-                        Some(owner) if *owner != resource.key() => found.push(Finding {
-                            key: resource.key(),
-                            path: format!("spec.rules[{rule_at}].matches[{match_at}]"),
-                            message: format!(
-                                "{owner} is older and matches the same requests, so this never does"
-                            ),
-                        }),
-                        Some(_) => {}
-                        None => {
-                            owners.insert(slot, resource.key());
-                        }
-                    }
+        let key = resource.key();
+        for Claim { path, place, lost } in claims(resource) {
+            match owners.get(&place) {
+                Some(owner) if *owner != key => {
+                    let message = format!("{owner} is older and {lost}");
+                    found.push(Finding { key: key.clone(), path, message });
                 }
+                Some(_) => {}
+                None => _ = owners.insert(place, key.clone()),
             }
         }
     }

@@ -3,12 +3,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
 };
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};
-use leno_api::{Key as ResourceKey, Resource, analyze, model::ObjectName};
+use leno_api::{Key as ResourceKey, Resource, analyze};
 
 use super::Api;
 use crate::store::{Change, Error, Key, Selection, Store, Stored, Watch};
@@ -18,15 +19,18 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 const MAX_WARNINGS: usize = 10;
 const MAX_BYTES: usize = 400;
 
-/// All resources as parsed, by the services that they refer to. It follows the store, so that a
-/// write costs what its own neighbours cost and not what the whole mesh does.
+/// All resources as parsed, by what they claim for themselves. It follows the store, so that a
+/// write costs what those cost that claim the same, and not what the whole mesh does.
 #[derive(Default)]
 pub(super) struct Parsed(Mutex<Option<Index>>);
+
+/// The hash of what is claimed. Two that collide are compared for nothing, no more.
+type Place = u64;
 
 struct Index {
     watch: Watch,
     resources: HashMap<Key, Resource>,
-    by_service: HashMap<ObjectName, HashSet<Key>>,
+    by_claim: HashMap<Place, HashSet<Key>>,
 }
 
 /// What is odd about a resource that has been, or would be, written: `spec.rules[0]: message`.
@@ -92,7 +96,7 @@ impl Index {
     fn read(store: &dyn Store) -> Result<Self, Error> {
         let listing = store.list(&Selection::all());
         let watch = store.watch(listing.revision, Selection::all())?;
-        let mut index = Self { watch, resources: HashMap::new(), by_service: HashMap::new() };
+        let mut index = Self { watch, resources: HashMap::new(), by_claim: HashMap::new() };
         listing.items.iter().for_each(|stored| index.put(stored));
         Ok(index)
     }
@@ -113,36 +117,37 @@ impl Index {
     fn put(&mut self, stored: &Stored) {
         self.remove(&stored.key);
         let Some(resource) = parse(stored) else { return };
-        for service in services(&resource) {
-            self.by_service.entry(service).or_default().insert(stored.key.clone());
+        for place in places(&resource) {
+            self.by_claim.entry(place).or_default().insert(stored.key.clone());
         }
         self.resources.insert(stored.key.clone(), resource);
     }
 
     fn remove(&mut self, key: &Key) {
         let Some(resource) = self.resources.remove(key) else { return };
-        for service in services(&resource) {
-            if let Some(users) = self.by_service.get_mut(&service) {
-                users.remove(key);
-                if users.is_empty() {
-                    self.by_service.remove(&service);
+        for place in places(&resource) {
+            if let Some(claimants) = self.by_claim.get_mut(&place) {
+                claimants.remove(key);
+                if claimants.is_empty() {
+                    self.by_claim.remove(&place);
                 }
             }
         }
     }
 
-    /// What has to be seen together with these: the services they refer to, and whatever else of
-    /// their kinds refers to the same services.
+    /// What has to be seen together with these: the services they refer to, and whatever claims
+    /// what they claim.
     fn beside(&self, resources: &[&Resource]) -> Vec<Resource> {
         let own: HashSet<Key> = resources.iter().map(|resource| key(resource)).collect();
-        let kinds: HashSet<&str> = resources.iter().map(|resource| resource.kind.plural).collect();
-        let services: HashSet<_> =
-            resources.iter().flat_map(|resource| services(resource)).collect();
         let mut wanted = HashSet::new();
-        for service in &services {
-            wanted.insert(Key::new("leno.dev", "services", &service.namespace, &service.name));
-            let users = self.by_service.get(service).into_iter().flatten();
-            wanted.extend(users.filter(|user| kinds.contains(&*user.plural)).cloned());
+        for resource in resources {
+            let services = analyze::references(resource).into_iter().map(|found| found.service);
+            wanted.extend(services.map(|service| {
+                Key::new("leno.dev", "services", &service.namespace, &service.name)
+            }));
+            for place in places(resource) {
+                wanted.extend(self.by_claim.get(&place).into_iter().flatten().cloned());
+            }
         }
         wanted.difference(&own).filter_map(|key| self.resources.get(key)).cloned().collect()
     }
@@ -153,8 +158,13 @@ fn key(resource: &Resource) -> Key {
     Key::new(resource.kind.group, resource.kind.plural, &name.namespace, &name.name)
 }
 
-fn services(resource: &Resource) -> HashSet<ObjectName> {
-    analyze::references(resource).into_iter().map(|reference| reference.service).collect()
+fn places(resource: &Resource) -> HashSet<Place> {
+    let hash = |claim: analyze::Claim| {
+        let mut hasher = DefaultHasher::new();
+        claim.place.hash(&mut hasher);
+        hasher.finish()
+    };
+    analyze::claims(resource).into_iter().map(hash).collect()
 }
 
 fn parse(stored: &Stored) -> Option<Resource> {
