@@ -176,13 +176,16 @@ impl ControlPlaneSource {
         }
     }
 
-    /// Waits for the next attempt while the config task goes on talking; false when that is over.
+    /// Waits for the next attempt while the config task goes on talking; false when that is over. Not before
+    /// the last verdict is in: what is live, or is about to be, must be claimed on the next stream, or nobody
+    /// would ever take it away.
     async fn wait(&mut self, until: Instant, update: Update) -> bool {
         let mut update = Some(update);
         loop {
             let answers = self.mirror.has_updates();
+            let idle = update.is_none() && !answers && self.mirror.is_judged();
             tokio::select! {
-                () = sleep_until(until), if update.is_none() && !answers => return true,
+                () = sleep_until(until), if idle => return true,
                 permit = self.channels.updates.reserve(), if update.is_some() || answers => {
                     let Ok(permit) = permit else { return false };
                     if let Some(next) = update.take().or_else(|| self.mirror.next_update()) {

@@ -135,6 +135,11 @@ impl Mirror {
         !self.updates.is_empty()
     }
 
+    /// Whether the config task has said what became of every round.
+    pub(super) fn is_judged(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Whether there is room for one more response; otherwise the control plane is to wait.
     pub(super) fn takes_responses(&self) -> bool {
         self.updates.len() < UPDATES

@@ -60,9 +60,12 @@ impl Plane {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
+    /// Creates an object and waits until it is planned: from then on whoever asks gets it.
     async fn create(&self, path: &str, object: Value) {
         let (status, answer) = self.call("POST", path, Some(&object)).await;
         assert_eq!(status, 201, "{answer}");
+        let name = object["metadata"]["name"].as_str().unwrap();
+        self.status(&format!("{path}/{name}"), "planned", Value::is_object).await;
     }
 
     /// Writes another `spec`, however often somebody else writes the status in between.

@@ -203,3 +203,24 @@ async fn half_a_round_is_none() {
     assert_eq!(played.answer("n1").await.error_detail, None);
     assert_eq!(played.answer("n2").await.error_detail, None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_its_verdict_when_the_stream_broke_is_claimed_on_the_next() {
+    let (address, mut streams) = play().await;
+    let mut proxy = Proxy::start(address, |_| {});
+    let played = streams.recv().await.unwrap();
+    played.send(response("n1", vec![resource("shop/a", good("a"))])).await;
+    let change = proxy.change().await;
+    drop(played);
+    proxy.disconnected().await;
+    let early = tokio::time::timeout(std::time::Duration::from_millis(500), streams.recv()).await;
+    assert!(early.is_err(), "it came back before it knew what it has");
+    proxy.verdict(&change, &[]).await;
+    let mut played = streams.recv().await.unwrap();
+    let mut claims = Vec::new();
+    for _ in KINDS {
+        let request = played.requests.message().await.unwrap().unwrap();
+        claims.extend(request.initial_resource_versions);
+    }
+    assert_eq!(claims, [("shop/a".to_owned(), "1".to_owned())]);
+}
