@@ -7,7 +7,13 @@
 //! Everything is on the loopback interface and port 0. Waiting is bounded everywhere, and nothing measures time.
 
 #[cfg(test)]
+mod bad_requests;
+#[cfg(test)]
+mod bad_upstreams;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
+mod floods;
 #[cfg(test)]
 mod frames;
 #[cfg(test)]
@@ -16,6 +22,8 @@ mod grpc;
 mod http1;
 #[cfg(test)]
 mod http2;
+#[cfg(test)]
+mod http2_conformance;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]

@@ -19,8 +19,8 @@ use super::{
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 const MAX_HEAD_FIELDS: usize = 256;
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Streams to open before the peer's SETTINGS say how many it takes.
 const INITIAL_STREAMS: usize = 100;
 const PING_INTERVAL: Duration = Duration::from_secs(30);

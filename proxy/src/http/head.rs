@@ -112,9 +112,12 @@ pub fn check(
 ) -> Result<(), HeadError> {
     let path = uri.path();
     let target_fits = match (method, path) {
-        (&Method::CONNECT, _) => true,
+        // RFC 9110 section 9.3.6: host and port, nothing else; a path would send the tunnel to `Host`.
+        (&Method::CONNECT, _) => {
+            uri.scheme().is_none() && uri.authority().is_some_and(|target| target.port().is_some())
+        }
         (_, "*") => method == Method::OPTIONS,
-        _ => path.starts_with('/') || (path.is_empty() && uri.authority().is_some()),
+        _ => path.starts_with('/') || (path.is_empty() && uri.scheme().is_some()),
     };
     if !target_fits {
         return Err(HeadError::BadTarget);

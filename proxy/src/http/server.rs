@@ -42,11 +42,12 @@ impl Default for Limits {
 }
 
 /// Flow-control windows of HTTP/2: what one stream, and all streams of a connection, may have under way.
-/// The connection's is what one peer can make us hold; it must be many times a stream's, or a few streams that nobody
-/// reads stop all others. h2 also allows half of it for the overhead of small frames that wait to be read, and ends
-/// the connection above that: 256 KiB of 10-byte messages are 6.4 MB of overhead.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// A connection's must be many times a stream's, or a few streams that nobody reads stop all others. h2 also takes half
+/// of it as the allowance for the overhead of small frames that wait to be read, 256 bytes each, and ends the connection
+/// above that: 64 KiB of 10-byte messages need 1.6 MB. With four times as much of both, a peer could make us hold 33 MB
+/// in single bytes. 64 KiB per round trip is HAProxy's default, too: 128 MB/s at 0.5 ms.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// An HTTP/2 peer that does not answer a ping for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

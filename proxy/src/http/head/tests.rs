@@ -52,6 +52,13 @@ fn targets_must_fit_methods_and_framing_must_be_clear() {
     assert_eq!(check("GET", h1, "/a", &[]), Ok(()));
     assert_eq!(check("OPTIONS", h1, "*", &[]), Ok(()));
     assert_eq!(check("GET", h1, "*", &[]), Err(HeadError::BadTarget));
+    assert_eq!(check("GET", h1, "http://orders", &[]), Ok(()));
+    assert_eq!(check("CONNECT", h1, "orders:80", &[]), Ok(()));
+    for target in ["orders", "/", "http://orders:80", "*"] {
+        assert_eq!(check("CONNECT", h1, target, &[]), Err(HeadError::BadTarget), "{target}");
+    }
+    // Authority form is for CONNECT only (RFC 9112 section 3.2.3).
+    assert_eq!(check("GET", h1, "orders", &[]), Err(HeadError::BadTarget));
     let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
     assert_eq!(check("POST", h1, "/", &both), Err(HeadError::Framing));
     assert_eq!(
