@@ -1,0 +1,174 @@
+//! Who this proxy is, and where its configuration comes from.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use leno_api::{Key, model::ObjectName};
+use tokio::sync::{mpsc, watch};
+
+use super::Error;
+use crate::{
+    bootstrap::Options,
+    config::{
+        apply::Applier,
+        compile::Own,
+        last_good,
+        source::{
+            self, Change, Item, Update,
+            control_plane::{self, ControlPlaneSource},
+            file,
+        },
+    },
+    telemetry::metrics::Party,
+};
+
+/// Where the configuration comes from.
+pub(super) enum Source {
+    File(file::FileSource, Change),
+    ControlPlane(String),
+}
+
+impl Source {
+    pub(super) fn open(options: &Options) -> Result<Self, Error> {
+        match (&options.config, &options.control_plane) {
+            (Some(path), _) => {
+                let (source, change) = file::FileSource::open(path.clone())?;
+                Ok(Self::File(source, change))
+            }
+            (None, Some(address)) => Ok(Self::ControlPlane(address.clone())),
+            (None, None) => Err(Error::NoSource),
+        }
+    }
+
+    /// Puts in force what is known already and starts following. The sender returned tells the source that the proxy
+    /// is about to end.
+    pub(super) fn start(
+        self,
+        options: &Options,
+        inbound: Option<SocketAddr>,
+        applier: &mut Applier,
+        updates: mpsc::Sender<Update>,
+        wanted: mpsc::Receiver<String>,
+    ) -> watch::Sender<bool> {
+        let (stopping, stopped) = watch::channel(false);
+        match self {
+            Self::File(source, change) => {
+                applier.take(Update::Changed(change));
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = source.follow(updates).await {
+                        tracing::error!("{error}; changes of the file will not be noticed");
+                    }
+                });
+            }
+            Self::ControlPlane(address) => {
+                let held = match last_good_path(options) {
+                    Some(path) => restore(&path, applier),
+                    None => Vec::new(),
+                };
+                let services = options.services.iter();
+                let (source, link) = ControlPlaneSource::new(control_plane::Options {
+                    address,
+                    token_file: options.token_file.clone(),
+                    id: own_name(options)
+                        .map_or_else(|| options.namespace.clone(), |name| name.to_string()),
+                    namespace: options.namespace.clone(),
+                    workload: own_workload(options, inbound),
+                    lease: Duration::from_secs(options.lease.into()),
+                    services: services
+                        .map(|name| ObjectName::new(&options.namespace, name))
+                        .collect(),
+                    held,
+                    hosts: applier.hosts(),
+                });
+                tokio::task::spawn_local(source.run());
+                tokio::task::spawn_local(source::follow(link, updates, wanted, stopped));
+            }
+        }
+        stopping
+    }
+}
+
+/// What was in force when the proxy last ran is put in force again. Returns what is held in which version.
+fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
+    match last_good::load(path) {
+        Ok(None) => Vec::new(),
+        Ok(Some(state)) => {
+            tracing::info!("starting with {} resources known from before", state.items.len());
+            let version = |item: &Item| (item.resource.key(), item.version.clone());
+            let held = state.items.iter().map(version).collect();
+            let hosts = state.hosts.into_iter().map(|host| (host, Some(true))).collect();
+            let change = Change { upserts: state.items, hosts, ..Change::default() };
+            applier.take(Update::Changed(change));
+            held
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Vec::new()
+        }
+    }
+}
+
+/// Our own `Workload`, to be registered; `None` when no service was named.
+pub(super) fn own_workload(
+    options: &Options,
+    inbound: Option<SocketAddr>,
+) -> Option<serde_json::Value> {
+    let (name, inbound) = (options.name.as_deref()?, inbound?);
+    if options.services.is_empty() {
+        return None;
+    }
+    let address = options.address.unwrap_or_else(|| match inbound.ip() {
+        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    });
+    let labels: BTreeMap<&str, &str> =
+        options.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+    let ports: BTreeMap<&str, u16> =
+        options.ports.iter().map(|(name, port)| (&**name, *port)).collect();
+    let mut spec = serde_json::json!({
+        "services": options.services, "address": address, "ports": ports,
+        "sidecar": {"port": inbound.port()},
+    });
+    if let Some(account) = &options.service_account {
+        spec["serviceAccount"] = account.as_str().into();
+    }
+    if let Some(zone) = &options.zone {
+        spec["zone"] = zone.as_str().into();
+    }
+    Some(serde_json::json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"name": name, "namespace": options.namespace, "labels": labels}, "spec": spec,
+    }))
+}
+
+/// What the configuration is compiled for.
+pub(super) fn own(options: &Options) -> Own {
+    let version =
+        options.labels.iter().find(|(key, _)| key == "version").map(|(_, value)| value.clone());
+    Own {
+        namespace: options.namespace.clone(),
+        party: Party {
+            workload: options.name.clone().unwrap_or_default(),
+            namespace: options.namespace.clone(),
+            version: version.unwrap_or_default(),
+        },
+        workload: None,
+        application: options.app_address,
+    }
+}
+
+pub(super) fn own_name(options: &Options) -> Option<ObjectName> {
+    options.name.as_deref().map(|name| ObjectName::new(&options.namespace, name))
+}
+
+pub(super) fn last_good_path(options: &Options) -> Option<PathBuf> {
+    options
+        .state_dir
+        .as_ref()
+        .filter(|_| options.control_plane.is_some())
+        .map(|dir| dir.join("last-good"))
+}
