@@ -1,5 +1,12 @@
 //! Upstream connections of one worker. HTTP/1.1 connections are lent to one exchange at a time, most recently used
-//! first, so that the rest can grow old and close; an HTTP/2 connection is shared by all exchanges with its endpoint.
+//! first, so that the rest can grow old and close; an HTTP/2 connection is shared by up to [`STREAMS`] exchanges with
+//! its endpoint.
+//!
+//! The limit of connections is the cluster's, over all workers and endpoints: where somebody waits, idle connections
+//! are closed rather than kept, or those who have none would never get one.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,7 +20,7 @@ use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Cluster, Endpoint,
+    Cluster, Endpoint, State,
     breaker::{Permit, Resource},
     connect,
 };
@@ -24,6 +31,9 @@ use crate::{
 
 /// How often a request that waits for a connection looks whether another worker gave one back.
 const WAIT_STEP: Duration = Duration::from_millis(10);
+/// Exchanges at once on one HTTP/2 connection before another is made: the least that a peer should allow (RFC 9113
+/// section 6.5.2). What exceeds the peer's limit would wait in h2 without end when the streams before it are long.
+const STREAMS: u32 = 100;
 
 /// All upstream connections of a worker, by endpoint.
 #[derive(Debug, Default)]
@@ -35,12 +45,19 @@ pub struct Pools {
 struct Pool {
     /// Upgradable as long as some configuration or exchange knows the endpoint.
     endpoint: Weak<Endpoint>,
+    /// The cluster's, for its limits.
+    state: Arc<State>,
     idle_timeout: Cell<Duration>,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
     /// Held while an HTTP/2 connection is being made, so that a burst makes one and not hundreds.
     dialling: tokio::sync::Mutex<()>,
+    /// How often that failed, and how last: whoever waited for it fails with it, instead of trying one after the other.
+    failures: Cell<u64>,
+    failure: RefCell<Option<Error>>,
     returned: Notify,
+    /// Requests of this worker that wait for a connection to this endpoint.
+    waiting: Rc<Cell<u32>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +71,12 @@ struct Idle {
 struct Shared {
     sender: Http2Sender,
     open: Rc<Cell<bool>>,
+    streams: Rc<Cell<u32>>,
 }
+
+/// One more of something in this worker, until dropped.
+#[derive(Debug)]
+struct Counted(Rc<Cell<u32>>);
 
 /// A connection lent to one exchange.
 #[derive(Debug)]
@@ -63,16 +85,27 @@ pub struct Connection {
     pub sender: Sender,
     /// How long it lay idle: one that did may have been closed by the peer in the meantime.
     pub idle: Duration,
-    /// Present for HTTP/1.1, where the connection is ours alone.
-    permit: Option<Permit>,
+    held: Held,
     pool: Rc<Pool>,
+}
+
+/// What a lent connection takes.
+#[derive(Debug)]
+enum Held {
+    /// HTTP/1.1: the connection is ours alone.
+    Alone(Permit),
+    /// HTTP/2: one of its streams.
+    Stream(#[expect(dead_code, reason = "counts until dropped")] Counted),
 }
 
 impl Connection {
     /// Gives an HTTP/1.1 connection back whose exchange is complete on both sides.
     pub fn give_back(self, cluster: &Cluster) {
-        let Self { sender, permit, pool, .. } = self;
-        let Some(permit) = permit else { return };
+        let Self { sender, held, pool, .. } = self;
+        let Held::Alone(permit) = held else { return };
+        if pool.waiting.get() == 0 && pool.wanted_elsewhere() > 0 {
+            return;
+        }
         let mut idle = pool.idle.borrow_mut();
         let room = idle.len() < cluster.settings.max_idle as usize;
         if room && !sender.is_closed() {
@@ -97,11 +130,7 @@ impl Pools {
         if let Some(connection) = reuse(&pool, cluster.settings.pool_idle_timeout).await {
             return Ok(connection);
         }
-        let permit = match cluster
-            .state
-            .limits
-            .take(Resource::Connections, cluster.settings.max_connections)
-        {
+        let permit = match self.permit(cluster) {
             Some(permit) => permit,
             None => match wait(&pool, cluster).await? {
                 Waited::Connection(connection) => return Ok(connection),
@@ -112,7 +141,7 @@ impl Pools {
         let sender = client::http1(stream, || {})
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        Ok(Connection { sender, idle: Duration::ZERO, permit: Some(permit), pool })
+        Ok(Connection { sender, idle: Duration::ZERO, held: Held::Alone(permit), pool })
     }
 
     /// A connection to `endpoint` that speaks HTTP/2, shared with other exchanges.
@@ -125,30 +154,47 @@ impl Pools {
         endpoint: &Arc<Endpoint>,
     ) -> Result<Connection, Error> {
         let pool = self.pool(cluster, endpoint);
-        if let Some(sender) = share(&pool) {
-            return Ok(Connection {
-                sender: Sender::Http2(sender),
-                idle: Duration::ZERO,
-                permit: None,
-                pool,
-            });
+        if let Some(connection) = share(&pool, STREAMS) {
+            return Ok(connection);
         }
+        let failures = pool.failures.get();
         let dialling = pool.dialling.lock().await;
-        if let Some(sender) = share(&pool) {
-            drop(dialling);
-            return Ok(Connection {
-                sender: Sender::Http2(sender),
-                idle: Duration::ZERO,
-                permit: None,
-                pool,
-            });
+        if let Some(connection) = share(&pool, STREAMS) {
+            return Ok(connection);
         }
-        let permit = cluster
-            .state
-            .limits
-            .take(Resource::Connections, cluster.settings.max_connections)
-            .ok_or_else(|| overflow(cluster, "too many connections"))?;
-        let stream = connect::tcp(endpoint.address, cluster.settings.connect_timeout).await?;
+        let failed = pool.failure.borrow().clone().filter(|_| pool.failures.get() != failures);
+        let dialled = match (failed, self.permit(cluster)) {
+            (Some(error), _) => Err(error),
+            (None, Some(permit)) => self.dial_http2(&pool, cluster, endpoint, permit).await,
+            // What is there takes more when there cannot be another.
+            (None, None) => match share(&pool, u32::MAX) {
+                Some(connection) => return Ok(connection),
+                None => match self.wait_for_permit(&pool, cluster).await {
+                    Ok(permit) => self.dial_http2(&pool, cluster, endpoint, permit).await,
+                    Err(error) => Err(error),
+                },
+            },
+        };
+        if let Err(error) = &dialled {
+            pool.failures.set(pool.failures.get() + 1);
+            *pool.failure.borrow_mut() = Some(error.clone());
+        }
+        drop(dialling);
+        match (share(&pool, u32::MAX), dialled) {
+            (Some(connection), _) => Ok(connection),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(handshake_failed(endpoint, &"the connection ended at once")),
+        }
+    }
+
+    /// Adds an HTTP/2 connection to those that are shared.
+    async fn dial_http2(
+        &self,
+        pool: &Pool,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        permit: Permit,
+    ) -> Result<(), Error> {
         let open = Rc::new(Cell::new(true));
         let on_end = {
             let open = open.clone();
@@ -157,12 +203,44 @@ impl Pools {
                 drop(permit);
             }
         };
+        let stream = connect::tcp(endpoint.address, cluster.settings.connect_timeout).await?;
         let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        pool.shared.borrow_mut().push(Shared { sender: sender.clone(), open });
-        drop(dialling);
-        Ok(Connection { sender: Sender::Http2(sender), idle: Duration::ZERO, permit: None, pool })
+        pool.shared.borrow_mut().push(Shared { sender, open, streams: Rc::default() });
+        Ok(())
+    }
+
+    /// Room for one more connection; when there is none, an idle one of this worker is closed for it.
+    fn permit(&self, cluster: &Cluster) -> Option<Permit> {
+        let take =
+            || cluster.state.limits.take(Resource::Connections, cluster.settings.max_connections);
+        if let Some(permit) = take() {
+            return Some(permit);
+        }
+        let endpoints = self.endpoints.borrow();
+        let pools = || cluster.endpoints.iter().filter_map(|of| endpoints.get(&of.id));
+        let oldest = pools()
+            .filter(|pool| !pool.idle.borrow().is_empty())
+            .min_by_key(|pool| pool.idle.borrow().first().map(|idle| idle.since));
+        match oldest {
+            Some(pool) => drop(pool.idle.borrow_mut().remove(0)),
+            // Their permits come back when their tasks have ended.
+            None => pools().for_each(|pool| pool.close_unused()),
+        }
+        take()
+    }
+
+    /// Waits for room for one more connection, as one of at most `max_pending`.
+    async fn wait_for_permit(&self, pool: &Pool, cluster: &Cluster) -> Result<Permit, Error> {
+        let (_pending, deadline) = begin_to_wait(pool, cluster)?;
+        while Instant::now() < deadline {
+            tokio::time::sleep(WAIT_STEP).await;
+            if let Some(permit) = self.permit(cluster) {
+                return Ok(permit);
+            }
+        }
+        Err(overflow(cluster, "no connection came free in time"))
     }
 
     /// Closes what has been idle for too long, and everything to endpoints that are gone.
@@ -173,31 +251,69 @@ impl Pools {
             let fresh = |idle: &Idle| {
                 !gone && now.duration_since(idle.since) < timeout && !idle.sender.is_closed()
             };
-            pool.idle.borrow_mut().retain(fresh);
-            // Exchanges under way have senders of their own: their connection lasts as long as they do.
-            pool.shared.borrow_mut().retain(|shared| !gone && shared.open.get());
+            let mut idle = pool.idle.borrow_mut();
+            idle.retain(fresh);
+            let given_up = pool.wanted_elsewhere().min(idle.len());
+            idle.drain(..given_up);
+            drop(idle);
+            // Exchanges under way have senders of their own: their connection lasts as long as they do. Of those
+            // without exchanges the first one stays.
+            let mut first = pool.wanted_elsewhere() == 0;
+            pool.shared.borrow_mut().retain(|shared| {
+                let needed = std::mem::take(&mut first) || shared.streams.get() > 0;
+                !gone && shared.open.get() && needed
+            });
             !gone
         });
     }
 
     fn pool(&self, cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(Pool::new(endpoint)));
+        let pool =
+            endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(Pool::new(cluster, endpoint)));
         pool.idle_timeout.set(cluster.settings.pool_idle_timeout);
         pool.clone()
     }
 }
 
 impl Pool {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
+    fn new(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Self {
         Self {
             endpoint: Arc::downgrade(endpoint),
+            state: cluster.state.clone(),
             idle_timeout: Cell::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
+            failures: Cell::default(),
+            failure: RefCell::default(),
             returned: Notify::new(),
+            waiting: Rc::default(),
         }
+    }
+
+    /// Requests that wait for a connection to another endpoint of the cluster, or in another worker.
+    fn wanted_elsewhere(&self) -> usize {
+        let waiting = self.state.limits.in_use(Resource::Pending);
+        waiting.saturating_sub(self.waiting.get()) as usize
+    }
+
+    /// Closes HTTP/2 connections that carry no exchange.
+    fn close_unused(&self) {
+        self.shared.borrow_mut().retain(|shared| shared.streams.get() > 0);
+    }
+}
+
+impl Counted {
+    fn one_of(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -212,20 +328,29 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
         if sender.is_ready() || sender.ready().await.is_ok() {
             return Some(Connection {
                 sender,
-                idle: Duration::ZERO,
-                permit: Some(permit),
+                idle: since.elapsed(),
+                held: Held::Alone(permit),
                 pool: pool.clone(),
             });
         }
     }
 }
 
-/// The HTTP/2 connection, while it takes requests. When the peer's limit of streams is reached, h2 queues; how many
-/// may queue is bounded by the cluster's exchanges.
-fn share(pool: &Pool) -> Option<Http2Sender> {
+/// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.
+fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     let mut shared = pool.shared.borrow_mut();
     shared.retain(|shared| shared.open.get() && !shared.sender.is_closed());
-    shared.first().map(|shared| shared.sender.clone())
+    let least = || shared.iter().min_by_key(|shared| shared.streams.get());
+    let found = match limit {
+        u32::MAX => least(),
+        limit => shared.iter().find(|shared| shared.streams.get() < limit),
+    }?;
+    Some(Connection {
+        sender: Sender::Http2(found.sender.clone()),
+        idle: Duration::ZERO,
+        held: Held::Stream(Counted::one_of(&found.streams)),
+        pool: pool.clone(),
+    })
 }
 
 enum Waited {
@@ -236,10 +361,7 @@ enum Waited {
 /// Waits for a connection to come back, as one of at most `max_pending`.
 async fn wait(pool: &Rc<Pool>, cluster: &Cluster) -> Result<Waited, Error> {
     let (limits, settings) = (&cluster.state.limits, &cluster.settings);
-    let _pending = limits
-        .take(Resource::Pending, settings.max_pending)
-        .ok_or_else(|| overflow(cluster, "too many requests are waiting for a connection"))?;
-    let deadline = Instant::now() + settings.connect_timeout;
+    let (_pending, deadline) = begin_to_wait(pool, cluster)?;
     while Instant::now() < deadline {
         let _ = tokio::time::timeout(WAIT_STEP, pool.returned.notified()).await;
         if let Some(connection) = reuse(pool, settings.pool_idle_timeout).await {
@@ -250,6 +372,16 @@ async fn wait(pool: &Rc<Pool>, cluster: &Cluster) -> Result<Waited, Error> {
         }
     }
     Err(overflow(cluster, "no connection came free in time"))
+}
+
+/// Counts one more that waits, and says until when it may.
+fn begin_to_wait(pool: &Pool, cluster: &Cluster) -> Result<((Permit, Counted), Instant), Error> {
+    let (limits, settings) = (&cluster.state.limits, &cluster.settings);
+    let pending = limits
+        .take(Resource::Pending, settings.max_pending)
+        .ok_or_else(|| overflow(cluster, "too many requests are waiting for a connection"))?;
+    let waiting = Counted::one_of(&pool.waiting);
+    Ok(((pending, waiting), Instant::now() + settings.connect_timeout))
 }
 
 fn overflow(cluster: &Cluster, what: &str) -> Error {

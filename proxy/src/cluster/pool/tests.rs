@@ -1,0 +1,172 @@
+use std::net::SocketAddr;
+
+use leno_api::model::{ObjectName, service::Protocol, traffic_policy::Settings};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::LocalSet,
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    cluster::ClusterKey,
+    telemetry::metrics::{Party, Scope, ScopeLabels},
+};
+
+fn scope() -> Arc<Scope> {
+    Scope::new(ScopeLabels {
+        reporter: "source",
+        source: Party::default(),
+        destination: Party::default(),
+        service: None,
+        destination_zone: String::new(),
+    })
+}
+
+fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
+    let endpoint =
+        |address: &SocketAddr| Endpoint::new("a".to_owned(), *address, false, 1, scope());
+    Cluster {
+        key: ClusterKey::Service(ObjectName::new("shop", "orders"), 80),
+        name: "shop/orders:80".into(),
+        destination: None,
+        protocol: Protocol::Auto,
+        settings,
+        endpoints: addresses.iter().map(endpoint).collect(),
+        scope: scope(),
+        state: Arc::default(),
+    }
+}
+
+/// Accepts whatever comes, and keeps it open.
+async fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+fn one() -> Settings {
+    Settings { max_connections: 1, ..Settings::default() }
+}
+
+#[tokio::test]
+async fn a_reused_connection_says_how_long_it_lay_idle() {
+    let test = async {
+        let (cluster, pools) = (cluster(&[server().await], one()), Pools::default());
+        let fresh = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
+        assert_eq!(fresh.idle, Duration::ZERO);
+        fresh.give_back(&cluster);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let reused = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
+        assert!(reused.idle >= Duration::from_millis(30), "{:?}", reused.idle);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_for_another_endpoint() {
+    let test = async {
+        let addresses = [server().await, server().await];
+        let (cluster, pools) = (cluster(&addresses, one()), Pools::default());
+        for turn in 0..4 {
+            let endpoint = &cluster.endpoints[turn % 2];
+            let connection = timeout(Duration::from_millis(500), pools.http1(&cluster, endpoint));
+            connection.await.unwrap().unwrap().give_back(&cluster);
+            assert_eq!(cluster.state.limits.in_use(Resource::Connections), 1);
+        }
+        // HTTP/2 connections without exchanges make room, too.
+        for turn in 0..4 {
+            drop(pools.http2(&cluster, &cluster.endpoints[turn % 2]).await.unwrap());
+            assert_eq!(cluster.state.limits.in_use(Resource::Connections), 1);
+        }
+        let busy = pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap();
+        let refused = pools.http2(&cluster, &cluster.endpoints[1]).await.unwrap_err();
+        assert_eq!((refused.flag, cluster.state.limits.in_use(Resource::Pending)), (Flag::UO, 0));
+        drop(busy);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_for_another_worker() {
+    let test = async {
+        let cluster = cluster(&[server().await], one());
+        let (here, there) = (Pools::default(), Pools::default());
+        here.http1(&cluster, &cluster.endpoints[0]).await.unwrap().give_back(&cluster);
+        let wanted = there.http1(&cluster, &cluster.endpoints[0]);
+        let swept = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            here.sweep(Instant::now());
+            std::future::pending::<()>().await;
+        };
+        let connection = tokio::select! {
+            connection = wanted => connection.unwrap(),
+            () = swept => unreachable!(),
+        };
+        // Whoever gives one back while others wait does not keep it.
+        let (given, wanted) = (
+            async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                connection.give_back(&cluster);
+            },
+            here.http1(&cluster, &cluster.endpoints[0]),
+        );
+        tokio::join!(given, async { wanted.await.unwrap() });
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn exchanges_beyond_what_a_connection_carries_get_another_one() {
+    let test = async {
+        let settings = Settings { max_connections: 2, ..Settings::default() };
+        let (cluster, pools) = (cluster(&[server().await], settings), Pools::default());
+        let mut lent = Vec::new();
+        for count in 1..=3 * STREAMS {
+            lent.push(pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap());
+            let connections = cluster.state.limits.in_use(Resource::Connections);
+            assert_eq!(connections, count.div_ceil(STREAMS).min(2), "{count}");
+        }
+        drop(lent);
+        pools.sweep(Instant::now());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(cluster.state.limits.in_use(Resource::Connections), 1);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Requests for an endpoint that swallows connection attempts fail together, not one after the other.
+#[tokio::test]
+async fn those_who_waited_for_a_dial_fail_with_it() {
+    let test = async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A full queue of connections drops what comes on top.
+        let connect =
+            || timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(address));
+        let mut queued = Vec::new();
+        while let Ok(connected) = connect().await {
+            queued.push(connected.unwrap());
+        }
+        let settings =
+            Settings { connect_timeout: Duration::from_millis(300), ..Settings::default() };
+        let (cluster, pools) = (cluster(&[address], settings), Pools::default());
+        let begun = Instant::now();
+        let request = || async {
+            let error = pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap_err();
+            assert_eq!(error.flag, Flag::UF);
+        };
+        tokio::join!(request(), request(), request(), request(), request());
+        assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+        assert_eq!(cluster.state.limits.in_use(Resource::Connections), 0);
+    };
+    LocalSet::new().run_until(test).await;
+}
