@@ -15,8 +15,7 @@ pub fn round_robin<C: Candidate>(candidates: &[C], turn: u64) -> Option<usize> {
         return usize::try_from(turn.checked_rem(total)?).ok();
     }
     // A step coprime to the total spreads the turns of a heavy candidate over the round.
-    let step =
-        (1..total).rev().find(|step| gcd(*step, total) == 1 && *step <= total * 5 / 8).unwrap_or(1);
+    let step = (1..=total * 5 / 8).rev().find(|step| gcd(*step, total) == 1).unwrap_or(1);
     let at = (u128::from(turn.checked_rem(total)?) * u128::from(step) % u128::from(total)) as u64;
     at_weight(candidates, at)
 }
