@@ -54,7 +54,7 @@ pub(super) async fn connect(
         record.cluster = Some(cluster.name.clone());
         record.scope = Some(cluster.scope.clone());
     });
-    let (mut upstream, lease, permit) = dial(&exchange.worker, &cluster).await?;
+    let Dialled { stream: mut upstream, lease, permit } = dial(&exchange.worker, &cluster).await?;
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
         record.attempts = 1;
@@ -119,12 +119,22 @@ pub async fn forward(
     cluster: &Arc<Cluster>,
     downstream: &mut TcpStream,
 ) -> Result<(), Error> {
-    let (mut upstream, lease, permit) = dial(worker, cluster).await?;
+    let dialled = dial(worker, cluster).await?;
+    join(worker, cluster, downstream, dialled).await;
+    Ok(())
+}
+
+/// Moves bytes between `downstream` and an endpoint that is connected already, to the end.
+pub async fn join(
+    worker: &Worker,
+    cluster: &Cluster,
+    downstream: &mut TcpStream,
+    Dialled { mut stream, lease, permit }: Dialled,
+) {
     let counted = TcpCount::open(worker, &lease);
-    let moved = pipe(downstream, &mut upstream, cluster.settings.idle_timeout).await;
+    let moved = pipe(downstream, &mut stream, cluster.settings.idle_timeout).await;
     counted.close(&moved);
     drop((lease, permit));
-    Ok(())
 }
 
 /// Where a connection to this port goes: as its TCPRoute says, else to the service's own endpoints.
@@ -136,11 +146,20 @@ fn tcp_cluster(port: &Port, random: u64) -> Result<Arc<Cluster>, Error> {
     split.pick(|| random).and_then(|backend| backend.cluster.clone()).ok_or_else(none)
 }
 
+/// A connection to an endpoint, with what is held while it lasts.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    lease: Lease,
+    permit: Permit,
+}
+
 /// Connects to one endpoint after the other; nothing was sent, so trying again is safe.
-async fn dial(
-    worker: &Worker,
-    cluster: &Arc<Cluster>,
-) -> Result<(TcpStream, Lease, Permit), Error> {
+///
+/// # Errors
+/// When there is none, none can be reached, or the cluster is at its limits.
+pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> {
     let limits = &cluster.state.limits;
     let permit =
         limits.take(Resource::Connections, cluster.settings.max_connections).ok_or_else(|| {
@@ -158,7 +177,7 @@ async fn dial(
         tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
         match connect::tcp(lease.endpoint.address, cluster.settings.connect_timeout).await {
-            Ok(stream) => return Ok((stream, lease, permit)),
+            Ok(stream) => return Ok(Dialled { stream, lease, permit }),
             Err(error) if !retry::again(&error, attempts, true) => return Err(error),
             Err(_) => {}
         }
