@@ -7,6 +7,8 @@
 //! Everything is on the loopback interface and port 0. Waiting is bounded everywhere, and nothing measures time.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod bad_requests;
 #[cfg(test)]
 mod bad_upstreams;
@@ -29,8 +31,14 @@ mod mesh;
 #[cfg(test)]
 mod origin;
 #[cfg(test)]
+mod process_life;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod streaming;
+#[cfg(test)]
+mod telemetry;
 #[cfg(test)]
 mod tunnels;

@@ -129,9 +129,10 @@ impl Mesh {
         let errors = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_leno-proxy-under-test"));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        command.arg("--config").arg(config);
-        command.arg("--access-log-file").arg(folder.path().join("access.log"));
+        let log = folder.path().join("access.log");
         let mut defaults = vec![("--access-log", "json"), ("--workers", "1")];
+        defaults.push(("--config", config.to_str().unwrap()));
+        defaults.push(("--access-log-file", log.to_str().unwrap()));
         defaults.extend(["--outbound", "--inbound", "--admin"].map(|flag| (flag, "127.0.0.1:0")));
         for (flag, value) in defaults {
             if !self.arguments.iter().any(|argument| argument == flag) {
@@ -189,6 +190,14 @@ impl Proxy {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Lowers the number of files the process may have open.
+    pub fn limit_descriptors(&self, number: u64) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: Some(number), maximum: Some(number) };
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        prlimit(pid, Resource::Nofile, limit).unwrap();
     }
 
     /// Waits for the process to end by itself.
