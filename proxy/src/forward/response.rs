@@ -43,7 +43,7 @@ pub(super) fn pass_on(
         let upstream = upgrade::Pending::of_response(&mut response);
         let protocol = response.headers().get(header::UPGRADE).cloned();
         let idle = cluster.settings.idle_timeout;
-        tunnel::upgraded(exchange, downstream, upstream, (lease, cluster), idle);
+        tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
         let mut response = change_headers(response, changes).map(|_| Body::Empty);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {

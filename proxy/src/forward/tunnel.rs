@@ -23,6 +23,7 @@ use crate::{
         Admitted, Cluster, Lease,
         breaker::{Permit, Resource},
         connect,
+        pool::Connection,
     },
     error::{Error, Flag},
     http::{
@@ -63,18 +64,19 @@ pub(super) async fn connect(
     });
     let downstream = upgrade::Pending::of_request(&mut request);
     let (worker, record) = (exchange.worker.clone(), exchange.take_record());
+    let counted = exchange.downstream.counted.clone();
     tokio::task::spawn_local(async move {
         let moved = match downstream.stream().await {
             Ok(mut downstream) => {
-                let counted = TcpCount::open(&worker, &lease);
+                let tcp = TcpCount::open(&worker, &lease);
                 let moved =
                     pipe(&mut downstream, &mut upstream, cluster.settings.idle_timeout).await;
-                counted.close(&moved);
+                tcp.close(&moved);
                 moved
             }
             Err(_) => Moved { received: 0, sent: 0, end: End::Dropped },
         };
-        drop((lease, permit));
+        drop((lease, permit, counted));
         if let Some(mut record) = record {
             record.request_bytes = moved.received;
             record.response_bytes = moved.sent;
@@ -90,16 +92,17 @@ pub(super) fn upgraded(
     exchange: &mut Exchange,
     downstream: upgrade::Pending,
     upstream: upgrade::Pending,
-    held: (Lease, Admitted),
+    held: (Lease, Admitted, Connection),
     idle: Duration,
 ) {
     let (worker, record) = (exchange.worker.clone(), exchange.take_record());
+    let counted = exchange.downstream.counted.clone();
     tokio::task::spawn_local(async move {
         let moved = match tokio::try_join!(downstream.stream(), upstream.stream()) {
             Ok((mut downstream, mut upstream)) => pipe(&mut downstream, &mut upstream, idle).await,
             Err(_) => Moved { received: 0, sent: 0, end: End::Dropped },
         };
-        drop(held);
+        drop((held, counted));
         if let Some(mut record) = record {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.request_bytes = moved.received;

@@ -3,7 +3,11 @@
 use std::{
     cell::RefCell,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -67,12 +71,39 @@ pub struct Worker {
 }
 
 /// A downstream connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Downstream {
     /// The caller.
     pub address: SocketAddr,
     /// Whence it came.
     pub direction: Direction,
+    /// Kept by whoever still moves bytes on it: a tunnel outlives the HTTP that began it.
+    pub counted: Rc<Counted>,
+}
+
+/// A downstream connection, counted while it lives.
+#[derive(Debug)]
+pub struct Counted {
+    shared: Arc<Shared>,
+    gauge: prometheus::IntGauge,
+}
+
+impl Counted {
+    /// Counts one more, unless there are as many as there may be.
+    pub fn take(shared: &Arc<Shared>, direction: Direction) -> Option<Self> {
+        let open = shared.connections.fetch_add(1, Ordering::Relaxed);
+        let gauge = shared.families.connections.with_label_values(&[direction.as_str()]);
+        gauge.inc();
+        let counted = Self { shared: shared.clone(), gauge };
+        (open < shared.max_connections).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.dec();
+    }
 }
 
 impl Worker {

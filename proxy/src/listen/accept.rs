@@ -1,16 +1,12 @@
 //! The accept loop of one worker and listener.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
 use crate::{
-    forward::worker::{Downstream, Shared, Worker},
+    forward::worker::{Counted, Downstream, Shared, Worker},
     telemetry::record::Direction,
 };
 
@@ -32,7 +28,7 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, direction: Direction
             }
         };
         match accepted {
-            Ok((stream, address)) => begin(&worker, stream, Downstream { address, direction }),
+            Ok((stream, address)) => begin(&worker, stream, address, direction),
             Err(error) => {
                 refused(&worker.shared, direction, "accept");
                 tracing::warn!("accepting on {}: {error}", direction.as_str());
@@ -42,48 +38,25 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, direction: Direction
     }
 }
 
-fn begin(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
-    let Some(counted) = Counted::take(&worker.shared, downstream.direction) else {
-        refused(&worker.shared, downstream.direction, "limit");
+fn begin(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, direction: Direction) {
+    let Some(counted) = Counted::take(&worker.shared, direction) else {
+        refused(&worker.shared, direction, "limit");
         // A reset tells the caller at once, and costs no state here.
         let _ = stream.set_zero_linger();
         return;
     };
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("{}: {error}", downstream.address);
+        tracing::debug!("{address}: {error}");
         return;
     }
     let worker = worker.clone();
+    let downstream = Downstream { address, direction, counted: Rc::new(counted) };
     tokio::task::spawn_local(async move {
         connection::serve(&worker, stream, downstream).await;
-        drop(counted);
     });
 }
 
 /// Counts a connection that was refused or broken off.
 pub(super) fn refused(shared: &Shared, direction: Direction, reason: &str) {
     shared.families.connections_refused.with_label_values(&[direction.as_str(), reason]).inc();
-}
-
-/// A connection, counted while it lives.
-struct Counted {
-    shared: Arc<Shared>,
-    gauge: prometheus::IntGauge,
-}
-
-impl Counted {
-    fn take(shared: &Arc<Shared>, direction: Direction) -> Option<Self> {
-        let open = shared.connections.fetch_add(1, Ordering::Relaxed);
-        let gauge = shared.families.connections.with_label_values(&[direction.as_str()]);
-        gauge.inc();
-        let counted = Self { shared: shared.clone(), gauge };
-        (open < shared.max_connections).then_some(counted)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.gauge.dec();
-    }
 }

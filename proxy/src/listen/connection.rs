@@ -38,12 +38,12 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downs
     let only_tcp = tcp.as_ref().is_some_and(|port| port.protocol == Declared::Tcp)
         && worker.snapshot().inbound.only_http.is_none();
     if let (true, Some(port)) = (only_tcp, &tcp) {
-        return opaque(worker, stream, downstream, port).await;
+        return opaque(worker, stream, &downstream, port).await;
     }
     let limit = if tcp.is_some() { SERVER_FIRST } else { worker.shared.limits.head_timeout };
     let first = match (sniff(worker, &stream, limit).await, &tcp) {
         (Some(First::Nothing), Some(port)) => {
-            match server_first(worker, &mut stream, downstream, port).await {
+            match server_first(worker, &mut stream, &downstream, port).await {
                 Some(protocol) => protocol,
                 None => return,
             }
@@ -58,21 +58,21 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downs
             let (limits, drain) = (worker.shared.limits, worker.shared.drain.clone());
             let worker = worker.clone();
             let ended = server::serve_http1(stream, limits, drain, {
-                let worker = worker.clone();
-                move |request| exchange::answer(worker.clone(), downstream, request)
+                let (worker, downstream) = (worker.clone(), downstream.clone());
+                move |request| exchange::answer(worker.clone(), downstream.clone(), request)
             });
-            count_end(&worker, downstream, ended.await);
+            count_end(&worker, &downstream, ended.await);
         }
         (Protocol::Http2, _) => {
             let (limits, drain) = (worker.shared.limits, worker.shared.drain.clone());
             let worker = worker.clone();
             let ended = server::serve_http2(stream, limits, drain, {
-                let worker = worker.clone();
-                move |request| exchange::answer(worker.clone(), downstream, request)
+                let (worker, downstream) = (worker.clone(), downstream.clone());
+                move |request| exchange::answer(worker.clone(), downstream.clone(), request)
             });
-            count_end(&worker, downstream, ended.await);
+            count_end(&worker, &downstream, ended.await);
         }
-        (_, Some(port)) => opaque(worker, stream, downstream, &port).await,
+        (_, Some(port)) => opaque(worker, stream, &downstream, &port).await,
         (Protocol::Tls, None) => refused(&worker.shared, downstream.direction, "tls"),
         (_, None) => refused(&worker.shared, downstream.direction, "unknown_protocol"),
     }
@@ -122,7 +122,7 @@ async fn sniff(worker: &Worker, stream: &TcpStream, limit: Duration) -> Option<F
 async fn server_first(
     worker: &Rc<Worker>,
     stream: &mut TcpStream,
-    downstream: Downstream,
+    downstream: &Downstream,
     port: &InboundPort,
 ) -> Option<Protocol> {
     let failed = |error: &Error| {
@@ -153,7 +153,7 @@ async fn server_first(
 async fn opaque(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
-    downstream: Downstream,
+    downstream: &Downstream,
     port: &InboundPort,
 ) {
     if let Err(error) = tunnel::forward(worker, &port.cluster, &mut stream).await {
@@ -162,7 +162,7 @@ async fn opaque(
     }
 }
 
-fn count_end(worker: &Worker, downstream: Downstream, ended: Ended) {
+fn count_end(worker: &Worker, downstream: &Downstream, ended: Ended) {
     let reason = match ended {
         Ended::Clean | Ended::Broken => return,
         Ended::Malformed => "malformed",
@@ -170,3 +170,6 @@ fn count_end(worker: &Worker, downstream: Downstream, ended: Ended) {
     };
     refused(&worker.shared, downstream.direction, reason);
 }
+
+#[cfg(test)]
+mod tests;
