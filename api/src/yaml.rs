@@ -163,7 +163,11 @@ impl<'a> Loader<'a> {
                 Event::MappingEnd => break,
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => {
-                    return Err(wrong(&span, path, "has a key that is not a plain word".to_owned()));
+                    return Err(wrong(
+                        &span,
+                        path,
+                        "has a key that is not a plain word".to_owned(),
+                    ));
                 }
             };
             let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
