@@ -51,6 +51,7 @@ pub(super) fn pass_on(
         }
         return Ok(response);
     }
+    check_coding(response.headers_mut())?;
     let response = change_headers(response, changes);
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
@@ -94,6 +95,21 @@ fn change_headers<B>(mut response: Response<B>, by: Changes<'_>) -> Response<B> 
     response
 }
 
+/// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
+/// or make a second response of its rest. Codings other than `chunked` belong to the connection and nobody here
+/// decodes them.
+fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    if !head::only_chunked(headers) {
+        let detail = "upstream used a transfer coding that is not chunked";
+        return Err(Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail));
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    Ok(())
+}
+
 fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
 }
@@ -131,5 +147,27 @@ impl Watch for Ending {
             drop((lease, cluster));
         }
         self.worker.finish(&self.record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_beside_chunks_is_not_passed_on() {
+        let checked = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let checked = check_coding(&mut headers).map_err(|error| error.flag);
+            checked.map(|()| headers.contains_key(header::CONTENT_LENGTH))
+        };
+        let length = ("content-length", "3");
+        assert_eq!(checked(&[length]), Ok(true));
+        assert_eq!(checked(&[length, ("transfer-encoding", "Chunked")]), Ok(false));
+        assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(Flag::UPE));
+        assert_eq!(checked(&[length, ("transfer-encoding", "identity")]), Err(Flag::UPE));
     }
 }

@@ -30,6 +30,9 @@ pub enum HeadError {
     /// RFC 9112 section 6.3: `Content-Length` beside `Transfer-Encoding`, or several of them.
     #[error("message length is ambiguous")]
     Framing,
+    /// RFC 9112 section 6.1: only `chunked` is understood. It would be passed on as if it were decoded.
+    #[error("transfer coding is not chunked")]
+    TransferCoding,
     /// A connection header in HTTP/2 (RFC 9113 section 8.2.2).
     #[error("connection-specific header in HTTP/2")]
     ConnectionHeader,
@@ -38,7 +41,10 @@ pub enum HeadError {
 impl HeadError {
     /// What the caller is told.
     pub fn status(self) -> StatusCode {
-        StatusCode::BAD_REQUEST
+        match self {
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
     }
 }
 
@@ -145,7 +151,18 @@ pub fn check(
     {
         return Err(HeadError::Framing);
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) && !only_chunked(headers) {
+        return Err(HeadError::TransferCoding);
+    }
     Ok(())
+}
+
+/// Whether `Transfer-Encoding` is `chunked` and nothing else.
+pub fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// The path with dot segments resolved (RFC 3986 section 6.2.2.3), `%2e` counting as a dot; `None` when nothing

@@ -59,6 +59,12 @@ fn targets_must_fit_methods_and_framing_must_be_clear() {
     }
     // Authority form is for CONNECT only (RFC 9112 section 3.2.3).
     assert_eq!(check("GET", h1, "orders", &[]), Err(HeadError::BadTarget));
+    assert_eq!(check("POST", h1, "/", &[("transfer-encoding", "Chunked")]), Ok(()));
+    for coding in ["gzip, chunked", "chunked, chunked", "identity", ""] {
+        let coded = [("transfer-encoding", coding)];
+        assert_eq!(check("POST", h1, "/", &coded), Err(HeadError::TransferCoding), "{coding}");
+    }
+    assert_eq!(HeadError::TransferCoding.status(), 501);
     let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
     assert_eq!(check("POST", h1, "/", &both), Err(HeadError::Framing));
     assert_eq!(
