@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     pub(super) introduced: Cell<bool>,
     /// HTTP/2 knows no `Connection: close`.
     http1: bool,
+    /// Its answer has no body. hyper sees to that in HTTP/1.1; in HTTP/2 a body would be a protocol error.
+    head_only: bool,
     /// How the request's body is doing; `None` when it has none.
     pub(super) progress: Option<Rc<Progress>>,
 }
@@ -103,6 +105,7 @@ impl Exchange {
             record: Some(record),
             introduced: Cell::new(false),
             http1,
+            head_only: request.method() == Method::HEAD,
             progress: None,
         }
     }
@@ -258,7 +261,11 @@ impl Exchange {
             }
             None => {
                 let text = format!("{message} ({})\n", error.flag.as_str());
-                let mut response = Response::new(Body::Full(Bytes::from(text)));
+                let body = match self.head_only && !self.http1 {
+                    true => Body::Empty,
+                    false => Body::Full(Bytes::from(text)),
+                };
+                let mut response = Response::new(body);
                 *response.status_mut() = error.status;
                 let plain = HeaderValue::from_static("text/plain; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, plain);
