@@ -1,6 +1,11 @@
 //! The compiled configuration: immutable, shared by all workers, swapped as a whole.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, uri::Authority};
@@ -157,6 +162,24 @@ impl Snapshot {
     /// The service that `host` (lower case, without port) means.
     pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
         self.services.get(self.hosts.find(host)? as usize)
+    }
+
+    /// The clusters of the service to which `key` belongs, of the same kind.
+    pub fn of_service(&self, key: &ClusterKey) -> impl Iterator<Item = &Arc<Cluster>> {
+        let range = match key {
+            ClusterKey::Service(name, _) => {
+                let port = |port| ClusterKey::Service(name.clone(), port);
+                port(0)..=port(u16::MAX)
+            }
+            ClusterKey::Application(name, _) => {
+                let address = |ip: IpAddr, port| {
+                    ClusterKey::Application(name.clone(), SocketAddr::new(ip, port))
+                };
+                address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
+                    ..=address(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX)
+            }
+        };
+        self.clusters.range(range).map(|(_, cluster)| cluster)
     }
 }
 

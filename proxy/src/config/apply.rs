@@ -11,10 +11,11 @@ use leno_api::{
     Key,
     model::{Model, ObjectName},
 };
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -90,6 +91,7 @@ impl Applier {
         mut updates: mpsc::Receiver<Update>,
         mut questions: mpsc::Receiver<Question>,
     ) {
+        let mut saving: Option<Saving> = None;
         loop {
             let save_at = self.unsaved_since.map(|since| since + SAVE_AFTER);
             tokio::select! {
@@ -101,10 +103,19 @@ impl Applier {
                     // Whoever asked may have gone; then nobody needs the answer.
                     let _ = question.send(self.dump());
                 }
-                () = sleep_until(save_at) => self.save().await,
+                // A slow disk must not keep changes from traffic.
+                () = sleep_until(save_at), if saving.is_none() => saving = self.save(),
+                () = saved(&mut saving) => {}
             }
         }
-        self.save().await;
+        // One after the other: they write to the same file.
+        if saving.is_some() {
+            saved(&mut saving).await;
+        }
+        saving = self.save();
+        if saving.is_some() {
+            saved(&mut saving).await;
+        }
     }
 
     /// Hosts that our application calls.
@@ -228,11 +239,20 @@ impl Applier {
                 .flat_map(|new| new.endpoints.iter())
                 .map(|endpoint| endpoint.id)
                 .collect();
-            for endpoint in old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id)) {
-                self.families.retire(&endpoint.scope);
+            let gone = old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id));
+            let gone = gone.map(|endpoint| &endpoint.scope);
+            let gone: Vec<_> = gone.chain(new.is_none().then_some(&old.scope)).collect();
+            if gone.is_empty() {
+                continue;
             }
-            if new.is_none() {
-                self.families.retire(&old.scope);
+            // Ports of one service, and an endpoint that moved, share their labels and so their series.
+            let scopes = next.of_service(key).flat_map(|cluster| {
+                let endpoints = cluster.endpoints.iter().map(|endpoint| &endpoint.scope);
+                endpoints.chain([&cluster.scope])
+            });
+            let heirs: FxHashMap<_, _> = scopes.map(|scope| (scope.labels(), &**scope)).collect();
+            for scope in gone {
+                self.families.retire(scope, heirs.get(scope.labels()).copied());
             }
         }
     }
@@ -245,25 +265,13 @@ impl Applier {
         }
     }
 
-    async fn save(&mut self) {
-        let Some(path) = self.last_good.clone() else {
-            self.unsaved_since = None;
-            return;
-        };
-        if self.unsaved_since.take().is_none() {
-            return;
-        }
+    /// Begins to write what has changed since it was last written.
+    fn save(&mut self) -> Option<Saving> {
+        self.unsaved_since.take()?;
+        let path = self.last_good.clone()?;
         let texts: Vec<Arc<str>> = self.texts.values().map(|(text, _)| text.clone()).collect();
         let hosts = self.hosts();
-        let written =
-            tokio::task::spawn_blocking(move || last_good::save(&path, &hosts, &texts)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(
-                "{error}; a restart without control plane would begin with older state"
-            ),
-            Err(error) => tracing::error!("saving the last good configuration: {error}"),
-        }
+        Some(tokio::task::spawn_blocking(move || last_good::save(&path, &hosts, &texts)))
     }
 
     /// Everything, for people.
@@ -328,6 +336,22 @@ fn describe_services(snapshot: &Snapshot) -> Value {
         json!({"name": service.name.to_string(), "hosts": names, "ports": ports.collect::<Vec<_>>()})
     });
     services.collect()
+}
+
+/// A write under way.
+type Saving = JoinHandle<Result<(), last_good::Error>>;
+
+/// Waits for a write to end, where there is one; for ever where there is none to wait for.
+async fn saved(saving: &mut Option<Saving>) {
+    let Some(writing) = saving else { return std::future::pending().await };
+    match writing.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!("{error}; a restart without control plane would begin with older state")
+        }
+        Err(error) => tracing::error!("saving the last good configuration: {error}"),
+    }
+    *saving = None;
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -9,14 +9,15 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
     local::{LocalHistogram, LocalIntCounter},
 };
 use rustc_hash::FxHashMap;
@@ -68,7 +69,7 @@ const SERIES_LABELS: [&str; 4] =
 const MAX_CACHED_SERIES: usize = 8192;
 
 /// Values for the labels that do not change from request to request, in the order of `SCOPE_LABELS`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ScopeLabels {
     /// `source` (outbound) or `destination` (inbound).
     pub reporter: &'static str,
@@ -83,7 +84,7 @@ pub struct ScopeLabels {
 }
 
 /// One end of a call; empty parts are reported as `unknown`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Party {
     /// Name.
     pub workload: String,
@@ -98,8 +99,16 @@ pub struct Party {
 pub struct Scope {
     id: u64,
     labels: ScopeLabels,
-    /// The variable labels used so far, kept so that they can be removed with the endpoint.
-    used: Mutex<Vec<SeriesKey>>,
+    used: Mutex<Used>,
+}
+
+/// The series of a scope.
+#[derive(Debug, Default)]
+struct Used {
+    /// Their variable labels, kept so that they can be removed with the endpoint.
+    keys: Vec<SeriesKey>,
+    /// Whether they have been: what ends later adds no more.
+    gone: bool,
 }
 
 impl Scope {
@@ -113,6 +122,10 @@ impl Scope {
     /// The labels it was made with.
     pub fn labels(&self) -> &ScopeLabels {
         &self.labels
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -236,6 +249,8 @@ pub struct Families {
     request_bytes: HistogramVec,
     response_bytes: HistogramVec,
     tcp: [IntCounterVec; 4],
+    /// For what ends when its endpoint's series have been removed; shown to nobody.
+    nowhere: (IntCounter, Histogram),
     /// Open downstream connections by listener.
     pub connections: IntGaugeVec,
     /// Downstream connections refused or broken off, by listener and reason.
@@ -297,6 +312,10 @@ impl Families {
             )?,
             request_bytes: histogram("istio_request_bytes", "Body bytes of requests.")?,
             response_bytes: histogram("istio_response_bytes", "Body bytes of responses.")?,
+            nowhere: (
+                IntCounter::new("nowhere", "x")?,
+                Histogram::with_opts(HistogramOpts::new("nowhere", "x"))?,
+            ),
             tcp: [
                 counter(
                     "istio_tcp_connections_opened_total",
@@ -363,15 +382,25 @@ impl Families {
         }
     }
 
-    /// Removes the series of an endpoint that is no more; otherwise they would pile up with every roll-out.
-    pub fn retire(&self, scope: &Scope) {
+    /// Removes the series of an endpoint that is no more; otherwise they would pile up with every roll-out. An `heir`
+    /// with the same labels keeps them: its workers hold handles of the very same series.
+    pub fn retire(&self, scope: &Scope, heir: Option<&Scope>) {
+        if let Some(heir) = heir {
+            let keys = std::mem::take(&mut scope.used().keys);
+            let mut inherited = heir.used();
+            let new: Vec<_> =
+                keys.into_iter().filter(|key| !inherited.keys.contains(key)).collect();
+            inherited.keys.extend(new);
+            return;
+        }
         let fixed = scope.labels.values();
         for family in &self.tcp {
             // An endpoint that never carried TCP has no such series; that is not an error.
             let _ = family.remove_label_values(&fixed);
         }
-        let mut used = scope.used.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in used.drain(..) {
+        let mut used = scope.used();
+        used.gone = true;
+        for key in used.keys.drain(..) {
             with_values(&fixed, key, |values| {
                 let _ = self.requests.remove_label_values(values);
                 let _ = self.duration.remove_label_values(values);
@@ -382,11 +411,21 @@ impl Families {
     }
 
     fn resolve(&self, scope: &Scope, key: SeriesKey) -> Series {
-        let mut used = scope.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if !used.contains(&key) {
-            used.push(key);
+        // Held until the series is there, lest `retire` comes in between.
+        let mut used = scope.used();
+        let (counter, histogram) = &self.nowhere;
+        if used.gone {
+            return Series {
+                requests: counter.local(),
+                duration: histogram.local(),
+                request_bytes: histogram.local(),
+                response_bytes: histogram.local(),
+                unflushed: Cell::new(false),
+            };
         }
-        drop(used);
+        if !used.keys.contains(&key) {
+            used.keys.push(key);
+        }
         with_values(&scope.labels.values(), key, |values| Series {
             requests: self.requests.with_label_values(values).local(),
             duration: self.duration.with_label_values(values).local(),
@@ -461,13 +500,24 @@ mod tests {
             text
         };
         let shown = text();
-        let line = shown.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
+        let requests = "istio_requests_total{";
+        let line = shown.lines().find(|line| line.starts_with(requests)).unwrap();
         assert!(
             line.ends_with(" 3") && line.contains("destination_workload=\"orders-1\""),
             "{line}"
         );
         assert!(shown.contains("istio_request_duration_milliseconds_bucket"));
-        families.retire(&scope);
+        let heir = Scope::new(labels());
+        families.retire(&scope, Some(&heir));
+        cache.observe(&families, &heir, key, 0.7, 0, 10);
+        cache.flush();
+        assert!(text().lines().any(|line| line.starts_with(requests) && line.ends_with(" 4")));
+        families.retire(&heir, None);
+        assert!(!text().contains("orders-1"));
+        // A stream that outlives its endpoint brings nothing back.
+        let late = SeriesKey { flag: Flag::DC, ..key };
+        cache.observe(&families, &heir, late, 0.7, 0, 10);
+        cache.flush();
         assert!(!text().contains("orders-1"));
     }
 }
