@@ -4,5 +4,6 @@ pub mod body;
 pub mod client;
 mod framing;
 pub mod head;
+mod head_budget;
 pub mod server;
 pub mod upgrade;

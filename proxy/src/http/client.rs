@@ -12,12 +12,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     body::{Body, BodyError},
+    head_budget::{Bounded, HeadBudget},
     server::LocalExecutor,
 };
 
 /// Largest response head. Applications do send large cookies, hence more than is taken from callers.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 const MAX_HEAD_FIELDS: usize = 256;
+/// Bytes before a response's head is complete: itself, interim responses, and what came along in the same read.
+const MAX_BEFORE_HEAD: usize = 4 * MAX_HEAD_BYTES;
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -33,7 +36,7 @@ pub type Http2Sender = http2::SendRequest<Body>;
 #[derive(Debug)]
 pub enum Sender {
     /// One exchange at a time.
-    Http1(http1::SendRequest<Body>),
+    Http1(http1::SendRequest<Body>, HeadBudget),
     /// Many exchanges at once.
     Http2(http2::SendRequest<Body>),
 }
@@ -68,7 +71,11 @@ fn classify(error: &hyper::Error, sent: bool) -> Failure {
     if !sent {
         return Failure::NotSent;
     }
-    if error.is_parse() || error.is_parse_too_large() {
+    let over_budget = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
+    if error.is_parse()
+        || error.is_parse_too_large()
+        || source::<std::io::Error>(error).is_some_and(over_budget)
+    {
         return Failure::Malformed;
     }
     if let Some(error) = source::<h2::Error>(error) {
@@ -100,7 +107,7 @@ impl Sender {
     /// Whether a request can be sent now.
     pub fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_ready(),
+            Self::Http1(sender, _) => sender.is_ready(),
             Self::Http2(sender) => sender.is_ready(),
         }
     }
@@ -108,7 +115,7 @@ impl Sender {
     /// Whether it never can again.
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(sender, _) => sender.is_closed(),
             Self::Http2(sender) => sender.is_closed(),
         }
     }
@@ -119,7 +126,7 @@ impl Sender {
     /// When the connection has ended.
     pub async fn ready(&mut self) -> hyper::Result<()> {
         match self {
-            Self::Http1(sender) => sender.ready().await,
+            Self::Http1(sender, _) => sender.ready().await,
             Self::Http2(sender) => sender.ready().await,
         }
     }
@@ -130,7 +137,12 @@ impl Sender {
     /// With the request itself when nothing of it was sent.
     pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
         let result = match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http1(sender, budget) => {
+                budget.begin(MAX_BEFORE_HEAD);
+                let result = sender.try_send_request(request).await;
+                budget.end();
+                result
+            }
             Self::Http2(sender) => sender.try_send_request(request).await,
         };
         result.map_err(|mut failed: TrySendError<Request<Body>>| {
@@ -153,6 +165,7 @@ pub async fn http1(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     on_end: impl FnOnce() + 'static,
 ) -> hyper::Result<Sender> {
+    let (io, budget) = Bounded::new(io);
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEAD_FIELDS)
         .max_header_size(MAX_HEAD_BYTES)
@@ -164,7 +177,7 @@ pub async fn http1(
         let _ = connection.with_upgrades().await;
         on_end();
     });
-    Ok(Sender::Http1(sender))
+    Ok(Sender::Http1(sender, budget))
 }
 
 /// Speaks HTTP/2 on `io` with prior knowledge.
