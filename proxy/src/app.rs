@@ -183,7 +183,9 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         signal = requests.next() => { tracing::info!("{signal}: draining"); false }
         now = stops.recv() => now.unwrap_or(true),
     };
-    if !now {
+    if now {
+        drop(stopping);
+    } else {
         drain_all(&options, &shared, &drain, stopping, &mut requests, &mut stops).await;
     }
     admin.abort();

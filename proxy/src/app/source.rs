@@ -58,9 +58,15 @@ impl Source {
         match self {
             Self::File(source, change) => {
                 applier.take(Update::Changed(change));
+                let mut stopped = stopped;
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = source.follow(updates).await {
-                        tracing::error!("{error}; changes of the file will not be noticed");
+                    tokio::select! {
+                        followed = source.follow(updates) => if let Err(error) = followed {
+                            tracing::error!("{error}; changes of the file will not be noticed");
+                        },
+                        // Nobody can tell us to stop any more: the drain is over. The configuration task ends with its
+                        // source, and the process waits for it.
+                        () = async { while stopped.changed().await.is_ok() {} } => {}
                     }
                 });
             }
