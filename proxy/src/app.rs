@@ -44,8 +44,9 @@ const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 20_000;
 /// Files that are not connections of callers or to endpoints.
 const OWN_FILES: usize = 256;
-/// Idle upstream connections are looked at this often.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Idle upstream connections are looked at this often; another worker may wait for one, for as long as connecting may
+/// take (1 s unless a policy says otherwise).
+const SWEEP: Duration = Duration::from_millis(250);
 
 /// Why the proxy cannot start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -163,22 +163,18 @@ impl Pools {
             return Ok(connection);
         }
         let failed = pool.failure.borrow().clone().filter(|_| pool.failures.get() != failures);
-        let dialled = match (failed, self.permit(cluster)) {
-            (Some(error), _) => Err(error),
-            (None, Some(permit)) => self.dial_http2(&pool, cluster, endpoint, permit).await,
-            // What is there takes more when there cannot be another.
-            (None, None) => match share(&pool, u32::MAX) {
-                Some(connection) => return Ok(connection),
-                None => match self.wait_for_permit(&pool, cluster).await {
-                    Ok(permit) => self.dial_http2(&pool, cluster, endpoint, permit).await,
-                    Err(error) => Err(error),
+        let dialled = match failed {
+            Some(error) => Err(error),
+            None => match self.permit(cluster) {
+                Some(permit) => self.dial_http2(&pool, cluster, endpoint, permit).await,
+                // What is there takes more when there cannot be another.
+                None => match share(&pool, u32::MAX) {
+                    Some(connection) => return Ok(connection),
+                    None => self.dial_http2_later(&pool, cluster, endpoint).await,
                 },
-            },
+            }
+            .inspect_err(|error| pool.note_failure(error)),
         };
-        if let Err(error) = &dialled {
-            pool.failures.set(pool.failures.get() + 1);
-            *pool.failure.borrow_mut() = Some(error.clone());
-        }
         drop(dialling);
         match (share(&pool, u32::MAX), dialled) {
             (Some(connection), _) => Ok(connection),
@@ -209,6 +205,17 @@ impl Pools {
             .map_err(|error| handshake_failed(endpoint, &error))?;
         pool.shared.borrow_mut().push(Shared { sender, open, streams: Rc::default() });
         Ok(())
+    }
+
+    /// The same when there is no room for it yet.
+    async fn dial_http2_later(
+        &self,
+        pool: &Pool,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+    ) -> Result<(), Error> {
+        let permit = self.wait_for_permit(pool, cluster).await?;
+        self.dial_http2(pool, cluster, endpoint, permit).await
     }
 
     /// Room for one more connection; when there is none, an idle one of this worker is closed for it.
@@ -296,6 +303,11 @@ impl Pool {
     fn wanted_elsewhere(&self) -> usize {
         let waiting = self.state.limits.in_use(Resource::Pending);
         waiting.saturating_sub(self.waiting.get()) as usize
+    }
+
+    fn note_failure(&self, error: &Error) {
+        self.failures.set(self.failures.get() + 1);
+        *self.failure.borrow_mut() = Some(error.clone());
     }
 
     /// Closes HTTP/2 connections that carry no exchange.
