@@ -66,7 +66,7 @@ async fn a_reused_connection_says_how_long_it_lay_idle() {
         let reused = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
         assert!(reused.idle >= Duration::from_millis(30), "{:?}", reused.idle);
     };
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn an_idle_connection_makes_room_for_another_endpoint() {
         assert_eq!((refused.flag, cluster.state.limits.in_use(Resource::Pending)), (Flag::UO, 0));
         drop(busy);
     };
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn an_idle_connection_makes_room_for_another_worker() {
         );
         tokio::join!(given, async { wanted.await.unwrap() });
     };
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn exchanges_beyond_what_a_connection_carries_get_another_one() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(cluster.state.limits.in_use(Resource::Connections), 1);
     };
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
 
 /// Requests for an endpoint that swallows connection attempts fail together, not one after the other.
@@ -168,5 +168,5 @@ async fn those_who_waited_for_a_dial_fail_with_it() {
         assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
         assert_eq!(cluster.state.limits.in_use(Resource::Connections), 0);
     };
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
