@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod bad_http2_upstreams;
+#[cfg(test)]
 mod bad_requests;
 #[cfg(test)]
 mod bad_upstreams;
@@ -42,3 +44,5 @@ mod streaming;
 mod telemetry;
 #[cfg(test)]
 mod tunnels;
+#[cfg(test)]
+mod two_sidecars;

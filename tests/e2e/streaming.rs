@@ -369,7 +369,8 @@ async fn truncation_is_visible_to_the_caller() {
         let mut wire = Wire::connect(proxy.outbound).await;
         wire.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
         let cut = wire.try_answer().await.expect_err(name);
-        assert_eq!(cut.answer.status, 200, "{name}");
+        // A head that was not sent yet when the body broke off need not be sent at all.
+        assert!([0, 200].contains(&cut.answer.status), "{name}: {}", cut.answer.status);
         assert_eq!(proxy.last_outcome(1).await, (200, "UC".to_owned()), "{name}");
 
         let mut sender = crate::http2::connect(&proxy).await.ready().await.unwrap();

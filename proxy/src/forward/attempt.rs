@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A pooled connection idle for longer may have been closed by the peer just now; a bodiless idempotent request is
-/// kept for a second try then. Cloning each request would cost 3 % of an exchange.
+/// kept for a second try then. Cloning each request would cost 3 % of an exchange; over HTTP/2 it has to be.
 const STALE_AFTER: Duration = Duration::from_secs(1);
 
 /// The head of a response, with what is held until its body ends.
@@ -145,14 +145,16 @@ async fn attempt(
         let host = request.headers().get(header::HOST).cloned();
         head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
     }
-    let spare = (connection.idle > STALE_AFTER).then(|| spare(&request)).flatten();
+    let stale = connection.idle > STALE_AFTER;
+    // An HTTP/2 upstream can refuse a stream at any time: with REFUSED_STREAM, or a GOAWAY that crossed it.
+    let spare = (stale || http2).then(|| spare(&request)).flatten();
     match connection.sender.send(request).await {
         Ok(response) => Ok((response, connection)),
         Err(SendError { failure, request, detail }) => {
             let body = exchange.progress.as_ref().and_then(|progress| progress.ended());
             let detail = format!("{}: {detail}", lease.endpoint.address);
             let mut error = outcome::of_send(failure, body, detail);
-            if request.is_none() && spare.is_some() && failure == Failure::Closed {
+            if request.is_none() && spare.is_some() && stale && failure == Failure::Closed {
                 error.retry = Retry::Safe;
             }
             *kept = request.or(spare);

@@ -1,0 +1,229 @@
+//! HTTP/2 upstreams that say goodbye, refuse, or break the protocol (FAULTS 26), frame by frame.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    client,
+    frames::*,
+    mesh::{Mesh, Proxy, until},
+    origin::{self, Origin},
+};
+
+/// What an upstream sends once it has been asked for something, given the connection's number.
+type Script = Arc<dyn Fn(usize) -> Vec<Frame> + Send + Sync>;
+
+/// Reads the preface, sends settings, waits for the first HEADERS, then plays the script.
+async fn scripted(
+    settings_sent: Frame,
+    script: impl Fn(usize) -> Vec<Frame> + Send + Sync + 'static,
+) -> Origin {
+    let script: Script = Arc::new(script);
+    Origin::raw(move |stream, number| {
+        let (script, hello) = (script.clone(), settings_sent.clone());
+        async move {
+            // Whatever goes wrong here is the proxy's good right: it may close at any time.
+            let _ = play(stream, number, &script, &hello).await;
+        }
+    })
+    .await
+}
+
+async fn play(
+    mut stream: TcpStream,
+    number: usize,
+    script: &Script,
+    hello: &Frame,
+) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; PREFACE.len()]).await?;
+    stream.write_all(&hello.bytes()).await?;
+    stream.write_all(&Frame::new(SETTINGS, ACK, 0, []).bytes()).await?;
+    let mut calls = 0;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        stream.read_exact(&mut vec![0; length]).await?;
+        if head[3] != HEADERS {
+            continue;
+        }
+        calls += 1;
+        let called = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        // Later calls on the same connection are answered: only the first one meets the fault.
+        let answer = if calls == 1 { script(number) } else { ok(called) };
+        for frame in answer {
+            stream.write_all(&frame.bytes()).await?;
+        }
+    }
+}
+
+fn ok(stream: u32) -> Vec<Frame> {
+    vec![Frame::new(HEADERS, END_HEADERS, stream, [0x88]), data(stream, END_STREAM, "ok")]
+}
+
+fn goaway(last: u32, code: u32) -> Frame {
+    Frame::new(GOAWAY, 0, 0, [last.to_be_bytes(), code.to_be_bytes()].concat())
+}
+
+async fn before(origin: &Origin) -> Proxy {
+    Mesh::default()
+        .service("shop", "http2", &[origin.address])
+        .policy("shop", "timeouts: {request: 2s}")
+        .start()
+        .await
+}
+
+/// What was certainly not processed is asked again, on a new connection.
+#[tokio::test]
+async fn unprocessed_requests_move_on() {
+    for (name, first) in [
+        ("goodbye", vec![goaway(0, 0)]),
+        ("refused", vec![rst_stream(1, REFUSED_STREAM), goaway(0, 0)]),
+    ] {
+        let origin = scripted(settings(&[]), move |number| match number {
+            1 => first.clone(),
+            _ => ok(1),
+        })
+        .await;
+        let proxy = before(&origin).await;
+        let answer = client::get(proxy.outbound, "shop", "/").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{name}");
+        let line = &proxy.access_log(1).await[0];
+        assert_eq!(
+            (&line["attempts"], &line["response_flags"]),
+            (&2.into(), &"-".into()),
+            "{name}"
+        );
+    }
+}
+
+/// What may have been processed is not; the caller gets an error and the next one a new connection.
+#[tokio::test]
+async fn broken_upstreams_fail_their_own_call_only() {
+    for (name, first) in [
+        ("calm", vec![goaway(0, ENHANCE_YOUR_CALM)]),
+        ("cancelled", vec![rst_stream(1, 8), goaway(1, 0)]),
+        ("internal", vec![rst_stream(1, 2), goaway(1, 0)]),
+        ("DATA before HEADERS", vec![data(1, 0, "x")]),
+        ("no status", vec![Frame::new(HEADERS, END_HEADERS, 1, block(&[("x-a", "b")]))]),
+        (
+            "pushed",
+            vec![Frame::new(
+                PUSH_PROMISE,
+                END_HEADERS,
+                1,
+                [&2u32.to_be_bytes()[..], &block(&GET)].concat(),
+            )],
+        ),
+        ("a stream of its own", ok(2)),
+        ("HPACK", vec![Frame::new(HEADERS, END_HEADERS, 1, [0xff, 0xff, 0xff])]),
+        ("frame size", vec![Frame::new(DATA, 0, 1, vec![0; 20_000])]),
+    ] {
+        let origin = scripted(settings(&[]), move |number| match number {
+            1 => first.clone(),
+            _ => ok(1),
+        })
+        .await;
+        let proxy = before(&origin).await;
+        let answer = client::get(proxy.outbound, "shop", "/").await;
+        assert!([502, 503].contains(&answer.status), "{name}: {}", answer.status);
+        let (_, flag) = proxy.last_outcome(1).await;
+        assert!(["UC", "UPE"].contains(&flag.as_str()), "{name}: {flag}");
+        proxy.quiet("default/shop:80").await;
+        assert_eq!(
+            client::get(proxy.outbound, "shop", "/").await.status,
+            200,
+            "{name}: the next call"
+        );
+    }
+}
+
+/// After the head only the end of the connection can tell the caller.
+#[tokio::test]
+async fn a_reset_in_the_body_is_visible() {
+    let origin = scripted(settings(&[]), |_| {
+        vec![Frame::new(HEADERS, END_HEADERS, 1, [0x88]), data(1, 0, "half"), rst_stream(1, 2)]
+    })
+    .await;
+    let proxy = before(&origin).await;
+    let mut wire = client::Wire::connect(proxy.outbound).await;
+    wire.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+    let cut = wire.try_answer().await.expect_err("half an answer");
+    // A head that was not sent yet when the body broke off need not be sent at all.
+    assert!([0, 200].contains(&cut.answer.status), "{}", cut.answer.status);
+    assert_eq!(proxy.last_outcome(1).await, (200, "UC".to_owned()));
+}
+
+/// An upstream that lets nobody in: no streams, no window, no answer.
+#[tokio::test]
+async fn closed_doors_time_out() {
+    for (name, hello, request) in [
+        ("no streams", settings(&[(3, 0)]), "GET / HTTP/1.1\r\nHost: shop\r\n\r\n"),
+        (
+            "no window",
+            settings(&[(4, 0)]),
+            "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\nbody",
+        ),
+        ("no answer", settings(&[]), "GET / HTTP/1.1\r\nHost: shop\r\n\r\n"),
+    ] {
+        let origin = scripted(hello, |_| Vec::new()).await;
+        let proxy = before(&origin).await;
+        let answer = client::ask(proxy.outbound, request).await;
+        assert!([503, 504].contains(&answer.status), "{name}: {}", answer.status);
+        proxy.quiet("default/shop:80").await;
+    }
+}
+
+/// Floods from upstream: the connection ends or they are ignored; memory stays, others are served.
+#[tokio::test]
+async fn floods_from_upstream_are_bounded() {
+    for frame in [
+        Frame::new(PING, 0, 0, [0; 8]),
+        settings(&[(3, 100)]),
+        Frame::new(HEADERS, END_HEADERS, 1, block(&[(":status", "103"), ("link", "</x>")])),
+        data(1, 0, []),
+    ] {
+        let flooding = Origin::raw({
+            let frame = frame.clone();
+            move |mut stream, _| {
+                let burst: Vec<u8> = std::iter::repeat_n(frame.bytes(), 500).flatten().collect();
+                async move {
+                    let mut preface = [0; PREFACE.len()];
+                    let _ = stream.read_exact(&mut preface).await;
+                    let _ = stream.write_all(&settings(&[]).bytes()).await;
+                    let mut head = vec![0; 65_536];
+                    let _ = stream.read(&mut head).await;
+                    for _ in 0..200 {
+                        if stream.write_all(&burst).await.is_err() {
+                            return;
+                        }
+                    }
+                    origin::drain(&mut stream).await;
+                }
+            }
+        })
+        .await;
+        let echo = Origin::echo("a").await;
+        let proxy = Mesh::default()
+            .service("shop", "http2", &[flooding.address])
+            .policy("shop", "timeouts: {request: 2s}")
+            .service("echo", "http", &[echo.address])
+            .start()
+            .await;
+        proxy.serves("echo").await;
+        let resident = proxy.resident();
+        let answer = client::get(proxy.outbound, "shop", "/").await;
+        assert!([502, 503, 504].contains(&answer.status), "{}: {}", frame.kind, answer.status);
+        proxy.serves("echo").await;
+        let grown = proxy.resident().saturating_sub(resident);
+        assert!(grown < 32 << 20, "{grown} bytes grown by frames of type {}", frame.kind);
+        until("the call to end", async || {
+            (proxy.cluster("default/shop:80").await["active"] == 0).then_some(())
+        })
+        .await;
+    }
+}
