@@ -252,6 +252,26 @@ impl Published {
         self.generation.subscribe()
     }
 
+    /// Whether services are asked for when they are needed (a control plane), instead of all being there (a file).
+    pub fn is_on_demand(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Waits until it is known which ports our application has, for at most `limit`. A sidecar that has just been
+    /// registered is called before its own configuration has arrived.
+    pub async fn inbound_known(&self, limit: Duration) {
+        let mut generations = self.generation.subscribe();
+        let known = async {
+            while self.current.load().inbound.by_destination.is_empty() {
+                if generations.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Without an application of ours there is nothing to know; then callers are told so.
+        let _ = tokio::time::timeout(limit, known).await;
+    }
+
     /// Asks for a host that is not in the snapshot. Says whether anybody can be asked.
     pub fn want(&self, host: &str) -> bool {
         // A full queue is as good as having asked: the caller waits and fails as it would for an absent host.

@@ -88,7 +88,8 @@ impl Default for Settings {
             max_pending: 1024,
             max_exchanges: 65_536,
             max_idle: 64,
-            pool_idle_timeout: Duration::from_secs(60),
+            // Below the 60 s after which servers commonly close: a connection must not be used as it ends.
+            pool_idle_timeout: Duration::from_secs(50),
         }
     }
 }

@@ -68,6 +68,6 @@ pub struct Breaker {
 pub struct Pool {
     /// Idle connections kept; 64 when left out.
     pub max_idle: Option<i64>,
-    /// How long an idle connection is kept; 60 s when left out.
+    /// How long an idle connection is kept; 50 s when left out.
     pub idle_timeout: Option<String>,
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::StatusCode;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::error::{Error, Flag, Retry};
@@ -17,13 +18,22 @@ pub async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Er
     };
     match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
-            // Without it a small request would wait for the peer's delayed acknowledgement.
-            stream
-                .set_nodelay(true)
+            prepare(&stream)
                 .map_err(|error| failed(format!("connecting to {address}: {error}")))?;
             Ok(stream)
         }
         Ok(Err(error)) => Err(failed(format!("connecting to {address}: {error}"))),
         Err(_) => Err(failed(format!("connecting to {address}: no answer within {timeout:?}"))),
     }
+}
+
+/// What every connection of a proxy needs, in either direction: no waiting for more bytes (a small request would wait for
+/// the peer's delayed acknowledgement), and notice within a minute of a peer that vanished without a word.
+pub fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    let alive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&alive)
 }

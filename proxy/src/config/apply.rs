@@ -30,6 +30,8 @@ use crate::{
     telemetry::metrics::Families,
 };
 
+/// Hosts remembered as absent; then all are forgotten, and asked for again.
+const MAX_ABSENT: usize = 10_000;
 /// The state on disk is at most this old.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 
@@ -183,24 +185,22 @@ impl Applier {
             return false;
         }
         let mut absent = (*self.absent).clone();
+        let mut changed = false;
         for (host, answer) in hosts {
-            match answer {
-                Some(true) => {
-                    absent.remove(&host);
-                    self.asked.insert(host);
-                }
-                Some(false) => {
-                    self.asked.remove(&host);
-                    absent.insert(host);
-                }
-                None => {
-                    self.asked.remove(&host);
-                    absent.remove(&host);
-                }
+            let (present, gone) = (answer == Some(true), answer == Some(false));
+            changed |= match present {
+                true => self.asked.insert(host.clone()),
+                false => self.asked.remove(&host),
+            };
+            if gone && absent.len() >= MAX_ABSENT {
+                absent.clear();
             }
+            changed |= if gone { absent.insert(host) } else { absent.remove(&host) };
         }
-        self.absent = Arc::new(absent);
-        true
+        if changed {
+            self.absent = Arc::new(absent);
+        }
+        changed
     }
 
     fn publish(&mut self, dirty: &Dirty) {

@@ -76,8 +76,13 @@ pub(super) async fn find_service(
     };
     let shared = exchange.worker.shared.clone();
     let mut generations = shared.published.subscribe();
-    if exchange.snapshot.absent.contains(&target.host) || !shared.published.want(&target.host) {
+    let everything_known = !shared.published.is_on_demand();
+    if everything_known || exchange.snapshot.absent.contains(&target.host) {
         return Err(unknown());
+    }
+    if !shared.published.want(&target.host) {
+        let detail = "the proxy is ending and asks for no more hosts";
+        return Err(Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::NR, detail));
     }
     let arrived = tokio::time::timeout(shared.on_demand_timeout, async {
         loop {

@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
 use crate::{
+    cluster::connect,
     forward::worker::{Counted, Downstream, Shared, Worker},
     telemetry::record::Direction,
 };
@@ -45,7 +46,7 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, direction:
         let _ = stream.set_zero_linger();
         return;
     };
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = connect::prepare(&stream) {
         tracing::debug!("{address}: {error}");
         return;
     }

@@ -30,6 +30,13 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// Serves a connection to its end.
 pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstream) {
+    let published = &worker.shared.published;
+    if downstream.direction == Direction::Inbound
+        && published.is_on_demand()
+        && worker.snapshot().inbound.by_destination.is_empty()
+    {
+        published.inbound_known(worker.shared.on_demand_timeout).await;
+    }
     let tcp = match downstream.direction {
         Direction::Inbound => worker.snapshot().inbound.only_tcp.clone(),
         Direction::Outbound => None,
