@@ -17,6 +17,8 @@ mod bad_upstreams;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod frames;

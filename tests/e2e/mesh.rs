@@ -265,16 +265,21 @@ impl Proxy {
     }
 
     /// The access log, once it has at least `lines` lines.
-    pub async fn access_log(&self, lines: usize) -> Vec<Value> {
+    pub async fn access_log_text(&self, lines: usize) -> String {
         let path = self.folder.path().join("access.log");
-        let text = until("the access log to be written", async || {
+        until("the access log to be written", async || {
             let text = fs::read_to_string(&path).unwrap_or_default();
             (text.lines().count() >= lines && text.ends_with('\n')).then_some(text)
-        });
+        })
+        .await
+    }
+
+    /// As [`Self::access_log_text`], parsed.
+    pub async fn access_log(&self, lines: usize) -> Vec<Value> {
         let parse = |line: &str| {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
         };
-        text.await.lines().map(parse).collect()
+        self.access_log_text(lines).await.lines().map(parse).collect()
     }
 
     /// The flag and status of the last exchange of `lines`.

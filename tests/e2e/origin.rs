@@ -151,10 +151,13 @@ impl Origin {
     }
 }
 
-/// A port on which nobody listens.
+/// A port on which nobody listens, and that nobody else gets as long as the tests run.
 pub fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 async fn echo(name: &str, request: Request<Incoming>, counts: Arc<Counts>) -> Response<Body> {

@@ -251,3 +251,44 @@ async fn a_bad_file_at_start_is_refused_with_its_line() {
         Mesh::default().arguments(&["--config", "/nowhere/mesh.yaml"]).fail().await;
     assert!(!status.success() && errors.contains("--config"), "{errors}");
 }
+
+/// FAULTS 3: a file that is meant to exhaust the reader.
+#[tokio::test]
+async fn monstrous_files_are_refused_in_bounded_time() {
+    let nested = format!("a: {}", "[".repeat(100_000));
+    let deep = format!(
+        "apiVersion: leno.dev/v1alpha1\nkind: Service\nmetadata: {{name: a, namespace: default}}\nspec: {}1{}\n",
+        "{a: ".repeat(5000),
+        "}".repeat(5000)
+    );
+    // Each anchor doubles the one before: 2^40 elements if they were expanded.
+    let laughs: String =
+        (1..40).map(|at| format!("a{at}: &a{at} [*a{}, *a{}]\n", at - 1, at - 1)).collect();
+    for text in [nested, deep, format!("a0: &a0 [x]\n{laughs}")] {
+        let (status, errors) = Mesh::default().yaml(&text).fail().await;
+        assert_eq!(status.code(), Some(1), "{errors}");
+        assert!(errors.contains("mesh.yaml"), "{errors}");
+    }
+}
+
+/// FAULTS 3: a large mesh starts, serves, and a change of one object in it takes effect.
+#[tokio::test]
+async fn a_large_file_is_no_obstacle() {
+    let echo = Origin::echo("a").await;
+    let mut mesh = Mesh::default();
+    for at in 0..2000 {
+        mesh = mesh.service(&format!("service-{at}"), "http", &[echo.address]);
+    }
+    let text = mesh.text().to_owned();
+    let proxy = mesh.service("shop", "http", &[echo.address]).start().await;
+    for host in ["service-0", "service-1999", "shop"] {
+        proxy.serves(host).await;
+    }
+    let more = Mesh::default().service("late", "http", &[echo.address]);
+    proxy.rewrite(&format!("{text}{}", more.text()));
+    until("the change", async || {
+        (client::get(proxy.outbound, "late", "/").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(client::get(proxy.outbound, "shop", "/").await.status, 404);
+}

@@ -199,3 +199,22 @@ async fn a_full_disk_under_the_log_costs_lines_only() {
     .await;
     proxy.serves("shop").await;
 }
+
+#[tokio::test]
+async fn the_text_log_is_one_line_an_exchange() {
+    let echo = Origin::echo("a").await;
+    let proxy = Mesh::default()
+        .service("shop", "http", &[echo.address])
+        .arguments(&["--access-log", "text"])
+        .start()
+        .await;
+    let fields = "User-Agent: a\" 503 UF \"b\r\n";
+    client::get_with(proxy.outbound, "shop", "/x?y=1", fields).await;
+    client::get(proxy.outbound, "nowhere", "/").await;
+    let text = proxy.access_log_text(2).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("\"GET /x?y=1 HTTP/1.1\" 200 - 0 "), "{text}");
+    assert!(lines[0].contains(r#""a\" 503 UF \"b""#), "{text}");
+    assert!(lines[1].contains("HTTP/1.1\" 404 NR"), "{text}");
+}
