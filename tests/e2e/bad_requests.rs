@@ -173,6 +173,26 @@ async fn unusual_heads_are_understood() {
     }
 }
 
+/// What a policy or route has matched is what the application gets: no fragment, no dots.
+#[tokio::test]
+async fn paths_mean_the_same_to_everybody() {
+    let echo = Origin::echo("a").await;
+    let proxy = before(&echo).await;
+    for (path, seen) in [
+        ("/a#/../b", "/a"),
+        ("/a/./b/../c", "/a/c"),
+        ("/a/%2e%2E/b", "/b"),
+        ("/a/b/..", "/a/"),
+        ("/a//b", "/a//b"),
+        ("/a;x=1/b", "/a;x=1/b"),
+        ("/a%2fb", "/a%2fb"),
+        ("/a?x=../..", "/a?x=../.."),
+    ] {
+        let answer = crate::client::get(proxy.outbound, "shop", path).await;
+        assert_eq!(answer.echo()["path"], seen, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn oversized_heads_are_refused_without_being_read_whole() {
     let echo = Origin::echo("a").await;

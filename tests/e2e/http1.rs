@@ -241,6 +241,10 @@ async fn the_date_is_the_origins() {
     let origin = Origin::canned(response).await;
     let answer = client::get(before(&origin).await.outbound, "shop", "/").await;
     assert_eq!(answer.header("date"), Some(date));
+    // An origin with a clock sends one; where it is missing the first recipient adds it (RFC 9110 section 6.6.1).
+    let origin = Origin::canned("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = client::get(before(&origin).await.outbound, "shop", "/").await;
+    assert!(answer.header("date").is_some_and(|date| date.ends_with(" GMT")));
 }
 
 /// Repeated fields stay apart and in order, above all `Set-Cookie`; odd but legal values arrive as they are.

@@ -193,3 +193,33 @@ async fn tls_on_a_plain_port_is_refused_at_once() {
     let labels = [("listener", "outbound"), ("reason", "tls")];
     proxy.counts("leno_downstream_connections_refused_total", &labels, 1.0).await;
 }
+
+/// The length of what a GET would have brought (RFC 9110 section 9.3.2), through both translations.
+#[tokio::test]
+async fn head_states_a_length_without_a_body() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n";
+    let origin = Origin::canned(head).await;
+    let proxy = Mesh::default().service("shop", "http", &[origin.address]).start().await;
+    let sender = connect(&proxy).await;
+    for _ in 0..2 {
+        let request = Request::head("http://shop/").body(()).unwrap();
+        let response = ask(&sender, request, b"").await;
+        assert_eq!((response.status().as_u16(), response.body().len()), (200, 0));
+        assert_eq!(response.headers()["content-length"], "1234");
+    }
+    assert_eq!(origin.accepted(), 1);
+}
+
+/// An error of the proxy's own is one in HTTP/2, too, with nothing that belongs to HTTP/1.1.
+#[tokio::test]
+async fn errors_of_the_proxy_are_proper_http2() {
+    let proxy = Mesh::default().service("empty", "http", &[]).start().await;
+    let sender = connect(&proxy).await;
+    for (host, status) in [("empty", 503), ("nowhere", 404)] {
+        let request = Request::get(format!("http://{host}/")).body(()).unwrap();
+        let response = ask(&sender, request, b"").await;
+        assert_eq!(response.status(), status);
+        assert!(!response.headers().contains_key("connection"));
+        assert!(!response.body().is_empty());
+    }
+}

@@ -560,6 +560,7 @@ async fn malformed_messages() {
         let fields: Vec<_> = GET.into_iter().filter(|(other, _)| *other != name).collect();
         headers(1, END_STREAM, &fields)
     };
+    let with_path = |path: &str| headers(1, END_STREAM, &[GET[0], GET[1], (":path", path), GET[3]]);
     let posted = |length: &'static str, bodies: &[&str]| {
         let fields = [&POST[..], &[("content-length", length)]].concat();
         let mut frames = vec![headers(1, 0, &fields)];
@@ -593,6 +594,26 @@ async fn malformed_messages() {
             "8.3.1 a path without a slash",
             [headers(1, END_STREAM, &[GET[0], GET[1], (":path", "shop"), GET[3]])],
             EndStream(1, &[PROTOCOL_ERROR]),
+        ),
+        case(
+            "8.3.1 a path that is more",
+            [with_path("/ HTTP/1.1\r\nx-a: b\r\n\r\nGET /evil")],
+            malformed(),
+        ),
+        case("8.3.1 a path with a space", [with_path("/a b")], malformed()),
+        case(
+            "8.3.1 a method that is more",
+            [headers(
+                1,
+                END_STREAM,
+                &[(":method", "GET /evil HTTP/1.1\r\n"), GET[1], GET[2], GET[3]],
+            )],
+            malformed(),
+        ),
+        case(
+            "8.3.1 an authority that is more",
+            [headers(1, END_STREAM, &[GET[0], GET[1], GET[2], (":authority", "shop\r\nx-a: b")])],
+            malformed(),
         ),
         case("8.3.1 no method", [without(":method")], malformed()),
         case("8.3.1 no scheme", [without(":scheme")], malformed()),

@@ -33,6 +33,8 @@ mod http2_conformance;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod origin;
 #[cfg(test)]
 mod process_life;
