@@ -283,3 +283,31 @@ async fn inbound_calls_reach_the_application() {
     .await;
     assert_eq!(refused.status, 405);
 }
+
+/// `CONNECT` on a stream of HTTP/2 (RFC 9113 section 8.5): the stream is the tunnel, its siblings go on.
+#[tokio::test]
+async fn connect_over_http2_is_a_tunnel_too() {
+    let (echo, shop) = (echo_bytes().await, Origin::echo("a").await);
+    let proxy = Mesh::default()
+        .service("store", "tcp", &[echo.address])
+        .service("shop", "http", &[shop.address])
+        .start()
+        .await;
+    let sender = crate::http2::connect(&proxy).await;
+    let mut tunnel = sender.clone().ready().await.unwrap();
+    let request = http::Request::connect("store:80").body(()).unwrap();
+    let (response, mut send) = tunnel.send_request(request, false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut back = response.into_body();
+    for text in ["first", "second"] {
+        send.send_data(bytes::Bytes::from_static(text.as_bytes()), false).unwrap();
+        let data = back.data().await.unwrap().unwrap();
+        assert_eq!(data, text);
+    }
+    let request = http::Request::get("http://shop/").body(()).unwrap();
+    assert_eq!(crate::http2::ask(&sender, request, b"").await.status(), 200);
+    send.send_data(bytes::Bytes::new(), true).unwrap();
+    assert!(back.data().await.is_none_or(|data| data.is_ok_and(|data| data.is_empty())));
+    proxy.quiet("default/store:80").await;
+}
