@@ -44,6 +44,8 @@ const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 20_000;
 /// Files that are not connections of callers or to endpoints.
 const OWN_FILES: usize = 256;
+/// The access log may take this long to write what is queued when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Idle upstream connections are looked at this often; another worker may wait for one, for as long as connecting may
 /// take (1 s unless a policy says otherwise).
 const SWEEP: Duration = Duration::from_millis(250);
@@ -193,6 +195,9 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     drop(admin.await);
     // The configuration task saves what is unsaved and ends with its source.
     let _ = tokio::time::timeout(Duration::from_secs(2), applying).await;
+    if shared.access_log.as_ref().is_some_and(|log| !log.flush(LAST_LINES)) {
+        tracing::warn!("the last lines of the access log could not be written in {LAST_LINES:?}");
+    }
     tracing::info!("ended");
     Ok(())
 }

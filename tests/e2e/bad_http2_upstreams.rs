@@ -93,11 +93,9 @@ async fn unprocessed_requests_move_on() {
         let answer = client::get(proxy.outbound, "shop", "/").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{name}");
         let line = &proxy.access_log(1).await[0];
-        assert_eq!(
-            (&line["attempts"], &line["response_flags"]),
-            (&2.into(), &"-".into()),
-            "{name}"
-        );
+        assert_eq!(line["response_flags"], "-", "{name}");
+        // A third when the goodbye had not been read by the time of the second.
+        assert!([2, 3].contains(&line["attempts"].as_u64().unwrap()), "{name}: {line}");
     }
 }
 

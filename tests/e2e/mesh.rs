@@ -266,12 +266,16 @@ impl Proxy {
 
     /// The access log, once it has at least `lines` lines.
     pub async fn access_log_text(&self, lines: usize) -> String {
-        let path = self.folder.path().join("access.log");
         until("the access log to be written", async || {
-            let text = fs::read_to_string(&path).unwrap_or_default();
+            let text = self.access_log_now();
             (text.lines().count() >= lines && text.ends_with('\n')).then_some(text)
         })
         .await
+    }
+
+    /// The access log as it is now.
+    pub fn access_log_now(&self) -> String {
+        fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
     }
 
     /// As [`Self::access_log_text`], parsed.

@@ -169,7 +169,11 @@ async fn no_header_forges_a_line() {
     }
     client::get(proxy.outbound, "shop", "/last").await;
     assert!(sent >= 15, "{sent}");
-    let log = proxy.access_log(sent + 1).await;
+    let log = crate::mesh::until("the last line", async || {
+        let log = proxy.access_log(sent + 1).await;
+        log.iter().any(|line| line["path"] == "/last").then_some(log)
+    })
+    .await;
     let lasts = log.iter().filter(|line| line["path"] == "/last").count();
     assert_eq!(lasts, 1);
     for line in log {
@@ -217,4 +221,20 @@ async fn the_text_log_is_one_line_an_exchange() {
     assert!(lines[0].contains("\"GET /x?y=1 HTTP/1.1\" 200 - 0 "), "{text}");
     assert!(lines[0].contains(r#""a\" 503 UF \"b""#), "{text}");
     assert!(lines[1].contains("HTTP/1.1\" 404 NR"), "{text}");
+}
+
+/// What was answered is in the log, even when the process ends right behind it.
+#[tokio::test]
+async fn the_last_lines_are_written_before_the_process_ends() {
+    let echo = Origin::echo("a").await;
+    let mut proxy = Mesh::default().service("shop", "http", &[echo.address]).start().await;
+    let mut wire = Wire::connect(proxy.outbound).await;
+    let burst = "GET / HTTP/1.1\r\nHost: shop\r\n\r\n".repeat(100);
+    wire.send(burst).await;
+    for _ in 0..100 {
+        assert_eq!(wire.answer().await.status, 200);
+    }
+    proxy.signal(rustix::process::Signal::TERM);
+    assert!(proxy.ended().await.success());
+    assert_eq!(proxy.access_log_now().lines().count(), 100);
 }

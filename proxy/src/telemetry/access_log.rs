@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     io::{self, Write},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus::IntCounter;
@@ -30,8 +30,16 @@ pub enum Format {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: Format,
-    lines: SyncSender<String>,
+    lines: SyncSender<Item>,
     dropped: IntCounter,
+}
+
+/// What waits for the writer.
+#[derive(Debug)]
+enum Item {
+    Line(String),
+    /// To be told once everything before it is written.
+    Flush(SyncSender<()>),
 }
 
 impl AccessLog {
@@ -60,23 +68,36 @@ impl AccessLog {
             Format::Text => text(record, request, time, now),
             Format::Json => json(record, request, time, now),
         };
-        if self.lines.try_send(line).is_err() {
+        if self.lines.try_send(Item::Line(line)).is_err() {
             self.dropped.inc();
         }
     }
+
+    /// Waits until everything queued so far is written, at most for `limit`; whether it is. For the end of the process.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let (done, flushed) = sync_channel(1);
+        self.lines.try_send(Item::Flush(done)).is_ok() && flushed.recv_timeout(limit).is_ok()
+    }
 }
 
-fn write_lines(lines: &Receiver<String>, out: impl Write, dropped: &IntCounter) {
+fn write_lines(lines: &Receiver<Item>, out: impl Write, dropped: &IntCounter) {
     let mut out = io::BufWriter::with_capacity(64 * 1024, out);
     while let Ok(first) = lines.recv() {
+        let mut asked = Vec::new();
         // Whatever is waiting goes out in one write.
-        for line in std::iter::once(first).chain(lines.try_iter().take(QUEUE)) {
-            if out.write_all(line.as_bytes()).is_err() {
-                dropped.inc();
+        for item in std::iter::once(first).chain(lines.try_iter().take(QUEUE)) {
+            match item {
+                Item::Line(line) if out.write_all(line.as_bytes()).is_err() => dropped.inc(),
+                Item::Line(_) => {}
+                Item::Flush(done) => asked.push(done),
             }
         }
         if out.flush().is_err() {
             dropped.inc();
+        }
+        for done in asked {
+            // Whoever asked may have stopped waiting.
+            let _ = done.try_send(());
         }
     }
 }
@@ -226,8 +247,6 @@ impl std::fmt::Display for Rfc3339 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{error::Flag, telemetry::record::Direction};
 
@@ -302,12 +321,17 @@ mod tests {
         }
         let log = AccessLog::start(Format::Json, Out(sent), dropped.clone()).unwrap();
         log.write(&record(), Instant::now());
-        assert!(received.recv_timeout(Duration::from_secs(5)).unwrap() > 100);
+        assert!(log.flush(Duration::from_secs(5)));
+        assert!(received.try_recv().unwrap() > 100, "written by the time it is said to be");
         let (lines, kept) = sync_channel(1);
         let full = AccessLog { format: Format::Text, lines, dropped: dropped.clone() };
         full.write(&record(), Instant::now());
         full.write(&record(), Instant::now());
         assert_eq!(dropped.get(), 1);
+        assert!(
+            !full.flush(Duration::from_secs(5)),
+            "a queue that is full does not hold up the end"
+        );
         drop(kept);
     }
 }
