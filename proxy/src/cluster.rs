@@ -116,6 +116,8 @@ pub struct Cluster {
     pub settings: Settings,
     /// In a stable order.
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Whether all of them have the same weight.
+    pub even: bool,
     /// For requests that reached no endpoint.
     pub scope: Arc<Scope>,
     /// What carries over from one configuration to the next.
@@ -140,7 +142,7 @@ impl Cluster {
         };
         let pick = |random: &mut dyn FnMut() -> u64, turn| match self.settings.balancer {
             Balancer::RoundRobin => balance::round_robin(&self.endpoints, turn),
-            Balancer::LeastRequest => balance::least_request(&self.endpoints, random),
+            Balancer::LeastRequest => balance::least_request(&self.endpoints, self.even, random),
             Balancer::Random => balance::random(&self.endpoints, random),
         };
         let first = &self.endpoints[pick(random, turn)?];

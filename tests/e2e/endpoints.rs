@@ -45,21 +45,15 @@ async fn round_robin_is_exact() {
 
 #[tokio::test]
 async fn weights_count_and_zero_is_none() {
-    for policy in ["balancer: {random: {}}", "balancer: {roundRobin: {}}"] {
+    for policy in
+        ["balancer: {random: {}}", "balancer: {leastRequest: {}}", "balancer: {roundRobin: {}}"]
+    {
         let (proxy, origins) = three(policy, [3, 1, 0]).await;
         let shares = shares(&proxy, 400).await;
         // As in routes: six standard deviations.
         assert!((247..=353).contains(&shares["a"]), "{policy}: {shares:?}");
         assert_eq!((shares["a"] + shares["b"], origins[2].accepted()), (400, 0), "{policy}");
     }
-}
-
-#[tokio::test]
-async fn least_request_leaves_out_the_weightless() {
-    let (proxy, origins) = three("", [1, 1, 0]).await;
-    let shares = shares(&proxy, 400).await;
-    assert!((140..=260).contains(&shares["a"]), "{shares:?}");
-    assert_eq!((shares["a"] + shares["b"], origins[2].accepted()), (400, 0));
 }
 
 /// A call that is still under way makes its endpoint the busier one of two.

@@ -32,33 +32,51 @@ pub fn random<C: Candidate>(candidates: &[C], random: &mut dyn FnMut() -> u64) -
     }
 }
 
-/// Power of two choices: of two different candidates, the one with fewer exchanges for its weight.
-/// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.)
+/// Power of two choices: of two different candidates, the one with fewer exchanges for its weight, and of two alike the
+/// first. (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.)
+///
+/// The two are drawn by weight: drawn evenly, the heavier of two idle ones would always win, and a heavy one among many
+/// would rarely be seen. That looks at all candidates, so it is left out where weights are `even`.
 pub fn least_request<C: Candidate>(
     candidates: &[C],
+    even: bool,
     random: &mut dyn FnMut() -> u64,
 ) -> Option<usize> {
-    let count = candidates.len() as u64;
-    match count {
-        0 => None,
-        1 => Some(0),
-        _ => {
-            let bits = random();
-            let first = below(bits << 32, count) as usize;
-            let second = (first + 1 + below(bits & 0xffff_ffff_0000_0000, count - 1) as usize)
-                % candidates.len();
-            let load = |at: usize| {
-                (u64::from(candidates[at].active()) + 1, u64::from(candidates[at].weight()))
-            };
-            let ((first_load, first_weight), (second_load, second_weight)) =
-                (load(first), load(second));
-            Some(if second_load * first_weight < first_load * second_weight {
-                second
-            } else {
-                first
-            })
-        }
-    }
+    let (first, second) = match candidates.len() {
+        0 => return None,
+        1 => return Some(0),
+        _ if even => two_of(candidates.len(), random()),
+        _ => two_by_weight(candidates, random)?,
+    };
+    let load = |at: usize| u64::from(candidates[at].active());
+    let weight = |at: usize| u64::from(candidates[at].weight());
+    let less = load(second) * weight(first) < load(first) * weight(second);
+    Some(if less { second } else { first })
+}
+
+/// Two different places, from one draw.
+fn two_of(count: usize, bits: u64) -> (usize, usize) {
+    let limit = count as u64;
+    let first = below(bits << 32, limit) as usize;
+    let step = below(bits & 0xffff_ffff_0000_0000, limit - 1) as usize;
+    (first, (first + 1 + step) % count)
+}
+
+/// Two different places, each as likely as its weight says.
+fn two_by_weight<C: Candidate>(
+    candidates: &[C],
+    random: &mut dyn FnMut() -> u64,
+) -> Option<(usize, usize)> {
+    let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight())).sum();
+    let first = at_weight(candidates, below(random(), total))?;
+    let others = total - u64::from(candidates[first].weight());
+    let (before, behind) = (&candidates[..first], &candidates[first + 1..]);
+    let at = below(random(), others);
+    let second = at_weight(before, at).or_else(|| {
+        let passed: u64 = before.iter().map(|candidate| u64::from(candidate.weight())).sum();
+        at_weight(behind, at - passed).map(|place| first + 1 + place)
+    })?;
+    Some((first, second))
 }
 
 /// Maps uniform `random` to `0..limit`.
@@ -120,23 +138,31 @@ mod tests {
         let none: &[Fake] = &[];
         assert_eq!(round_robin(none, 3), None);
         assert_eq!(random(none, &mut generator(1)), None);
-        assert_eq!(least_request(none, &mut generator(1)), None);
+        assert_eq!(least_request(none, true, &mut generator(1)), None);
     }
 
     #[test]
     fn the_less_busy_of_two_is_picked() {
         let candidates = [Fake { weight: 1, active: 10 }, Fake { weight: 1, active: 0 }];
         let mut random = generator(7);
-        assert!((0..1000).all(|_| least_request(&candidates, &mut random) == Some(1)));
+        assert!((0..1000).all(|_| least_request(&candidates, true, &mut random) == Some(1)));
         // Twice the weight carries twice the load.
         let candidates = [Fake { weight: 4, active: 10 }, Fake { weight: 1, active: 4 }];
-        assert!((0..1000).all(|_| least_request(&candidates, &mut random) == Some(0)));
+        assert!((0..1000).all(|_| least_request(&candidates, false, &mut random) == Some(0)));
     }
 
     #[test]
     fn equal_candidates_get_equal_shares() {
         let candidates = fakes(&[1; 7]);
-        for pick in [least_request::<Fake>, super::random::<Fake>] {
+        let least = |even| {
+            move |candidates: &[Fake], random: &mut dyn FnMut() -> u64| {
+                least_request(candidates, even, random)
+            }
+        };
+        type Pick = Box<dyn Fn(&[Fake], &mut dyn FnMut() -> u64) -> Option<usize>>;
+        let picks: [Pick; 3] =
+            [Box::new(least(true)), Box::new(least(false)), Box::new(super::random::<Fake>)];
+        for pick in picks {
             let mut counts = [0u32; 7];
             let mut random = generator(42);
             for _ in 0..70_000 {
@@ -164,13 +190,16 @@ mod tests {
             let candidates = fakes(&weights);
             let total: u32 = weights.iter().sum();
             let mut counts = vec![0u32; weights.len()];
+            let mut idle = counts.clone();
             let mut generator = generator(seed);
             for _ in 0..10_000 {
                 counts[random(&candidates, &mut generator).unwrap()] += 1;
+                idle[least_request(&candidates, false, &mut generator).unwrap()] += 1;
             }
-            for (count, weight) in counts.iter().zip(&weights) {
+            for (counts, weight) in counts.iter().zip(&idle).zip(&weights) {
                 let expected = 10_000 * weight / total;
-                prop_assert!(count.abs_diff(expected) < 300, "{:?} for {:?}", counts, weights);
+                let fits = |count: &u32| count.abs_diff(expected) < 300;
+                prop_assert!(fits(counts.0) && fits(counts.1), "{:?} for {:?}", counts, weights);
             }
         }
     }

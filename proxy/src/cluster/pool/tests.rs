@@ -33,6 +33,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         protocol: Protocol::Auto,
         settings,
         endpoints: addresses.iter().map(endpoint).collect(),
+        even: true,
         scope: scope(),
         state: Arc::default(),
     }

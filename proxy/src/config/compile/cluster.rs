@@ -74,6 +74,7 @@ fn build(
         destination: HeaderValue::from_str(&key.to_string()).ok(),
         protocol: port.protocol,
         settings,
+        even: endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight),
         endpoints: endpoints.into(),
         scope: old.map_or_else(
             || Scope::new(labels(Party::default(), String::new())),

@@ -108,6 +108,7 @@ fn application(
         protocol: port.protocol,
         settings,
         endpoints: Box::new([endpoint]),
+        even: true,
         scope,
         state: Arc::new(State::default()),
     });

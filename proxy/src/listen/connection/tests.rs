@@ -66,6 +66,7 @@ fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
         protocol,
         settings: Settings::default(),
         endpoints: Box::new([endpoint]),
+        even: true,
         scope: scope(),
         state: Arc::default(),
     })
