@@ -109,7 +109,7 @@ pub struct Rule {
 }
 
 /// A share of the traffic.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Backend {
     /// `shop/orders:80` as the route names it.
     pub name: Arc<str>,

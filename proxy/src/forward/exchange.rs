@@ -19,7 +19,7 @@ use crate::{
         upgrade,
     },
     route::rewrite,
-    snapshot::{Backend, Rule, Snapshot},
+    snapshot::{Rule, Snapshot},
     telemetry::{
         record::{Direction, Record, RequestLine},
         trace,
@@ -57,7 +57,8 @@ pub(super) struct Exchange {
 pub(super) struct Routed {
     pub(super) cluster: Arc<Cluster>,
     pub(super) rule: Option<Arc<Rule>>,
-    pub(super) backend: Option<Backend>,
+    /// Which of the rule's backends.
+    pub(super) backend: Option<usize>,
 }
 
 /// What routing decided.
@@ -172,7 +173,8 @@ impl Exchange {
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
         let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
         let received = attempted.inspect_err(|_| self.count_for(&admitted))?;
-        let changes = response::Changes { rule: rule.as_deref(), backend: backend.as_ref() };
+        let backend = rule.as_ref().zip(backend).and_then(|(rule, at)| rule.backends.get(at));
+        let changes = response::Changes { rule: rule.as_deref(), backend };
         response::pass_on(self, admitted, changes, received, upgrade)
     }
 

@@ -49,7 +49,8 @@ fn choose(
     }
     rewrite_target(&rule, prefix, request);
     let random = || exchange.worker.random();
-    let backend = rule.backends.pick(random).cloned().ok_or_else(|| {
+    let picked = rule.backends.pick_index(random);
+    let backend = picked.and_then(|index| rule.backends.get(index)).ok_or_else(|| {
         no_backend(format!("{} rule {}: no backend has a weight", rule.route, rule.name))
     })?;
     let cluster = backend.cluster.clone().ok_or_else(|| {
@@ -59,7 +60,7 @@ fn choose(
     for changes in rule.request_headers.iter().chain(&backend.request_headers) {
         apply_to_request(changes, request);
     }
-    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: Some(backend) }))
+    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: picked }))
 }
 
 /// The service that answers to the target's host, waited for when nobody has asked for that host before.

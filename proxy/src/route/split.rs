@@ -20,17 +20,26 @@ impl<T> Split<T> {
 
     /// The part that `random` (uniform over `u64`) falls on; `None` when there is nothing with a weight.
     pub fn pick(&self, random: impl FnOnce() -> u64) -> Option<&T> {
+        self.get(self.pick_index(random)?)
+    }
+
+    /// The place of that part, for [`get`](Self::get).
+    pub fn pick_index(&self, random: impl FnOnce() -> u64) -> Option<usize> {
         match &*self.parts {
             [] => None,
-            [(_, only)] => Some(only),
+            [_] => Some(0),
             parts => {
                 let total = parts.last().map_or(1, |(sum, _)| *sum);
                 // Multiply-shift keeps the bias below 2^-32 for the largest total possible (64 x 10^6).
                 let at = ((u128::from(random()) * u128::from(total)) >> 64) as u64;
-                let index = parts.partition_point(|(sum, _)| *sum <= at);
-                parts.get(index).map(|(_, part)| part)
+                Some(parts.partition_point(|(sum, _)| *sum <= at))
             }
         }
+    }
+
+    /// The part in that place.
+    pub fn get(&self, index: usize) -> Option<&T> {
+        self.parts.get(index).map(|(_, part)| part)
     }
 
     /// The parts with their weights.
