@@ -7,3 +7,4 @@ pub mod head;
 mod head_budget;
 pub mod server;
 pub mod upgrade;
+mod watched;

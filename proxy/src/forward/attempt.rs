@@ -181,12 +181,17 @@ fn spare(request: &Request<Body>) -> Option<Request<Body>> {
     if !idempotent || !matches!(request.body(), Body::Empty) {
         return None;
     }
-    let mut copy = Request::new(Body::Empty);
+    Some(with_body(request, Body::Empty))
+}
+
+/// The same head with another body.
+pub(super) fn with_body(request: &Request<Body>, body: Body) -> Request<Body> {
+    let mut copy = Request::new(body);
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
-    Some(copy)
+    copy
 }
 
 /// What is spoken upstream: what the service says, else what the caller speaks.
@@ -255,7 +260,7 @@ fn absolute(target: Uri, host: Option<uri::Authority>) -> Result<Uri, Error> {
     Uri::from_parts(parts).map_err(|_| bad_authority())
 }
 
-fn origin(target: Uri) -> Uri {
+pub(super) fn origin(target: Uri) -> Uri {
     let path = target.into_parts().path_and_query;
     Uri::from(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")))
 }

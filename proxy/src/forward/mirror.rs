@@ -6,6 +6,7 @@ use http::{HeaderValue, Request, Version, header};
 use http_body_util::BodyExt;
 
 use super::{
+    attempt,
     exchange::{Exchange, Routed},
     worker::Worker,
 };
@@ -41,13 +42,9 @@ fn is_due(mirror: &Mirror, random: u64) -> bool {
 }
 
 fn copy(request: &Request<Body>, body: Body) -> Request<Body> {
-    let mut copy = Request::new(body);
-    copy.method_mut().clone_from(request.method());
-    let path = request.uri().path_and_query().cloned();
-    *copy.uri_mut() =
-        http::Uri::from(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+    let mut copy = attempt::with_body(request, body);
+    *copy.uri_mut() = attempt::origin(request.uri().clone());
     *copy.version_mut() = Version::HTTP_11;
-    copy.headers_mut().clone_from(request.headers());
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
@@ -66,14 +63,14 @@ async fn send(
     let Ok(cluster) = cluster.admit() else { return Ok(()) };
     let Some(endpoint) = cluster.pick(&[], &mut || worker.random()) else { return Ok(()) };
     let lease = cluster.lease(endpoint);
-    super::attempt::name_destination(&cluster, &lease, &mut request);
+    attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let mut connection = match http2 {
         true => worker.pools.http2(&cluster, &lease.endpoint).await?,
         false => worker.pools.http1(&cluster, &lease.endpoint).await?,
     };
     if http2 {
-        request = super::attempt::to_http2(request)?;
+        request = attempt::to_http2(request)?;
     }
     let sent_whole = matches!(request.body(), Body::Empty);
     let failed = |detail: String| {

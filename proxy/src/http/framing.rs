@@ -3,17 +3,12 @@
 //! behind or before us, so it is refused. hyper does not say that there was a length: the bytes are looked at on
 //! their way to it, for heads only.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::watched::{Watch, Watched};
 
 const LENGTH: &[u8] = b"content-length";
 const ENCODING: &[u8] = b"transfer-encoding";
@@ -71,9 +66,11 @@ impl Framing {
 }
 
 /// A downstream connection whose heads are looked at.
+pub(super) type Looked<S> = Watched<S, Look>;
+
+/// Looks at heads.
 #[derive(Debug)]
-pub(super) struct Looked<S> {
-    inner: S,
+pub(super) struct Look {
     framing: Arc<Framing>,
     scan: Scan,
 }
@@ -81,10 +78,13 @@ pub(super) struct Looked<S> {
 impl<S> Looked<S> {
     pub(super) fn new(inner: S) -> (Self, Arc<Framing>) {
         let framing = Arc::new(Framing::default());
-        (Self { inner, framing: framing.clone(), scan: Scan::default() }, framing)
+        let look = Look { framing: framing.clone(), scan: Scan::default() };
+        (Self::by(look, inner), framing)
     }
+}
 
-    fn look(&mut self, bytes: &[u8]) {
+impl Watch for Look {
+    fn after(&mut self, bytes: &[u8]) {
         if self.framing.in_body.load(Ordering::Relaxed) {
             self.scan = Scan::default();
             return;
@@ -96,52 +96,6 @@ impl<S> Looked<S> {
         if self.scan.length && self.scan.encoding {
             self.framing.ambiguous.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Looked<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.inner).poll_read(context, buffer);
-        if polled.is_ready() {
-            this.look(&buffer.filled()[before..]);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Looked<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
 

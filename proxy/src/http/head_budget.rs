@@ -5,15 +5,13 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::watched::{Watch, Watched};
 
 /// No head is waited for.
 const UNBOUNDED: usize = usize::MAX;
@@ -36,69 +34,32 @@ impl HeadBudget {
 }
 
 /// A connection on which heads are bounded.
-#[derive(Debug)]
-pub(super) struct Bounded<S> {
-    inner: S,
-    budget: HeadBudget,
-}
+pub(super) type Bounded<S> = Watched<S, HeadBudget>;
 
 impl<S> Bounded<S> {
     /// Unbounded until the budget says otherwise.
     pub(super) fn new(inner: S) -> (Self, HeadBudget) {
         let budget = HeadBudget(Arc::new(AtomicUsize::new(UNBOUNDED)));
-        (Self { inner, budget: budget.clone() }, budget)
+        (Self::by(budget.clone(), inner), budget)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let left = this.budget.0.load(Ordering::Relaxed);
-        if left == 0 {
-            let error = "too much before the head of the response";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+impl Watch for HeadBudget {
+    fn before(&mut self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => {
+                let error = "too much before the head of the response";
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+            _ => Ok(()),
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
+    }
+
+    fn after(&mut self, read: &[u8]) {
+        let left = self.0.load(Ordering::Relaxed);
         if left != UNBOUNDED {
-            let read = buffer.filled().len() - before;
-            this.budget.begin(left.saturating_sub(read));
+            self.begin(left.saturating_sub(read.len()));
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
     }
 }
 
