@@ -69,19 +69,17 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
                 ));
             }
         }
-        Model::TrafficPolicy(policy) => {
-            let at = spec.field("targetRefs");
-            for (i, target) in policy.targets.iter().enumerate() {
-                let section = target.section.clone();
-                found.push(reference(
-                    &at.index(i),
-                    &target.service,
-                    None,
-                    section,
-                    "the policy has no effect",
-                ));
-            }
+        Model::TrafficPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
+        Model::PeerAuthentication(policy) => {
+            target_references(&spec, policy.applies.targets(), &mut found);
         }
+        Model::AuthorizationPolicy(policy) => {
+            target_references(&spec, policy.applies.targets(), &mut found);
+        }
+        Model::RequestAuthentication(policy) => {
+            target_references(&spec, policy.applies.targets(), &mut found);
+        }
+        Model::TrustBundle(_) => {}
     }
     found
 }
@@ -177,7 +175,13 @@ pub fn claims(resource: &Resource) -> Vec<Claim> {
             }
             claims
         }
-        Model::Service(_) | Model::Workload(_) | Model::TcpRoute(_) => Vec::new(),
+        Model::Service(_)
+        | Model::Workload(_)
+        | Model::TcpRoute(_)
+        | Model::PeerAuthentication(_)
+        | Model::AuthorizationPolicy(_)
+        | Model::RequestAuthentication(_)
+        | Model::TrustBundle(_) => Vec::new(),
     }
 }
 
@@ -244,6 +248,15 @@ fn parent_references(spec: &Path<'_>, parents: &[Parent], found: &mut Vec<Refere
             section,
             "the route has no effect",
         ));
+    }
+}
+
+fn target_references(spec: &Path<'_>, targets: &[Target], found: &mut Vec<Reference>) {
+    let at = spec.field("targetRefs");
+    for (i, target) in targets.iter().enumerate() {
+        let section = target.section.clone();
+        let effect = "the policy has no effect";
+        found.push(reference(&at.index(i), &target.service, None, section, effect));
     }
 }
 

@@ -12,11 +12,13 @@
 //! - [`Resource::from_json`]: the one parser, used by the API, the command line and the proxy alike.
 //! - [`yaml`]: documents with the line of every field, so that an error can name it.
 //! - [`analyze`]: problems that only show when several resources are seen together.
+//! - [`destination`]: the name of a mesh hop's destination in TLS.
 //! - [`wire`]: how resources travel to the proxies.
 
 #![warn(missing_docs)]
 
 pub mod analyze;
+pub mod destination;
 mod invalid;
 mod kind;
 mod metadata;
@@ -32,3 +34,7 @@ pub use kind::{Column, GATEWAY_GROUP, KINDS, KindInfo, LENO_GROUP, kind, kind_of
 pub use metadata::Metadata;
 pub use path::Path;
 pub use resource::{Key, MAX_RESOURCE_BYTES, Resource};
+
+/// The mesh's own namespace: policies in it that select no workloads are for the whole mesh, and what the
+/// certificate authority writes is there.
+pub const SYSTEM_NAMESPACE: &str = "leno-system";

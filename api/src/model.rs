@@ -1,15 +1,23 @@
 //! What resources mean, once every rule has been checked. Nothing here can be built from outside
 //! except through the parser, so code that holds a model value need not check it again.
 
+pub mod applies;
+pub mod authorization_policy;
 pub mod backend;
 pub mod duration;
 pub mod filter;
 pub mod grpc_route;
 pub mod http_route;
+pub mod identity;
+pub mod ip_block;
 pub mod name;
+pub mod pattern;
+pub mod peer_authentication;
+pub mod request_authentication;
 pub mod service;
 pub mod tcp_route;
 pub mod traffic_policy;
+pub mod trust_bundle;
 pub mod workload;
 
 pub use name::{Host, ObjectName};
@@ -29,4 +37,12 @@ pub enum Model {
     TcpRoute(Arc<tcp_route::TcpRoute>),
     /// `TrafficPolicy`.
     TrafficPolicy(Arc<traffic_policy::TrafficPolicy>),
+    /// `PeerAuthentication`.
+    PeerAuthentication(Arc<peer_authentication::PeerAuthentication>),
+    /// `AuthorizationPolicy`.
+    AuthorizationPolicy(Arc<authorization_policy::AuthorizationPolicy>),
+    /// `RequestAuthentication`.
+    RequestAuthentication(Arc<request_authentication::RequestAuthentication>),
+    /// `TrustBundle`.
+    TrustBundle(Arc<trust_bundle::TrustBundle>),
 }

@@ -155,7 +155,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     Some(Model::TrafficPolicy(TrafficPolicy { name, created, targets, settings }.into()))
 }
 
-fn parse_targets(
+pub(crate) fn parse_targets(
     at: &Path<'_>,
     raw: Vec<TargetRef>,
     policy: &ObjectName,

@@ -34,6 +34,8 @@ pub struct Workload {
     pub ports: BTreeMap<String, u16>,
     /// Inbound port of the sidecar beside it.
     pub sidecar_port: Option<u16>,
+    /// Whether that sidecar takes mutual TLS.
+    pub sidecar_tls: bool,
     /// Identity.
     pub service_account: String,
     /// Failure domain.
@@ -76,6 +78,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     let ports = parse_ports(&at.field("ports"), &raw.ports, problems);
     let sidecar_at = at.field("sidecar");
+    let sidecar_tls = raw.sidecar.as_ref().is_some_and(|sidecar| sidecar.mutual_tls);
     let sidecar_port = raw
         .sidecar
         .and_then(|sidecar| port_number(&sidecar_at.field("port"), sidecar.port, problems));
@@ -91,6 +94,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
             address: address?,
             ports,
             sidecar_port,
+            sidecar_tls,
             service_account,
             zone: raw.zone,
             weight: u32::try_from(weight).unwrap_or(0),

@@ -33,4 +33,7 @@ pub struct WorkloadSpec {
 pub struct Sidecar {
     /// Its inbound port at the workload's address.
     pub port: i64,
+    /// Whether it takes mutual TLS there; false when left out.
+    #[serde(default)]
+    pub mutual_tls: bool,
 }
