@@ -13,7 +13,11 @@
 //! - **backends**: the frontends, and whatever those routes send or mirror traffic to. Routes of a service
 //!   that is only a backend do not apply (Gateway API for meshes), so they are not sent;
 //! - of every backend the `Service`, its policies and its workloads;
-//! - the proxy's own workload and, bare, the services that it serves.
+//! - the proxy's own workload and, bare, the services that it serves;
+//! - how the workloads of its own namespace, of the mesh and of the backends' namespaces are spoken to
+//!   (`PeerAuthentication`);
+//! - what is let in to its own workload (`AuthorizationPolicy`, `RequestAuthentication`), from its own
+//!   namespace and the mesh's; whom to trust (`TrustBundle`), which is for everybody.
 //!
 //! A change touches only the proxies concerned and costs what changed: membership of one object in one
 //! scope is decided from the object's own links and two sets, and [`interest`] finds the scopes.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use leno_api::{
     Invalid, Key, Resource,
     model::{
-        Model, ObjectName, backend::Parent, filter::Filter, http_route::HttpRoute, service::Service,
+        Model, ObjectName, applies::Applies, backend::Parent, filter::Filter,
+        http_route::HttpRoute, service::Service, workload::Workload,
     },
 };
 use serde_json::Value;
@@ -30,13 +31,27 @@ pub struct Item {
     pub(super) links: Links,
 }
 
-/// The services that an object is about.
+/// What an object is about: services, a namespace, the workloads behind a proxy, or the whole mesh.
 #[derive(Debug)]
 pub(super) enum Links {
     Service(Arc<Service>),
-    Workload { services: Vec<ObjectName> },
-    Route { parents: Vec<ObjectName>, backends: Vec<ObjectName> },
-    Policy { targets: Vec<ObjectName> },
+    Workload {
+        workload: Arc<Workload>,
+        services: Vec<ObjectName>,
+    },
+    Route {
+        parents: Vec<ObjectName>,
+        backends: Vec<ObjectName>,
+    },
+    Policy {
+        targets: Vec<ObjectName>,
+    },
+    /// How the workloads of its namespace are spoken to: for them and for whoever calls them.
+    Peers,
+    /// What is let in to some workloads of its namespace: for their own proxies alone.
+    Guard(Applies),
+    /// For every proxy there is.
+    Mesh,
 }
 
 impl Item {
@@ -83,9 +98,10 @@ impl Links {
     fn of(resource: &Resource) -> Self {
         match &resource.model {
             Model::Service(service) => Self::Service(service.clone()),
-            Model::Workload(workload) => {
-                Self::Workload { services: distinct(workload.services.iter()) }
-            }
+            Model::Workload(workload) => Self::Workload {
+                services: distinct(workload.services.iter()),
+                workload: workload.clone(),
+            },
             Model::HttpRoute(route) => Self::Route {
                 parents: parents(&route.parents),
                 backends: distinct(http_backends(route)),
@@ -97,6 +113,10 @@ impl Links {
             Model::TrafficPolicy(policy) => Self::Policy {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
             },
+            Model::PeerAuthentication(_) => Self::Peers,
+            Model::AuthorizationPolicy(policy) => Self::Guard(policy.applies.clone()),
+            Model::RequestAuthentication(policy) => Self::Guard(policy.applies.clone()),
+            Model::TrustBundle(_) => Self::Mesh,
         }
     }
 }

@@ -37,12 +37,14 @@ impl Delta {
 pub fn rank(kind: &KindInfo) -> u8 {
     match kind.kind {
         "Service" => 0,
-        "Workload" => 1,
-        "HTTPRoute" => 3,
-        "GRPCRoute" => 4,
-        "TCPRoute" => 5,
+        // Whom to trust, before the workloads that are to be trusted.
+        "TrustBundle" => 1,
+        "Workload" => 2,
+        "HTTPRoute" => 4,
+        "GRPCRoute" => 5,
+        "TCPRoute" => 6,
         // Policies: after the services that they are about, before traffic is routed there.
-        _ => 2,
+        _ => 3,
     }
 }
 

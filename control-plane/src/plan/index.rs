@@ -1,7 +1,9 @@
-//! Every object, by the services it is about.
+//! Every object, by the services or the namespace it is about.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    slice,
     sync::Arc,
 };
 
@@ -18,15 +20,27 @@ pub(super) struct Index {
     services: HashMap<ObjectName, Arc<Item>>,
     workloads: HashMap<ObjectName, Arc<Item>>,
     /// Routes by parent.
-    routes: ByService,
+    routes: KeysBy<ObjectName>,
     /// Policies by target, workloads by service served.
-    dependants: ByService,
+    dependants: KeysBy<ObjectName>,
+    /// How workloads are spoken to, by namespace.
+    peers: KeysBy<Arc<str>>,
+    /// What is let in to workloads, by namespace.
+    guards: KeysBy<Arc<str>>,
+    /// What every proxy gets.
+    mesh: HashSet<Key>,
     /// Services by the hosts that they name, wildcards as they are written.
     hosts: HashMap<String, BTreeSet<ObjectName>>,
 }
 
-#[derive(Debug, Default)]
-struct ByService(HashMap<ObjectName, HashSet<Key>>);
+#[derive(Debug)]
+struct KeysBy<K>(HashMap<K, HashSet<Key>>);
+
+impl<K> Default for KeysBy<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
 
 impl Index {
     /// Takes up an item and hands back the one it replaces.
@@ -40,12 +54,19 @@ impl Index {
                     named.insert(item.key.name.clone());
                 }
             }
-            Links::Workload { services } => {
+            Links::Workload { services, .. } => {
                 self.workloads.insert(item.key.name.clone(), item.clone());
                 self.dependants.add(services, &item.key);
             }
             Links::Route { parents, .. } => self.routes.add(parents, &item.key),
             Links::Policy { targets } => self.dependants.add(targets, &item.key),
+            Links::Peers => self.peers.add(slice::from_ref(&item.key.name.namespace), &item.key),
+            Links::Guard(_) => {
+                self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
+            }
+            Links::Mesh => {
+                self.mesh.insert(item.key.clone());
+            }
         }
         self.items.insert(item.key.clone(), item.clone());
         old
@@ -58,12 +79,17 @@ impl Index {
                 self.services.remove(&key.name);
                 self.remove_hosts(service);
             }
-            Links::Workload { services } => {
+            Links::Workload { services, .. } => {
                 self.workloads.remove(&key.name);
                 self.dependants.remove(services, key);
             }
             Links::Route { parents, .. } => self.routes.remove(parents, key),
             Links::Policy { targets } => self.dependants.remove(targets, key),
+            Links::Peers => self.peers.remove(slice::from_ref(&key.name.namespace), key),
+            Links::Guard(_) => self.guards.remove(slice::from_ref(&key.name.namespace), key),
+            Links::Mesh => {
+                self.mesh.remove(key);
+            }
         }
         Some(old)
     }
@@ -104,6 +130,21 @@ impl Index {
         own.into_iter().chain(self.dependants.of(service))
     }
 
+    /// Objects that say how the workloads of a namespace are spoken to.
+    pub(super) fn peers_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Key> {
+        self.peers.of(namespace)
+    }
+
+    /// Objects of a namespace that say what is let in to workloads.
+    pub(super) fn guards_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Key> {
+        self.guards.of(namespace)
+    }
+
+    /// Objects for every proxy.
+    pub(super) fn mesh(&self) -> impl Iterator<Item = &Key> {
+        self.mesh.iter()
+    }
+
     /// The services that answer to `host` when it is said in `namespace`, in order of their names. What
     /// decides is [`Service::answers_to`]; the lookups here only find who might.
     pub(super) fn answering(&self, namespace: &str, host: &str) -> Vec<ObjectName> {
@@ -128,24 +169,24 @@ impl Index {
     }
 }
 
-impl ByService {
-    fn add(&mut self, services: &[ObjectName], key: &Key) {
-        for service in services {
-            self.0.entry(service.clone()).or_default().insert(key.clone());
+impl<K: Clone + Eq + Hash> KeysBy<K> {
+    fn add(&mut self, subjects: &[K], key: &Key) {
+        for subject in subjects {
+            self.0.entry(subject.clone()).or_default().insert(key.clone());
         }
     }
 
-    fn remove(&mut self, services: &[ObjectName], key: &Key) {
-        for service in services {
-            let Some(keys) = self.0.get_mut(service) else { continue };
+    fn remove(&mut self, subjects: &[K], key: &Key) {
+        for subject in subjects {
+            let Some(keys) = self.0.get_mut(subject) else { continue };
             keys.remove(key);
             if keys.is_empty() {
-                self.0.remove(service);
+                self.0.remove(subject);
             }
         }
     }
 
-    fn of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
-        self.0.get(service).into_iter().flatten()
+    fn of(&self, subject: &K) -> impl Iterator<Item = &Key> {
+        self.0.get(subject).into_iter().flatten()
     }
 }

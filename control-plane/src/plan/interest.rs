@@ -23,6 +23,10 @@ pub(super) struct Interest {
     pub(super) served: Watchers<ObjectName>,
     /// Proxies by their own workload.
     pub(super) own: Watchers<ObjectName>,
+    /// Proxies that speak to or stand beside workloads of a namespace.
+    pub(super) peers: Watchers<Arc<str>>,
+    /// Proxies whose own workload the policies of a namespace may guard.
+    pub(super) guarded: Watchers<Arc<str>>,
     /// How many scopes hold an object.
     pub(super) holders: HashMap<Key, u32>,
 }
@@ -181,6 +185,7 @@ impl Interest {
         [&self.frontends, &self.backends, &self.served, &self.own]
             .iter()
             .all(|all| all.0.is_empty())
+            && [&self.peers, &self.guarded].iter().all(|all| all.0.is_empty())
             && self.holders.is_empty()
     }
 }

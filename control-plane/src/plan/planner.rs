@@ -131,7 +131,7 @@ impl Planner {
                     proxies.extend(self.interest.backends.of(&service.name));
                     proxies.extend(self.interest.served.of(&service.name));
                 }
-                Links::Workload { services } => {
+                Links::Workload { services, .. } => {
                     proxies
                         .extend(services.iter().flat_map(|name| self.interest.backends.of(name)));
                     proxies.extend(self.interest.own.of(&key.name));
@@ -143,6 +143,9 @@ impl Planner {
                     proxies
                         .extend(parents.iter().flat_map(|name| self.interest.frontends.of(name)));
                 }
+                Links::Peers => proxies.extend(self.interest.peers.of(&key.name.namespace)),
+                Links::Guard(_) => proxies.extend(self.interest.guarded.of(&key.name.namespace)),
+                Links::Mesh => proxies.extend(self.scopes.keys().copied()),
             }
         }
         proxies

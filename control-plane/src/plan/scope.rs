@@ -2,10 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::Hash,
     sync::Arc,
 };
 
-use leno_api::{Key, model::ObjectName};
+use leno_api::{
+    Key, SYSTEM_NAMESPACE,
+    model::{ObjectName, applies::Applies, workload::Workload},
+};
 
 use super::{Delta, Identity, Item, ProxyId, Wish, build::Links, index::Index, interest::Interest};
 
@@ -15,17 +19,21 @@ pub(super) struct Scope {
     identity: Identity,
     pub(super) wishes: HashSet<Wish>,
     /// By how many wishes each service is asked for.
-    frontends: Counts,
+    frontends: Counts<ObjectName>,
     /// By how many frontends (itself) and routes in scope each service is needed.
-    backends: Counts,
+    backends: Counts<ObjectName>,
+    /// By how many backends each namespace is spoken to; its own and the mesh's once more.
+    namespaces: Counts<Arc<str>>,
+    /// As it is now, if it is there.
+    own: Option<Arc<Workload>>,
     /// Served by the own workload.
     served: Vec<ObjectName>,
     members: HashMap<Key, Arc<Item>>,
     pub(super) delta: Delta,
 }
 
-#[derive(Debug, Default)]
-struct Counts(HashMap<ObjectName, u32>);
+#[derive(Debug)]
+struct Counts<K>(HashMap<K, u32>);
 
 /// What all scopes share.
 pub(super) struct Shared<'a> {
@@ -41,14 +49,25 @@ impl Scope {
             wishes: HashSet::new(),
             frontends: Counts::default(),
             backends: Counts::default(),
+            namespaces: Counts::default(),
+            own: None,
             served: Vec::new(),
             members: HashMap::new(),
             delta: Delta::default(),
         };
+        let index = shared.index;
+        index.mesh().for_each(|key| scope.reconsider(key, shared));
+        for namespace in scope.policy_namespaces() {
+            scope.add_namespace(&namespace, shared);
+        }
         if let Some(workload) = &scope.identity.workload {
             shared.interest.own.add(workload, id);
-            let own = shared.index.workload(workload).map(|item| item.key.clone());
+            for namespace in scope.policy_namespaces() {
+                shared.interest.guarded.add(&namespace, id);
+            }
+            let own = index.workload(workload).map(|item| item.key.clone());
             own.into_iter().for_each(|key| scope.reconsider(&key, shared));
+            scope.reconsider_guards(shared);
         }
         scope
     }
@@ -63,6 +82,12 @@ impl Scope {
         }
         for service in &self.served {
             interest.served.remove(service, self.id);
+        }
+        for namespace in self.namespaces.0.keys() {
+            interest.peers.remove(namespace, self.id);
+        }
+        for namespace in self.policy_namespaces() {
+            interest.guarded.remove(&namespace, self.id);
         }
         if let Some(workload) = &self.identity.workload {
             interest.own.remove(workload, self.id);
@@ -100,6 +125,7 @@ impl Scope {
     fn add_backend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
         if self.backends.add(service) {
             shared.interest.backends.add(service, self.id);
+            self.add_namespace(&service.namespace, shared);
             self.reconsider_parts(service, shared);
         }
     }
@@ -108,7 +134,44 @@ impl Scope {
         if self.backends.remove(service) {
             shared.interest.backends.remove(service, self.id);
             self.reconsider_parts(service, shared);
+            self.remove_namespace(&service.namespace, shared);
         }
+    }
+
+    fn add_namespace(&mut self, namespace: &Arc<str>, shared: &mut Shared<'_>) {
+        if self.namespaces.add(namespace) {
+            shared.interest.peers.add(namespace, self.id);
+            self.reconsider_peers(namespace, shared);
+        }
+    }
+
+    fn remove_namespace(&mut self, namespace: &Arc<str>, shared: &mut Shared<'_>) {
+        if self.namespaces.remove(namespace) {
+            shared.interest.peers.remove(namespace, self.id);
+            self.reconsider_peers(namespace, shared);
+        }
+    }
+
+    fn reconsider_peers(&mut self, namespace: &Arc<str>, shared: &mut Shared<'_>) {
+        let index = shared.index;
+        for policy in index.peers_of(namespace) {
+            self.reconsider(policy, shared);
+        }
+    }
+
+    /// What the own workload is decides which policies guard it.
+    fn reconsider_guards(&mut self, shared: &mut Shared<'_>) {
+        let index = shared.index;
+        for namespace in self.policy_namespaces() {
+            for policy in index.guards_of(&namespace) {
+                self.reconsider(policy, shared);
+            }
+        }
+    }
+
+    /// Where policies for the proxy's own workload may be: its namespace, and the mesh's.
+    fn policy_namespaces(&self) -> [Arc<str>; 2] {
+        [self.identity.namespace.clone(), SYSTEM_NAMESPACE.into()]
     }
 
     fn reconsider_parts(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
@@ -143,7 +206,9 @@ impl Scope {
         added.iter().for_each(|service| self.add_backend(service, shared));
         removed.iter().for_each(|service| self.remove_backend(service, shared));
         if now.or(before).is_some_and(|item| self.is_own(item)) {
+            self.own = now.and_then(workload).cloned();
             self.serve(served(now), shared);
+            self.reconsider_guards(shared);
         }
     }
 
@@ -169,8 +234,11 @@ impl Scope {
             Links::Service(service) => {
                 self.backends.has(&service.name) || self.served.contains(&service.name)
             }
-            Links::Workload { services } => self.is_own(item) || needed(services),
+            Links::Workload { services, .. } => self.is_own(item) || needed(services),
             Links::Policy { targets } => needed(targets),
+            Links::Peers => self.namespaces.has(&item.key.name.namespace),
+            Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),
+            Links::Mesh => true,
             Links::Route { parents, .. } => {
                 let namespace = &item.key.name.namespace;
                 parents.iter().any(|parent| {
@@ -180,6 +248,16 @@ impl Scope {
                 })
             }
         }
+    }
+
+    /// Whether a policy of `namespace` may guard the own workload. As long as nothing is known of that, all
+    /// that might do: too many are harmless, since the proxy looks again, one missing would be a hole.
+    fn is_guarded(&self, namespace: &Arc<str>, applies: &Applies) -> bool {
+        let near = *namespace == self.identity.namespace || **namespace == *SYSTEM_NAMESPACE;
+        if self.identity.workload.is_none() || !near {
+            return false;
+        }
+        self.own.as_ref().is_none_or(|own| applies.covers(namespace, own, None))
     }
 
     fn is_own(&self, item: &Item) -> bool {
@@ -197,30 +275,43 @@ fn backends(item: Option<&Item>) -> &[ObjectName] {
 
 fn served(item: Option<&Item>) -> &[ObjectName] {
     match item.map(|item| &item.links) {
-        Some(Links::Workload { services }) => services,
+        Some(Links::Workload { services, .. }) => services,
         _ => &[],
     }
 }
 
-impl Counts {
-    fn has(&self, service: &ObjectName) -> bool {
-        self.0.contains_key(service)
+fn workload(item: &Item) -> Option<&Arc<Workload>> {
+    match &item.links {
+        Links::Workload { workload, .. } => Some(workload),
+        _ => None,
+    }
+}
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Counts<K> {
+    fn has(&self, what: &K) -> bool {
+        self.0.contains_key(what)
     }
 
     /// Whether this is the first reason.
-    fn add(&mut self, service: &ObjectName) -> bool {
-        let count = self.0.entry(service.clone()).or_default();
+    fn add(&mut self, what: &K) -> bool {
+        let count = self.0.entry(what.clone()).or_default();
         *count += 1;
         *count == 1
     }
 
     /// Whether that was the last reason.
-    fn remove(&mut self, service: &ObjectName) -> bool {
-        let Some(count) = self.0.get_mut(service) else { return false };
+    fn remove(&mut self, what: &K) -> bool {
+        let Some(count) = self.0.get_mut(what) else { return false };
         *count = count.saturating_sub(1);
         let last = *count == 0;
         if last {
-            self.0.remove(service);
+            self.0.remove(what);
         }
         last
     }

@@ -1,8 +1,14 @@
 //! The planner against the definition of a scope, on random histories; and each rule by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
-use leno_api::Key;
+use leno_api::{
+    Key,
+    model::{applies::Applies, workload::Workload},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -23,6 +29,8 @@ pub(crate) enum Edit {
 }
 
 const NAMESPACES: [&str; 2] = ["shop", "other"];
+const POLICY_NAMESPACES: [&str; 3] = ["shop", "other", "leno-system"];
+const LABELS: [&str; 2] = ["v1", "v2"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const HOSTS: [&str; 4] = ["a", "x.example.com", "*.example.com", "b.other"];
 
@@ -42,6 +50,55 @@ pub(crate) fn service(name: &str, hosts: &[&str]) -> Value {
 pub(crate) fn workload(name: &str, services: &[&str]) -> Value {
     let spec = json!({"services": services, "address": "127.0.0.1", "ports": {"http": 1}});
     object("leno.dev/v1alpha1", "Workload", name, &spec)
+}
+
+/// A workload that label selectors can find.
+pub(crate) fn labelled(name: &str, services: &[&str], version: &str) -> Value {
+    let mut workload = workload(name, services);
+    workload["metadata"]["labels"] = json!({"version": version});
+    workload
+}
+
+/// Which workloads a policy is for; nothing is all of its namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whom<'a> {
+    All,
+    Version(&'a str),
+    Service(&'a str),
+}
+
+/// A policy about workloads, of one of the three kinds that say whom they are for in the same words.
+pub(crate) fn guard(kind: &str, name: &str, whom: Whom<'_>) -> Value {
+    let mut spec = match whom {
+        Whom::All => json!({}),
+        Whom::Version(version) => json!({"selector": {"matchLabels": {"version": version}}}),
+        Whom::Service(name) => {
+            json!({"targetRefs": [{"group": "", "kind": "Service", "name": name}]})
+        }
+    };
+    match kind {
+        "PeerAuthentication" => spec["mtls"] = json!({"mode": "STRICT"}),
+        "RequestAuthentication" => {
+            let jwks = "http://127.0.0.1/jwks";
+            spec["jwtRules"] = json!([{"issuer": "a", "jwksUri": jwks}]);
+        }
+        _ => spec["rules"] = json!([{}]),
+    }
+    object("leno.dev/v1alpha1", kind, name, &spec)
+}
+
+/// Whom to trust, with a root of its own.
+pub(crate) fn trust_bundle() -> Value {
+    static ROOT: LazyLock<String> = LazyLock::new(|| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.self_signed(&key).unwrap().pem()
+    });
+    let spec = json!({
+        "trustDomain": "cluster.local", "roots": [&*ROOT], "signer": "0".repeat(64),
+    });
+    object("leno.dev/v1alpha1", "TrustBundle", "leno-system/mesh", &spec)
 }
 
 pub(crate) fn policy(name: &str, target: &str) -> Value {
@@ -141,7 +198,7 @@ impl World {
         let frontends: BTreeSet<_> = frontends.into_iter().chain(names).collect();
         let mut backends = frontends.clone();
         let mut members = BTreeMap::new();
-        let mut served = Vec::new();
+        let (mut served, mut own) = (Vec::new(), None);
         for (key, item) in &self.items {
             if let Links::Route { parents, backends: links } = &item.links
                 && parents.iter().any(|parent| {
@@ -153,9 +210,10 @@ impl World {
                 backends.extend(links.iter().cloned());
                 members.insert(key.clone(), item.clone());
             }
-            if let Links::Workload { services } = &item.links
+            if let Links::Workload { services, workload } = &item.links
                 && identity.workload.as_ref() == Some(&key.name)
             {
+                own = Some(workload);
                 served.extend(services.iter().cloned());
                 members.insert(key.clone(), item.clone());
             }
@@ -163,9 +221,23 @@ impl World {
         for (key, item) in &self.items {
             let belongs = match &item.links {
                 Links::Service(_) => backends.contains(&key.name) || served.contains(&key.name),
-                Links::Workload { services } => services.iter().any(|name| backends.contains(name)),
+                Links::Workload { services, .. } => {
+                    services.iter().any(|name| backends.contains(name))
+                }
                 Links::Policy { targets } => targets.iter().any(|name| backends.contains(name)),
                 Links::Route { .. } => false,
+                Links::Peers => {
+                    let spoken_to = backends.iter().map(|name| &*name.namespace);
+                    spoken_to
+                        .chain([&*identity.namespace, "leno-system"])
+                        .any(|namespace| namespace == &*key.name.namespace)
+                }
+                Links::Guard(applies) => {
+                    identity.workload.is_some()
+                        && [&*identity.namespace, "leno-system"].contains(&&*key.name.namespace)
+                        && own.is_none_or(|own| may_apply(applies, own))
+                }
+                Links::Mesh => true,
             };
             if belongs {
                 members.insert(key.clone(), item.clone());
@@ -175,6 +247,31 @@ impl World {
     }
 }
 
+fn may_apply(applies: &Applies, own: &Workload) -> bool {
+    match applies {
+        Applies::Namespace => true,
+        Applies::Labels(labels) => {
+            labels.iter().all(|(name, value)| own.labels.get(name) == Some(value))
+        }
+        Applies::Services(targets) => {
+            targets.iter().any(|target| own.services.contains(&target.service))
+        }
+    }
+}
+
+fn guards() -> impl Strategy<Value = Value> {
+    let kinds = ["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"];
+    let whom = prop_oneof![
+        Just(Whom::All),
+        prop::sample::select(&LABELS).prop_map(Whom::Version),
+        prop::sample::select(&NAMES).prop_map(Whom::Service),
+    ];
+    let name = (prop::sample::select(&POLICY_NAMESPACES), prop::sample::select(&NAMES));
+    (prop::sample::select(kinds.to_vec()), name, whom).prop_map(
+        |(kind, (namespace, name), whom)| guard(kind, &format!("{namespace}/{name}"), whom),
+    )
+}
+
 pub(crate) fn edits() -> impl Strategy<Value = Edit> {
     let name = || (prop::sample::select(&NAMESPACES), prop::sample::select(&NAMES));
     let full = move || name().prop_map(|(namespace, name)| format!("{namespace}/{name}"));
@@ -182,7 +279,10 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
     let object = prop_oneof![
         (full(), prop::collection::vec(prop::sample::select(&HOSTS), 0..2))
             .prop_map(|(name, hosts)| service(&name, &hosts)),
-        (full(), short()).prop_map(|(name, services)| workload(&name, &services)),
+        (full(), short(), prop::sample::select(&LABELS))
+            .prop_map(|(name, services, version)| labelled(&name, &services, version)),
+        guards(),
+        Just(()).prop_map(|()| trust_bundle()),
         (full(), prop::sample::select(&NAMES)).prop_map(|(name, target)| policy(&name, target)),
         (full(), prop::collection::vec(full(), 1..3), short()).prop_map(
             |(name, parents, backends)| {
@@ -426,4 +526,103 @@ fn bytes_are_shared_and_hold_neither_status_nor_field_owners() {
     assert_ne!(written.version, item(service("shop/a", &["x"]), 7).version);
     object["status"] = json!({});
     assert_eq!(written.version, item(object, 7).version);
+}
+
+#[test]
+fn policies_for_a_workload_reach_its_own_proxy_and_no_other() {
+    let guards = |kind: &str| {
+        vec![
+            guard(kind, "shop/all", Whom::All),
+            guard(kind, "shop/v1", Whom::Version("v1")),
+            guard(kind, "shop/v2", Whom::Version("v2")),
+            guard(kind, "shop/a", Whom::Service("a")),
+            guard(kind, "shop/b", Whom::Service("b")),
+            guard(kind, "other/all", Whom::All),
+            guard(kind, "leno-system/all", Whom::All),
+            guard(kind, "leno-system/v2", Whom::Version("v2")),
+        ]
+    };
+    for kind in ["AuthorizationPolicy", "RequestAuthentication"] {
+        let (mut world, mut planner) = planner(guards(kind));
+        world.edit(&mut planner, Edit::Put(labelled("shop/a-1", &["a"], "v1")));
+        let (own, bare) = (ProxyId(1), ProxyId(2));
+        planner.connect(own, identity("shop", Some("shop/a-1")));
+        planner.connect(bare, identity("shop", None));
+        let taken: Vec<_> =
+            taken(&mut planner, own).into_iter().map(|name| name.replace(kind, "")).collect();
+        let expected =
+            ["+ leno-system/all", "+ shop/a", "+ shop/all", "+ shop/v1", "+Workload shop/a-1"];
+        assert_eq!(taken, expected);
+        // Relabelled, it is guarded by others; a policy elsewhere is no business of its.
+        world.edit(&mut planner, Edit::Put(labelled("shop/a-1", &["b"], "v2")));
+        let moved = planner.take();
+        assert_eq!(moved.len(), 1, "only its own proxy");
+        let moved: Vec<_> = names(&moved[0].1).iter().map(|name| name.replace(kind, "")).collect();
+        let expected = [
+            "+ leno-system/v2",
+            "+ shop/b",
+            "+ shop/v2",
+            "+Workload shop/a-1",
+            "- shop/a",
+            "- shop/v1",
+        ];
+        assert_eq!(moved, expected);
+        world.edit(&mut planner, Edit::Put(guard(kind, "other/new", Whom::All)));
+        world.edit(&mut planner, Edit::Put(guard(kind, "shop/new", Whom::Version("v1"))));
+        assert!(planner.take().is_empty());
+    }
+}
+
+#[test]
+fn until_a_workload_is_known_every_policy_that_may_guard_it_is_there() {
+    let kind = "AuthorizationPolicy";
+    let (mut world, mut planner) = planner(vec![
+        guard(kind, "shop/v1", Whom::Version("v1")),
+        guard(kind, "shop/v2", Whom::Version("v2")),
+        guard(kind, "other/all", Whom::All),
+    ]);
+    let id = ProxyId(1);
+    planner.connect(id, identity("shop", Some("shop/a-1")));
+    let scope = ["+AuthorizationPolicy shop/v1", "+AuthorizationPolicy shop/v2"];
+    assert_eq!(taken(&mut planner, id), scope);
+    world.edit(&mut planner, Edit::Put(labelled("shop/a-1", &["a"], "v1")));
+    assert_eq!(taken(&mut planner, id), ["+Workload shop/a-1", "-AuthorizationPolicy shop/v2"]);
+}
+
+#[test]
+fn how_workloads_are_spoken_to_is_for_those_who_speak_to_them() {
+    let kind = "PeerAuthentication";
+    let (mut world, mut planner) = planner(vec![
+        service("shop/a", &[]),
+        service("other/b", &[]),
+        route("other/a", &["shop/a"], &["b"]),
+        guard(kind, "shop/a", Whom::Service("a")),
+        guard(kind, "other/a", Whom::All),
+        guard(kind, "third/a", Whom::All),
+        guard(kind, "leno-system/a", Whom::All),
+    ]);
+    let id = ProxyId(1);
+    planner.connect(id, identity("third", None));
+    let always = ["+PeerAuthentication leno-system/a", "+PeerAuthentication third/a"];
+    assert_eq!(taken(&mut planner, id), always);
+    planner.subscribe(id, &named("shop/a"));
+    assert_eq!(taken(&mut planner, id), ["+PeerAuthentication shop/a", "+Service shop/a"]);
+    world.edit(&mut planner, Edit::Put(guard(kind, "other/a", Whom::Version("v1"))));
+    assert!(planner.take().is_empty(), "its consumer route is for namespace other alone");
+    planner.unsubscribe(id, &named("shop/a"));
+    assert_eq!(taken(&mut planner, id), ["-PeerAuthentication shop/a", "-Service shop/a"]);
+}
+
+#[test]
+fn whom_to_trust_is_for_everybody() {
+    let (mut world, mut planner) = planner(Vec::new());
+    planner.connect(ProxyId(1), identity("shop", None));
+    world.edit(&mut planner, Edit::Put(trust_bundle()));
+    planner.connect(ProxyId(2), identity("other", Some("other/a")));
+    let told = planner.take();
+    assert_eq!(told.len(), 2);
+    for (_, delta) in &told {
+        assert_eq!(names(delta), ["+TrustBundle leno-system/mesh"]);
+    }
+    assert_eq!(planner.holders(&key("TrustBundle leno-system/mesh")), 2);
 }
