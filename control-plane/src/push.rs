@@ -22,6 +22,7 @@ mod task;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,7 +30,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use leno_api::Key;
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
     mailbox::{Mailbox, Pending},
@@ -64,6 +66,18 @@ enum Command {
     Connect { id: ProxyId, name: String, identity: Identity, mailbox: Arc<Mailbox> },
     Subscribe { id: ProxyId, sequence: u64, add: Vec<Wish>, remove: Vec<Wish> },
     Verdicts { id: ProxyId, verdicts: Vec<Verdict> },
+    Holders { key: Key, answer: oneshot::Sender<Holders> },
+}
+
+/// Who runs an object, by the names that people know proxies by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Every proxy with a stream, whether or not it has the object in scope.
+    pub connected: BTreeSet<String>,
+    /// Those that accepted the object in this generation. Of several streams of one name the latest counts.
+    pub live: BTreeSet<String>,
+    /// The generation that is planned now; 0 where there is no such object.
+    pub generation: u64,
 }
 
 /// One proxy's place in the push; leaving it (drop) ends it.
@@ -95,6 +109,18 @@ impl Push {
         self.commands.send(command).await.map_err(|_| Stopped)?;
         let (commands, gone) = (self.commands.clone(), self.gone.clone());
         Ok(Connection { id, mailbox, commands, gone })
+    }
+}
+
+impl Push {
+    /// Who runs an object now.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn holders(&self, key: Key) -> Result<Holders, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Holders { key, answer }).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
     }
 }
 

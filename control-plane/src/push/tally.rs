@@ -110,6 +110,11 @@ impl Tally {
         }
     }
 
+    /// Whether the proxy runs the object as it is now.
+    pub(super) fn is_live(&self, key: &Key, proxy: ProxyId) -> bool {
+        self.records.get(key).is_some_and(|record| record.live.contains(&proxy))
+    }
+
     /// The object entered or left the scope of a proxy, or came back to it.
     pub(super) fn moved(&mut self, key: &Key, now: Instant) {
         self.mark(key, now + SETTLE);

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Mailbox, Pending, WINDOW,
+    Command, Holders, Mailbox, Pending, WINDOW,
     report::{self, Reports},
     tally::{SETTLE, Tally},
 };
@@ -182,6 +182,24 @@ impl Task {
                     self.tally.verdict(id, verdict, now);
                 }
             }
+            Command::Holders { key, answer } => {
+                // Whoever asked may have given up.
+                answer.send(self.holders(&key)).ok();
+            }
+        }
+    }
+
+    fn holders(&self, key: &Key) -> Holders {
+        let mut latest: HashMap<&str, ProxyId> = HashMap::new();
+        for (id, proxy) in &self.proxies {
+            let known = latest.entry(&proxy.name).or_insert(*id);
+            *known = (*known).max(*id);
+        }
+        let live = latest.iter().filter(|(_, id)| self.tally.is_live(key, **id));
+        Holders {
+            live: live.map(|(name, _)| (*name).to_owned()).collect(),
+            connected: latest.keys().map(|name| (*name).to_owned()).collect(),
+            generation: self.planner.item(key).map_or(0, |item| item.generation),
         }
     }
 

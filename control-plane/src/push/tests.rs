@@ -276,3 +276,37 @@ async fn a_proxy_that_never_looks_costs_no_more_than_its_scope() {
     let latest = pending.delta.items.into_values().next().unwrap().unwrap();
     assert!(String::from_utf8_lossy(&latest.body).contains("h999"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_an_object_is_known_by_name_and_generation() {
+    let store = Arc::new(MemoryStore::new());
+    put(&store, "services", "a", &service("shop/a", &[])).await;
+    let push = start(&store);
+    let key = key("Service shop/a");
+    let one = push.connect("one".into(), identity("shop", None)).await.unwrap();
+    let _two = push.connect("two".into(), identity("shop", None)).await.unwrap();
+    one.subscribe(1, vec![named("shop/a")], vec![]).await.unwrap();
+    let accept = async |connection: &Connection| {
+        let items = connection.changed().await.delta.items;
+        let item = items.into_values().flatten().next().unwrap();
+        let verdict =
+            Verdict { key: item.key.clone(), version: item.version.clone(), result: Ok(()) };
+        connection.report(vec![verdict]).await.unwrap();
+    };
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&[]));
+    accept(&one).await;
+    let holders = push.holders(key.clone()).await.unwrap();
+    assert_eq!((&holders.live, &holders.connected), (&names(&["one"]), &names(&["one", "two"])));
+    assert_eq!(holders.generation, 1);
+    // It comes back and has not said anything yet: what its broken stream said counts no more.
+    let again = push.connect("one".into(), identity("shop", None)).await.unwrap();
+    again.subscribe(1, vec![named("shop/a")], vec![]).await.unwrap();
+    assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&[]));
+    accept(&again).await;
+    assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&["one"]));
+    drop((one, again));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let holders = push.holders(key).await.unwrap();
+    assert_eq!((holders.live, holders.connected), (names(&[]), names(&["two"])));
+}
