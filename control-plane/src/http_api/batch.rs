@@ -128,11 +128,12 @@ impl Batch<'_> {
         }
         let target = Target { group: kind.group, plural: kind.plural, namespace: Some(namespace) };
         self.caller.may(Action::Write(target))?;
+        let place = Place { kind, namespace: Some(namespace.to_owned()) };
+        place.check_writable()?;
         let size = object.to_string().len();
         if size > MAX_BODY_BYTES {
             return Err(Failure::body_too_large(MAX_BODY_BYTES));
         }
-        let place = Place { kind, namespace: Some(namespace.to_owned()) };
         let intent = Intent::Apply { config: object.clone(), force: self.parameters.force };
         Ok(Entry { key: place.key(name), place, intent })
     }

@@ -16,6 +16,8 @@ use super::{Api, Failure, rendering::accepted};
 
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Of kinds that only we write.
+const READING: [&str; 3] = ["get", "list", "watch"];
 /// Names under which `kubectl get` shows several kinds at once.
 const CATEGORIES: [&str; 2] = ["all", "leno"];
 /// What Kubernetes clients take this server for: they look at it to choose among dialects.
@@ -125,10 +127,14 @@ fn resource_entries(kind: &'static KindInfo) -> Vec<Value> {
     };
     let whole = json!({
         "name": kind.plural, "singularName": kind.singular, "namespaced": true, "kind": kind.kind,
-        "verbs": VERBS, "shortNames": kind.short_names, "categories": CATEGORIES,
+        "verbs": verbs(kind), "shortNames": kind.short_names, "categories": CATEGORIES,
     });
     let parts = parts(kind).into_iter().map(|(name, verbs)| part(name, verbs));
     std::iter::once(whole).chain(parts).collect()
+}
+
+fn verbs(kind: &KindInfo) -> &'static [&'static str] {
+    if kind.read_only { &READING } else { &VERBS }
 }
 
 /// Subresources with what can be done to them.
@@ -155,7 +161,7 @@ fn resource_discovery(kind: &'static KindInfo) -> Value {
     let subresources: Vec<_> = parts(kind).into_iter().map(part).collect();
     json!({
         "resource": kind.plural, "responseKind": response, "scope": "Namespaced",
-        "singularResource": kind.singular, "verbs": VERBS, "shortNames": kind.short_names,
+        "singularResource": kind.singular, "verbs": verbs(kind), "shortNames": kind.short_names,
         "categories": CATEGORIES, "subresources": subresources,
     })
 }

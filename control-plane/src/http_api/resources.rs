@@ -60,6 +60,17 @@ impl Place {
         }
     }
 
+    /// Some kinds are for reading only, whoever asks.
+    pub(super) fn check_writable(&self) -> Result<(), Failure> {
+        if !self.kind.read_only {
+            return Ok(());
+        }
+        Err(Failure::not_possible(format!(
+            "{} are kept by the certificate authority: read them here, change them with `leno ca rotate-root`",
+            self.kind.plural
+        )))
+    }
+
     fn target(&self) -> Target<'_> {
         let KindInfo { group, plural, .. } = self.kind;
         Target { group, plural, namespace: self.namespace.as_deref() }
@@ -72,6 +83,9 @@ impl Call {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let target = place.target();
         caller.may(if reads { Action::Read(target) } else { Action::Write(target) })?;
+        if !reads {
+            place.check_writable()?;
+        }
         let parameters = Parameters::parse(parts.uri.query())?;
         let include_object = parameters.include_object.as_deref();
         let rendering = Rendering::of(place.kind, &parts.headers, include_object)?;
