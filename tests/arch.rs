@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "proxy/src/admin/gate",
     "proxy/src/http/head",
     "proxy/src/route",
+    "proxy/src/filter/authz",
+    "proxy/src/filter/jwt/verify",
     "proxy/src/cluster/balance",
     "proxy/src/cluster/breaker",
     "proxy/src/forward/retry",

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod client;
+pub mod fetch;
 mod framing;
 pub mod head;
 mod head_budget;

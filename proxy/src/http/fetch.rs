@@ -1,0 +1,230 @@
+//! Small documents fetched from elsewhere: one GET over HTTP/1.1, bounded in time and size.
+
+use std::{fmt::Write as _, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName, version};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OnceCell,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+/// For all of it: name, connection, handshake, answer.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// Largest document.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_REDIRECTS: usize = 3;
+
+/// Why a document was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Not a URL that can be fetched.
+    #[error("{0}")]
+    Url(&'static str),
+    /// Over [`TIME_LIMIT`].
+    #[error("no answer within {TIME_LIMIT:?}")]
+    TooSlow,
+    /// Over [`MAX_BODY_BYTES`].
+    #[error("the answer is longer than {MAX_BODY_BYTES} bytes")]
+    TooLarge,
+    /// No connection.
+    #[error("connecting: {0}")]
+    Connect(#[source] io::Error),
+    /// No TLS session; a certificate that is not trusted is the usual reason.
+    #[error("TLS: {0}")]
+    Tls(#[source] io::Error),
+    /// This machine trusts nobody.
+    #[error("no trusted certificate authorities were found on this machine: {0}")]
+    NoRoots(String),
+    /// TLS cannot be set up at all.
+    #[error("TLS: {0}")]
+    Setup(#[from] rustls::Error),
+    /// What came back was not HTTP, or broke off.
+    #[error("HTTP: {0}")]
+    Http(String),
+    /// Not 200.
+    #[error("answered with {0}")]
+    Status(StatusCode),
+}
+
+/// Fetches documents. Certificates are checked against what this machine trusts.
+#[derive(Debug, Default)]
+pub struct Fetcher {
+    /// Read when first needed: who fetches only over http, or nothing, needs no roots.
+    tls: OnceCell<Arc<ClientConfig>>,
+}
+
+impl Fetcher {
+    /// One that trusts `roots` instead.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn trusting(roots: RootCertStore) -> Result<Self, FetchError> {
+        Ok(Self { tls: OnceCell::new_with(Some(client_config(roots)?)) })
+    }
+
+    /// The body behind `url` (http or https). Redirects are followed within the same scheme only: nobody may turn https
+    /// into http, nor make one of our own plain URLs look as if it were protected.
+    ///
+    /// # Errors
+    /// When it did not answer 200 in time, or with too much.
+    pub async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
+        timeout(TIME_LIMIT, self.follow(url)).await.unwrap_or(Err(FetchError::TooSlow))
+    }
+
+    async fn follow(&self, url: &Uri) -> Result<Bytes, FetchError> {
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let (parts, body) = self.once(&url).await?.into_parts();
+            match parts.status {
+                StatusCode::OK => return Ok(body),
+                status if status.is_redirection() => {
+                    let location = parts.headers.get(header::LOCATION);
+                    url = redirected(&url, location.ok_or(FetchError::Status(status))?)?;
+                }
+                status => return Err(FetchError::Status(status)),
+            }
+        }
+        Err(FetchError::Url("too many redirects"))
+    }
+
+    async fn once(&self, url: &Uri) -> Result<Response<Bytes>, FetchError> {
+        let (host, port, secure) = target(url)?;
+        let stream = TcpStream::connect((host, port)).await.map_err(FetchError::Connect)?;
+        if !secure {
+            return exchange(stream, url).await;
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| FetchError::Url("the host is neither a DNS name nor an address"))?;
+        let connector = TlsConnector::from(self.tls().await?);
+        let stream = connector.connect(name, stream).await.map_err(FetchError::Tls)?;
+        exchange(stream, url).await
+    }
+
+    async fn tls(&self) -> Result<Arc<ClientConfig>, FetchError> {
+        self.tls.get_or_try_init(|| async { client_config(native_roots().await?) }).await.cloned()
+    }
+}
+
+/// The roots of this machine; reading some hundred files blocks for a while.
+async fn native_roots() -> Result<RootCertStore, FetchError> {
+    let loading = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs);
+    let loaded = loading.await.map_err(|error| FetchError::NoRoots(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    // Old machines carry certificates that rustls does not take; they are no reason to trust nobody.
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added > 0 {
+        return Ok(roots);
+    }
+    let mut reasons = String::from("install ca-certificates or set SSL_CERT_FILE");
+    for error in &loaded.errors {
+        let _ = write!(reasons, "; {error}");
+    }
+    Err(FetchError::NoRoots(reasons))
+}
+
+fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, FetchError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Host without brackets, port, and whether TLS is spoken.
+fn target(url: &Uri) -> Result<(&str, u16, bool), FetchError> {
+    let secure = match url.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => true,
+        Some(scheme) if *scheme == Scheme::HTTP => false,
+        _ => return Err(FetchError::Url("the URL must begin with http:// or https://")),
+    };
+    let authority = url.authority().ok_or(FetchError::Url("the URL has no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(FetchError::Url("the URL must not hold a user or password"));
+    }
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((host, authority.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure))
+}
+
+fn redirected(from: &Uri, location: &HeaderValue) -> Result<Uri, FetchError> {
+    let to = Uri::try_from(location.as_bytes())
+        .map_err(|_| FetchError::Url("redirected to something that is not a URL"))?;
+    let mut parts = from.clone().into_parts();
+    if to.scheme().is_some() {
+        if to.scheme() != from.scheme() {
+            return Err(FetchError::Url("redirected to another scheme"));
+        }
+        return Ok(to);
+    }
+    if to.authority().is_some() || !to.path().starts_with('/') {
+        return Err(FetchError::Url("redirected to a relative URL"));
+    }
+    parts.path_and_query = to.into_parts().path_and_query;
+    Uri::from_parts(parts).map_err(|_| FetchError::Url("redirected to something that is not a URL"))
+}
+
+/// One request on a connection of its own, which is driven here and ends here.
+async fn exchange(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    url: &Uri,
+) -> Result<Response<Bytes>, FetchError> {
+    let failed = |error: hyper::Error| FetchError::Http(error.to_string());
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(failed)?;
+    let request = request(url)?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(failed)?;
+        collect(response).await
+    };
+    // The connection may end before the last of the answer has been taken from it.
+    let driving = async {
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = driving => Err(FetchError::Http("the connection ended".to_owned())),
+    }
+}
+
+fn request(url: &Uri) -> Result<Request<Empty<Bytes>>, FetchError> {
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    Request::get(path)
+        .header(header::HOST, authority)
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, concat!("leno/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|_| FetchError::Url("the URL cannot be asked for"))
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Response<Bytes>, FetchError> {
+    let (parts, body) = response.into_parts();
+    if parts.status != StatusCode::OK {
+        return Ok(Response::from_parts(parts, Bytes::new()));
+    }
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            FetchError::TooLarge
+        } else {
+            FetchError::Http(error.to_string())
+        }
+    })?;
+    Ok(Response::from_parts(parts, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests;
