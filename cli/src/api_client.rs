@@ -1,6 +1,7 @@
 //! The control plane's HTTP API, as its users see it: the dialect of Kubernetes.
 //!
-//! `answer.rs` reads what comes back: objects, warnings, refusals · `watch.rs` follows changes.
+//! `answer.rs` reads what comes back: objects, warnings, refusals · `watch.rs` follows changes · `authority.rs` is
+//! about certificates.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -13,9 +14,10 @@ use hyper::body::Bytes;
 use leno_api::{KindInfo, model::ObjectName};
 use serde_json::Value;
 
-use crate::http_client::{self, HttpClient};
+use crate::http_client::{self, HttpClient, Trust, TrustError};
 
 mod answer;
+pub mod authority;
 mod watch;
 
 pub use answer::{Answer, Refusal};
@@ -36,6 +38,10 @@ pub struct ServerArgs {
     /// The API of the control plane
     #[arg(long, value_name = "URL", env = "LENO_SERVER", default_value = "http://127.0.0.1:15010")]
     pub server: String,
+
+    /// For https://: the certificates that may vouch for the control plane, root.pem in its data directory
+    #[arg(long, value_name = "FILE", env = "LENO_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
 
     /// A file that holds a bearer token
     #[arg(long, value_name = "FILE", env = "LENO_TOKEN_FILE")]
@@ -81,10 +87,12 @@ pub enum Error {
         "cannot reach the control plane at {server}: {reason}; is `leno control-plane` running? set --server"
     )]
     Unreachable { server: String, reason: String },
-    #[error("the control plane at {server} did not do its part: {source}")]
+    #[error("the control plane at {server} did not do its part: {source}{}", hint(server, source))]
     Http { server: String, source: http_client::Error },
     #[error(transparent)]
-    Address(http_client::Error),
+    Server(http_client::Error),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("{0}")]
     Refused(Refusal),
     #[error("what answers at {server} does not speak as a control plane does: {reason}")]
@@ -107,7 +115,8 @@ impl Error {
 
 impl ApiClient {
     pub fn new(args: &ServerArgs) -> Result<Self, Error> {
-        let http = HttpClient::new(&args.server).map_err(Error::Address)?;
+        let trust = args.ca_file.as_deref().map(Trust::load).transpose()?;
+        let http = HttpClient::with_trust(&args.server, trust).map_err(Error::Server)?;
         let token = match &args.token_file {
             None => None,
             Some(file) => {
@@ -254,8 +263,9 @@ impl ApiClient {
             .map_err(|error| Error::Unsendable { what: "the request", reason: error.to_string() })
     }
 
-    fn server(&self) -> String {
-        format!("http://{}", self.http.authority())
+    /// Where the control plane is: `https://host:port`.
+    pub fn server(&self) -> String {
+        self.http.url()
     }
 
     fn failed(&self, error: http_client::Error) -> Error {
@@ -264,11 +274,26 @@ impl ApiClient {
             let reason = text.rsplit_once(": ").map_or(text.as_str(), |(_, reason)| reason);
             return Error::Unreachable { server: self.server(), reason: reason.to_owned() };
         }
-        Error::Http { server: self.server(), source: error }
+        match error {
+            http_client::Error::Untrusted { .. } | http_client::Error::TokenInClear { .. } => {
+                Error::Server(error)
+            }
+            _ => Error::Http { server: self.server(), source: error },
+        }
     }
 
     fn unreadable(&self, reason: &str) -> Error {
         Error::Unreadable { server: self.server(), reason: reason.to_owned() }
+    }
+}
+
+/// A port that takes TLS only hangs up on anything else.
+fn hint(server: &str, error: &http_client::Error) -> &'static str {
+    match error {
+        http_client::Error::Broken { .. } if server.starts_with("http://") => {
+            "; if it takes TLS only, set --server https://... and --ca-file"
+        }
+        _ => "",
     }
 }
 

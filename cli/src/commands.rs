@@ -2,6 +2,8 @@
 
 pub mod analyze;
 pub mod apply;
+pub mod ca;
+pub mod check;
 pub mod control_plane;
 pub mod delete;
 pub mod diff;

@@ -1,25 +1,53 @@
-//! A plain HTTP/1.1 client: one connection per request, every wait bounded. For people's commands, not for load.
+//! An HTTP/1.1 client: one connection per request, every wait bounded. For people's commands, not for load.
+//!
+//! `https://` servers are held to the roots of `trust.rs`. A bearer token leaves this machine only in TLS.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
-use http::{HeaderValue, Request, Response, header::HOST};
+use http::{
+    HeaderValue, Request, Response,
+    header::{AUTHORIZATION, HOST},
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+mod trust;
+
+pub use trust::{Trust, TrustError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For an answer to begin, and again for it to be complete.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A list of 100,000 resources of 1 KiB, and then some.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
-const DEFAULT_PORT: u16 = 80;
+const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// A server to ask.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     authority: String,
+    security: Security,
 }
+
+#[derive(Clone, Debug)]
+enum Security {
+    Plain,
+    Tls { trust: Trust, name: ServerName<'static> },
+}
+
+/// What a request is sent over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Why there is no answer. What the answer says is not judged here.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +62,12 @@ pub enum Error {
     AnswerTimeout { authority: String },
     #[error("{authority} ended the exchange early: {reason}")]
     Broken { authority: String, reason: String },
+    #[error("{authority} cannot be trusted: {reason}")]
+    Untrusted { authority: String, reason: String },
+    #[error(
+        "{authority} is not on this machine, and a token is not sent there in the clear: use https:// and --ca-file"
+    )]
+    TokenInClear { authority: String },
 }
 
 impl Error {
@@ -46,32 +80,41 @@ impl Error {
 impl HttpClient {
     /// `address` is `http://host:port` or just `host:port`.
     pub fn new(address: &str) -> Result<Self, Error> {
-        let wrong = |reason| Error::Address { address: address.to_owned(), reason };
-        if address.starts_with("https://") {
-            return Err(wrong("only http:// is spoken"));
+        match address.starts_with("https://") {
+            true => Err(wrong(address, "only http:// is spoken")),
+            false => Self::with_trust(address, None),
         }
-        let rest = address.strip_prefix("http://").unwrap_or(address);
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains('/') {
-            return Err(wrong("a path is not part of it"));
-        }
-        let authority: http::uri::Authority =
-            rest.parse().map_err(|_| wrong("expected http://HOST:PORT"))?;
-        if authority.host().is_empty() || authority.as_str().contains('@') {
-            return Err(wrong("expected http://HOST:PORT"));
-        }
-        let authority =
-            match (authority.port_u16(), authority.as_str().len() - authority.host().len()) {
-                (Some(_), _) => authority.to_string(),
-                (None, 0) => format!("{authority}:{DEFAULT_PORT}"),
-                (None, _) => return Err(wrong("the port is 1 to 65535")),
-            };
-        Ok(Self { authority })
     }
 
-    /// `host:port`.
-    pub fn authority(&self) -> &str {
-        &self.authority
+    /// As [`new`](Self::new), and `https://host:port` where `trust` says who may certify it.
+    pub fn with_trust(address: &str, trust: Option<Trust>) -> Result<Self, Error> {
+        let Some(rest) = address.strip_prefix("https://") else {
+            let rest = address.strip_prefix("http://").unwrap_or(address);
+            let authority = authority(rest, HTTP_PORT).map_err(|reason| wrong(address, reason))?;
+            return Ok(Self { authority: authority.to_string(), security: Security::Plain });
+        };
+        let authority = authority(rest, HTTPS_PORT).map_err(|reason| wrong(address, reason))?;
+        let trust = trust.ok_or_else(|| wrong(address, "its certificate is checked with the roots of the mesh, so set --ca-file (LENO_CA_FILE): root.pem in the control plane's data directory"))?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| wrong(address, "no certificate can be for that name"))?;
+        Ok(Self { authority: authority.to_string(), security: Security::Tls { trust, name } })
+    }
+
+    /// `https://host:port`.
+    pub fn url(&self) -> String {
+        match self.security {
+            Security::Plain => format!("http://{}", self.authority),
+            Security::Tls { .. } => format!("https://{}", self.authority),
+        }
+    }
+
+    /// Who may certify the server; `None` for one without TLS.
+    pub fn trust(&self) -> Option<&Trust> {
+        match &self.security {
+            Security::Plain => None,
+            Security::Tls { trust, .. } => Some(trust),
+        }
     }
 
     /// Sends `request` (its URI being just path and query) and reads the whole answer.
@@ -103,7 +146,8 @@ impl HttpClient {
                 .map_err(|_| self.broken("its name does not fit into a header"))?;
             request.headers_mut().insert(HOST, host);
         }
-        let stream = self.connect().await?;
+        let secret = request.headers().contains_key(AUTHORIZATION);
+        let stream = self.connect(secret).await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) =
             handshake.await.map_err(|error| self.broken(&in_full(&error)))?;
@@ -113,15 +157,32 @@ impl HttpClient {
         answer.map_err(|_| self.too_late())?.map_err(|error| self.broken(&in_full(&error)))
     }
 
-    async fn connect(&self) -> Result<TcpStream, Error> {
+    async fn connect(&self, secret: bool) -> Result<Box<dyn Stream>, Error> {
         let authority = || self.authority.clone();
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority))
-            .await
-            .map_err(|_| Error::ConnectTimeout { authority: authority() })?
-            .map_err(|source| Error::Connect { authority: authority(), source })?;
-        stream
-            .set_nodelay(true)
-            .map_err(|source| Error::Connect { authority: authority(), source })?;
+        let connecting = timeout(CONNECT_TIMEOUT, self.dial(secret)).await;
+        let stream = connecting.map_err(|_| Error::ConnectTimeout { authority: authority() })??;
+        let Security::Tls { trust, name } = &self.security else { return Ok(Box::new(stream)) };
+        let connector = TlsConnector::from(trust.config());
+        let handshake = timeout(CONNECT_TIMEOUT, connector.connect(name.clone(), stream)).await;
+        let handshake = handshake.map_err(|_| Error::Untrusted {
+            authority: authority(),
+            reason: format!("no TLS handshake within {CONNECT_TIMEOUT:?}"),
+        })?;
+        let stream = handshake.map_err(|error| match trust.objection(&error) {
+            Some(reason) => Error::Untrusted { authority: authority(), reason },
+            None => self.broken(&in_words(&error)),
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    async fn dial(&self, secret: bool) -> Result<TcpStream, Error> {
+        let failed = |source| Error::Connect { authority: self.authority.clone(), source };
+        let found: Vec<_> = lookup_host(&self.authority).await.map_err(failed)?.collect();
+        if secret && matches!(self.security, Security::Plain) && !all_on_this_machine(&found) {
+            return Err(Error::TokenInClear { authority: self.authority.clone() });
+        }
+        let stream = TcpStream::connect(found.as_slice()).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
         Ok(stream)
     }
 
@@ -132,6 +193,32 @@ impl HttpClient {
     fn broken(&self, reason: &str) -> Error {
         Error::Broken { authority: self.authority.clone(), reason: reason.to_owned() }
     }
+}
+
+fn wrong(address: &str, reason: &'static str) -> Error {
+    Error::Address { address: address.to_owned(), reason }
+}
+
+/// Reads what follows the scheme: host and port, nothing else.
+fn authority(text: &str, default_port: u16) -> Result<http::uri::Authority, &'static str> {
+    const EXPECTED: &str = "expected http://HOST:PORT or https://HOST:PORT";
+    let text = text.strip_suffix('/').unwrap_or(text);
+    if text.contains('/') {
+        return Err("a path is not part of it");
+    }
+    let authority: http::uri::Authority = text.parse().map_err(|_| EXPECTED)?;
+    if authority.host().is_empty() || authority.as_str().contains('@') {
+        return Err(EXPECTED);
+    }
+    match (authority.port_u16(), authority.as_str().len() - authority.host().len()) {
+        (Some(_), _) => Ok(authority),
+        (None, 0) => format!("{authority}:{default_port}").parse().map_err(|_| EXPECTED),
+        (None, _) => Err("the port is 1 to 65535"),
+    }
+}
+
+fn all_on_this_machine(addresses: &[SocketAddr]) -> bool {
+    addresses.iter().all(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Without the number of the operating system's error, which helps nobody.
@@ -155,32 +242,4 @@ fn in_full(error: &hyper::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_strictly() {
-        let authority =
-            |address| HttpClient::new(address).map(|client| client.authority().to_owned()).ok();
-        assert_eq!(authority("http://127.0.0.1:15010"), Some("127.0.0.1:15010".to_owned()));
-        assert_eq!(authority("http://mesh:15010/"), Some("mesh:15010".to_owned()));
-        assert_eq!(authority("[::1]:15000"), Some("[::1]:15000".to_owned()));
-        assert_eq!(authority("mesh"), Some("mesh:80".to_owned()));
-        for wrong in ["", "https://mesh", "http://mesh/api", "a b", "u@h:1", "h:99999", "ftp://x"] {
-            assert_eq!(authority(wrong), None, "{wrong}");
-        }
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_said_in_words() {
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        };
-        let client = HttpClient::new(&format!("127.0.0.1:{port}")).unwrap();
-        let request = Request::get("/").body(Full::default()).unwrap();
-        let error = client.send(request).await.unwrap_err();
-        assert!(error.is_unreachable());
-        assert_eq!(error.to_string(), format!("cannot reach 127.0.0.1:{port}: connection refused"));
-    }
-}
+mod tests;

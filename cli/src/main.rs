@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! apply get delete diff ──▶ api_client ──▶ the control plane's HTTP API
+//! ca check ───────────────▶ api_client ──▶ the same, about certificates and what is not live
 //! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
 //! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
 //! demo ───────────────────▶ processes: this program again, as control plane, sidecars and shop
@@ -21,6 +22,7 @@ mod diff;
 mod error;
 mod files;
 mod http_client;
+mod moments;
 mod status;
 mod table;
 mod yaml_text;
@@ -56,6 +58,8 @@ enum Command {
     Analyze(commands::analyze::AnalyzeArgs),
     ProxyConfig(commands::proxy_config::ProxyConfigArgs),
     Token(commands::token::TokenArgs),
+    Ca(commands::ca::CaArgs),
+    Check(commands::check::CheckArgs),
     Demo(demo::DemoArgs),
     /// One service of the demonstration's shop
     #[command(hide = true)]
@@ -100,6 +104,8 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             leno_proxy::run(*options).map_err(|error| Error::Usage(error.to_string()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Ca(args) => block_on(commands::ca::run(&args, out)),
+        Command::Check(args) => block_on(commands::check::run(&args, out)),
         Command::Token(args) => commands::token::run(&args, out),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),

@@ -27,6 +27,29 @@ pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<Condition<'a>> {
     })
 }
 
+/// How far a resource got, and the sentence about it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// On every proxy that uses it, if any.
+    Live(String),
+    Pending(String),
+    Rejected(String),
+}
+
+pub fn progress(object: &Value) -> Progress {
+    let Some(live) = condition(object, "Live") else {
+        return Progress::Pending(
+            "the control plane has not said anything about it yet".to_owned(),
+        );
+    };
+    let message = live.message.to_owned();
+    match (live.status, live.reason) {
+        ("True", _) | (_, "NotUsed") => Progress::Live(message),
+        (_, "Rejected" | "Invalid") => Progress::Rejected(message),
+        _ => Progress::Pending(message),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -44,5 +67,20 @@ mod tests {
         assert_eq!(condition(&object(2), "Live"), Some(live));
         assert_eq!(condition(&object(3), "Live"), None);
         assert_eq!(condition(&object(2), "Accepted"), None);
+    }
+
+    #[test]
+    fn only_what_no_proxy_waits_for_is_live() {
+        let object = |status, reason| {
+            json!({"metadata": {"generation": 1}, "status": {"conditions": [
+                {"type": "Live", "status": status, "reason": reason, "message": "m", "observedGeneration": 1},
+            ]}})
+        };
+        let message = || "m".to_owned();
+        assert_eq!(progress(&object("True", "Live")), Progress::Live(message()));
+        assert_eq!(progress(&object("Unknown", "NotUsed")), Progress::Live(message()));
+        assert_eq!(progress(&object("False", "Rejected")), Progress::Rejected(message()));
+        assert_eq!(progress(&object("False", "Pending")), Progress::Pending(message()));
+        assert!(matches!(progress(&json!({})), Progress::Pending(_)));
     }
 }

@@ -132,7 +132,11 @@ async fn run_control_plane(
     let starting = processes.spawn(name, &owned(&arguments))?;
     let announced = processes.announced(starting).await?;
     let (api, xds) = (announced.address("api")?, announced.address("xds")?);
-    let client = ApiClient::new(&ServerArgs { server: format!("http://{api}"), token_file: None })?;
+    let client = ApiClient::new(&ServerArgs {
+        server: format!("http://{api}"),
+        ca_file: None,
+        token_file: None,
+    })?;
     Ok(ControlPlane { api, xds, client })
 }
 

@@ -1,0 +1,102 @@
+//! `leno check`: is the mesh well? The control plane, every certificate, every resource.
+//!
+//! `check/judge.rs` decides what is wrong; this file asks and prints.
+
+use std::{io::Write, process::ExitCode};
+
+use leno_api::KINDS;
+use serde_json::json;
+
+use self::judge::{Finding, State};
+use crate::{
+    api_client::{ApiClient, Error as ApiError, ServerArgs},
+    error::Error,
+    moments::now,
+    table::Table,
+};
+
+mod judge;
+
+/// Look whether the mesh is well: the control plane, everybody's certificates, what is not live where it should be
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
+    let client = ApiClient::new(&args.server)?;
+    let findings = findings(&client).await?;
+    match args.output {
+        Output::Table => print(&findings, out)?,
+        Output::Json => writeln!(out, "{:#}", as_json(&findings))?,
+    }
+    let well = findings.iter().all(|finding| finding.state == State::Ok);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn findings(client: &ApiClient) -> Result<Vec<Finding>, Error> {
+    let version = match client.version().await {
+        Ok(version) => version,
+        // Not to be reached is a finding, not a mistake of whoever asks.
+        Err(error @ (ApiError::Unreachable { .. } | ApiError::Http { .. })) => {
+            return Ok(vec![judge::unreachable(&error.to_string())]);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let now = now();
+    let mut findings = vec![judge::control_plane(&client.server(), &version)];
+    findings.extend(judge::authority(&client.ca_status().await?, now));
+    findings.extend(judge::certificates(&client.ca_certificates().await?, now));
+    let mut live = 0;
+    for kind in KINDS {
+        for object in client.list(kind, None).await?.items {
+            match judge::resource(kind.kind, &object) {
+                None => live += 1,
+                Some(finding) => findings.push(finding),
+            }
+        }
+    }
+    findings.push(judge::live(live));
+    Ok(findings)
+}
+
+fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Error> {
+    let mut table = Table::new(["what", "state", "because"]);
+    for Finding { what, state, because, .. } in findings {
+        table.add(vec![what.clone(), state.word().to_owned(), because.clone()]);
+    }
+    table.print(out)?;
+    // One hint is said once, however many it is for.
+    let mut said = Vec::new();
+    for hint in findings.iter().filter_map(|finding| finding.hint) {
+        if !said.contains(&hint) {
+            writeln!(out, "{}hint: {hint}", if said.is_empty() { "\n" } else { "" })?;
+            said.push(hint);
+        }
+    }
+    Ok(())
+}
+
+fn as_json(findings: &[Finding]) -> serde_json::Value {
+    let well = findings.iter().all(|finding| finding.state == State::Ok);
+    let findings = findings.iter().map(|finding| {
+        json!({
+            "what": finding.what,
+            "state": finding.state.word(),
+            "because": finding.because,
+            "hint": finding.hint,
+        })
+    });
+    json!({"ok": well, "findings": findings.collect::<Vec<_>>()})
+}

@@ -1,0 +1,181 @@
+//! What is well and what is not, decided from what the control plane says. Nothing is asked here.
+
+use serde_json::Value;
+
+use crate::{
+    api_client::authority::{Certificate, Root, Status},
+    commands::ca::short,
+    moments::{Moment, distance},
+    status::{Progress, progress},
+};
+
+/// A proxy renews at two thirds of a certificate's life; with less than this left it has failed for long.
+const LEAST_LEFT_PERCENT: u64 = 20;
+/// Replacing a root takes planning where its copies are kept by hand.
+const ROOT_WARNING_SECONDS: u64 = 30 * 86_400;
+
+const UNREACHABLE: &str =
+    "is `leno control-plane` running? set --server, and for https:// --ca-file";
+const NO_RENEWAL: &str = "`leno proxy-config certs ADMIN` says why a proxy does not renew, with --renew it tries at once";
+const OLD_ROOT: &str = "`leno ca rotate-root` replaces the root while everything runs";
+const NOT_LIVE: &str =
+    "`leno get KIND NAME -n NAMESPACE -o yaml` says in its status which proxies reject it and why";
+
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub what: String,
+    pub state: State,
+    pub because: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Ok,
+    /// Still works.
+    Warning,
+    Wrong,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
+impl Finding {
+    fn new(what: impl Into<String>, state: State, because: impl Into<String>) -> Self {
+        Self { what: what.into(), state, because: because.into(), hint: None }
+    }
+
+    /// Said only where there is something to do.
+    fn or(mut self, hint: &'static str) -> Self {
+        self.hint = (self.state != State::Ok).then_some(hint);
+        self
+    }
+}
+
+pub fn unreachable(reason: &str) -> Finding {
+    Finding::new("control plane", State::Wrong, reason).or(UNREACHABLE)
+}
+
+pub fn control_plane(server: &str, version: &str) -> Finding {
+    Finding::new("control plane", State::Ok, format!("version {version} answers at {server}"))
+}
+
+/// The roots.
+pub fn authority(status: &Status, now: u64) -> Vec<Finding> {
+    status.roots.iter().map(|root| trusted(root, now)).collect()
+}
+
+fn trusted(root: &Root, now: u64) -> Finding {
+    let end = root.not_after.0;
+    let role = if root.signer { "signs" } else { "is trusted" };
+    let state = match end.checked_sub(now) {
+        None => State::Wrong,
+        Some(left) if left < ROOT_WARNING_SECONDS => State::Warning,
+        Some(_) => State::Ok,
+    };
+    let because = format!("{role}, ends {}", distance(end, now));
+    Finding::new(format!("root {}", short(&root.fingerprint)), state, because).or(OLD_ROOT)
+}
+
+/// The certificates of all proxies.
+pub fn certificates(certificates: &[Certificate], now: u64) -> Vec<Finding> {
+    certificates.iter().map(|certificate| issued(certificate, now)).collect()
+}
+
+fn issued(certificate: &Certificate, now: u64) -> Finding {
+    let (Moment(begin), Moment(end)) = (certificate.not_before, certificate.not_after);
+    let left = end.saturating_sub(now).saturating_mul(100) / end.saturating_sub(begin).max(1);
+    let (state, because) = match left {
+        _ if now >= end => (State::Wrong, format!("ended {}", distance(end, now))),
+        left if left < LEAST_LEFT_PERCENT => {
+            (State::Warning, format!("ends {}, {left} % of its life are left", distance(end, now)))
+        }
+        _ => (State::Ok, format!("{}, ends {}", certificate.spiffe_id, distance(end, now))),
+    };
+    Finding::new(format!("certificate of {}", certificate.proxy), state, because).or(NO_RENEWAL)
+}
+
+/// A resource that is not live on every proxy that uses it.
+pub fn resource(kind: &str, object: &Value) -> Option<Finding> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
+    let what = format!("{kind} {}/{}", text("/metadata/namespace"), text("/metadata/name"));
+    match progress(object) {
+        Progress::Live(_) => None,
+        Progress::Pending(message) => {
+            Some(Finding::new(what, State::Warning, message).or(NOT_LIVE))
+        }
+        Progress::Rejected(message) => Some(Finding::new(what, State::Wrong, message).or(NOT_LIVE)),
+    }
+}
+
+pub fn live(count: usize) -> Finding {
+    let because = format!("{count} are live on every proxy that uses them");
+    Finding::new("resources", State::Ok, because)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn certificate(now_left: i64) -> Finding {
+        let now = 1_000_000_u64;
+        let certificate = Certificate {
+            proxy: "shop/order-1".to_owned(),
+            spiffe_id: "spiffe://m/ns/shop/sa/order".to_owned(),
+            not_before: Moment(now.saturating_add_signed(now_left) - 1_000),
+            not_after: Moment(now.saturating_add_signed(now_left)),
+            ..Certificate::default()
+        };
+        certificates(&[certificate], now).remove(0)
+    }
+
+    #[test]
+    fn a_certificate_is_worth_a_word_long_before_it_ends() {
+        let fine = certificate(200);
+        assert_eq!((fine.state, fine.hint), (State::Ok, None));
+        let late = certificate(199);
+        assert_eq!((late.state, late.hint), (State::Warning, Some(NO_RENEWAL)));
+        assert_eq!(late.because, "ends in 3m19s, 19 % of its life are left");
+        let over = certificate(0);
+        assert_eq!((over.state, over.because.as_str()), (State::Wrong, "ended now"));
+        assert_eq!(certificate(-90).because, "ended 90s ago");
+    }
+
+    #[test]
+    fn a_root_is_worth_a_word_a_month_before_it_ends() {
+        let root = |left: u64| {
+            let roots =
+                vec![Root { not_after: Moment(left + 10), signer: true, ..Root::default() }];
+            authority(&Status { roots, ..Status::default() }, 10).remove(0).state
+        };
+        assert_eq!(root(ROOT_WARNING_SECONDS), State::Ok);
+        assert_eq!(root(ROOT_WARNING_SECONDS - 1), State::Warning);
+    }
+
+    #[test]
+    fn only_what_is_not_live_is_named() {
+        let object = |status: &str, reason: &str| {
+            json!({"metadata": {"name": "order", "namespace": "shop", "generation": 1}, "status": {"conditions": [
+                {"type": "Live", "status": status, "reason": reason, "message": "m", "observedGeneration": 1},
+            ]}})
+        };
+        assert_eq!(resource("HTTPRoute", &object("True", "Live")), None);
+        let rejected = resource("HTTPRoute", &object("False", "Rejected")).unwrap();
+        assert_eq!(
+            (rejected.what.as_str(), rejected.state),
+            ("HTTPRoute shop/order", State::Wrong)
+        );
+        assert_eq!(resource("X", &object("False", "Pending")).unwrap().state, State::Warning);
+    }
+}
