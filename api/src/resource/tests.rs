@@ -4,7 +4,7 @@ use super::*;
 use crate::{analyze, yaml};
 
 /// A valid object of each kind; each row below breaks one thing.
-const GOOD: &str = r"
+const GOOD: &str = r#"
 apiVersion: leno.dev/v1alpha1
 kind: Service
 metadata: {name: orders, namespace: shop}
@@ -51,7 +51,41 @@ spec:
   balancer: {roundRobin: {}}
   timeouts: {connect: 1s, request: 10s}
   breaker: {maxConnections: 100}
-";
+---
+apiVersion: leno.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: orders, namespace: shop}
+spec:
+  selector: {matchLabels: {version: v1}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {9001: {mode: PERMISSIVE}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders, sectionName: http}]
+  action: ALLOW
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/users]}}]
+    to: [{operation: {methods: [GET], paths: ['/v1/*']}}]
+    when: [{key: 'request.headers[x-user]', values: ['*']}]
+---
+apiVersion: leno.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders}]
+  jwtRules: [{issuer: 'https://issuer.example', jwksUri: 'https://issuer.example/keys'}]
+---
+apiVersion: leno.dev/v1alpha1
+kind: TrustBundle
+metadata: {name: mesh, namespace: leno-system}
+spec:
+  trustDomain: cluster.local
+  roots: ["-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n"]
+  signer: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a
+"#;
 
 fn good() -> Vec<Value> {
     yaml::documents(GOOD).unwrap().into_iter().map(|document| document.value).collect()
@@ -203,6 +237,25 @@ fn each_broken_rule_is_named_with_its_path() {
             "1 to 10000000",
         ),
         (5, "/spec/timeouts/connect", json!("0s"), "spec.timeouts.connect", "more than zero"),
+        (
+            6,
+            "/spec/portLevelMtls",
+            json!({"0": {"mode": "STRICT"}}),
+            "spec.portLevelMtls.0",
+            "is not a port",
+        ),
+        (6, "/spec/targetRefs", json!([]), "spec.targetRefs", "and selector exclude each other"),
+        (7, "/spec/rules/0/from", json!([]), "spec.rules[0].from", "is empty"),
+        (7, "/spec/action", json!("CUSTOM"), "spec.action", "unknown variant `CUSTOM`"),
+        (
+            8,
+            "/spec/jwtRules/0/jwksUri",
+            json!("issuer.example"),
+            "spec.jwtRules[0].jwksUri",
+            "must be an http or https URL",
+        ),
+        (9, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
+        (9, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
     ];
     for (document, pointer, value, path, message) in rows {
         let mut object = good().swap_remove(document);
@@ -229,7 +282,8 @@ fn findings_name_what_is_missing_and_what_follows() {
     let messages: Vec<_> =
         analyze::findings(&resources).iter().map(|f| format!("{} {}", f.path, f.message)).collect();
     assert!(messages.iter().any(|m| m == "spec.rules[0].backendRefs[0] there is no Service shop/orders; its share of requests is answered with 500"), "{messages:#?}");
-    assert!(messages.iter().any(|m| m.contains("the policy has no effect")));
+    let ineffective = messages.iter().filter(|m| m.ends_with("the policy has no effect"));
+    assert_eq!(ineffective.count(), 3, "{messages:#?}");
 }
 
 #[test]
@@ -245,4 +299,26 @@ fn the_younger_of_two_equal_routes_is_found() {
     let found = analyze::findings(&resources);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].key.to_string(), "HTTPRoute shop/aaa");
+}
+
+#[test]
+fn users_write_every_kind_but_the_trust_bundle() {
+    let read_only: Vec<_> = KINDS.iter().filter(|info| info.read_only).collect();
+    assert_eq!(read_only.len(), 1);
+    assert_eq!(read_only[0].kind, "TrustBundle");
+}
+
+#[test]
+fn a_sidecar_takes_mutual_tls_only_when_it_says_so() {
+    let read = |sidecar: Value| {
+        let mut object = good().swap_remove(1);
+        object["spec"]["sidecar"] = sidecar;
+        match Resource::from_json(object).unwrap().model {
+            Model::Workload(workload) => (workload.sidecar_port, workload.sidecar_tls),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(json!({"port": 15008})), (Some(15008), false));
+    assert_eq!(read(json!({"port": 15008, "mutualTls": true})), (Some(15008), true));
+    assert_eq!(read(Value::Null), (None, false));
 }
