@@ -19,10 +19,12 @@ mod error;
 mod filter;
 mod forward;
 mod http;
+mod identity;
 mod listen;
 mod route;
 mod snapshot;
 mod telemetry;
+mod tls;
 
 pub use app::{Error, run};
 pub use bootstrap::{AccessLog, Options};

@@ -1,0 +1,1 @@
+//! Sources of identities, with real files and sockets.
