@@ -3,15 +3,19 @@
 //! None of them makes a resource invalid (the other one may be on its way), so they are findings,
 //! shown as warnings by the API and the command line.
 
+mod access;
+
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     Key, Path, Resource,
     model::{
         Model, ObjectName,
+        applies::Applies,
         backend::{Backend, Parent},
         filter::Filter,
         http_route::HttpRoute,
+        request_authentication::RequestAuthentication,
         service::Service,
         traffic_policy::Target,
     },
@@ -121,6 +125,7 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
     }
     find_doubles(resources, &mut found);
     find_lost_claims(resources, &mut found);
+    access::find_ineffective(resources, &mut found);
     found
 }
 
@@ -175,14 +180,35 @@ pub fn claims(resource: &Resource) -> Vec<Claim> {
             }
             claims
         }
+        Model::RequestAuthentication(policy) => issuer_claims(policy),
         Model::Service(_)
         | Model::Workload(_)
         | Model::TcpRoute(_)
         | Model::PeerAuthentication(_)
         | Model::AuthorizationPolicy(_)
-        | Model::RequestAuthentication(_)
         | Model::TrustBundle(_) => Vec::new(),
     }
+}
+
+/// Every issuer that the policy has a rule for, at each place it is for.
+fn issuer_claims(policy: &RequestAuthentication) -> Vec<Claim> {
+    let namespace = &policy.name.namespace;
+    let places: Vec<String> = match &policy.applies {
+        Applies::Namespace => vec!["all".to_owned()],
+        Applies::Labels(labels) => vec![format!("{labels:?}")],
+        Applies::Services(targets) => targets
+            .iter()
+            .map(|target| format!("{} {:?}", target.service, target.section))
+            .collect(),
+    };
+    let claims = policy.rules.iter().enumerate().flat_map(|(i, rule)| {
+        places.iter().map(move |place| Claim {
+            path: format!("spec.jwtRules[{i}]"),
+            place: format!("issuer {namespace} {place} {}", rule.issuer),
+            lost: "has a rule for tokens of the same issuer there; keep one of them",
+        })
+    });
+    claims.collect()
 }
 
 fn find_lost_claims(resources: &[Resource], found: &mut Vec<Finding>) {

@@ -1,0 +1,238 @@
+//! Policies about access that have no effect, or never match, beside the other resources.
+
+use super::Finding;
+use crate::{
+    Path, Resource,
+    model::{
+        Model,
+        authorization_policy::{Action, AuthorizationPolicy, ConditionKey, Rule, Source},
+        peer_authentication::{PeerAuthentication, TlsMode, mode_of},
+        request_authentication::RequestAuthentication,
+        workload::Workload,
+    },
+};
+
+/// What decides whether callers can be known.
+struct Known<'a> {
+    workloads: Vec<&'a Workload>,
+    peers: Vec<&'a PeerAuthentication>,
+    requests: Vec<&'a RequestAuthentication>,
+}
+
+pub(super) fn find_ineffective(resources: &[Resource], found: &mut Vec<Finding>) {
+    let known = Known::of(resources);
+    for resource in resources {
+        let Model::AuthorizationPolicy(policy) = &resource.model else { continue };
+        let mut add = |path: Path<'_>, message| {
+            found.push(Finding { key: resource.key(), path: path.to_string(), message });
+        };
+        let spec = Path::root("spec");
+        let rules_at = spec.field("rules");
+        if policy.rules.is_empty() && policy.action != Action::Allow {
+            let message = "is empty, so the policy has no effect; `[{}]` is every request";
+            add(rules_at, message.to_owned());
+        }
+        for (i, rule) in policy.rules.iter().enumerate() {
+            if let Some(message) = known.why_never(policy, rule) {
+                add(rules_at.index(i), message);
+            }
+        }
+    }
+}
+
+impl<'a> Known<'a> {
+    fn of(resources: &'a [Resource]) -> Self {
+        let mut known = Self { workloads: Vec::new(), peers: Vec::new(), requests: Vec::new() };
+        for resource in resources {
+            match &resource.model {
+                Model::Workload(workload) => known.workloads.push(workload),
+                Model::PeerAuthentication(policy) => known.peers.push(policy),
+                Model::RequestAuthentication(policy) => known.requests.push(policy),
+                _ => {}
+            }
+        }
+        known
+    }
+
+    /// Why `rule` never matches at one of the policy's workloads.
+    fn why_never(&self, policy: &AuthorizationPolicy, rule: &Rule) -> Option<String> {
+        let namespace = &policy.name.namespace;
+        let (identity, token) = (needs_identity(rule), needs_token(rule));
+        if !identity && !token {
+            return None;
+        }
+        let mut covered = self
+            .workloads
+            .iter()
+            .filter(|workload| policy.applies.covers(namespace, workload, None));
+        covered.find_map(|workload| {
+            let name = &workload.name;
+            if identity && self.is_plain(workload) {
+                return Some(format!(
+                    "asks who calls, but a PeerAuthentication lets Workload {name} take plain text only, so it never matches there"
+                ));
+            }
+            (token && !self.takes_tokens(workload)).then(|| {
+                format!("asks for a token, but no RequestAuthentication is for Workload {name}, so it never matches there")
+            })
+        })
+    }
+
+    fn is_plain(&self, workload: &Workload) -> bool {
+        let plain = |port: &u16| {
+            mode_of(self.peers.iter().copied(), workload, None, *port) == TlsMode::Disable
+        };
+        !workload.ports.is_empty() && workload.ports.values().all(plain)
+    }
+
+    fn takes_tokens(&self, workload: &Workload) -> bool {
+        self.requests
+            .iter()
+            .any(|policy| policy.applies.covers(&policy.name.namespace, workload, None))
+    }
+}
+
+/// Whether callers without a certificate never match.
+fn needs_identity(rule: &Rule) -> bool {
+    let source = |source: &Source| {
+        !source.principals.any_of.is_empty() || !source.namespaces.any_of.is_empty()
+    };
+    needs(rule, source, |key| {
+        matches!(key, ConditionKey::SourcePrincipal | ConditionKey::SourceNamespace)
+    })
+}
+
+/// Whether requests without a token never match.
+fn needs_token(rule: &Rule) -> bool {
+    needs(
+        rule,
+        |source| !source.request_principals.any_of.is_empty(),
+        |key| {
+            matches!(
+                key,
+                ConditionKey::RequestPrincipal
+                    | ConditionKey::RequestAudiences
+                    | ConditionKey::RequestPresenter
+                    | ConditionKey::Claim(_)
+            )
+        },
+    )
+}
+
+fn needs(
+    rule: &Rule,
+    by_source: impl Fn(&Source) -> bool,
+    by_key: impl Fn(&ConditionKey) -> bool,
+) -> bool {
+    (!rule.from.is_empty() && rule.from.iter().all(by_source))
+        || rule
+            .when
+            .iter()
+            .any(|condition| by_key(&condition.key) && !condition.values.any_of.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Resource, analyze::findings, yaml};
+
+    const WORKLOAD: &str = "
+apiVersion: leno.dev/v1alpha1
+kind: Workload
+metadata: {name: orders-1, namespace: shop, labels: {app: orders}}
+spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
+";
+
+    fn messages(documents: &[(&str, &str)]) -> Vec<String> {
+        let mut text = WORKLOAD.to_owned();
+        for (i, (kind, spec)) in documents.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: leno.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p{i}, namespace: shop}}\nspec: {spec}\n"
+            );
+        }
+        let documents = yaml::documents(&text).unwrap().into_iter();
+        let resources: Vec<_> =
+            documents.map(|document| Resource::from_json(document.value).unwrap()).collect();
+        findings(&resources)
+            .iter()
+            .map(|f| format!("{}: {} {}", f.key, f.path, f.message))
+            .collect()
+    }
+
+    #[test]
+    fn a_denial_of_nothing_is_found() {
+        for action in ["DENY", "AUDIT"] {
+            let found = messages(&[("AuthorizationPolicy", &format!("{{action: {action}}}"))]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains("spec.rules is empty, so the policy has no effect"));
+        }
+        assert_eq!(messages(&[("AuthorizationPolicy", "{}")]), [""; 0]);
+        assert_eq!(messages(&[("AuthorizationPolicy", "{action: DENY, rules: [{}]}")]), [""; 0]);
+    }
+
+    #[test]
+    fn identities_are_not_asked_of_plain_text() {
+        let plain = ("PeerAuthentication", "{mtls: {mode: DISABLE}}");
+        let partly = (
+            "PeerAuthentication",
+            "{mtls: {mode: DISABLE}, portLevelMtls: {9002: {mode: STRICT}}}",
+        );
+        let asks = [
+            "{rules: [{from: [{source: {principals: ['*']}}]}]}",
+            "{rules: [{from: [{source: {namespaces: [a], ipBlocks: [10.0.0.0/8]}}]}]}",
+            "{rules: [{when: [{key: source.principal, values: [a/b]}]}]}",
+        ];
+        for spec in asks {
+            let policy = ("AuthorizationPolicy", spec);
+            let found = messages(&[policy, plain]);
+            assert_eq!(found.len(), 1, "{spec}: {found:?}");
+            assert!(found[0].contains("spec.rules[0] asks who calls"), "{found:?}");
+            assert!(found[0].contains("Workload shop/orders-1"), "{found:?}");
+            assert_eq!(messages(&[policy, partly]), [""; 0]);
+            assert_eq!(messages(&[policy]), [""; 0]);
+        }
+        for spec in [
+            "{rules: [{from: [{source: {notPrincipals: ['*']}}]}]}",
+            "{rules: [{from: [{source: {principals: ['*']}}, {source: {ipBlocks: [10.0.0.0/8]}}]}]}",
+            "{selector: {matchLabels: {app: users}}, rules: [{from: [{source: {principals: ['*']}}]}]}",
+            "{rules: [{when: [{key: source.principal, notValues: [a/b]}]}]}",
+        ] {
+            assert_eq!(messages(&[("AuthorizationPolicy", spec), plain]), [""; 0], "{spec}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_not_asked_where_none_are_read() {
+        let rules = "jwtRules: [{issuer: i, jwksUri: 'https://i/k'}]";
+        let spec = "{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}";
+        let policy = ("AuthorizationPolicy", spec);
+        let found = messages(&[policy]);
+        assert!(
+            found.len() == 1 && found[0].contains("spec.rules[0] asks for a token"),
+            "{found:?}"
+        );
+        let other = format!("{{selector: {{matchLabels: {{app: users}}}}, {rules}}}");
+        assert_eq!(messages(&[policy, ("RequestAuthentication", &other)]).len(), 1);
+        let own = format!("{{{rules}}}");
+        assert_eq!(messages(&[policy, ("RequestAuthentication", &own)]), [""; 0]);
+    }
+
+    #[test]
+    fn one_issuer_in_two_policies_for_one_place_is_found() {
+        let policy = |scope: &str, issuer: &str| {
+            format!("{{{scope} jwtRules: [{{issuer: {issuer}, jwksUri: 'https://i/k'}}]}}")
+        };
+        let found = |first: &str, second: &str| {
+            messages(&[("RequestAuthentication", first), ("RequestAuthentication", second)])
+        };
+        let labels = "selector: {matchLabels: {app: orders}},";
+        let twins = found(&policy("", "a"), &policy("", "a"));
+        assert_eq!(twins.len(), 1, "{twins:?}");
+        assert!(
+            twins[0].starts_with("RequestAuthentication shop/p1: spec.jwtRules[0] "),
+            "{twins:?}"
+        );
+        assert_eq!(found(&policy(labels, "a"), &policy(labels, "a")).len(), 1);
+        assert_eq!(found(&policy("", "a"), &policy("", "b")), [""; 0]);
+        assert_eq!(found(&policy(labels, "a"), &policy("", "a")), [""; 0]);
+    }
+}
