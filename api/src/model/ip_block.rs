@@ -105,7 +105,7 @@ pub(crate) fn parse_blocks(
     problems: &mut Problems,
 ) -> Blocks {
     let mut list = |field: &str, raw: Option<Vec<String>>| {
-        each_value(&at.field(field), raw, problems, |text| IpBlock::parse(text))
+        each_value(&at.field(field), raw, problems, IpBlock::parse)
     };
     let [any_field, none_field] = fields;
     let [any, none] = raw;
