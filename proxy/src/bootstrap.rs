@@ -7,6 +7,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+use crate::identity::{Files, Source, control_plane};
+
 /// Flags of `leno proxy`.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -23,9 +25,36 @@ pub struct Options {
     /// Address of the control plane's xDS port.
     #[arg(long, env = "LENO_CONTROL_PLANE", value_name = "HOST:PORT")]
     pub control_plane: Option<String>,
-    /// File with the token for the control plane.
+    /// File with the token for the control plane: with --ca-file the join token for the first certificate.
     #[arg(long, env = "LENO_TOKEN_FILE", value_name = "FILE", requires = "control_plane")]
     pub token_file: Option<PathBuf>,
+    /// PEM file with the roots by which the control plane is known (its `root.pem`, or `leno ca bundle`). With it the
+    /// control plane is spoken to over TLS and asked for a certificate.
+    #[arg(long, env = "LENO_CA_FILE", value_name = "FILE", requires = "control_plane")]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the proxy's own certificate, leaf first, instead of one from the control plane. Read again when
+    /// it changes, as are the two below.
+    #[arg(
+        long,
+        env = "LENO_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires_all = ["tls_key", "tls_roots"]
+    )]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with its private key, readable by its owner only.
+    #[arg(long, env = "LENO_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the roots that other proxies' certificates must lead to.
+    #[arg(long, env = "LENO_TLS_ROOTS", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_roots: Option<PathBuf>,
+    /// Unix socket of a SPIFFE Workload API (SPIRE) from which the certificate comes instead.
+    #[arg(
+        long,
+        env = "LENO_WORKLOAD_API",
+        value_name = "SOCKET",
+        conflicts_with = "tls_certificate"
+    )]
+    pub workload_api: Option<PathBuf>,
     /// Where the application sends its calls.
     #[arg(long, env = "LENO_OUTBOUND", value_name = "ADDR", default_value = "127.0.0.1:15001")]
     pub outbound: SocketAddr,
@@ -109,6 +138,13 @@ pub struct Options {
     pub drain_delay: u32,
 }
 
+/// A control plane elsewhere must be known by its certificate: what it says is obeyed, and what it is told are secrets.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the control plane {0} is not on this machine: give its roots with --ca-file FILE, so that nobody else can pose as it"
+)]
+pub struct Unproven(String);
+
 /// What the access log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessLog {
@@ -126,6 +162,48 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.workers.map_or(cores.min(2), usize::from)
     }
+
+    /// Where the proxy's certificate comes from; `proxy` is what people know it by. Files and a Workload API come before
+    /// the control plane. None when no source was named: the proxy then has no identity.
+    ///
+    /// # Errors
+    /// For a control plane that is not on this machine and could be anybody.
+    pub fn identity_source(&self, proxy: &str) -> Result<Option<Source>, Unproven> {
+        if let Some(address) = self.control_plane.as_ref().filter(|_| self.ca_file.is_none())
+            && !is_loopback(address)
+        {
+            return Err(Unproven(address.clone()));
+        }
+        if let (Some(certificate), Some(key), Some(roots)) =
+            (&self.tls_certificate, &self.tls_key, &self.tls_roots)
+        {
+            let (certificate, key, roots) = (certificate.clone(), key.clone(), roots.clone());
+            return Ok(Some(Source::Files(Files { certificate, key, roots })));
+        }
+        if let Some(socket) = self.workload_api.clone() {
+            return Ok(Some(Source::WorkloadApi { socket }));
+        }
+        let (Some(address), Some(ca_file)) = (&self.control_plane, &self.ca_file) else {
+            return Ok(None);
+        };
+        Ok(Some(Source::ControlPlane(control_plane::Options {
+            address: address.clone(),
+            ca_file: ca_file.clone(),
+            token_file: self.token_file.clone(),
+            namespace: self.namespace.clone(),
+            service_account: self.service_account.clone().unwrap_or_else(|| "default".to_owned()),
+            proxy: proxy.to_owned(),
+            ttl: None,
+        })))
+    }
+}
+
+/// Whether nobody but this machine can be at `address`, which is a host with a port.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = host.parse::<IpAddr>();
+    ip.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
 }
 
 /// Reads `key=value`.
@@ -134,4 +212,70 @@ fn pair<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(Str
         text.split_once('=').ok_or_else(|| format!("`{text}` must be NAME=VALUE"))?;
     let value = value.parse().map_err(|error| format!("`{value}`: {error}"))?;
     Ok((key.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(flags: &str) -> Result<Options, clap::Error> {
+        let words = ["proxy"].into_iter().chain(flags.split_whitespace());
+        Command::try_parse_from(words).map(|command| command.options)
+    }
+
+    fn source(flags: &str) -> Result<Option<Source>, Unproven> {
+        options(flags).unwrap().identity_source("orders-1")
+    }
+
+    #[test]
+    fn an_identity_needs_a_source() {
+        assert!(source("--config mesh.yaml").unwrap().is_none());
+        assert!(source("--control-plane 127.0.0.1:15012").unwrap().is_none());
+        let asked = source(
+            "--control-plane cp:15012 --ca-file root.pem --token-file token --namespace shop \
+             --service-account orders",
+        );
+        let Ok(Some(Source::ControlPlane(asked))) = asked else { panic!("{asked:?}") };
+        assert_eq!((&*asked.namespace, &*asked.service_account), ("shop", "orders"));
+        assert_eq!((&*asked.proxy, &*asked.address), ("orders-1", "cp:15012"));
+        let files = "--tls-certificate a --tls-key b --tls-roots c";
+        let found = source(&format!("--config mesh.yaml {files}"));
+        assert!(matches!(found, Ok(Some(Source::Files(_)))));
+        let found = source(&format!("--control-plane cp:15012 --ca-file root.pem {files}"));
+        assert!(matches!(found, Ok(Some(Source::Files(_)))), "named files come first");
+        let found = source("--config mesh.yaml --workload-api /run/spire.sock");
+        assert!(matches!(found, Ok(Some(Source::WorkloadApi { .. }))));
+    }
+
+    #[test]
+    fn a_control_plane_elsewhere_must_be_proven() {
+        for address in ["cp:15012", "10.0.0.1:15012", "[2001:db8::1]:15012", "127.evil:15012"] {
+            let error = source(&format!("--control-plane {address}")).unwrap_err();
+            assert!(error.to_string().contains("--ca-file"), "{error}");
+        }
+        for address in ["localhost:15012", "127.0.0.1:15012", "[::1]:15012"] {
+            assert!(source(&format!("--control-plane {address}")).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn half_a_source_is_refused() {
+        for flags in [
+            "--config mesh.yaml --tls-certificate a",
+            "--config mesh.yaml --tls-certificate a --tls-key b",
+            "--config mesh.yaml --tls-key b",
+            "--config mesh.yaml --tls-certificate a --tls-key b --tls-roots c --workload-api d",
+            "--config mesh.yaml --ca-file root.pem",
+        ] {
+            assert!(options(flags).is_err(), "{flags}");
+        }
+    }
 }

@@ -111,11 +111,11 @@ where
         now: credentials.now(),
         not_after: AtomicI64::new(UNKNOWN),
     });
-    let config = ClientConfig {
-        alpn_protocols: vec![inside.alpn().to_vec()],
-        resumption: Resumption::store(store.clone()).tls12_resumption(Tls12Resumption::Disabled),
-        ..prepared.config.clone()
-    };
+    // A copy, since each connection has its own view of the tickets: a dozen reference counts.
+    let mut config = prepared.config.clone();
+    config.alpn_protocols = vec![inside.alpn().to_vec()];
+    config.resumption =
+        Resumption::store(store.clone()).tls12_resumption(Tls12Resumption::Disabled);
     let stream = TlsConnector::from(Arc::new(config))
         .connect_with(target.server_name.clone(), io, |connection| {
             connection.set_buffer_limit(Some(BUFFER_LIMIT));
@@ -150,13 +150,14 @@ fn configure(parts: &Parts, expected: &SpiffeId) -> Result<ClientConfig, Error> 
     };
     // Our certificate is shown whatever authorities a server asks for; it checks better than a list of names can.
     let own = Arc::new(SingleCertAndKey::from(parts.certified.clone()));
-    let config = ClientConfig::builder_with_details(provider(), parts.clock.clone())
+    let mut config = ClientConfig::builder_with_details(provider(), parts.clock.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| Error::Tls(error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(own);
-    Ok(ClientConfig { resumption: Resumption::disabled(), ..config })
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// Sessions that can be resumed, oldest first, each with the last second of the certificate that the server showed when

@@ -88,16 +88,17 @@ fn configure(known: Known<'_>) -> Result<ClientConfig, Failure> {
             anchors: Arc::new(anchors),
             rule,
         }));
-    let config = match known.credentials {
+    let mut config = match known.credentials {
         Some(own) => {
             let certified = own.parts().certified;
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
         None => builder.with_no_client_auth(),
     };
-    let alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec()];
     // It is connected to once in hours: what a resumed session saves is not worth keeping it.
-    Ok(ClientConfig { alpn_protocols, resumption: Resumption::disabled(), ..config })
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn check(leaf: &Leaf, trust_domain: Option<&TrustDomain>, now: i64) -> Result<(), Refusal> {

@@ -92,20 +92,18 @@ pub(super) fn configure(
         .build()
         .map_err(|error| Error::Tls(error.to_string()))?;
     let verifier = ClientVerifier { paths, trust_domain: parts.trust_domain.clone() };
-    let config = ServerConfig::builder_with_details(provider(), parts.clock.clone())
+    let mut config = ServerConfig::builder_with_details(provider(), parts.clock.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| Error::Tls(error.to_string()))?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(parts.certified.clone())));
-    Ok(ServerConfig {
-        alpn_protocols: Inside::ALL.map(|inside| inside.alpn().to_vec()).into(),
-        ignore_client_order: true,
-        // Tickets are stateless; a store would hold 256 sessions.
-        session_storage: Arc::new(NoServerSessionStorage {}),
-        ticketer,
-        send_tls13_tickets: TICKETS,
-        ..config
-    })
+    config.alpn_protocols = Inside::ALL.map(|inside| inside.alpn().to_vec()).into();
+    config.ignore_client_order = true;
+    // Tickets are stateless; the store that rustls would make has room for 256 sessions.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ticketer;
+    config.send_tls13_tickets = TICKETS;
+    Ok(config)
 }
 
 /// Path building by rustls, then the rules of SPIFFE.
