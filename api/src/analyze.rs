@@ -105,7 +105,16 @@ pub fn check_reference(reference: &Reference, service: Option<&Service>) -> Opti
     }
 }
 
-/// Everything odd about a whole configuration, in the order of `resources`.
+/// Everything odd about a whole configuration: what [`findings`] says, and what is odd only because nothing else is
+/// there, such as a policy that asks for tokens where no token is read.
+pub fn findings_of_all(resources: &[Resource]) -> Vec<Finding> {
+    let mut found = findings(resources);
+    access::find_unmatched(resources, &mut found);
+    found
+}
+
+/// Everything odd about `resources`, seen beside each other, in their order. They may be a part of a configuration
+/// only, as long as the services they refer to are among them.
 pub fn findings(resources: &[Resource]) -> Vec<Finding> {
     let services: HashMap<ObjectName, &Service> = resources
         .iter()
@@ -125,7 +134,7 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
     }
     find_doubles(resources, &mut found);
     find_lost_claims(resources, &mut found);
-    access::find_ineffective(resources, &mut found);
+    access::find_empty(resources, &mut found);
     found
 }
 

@@ -19,22 +19,29 @@ struct Known<'a> {
     requests: Vec<&'a RequestAuthentication>,
 }
 
-pub(super) fn find_ineffective(resources: &[Resource], found: &mut Vec<Finding>) {
-    let known = Known::of(resources);
+/// Policies that deny or note nothing at all.
+pub(super) fn find_empty(resources: &[Resource], found: &mut Vec<Finding>) {
     for resource in resources {
         let Model::AuthorizationPolicy(policy) = &resource.model else { continue };
-        let mut add = |path: Path<'_>, message| {
-            found.push(Finding { key: resource.key(), path: path.to_string(), message });
-        };
-        let spec = Path::root("spec");
-        let rules_at = spec.field("rules");
         if policy.rules.is_empty() && policy.action != Action::Allow {
+            let path = "spec.rules".to_owned();
             let message = "is empty, so the policy has no effect; `[{}]` is every request";
-            add(rules_at, message.to_owned());
+            found.push(Finding { key: resource.key(), path, message: message.to_owned() });
         }
+    }
+}
+
+/// Rules that never match. Of a part of a configuration that cannot be said.
+pub(super) fn find_unmatched(resources: &[Resource], found: &mut Vec<Finding>) {
+    let known = Known::of(resources);
+    let spec = Path::root("spec");
+    let rules_at = spec.field("rules");
+    for resource in resources {
+        let Model::AuthorizationPolicy(policy) = &resource.model else { continue };
         for (i, rule) in policy.rules.iter().enumerate() {
             if let Some(message) = known.why_never(policy, rule) {
-                add(rules_at.index(i), message);
+                let path = rules_at.index(i).to_string();
+                found.push(Finding { key: resource.key(), path, message });
             }
         }
     }
@@ -133,7 +140,11 @@ fn needs(
 
 #[cfg(test)]
 mod tests {
-    use crate::{Resource, analyze::findings, yaml};
+    use crate::{
+        Resource,
+        analyze::{findings, findings_of_all},
+        yaml,
+    };
 
     const WORKLOAD: &str = "
 apiVersion: leno.dev/v1alpha1
@@ -142,7 +153,7 @@ metadata: {name: orders-1, namespace: shop, labels: {app: orders}}
 spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
 ";
 
-    fn messages(documents: &[(&str, &str)]) -> Vec<String> {
+    fn resources(documents: &[(&str, &str)]) -> Vec<Resource> {
         let mut text = WORKLOAD.to_owned();
         for (i, (kind, spec)) in documents.iter().enumerate() {
             text += &format!(
@@ -150,12 +161,20 @@ spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
             );
         }
         let documents = yaml::documents(&text).unwrap().into_iter();
-        let resources: Vec<_> =
-            documents.map(|document| Resource::from_json(document.value).unwrap()).collect();
-        findings(&resources)
-            .iter()
-            .map(|f| format!("{}: {} {}", f.key, f.path, f.message))
-            .collect()
+        documents.map(|document| Resource::from_json(document.value).unwrap()).collect()
+    }
+
+    fn messages(documents: &[(&str, &str)]) -> Vec<String> {
+        let found = findings_of_all(&resources(documents));
+        found.iter().map(|f| format!("{}: {} {}", f.key, f.path, f.message)).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_no_finding_of_a_part() {
+        let spec = "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}";
+        let documents = [("AuthorizationPolicy", spec)];
+        assert_eq!(findings(&resources(&documents)), []);
+        assert_eq!(messages(&documents).len(), 1);
     }
 
     #[test]

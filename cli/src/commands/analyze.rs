@@ -63,7 +63,7 @@ impl Report {
             loaded.problems.into_iter().map(|problem| (Level::Error, problem)).collect();
         let resources: Vec<_> =
             loaded.manifests.iter().map(|manifest| manifest.resource.clone()).collect();
-        for finding in analyze::findings(&resources) {
+        for finding in analyze::findings_of_all(&resources) {
             // Where a resource stands twice, the finding is about the later one.
             let manifests = loaded.manifests.iter().rev();
             for manifest in manifests.filter(|found| found.resource.key() == finding.key).take(1) {
