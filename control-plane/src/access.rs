@@ -12,11 +12,12 @@
 mod tests;
 mod tokens;
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use leno_api::model::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 
-pub use self::tokens::{TokenError, TokenFile};
+pub use self::tokens::{NewToken, TokenError, TokenFile, TokenInfo};
 
 /// What the bearer of a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +36,10 @@ pub enum Role {
 pub struct Caller {
     pub name: String,
     pub role: Role,
-    /// The namespace of a workload's token.
+    /// The namespace of a workload's token or certificate.
     pub namespace: Option<String>,
+    /// The service account of a workload's certificate, or of its token where that names one.
+    pub service_account: Option<String>,
 }
 
 /// What a request wants to do.
@@ -66,6 +69,10 @@ pub enum Denied {
     NotBearer,
     #[error("the bearer token is not known: tokens are listed in {}", .0.display())]
     Unknown(PathBuf),
+    #[error("the token {0:?} has expired: make a new one with `leno token create`")]
+    Expired(String),
+    #[error("the token {0:?} is for one certificate and nothing else")]
+    OnlyForACertificate(String),
     #[error("{caller} may not {action}")]
     NotAllowed { caller: String, action: String },
     #[error(transparent)]
@@ -75,15 +82,15 @@ pub enum Denied {
 /// Decides about every request.
 #[derive(Debug)]
 pub struct Access {
-    tokens: TokenFile,
+    tokens: Arc<TokenFile>,
     anonymous: bool,
 }
 
 impl Access {
     /// For an API bound to `bind`. Without a token only a loopback bind can be used, and only
     /// where `require_token` is not set.
-    pub fn new(tokens: TokenFile, bind: SocketAddr, require_token: bool) -> Self {
-        Self { tokens, anonymous: bind.ip().is_loopback() && !require_token }
+    pub fn new(tokens: impl Into<Arc<TokenFile>>, bind: SocketAddr, require_token: bool) -> Self {
+        Self { tokens: tokens.into(), anonymous: bind.ip().is_loopback() && !require_token }
     }
 
     /// Who sends the request, by its `authorization` header.
@@ -93,13 +100,40 @@ impl Access {
         };
         let token = bearer(authorization).ok_or(Denied::NotBearer)?;
         let found = self.tokens.find(token)?;
-        found.ok_or_else(|| Denied::Unknown(self.tokens.path().to_owned()))
+        let found = found.ok_or_else(|| Denied::Unknown(self.tokens.path().to_owned()))?;
+        if found.once {
+            return Err(Denied::OnlyForACertificate(found.name));
+        }
+        if !found.is_good(tokens::now()) {
+            return Err(Denied::Expired(found.name));
+        }
+        Ok(Caller::bearer(found))
     }
 }
 
 impl Caller {
     fn anonymous() -> Self {
-        Self { name: "anonymous on loopback".into(), role: Role::Admin, namespace: None }
+        Self {
+            name: "anonymous on loopback".into(),
+            role: Role::Admin,
+            namespace: None,
+            service_account: None,
+        }
+    }
+
+    fn bearer(token: TokenInfo) -> Self {
+        let TokenInfo { name, role, namespace, service_account, .. } = token;
+        Self { name, role, namespace, service_account }
+    }
+
+    /// Whoever holds a certificate of this identity: a workload of that namespace and service account.
+    pub fn workload(id: &SpiffeId) -> Self {
+        Self {
+            name: id.to_string(),
+            role: Role::Workload,
+            namespace: Some(id.namespace.to_string()),
+            service_account: Some(id.service_account.to_string()),
+        }
     }
 
     pub fn may(&self, action: Action<'_>) -> Result<(), Denied> {
@@ -144,7 +178,8 @@ impl fmt::Display for Action<'_> {
     }
 }
 
-fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+/// The token of an `authorization` header; `None` where it is not `Bearer <token>`.
+pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = authorization.split_at_checked(7)?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)

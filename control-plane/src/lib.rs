@@ -10,6 +10,7 @@
 //! - [`store`]: every object, one revision counter, watch from a revision
 //! - [`objects`]: what a write makes of an object: metadata, field ownership
 //! - [`access`]: bearer tokens and roles
+//! - [`ca`]: certificates for whoever has proven who they are
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`registry`]: leases of registered workloads
@@ -19,6 +20,7 @@
 
 pub mod access;
 mod app;
+pub mod ca;
 pub mod http_api;
 pub mod objects;
 pub mod plan;

@@ -1,4 +1,7 @@
 //! The token file: `{"tokens": [{"name": "ci", "role": "admin", "sha256": "…"}]}`.
+//!
+//! Several processes write it (the command line makes tokens, the control plane uses up those of one use): each
+//! change is made under a lock on `tokens.json.lock`, so that none undoes another's.
 
 use std::{
     fs,
@@ -6,14 +9,15 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    time::SystemTime,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use leno_api::model::ObjectName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Caller, Role};
+use super::Role;
 
 const FILE: &str = "tokens.json";
 /// Starts every token, so that scanners for leaked secrets can tell one.
@@ -31,6 +35,44 @@ pub enum TokenError {
     Full(PathBuf),
     #[error("the workload token {0:?} needs a namespace")]
     NoNamespace(String),
+    #[error("only a workload token has a service account, {0:?} is of another role")]
+    NotAWorkload(String),
+    #[error(
+        "the token {0:?} would be for one use, which only the certificate authority counts: give it the role workload"
+    )]
+    OnceForPeople(String),
+    #[error(
+        "the namespace or the service account of the token {0:?} cannot be part of an identity: lower-case letters, digits, `-` and `.`, at most 253"
+    )]
+    BadName(String),
+}
+
+/// What a new token is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct NewToken<'a> {
+    pub name: &'a str,
+    pub role: Role,
+    pub namespace: Option<&'a str>,
+    /// Of a workload: the identity that the token proves; without it the account `default`.
+    pub service_account: Option<&'a str>,
+    /// Unix seconds; from then on the token is not known.
+    pub expires: Option<u64>,
+    /// Good for one certificate, and for nothing else.
+    pub once: bool,
+}
+
+/// What may be told about a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    pub name: String,
+    pub role: Role,
+    pub namespace: Option<String>,
+    pub service_account: Option<String>,
+    /// Unix seconds.
+    pub expires: Option<u64>,
+    pub once: bool,
+    /// A token of one use that has had it.
+    pub used: bool,
 }
 
 /// The tokens in a data directory.
@@ -62,6 +104,14 @@ struct Token {
     role: Role,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service_account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    once: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    used: bool,
     sha256: String,
 }
 
@@ -77,78 +127,112 @@ impl TokenFile {
         &self.path
     }
 
-    /// Whose token this is. Reads the file again if it changed.
-    pub(super) fn find(&self, token: &[u8]) -> Result<Option<Caller>, TokenError> {
+    /// Whose token this is, and whether it still is good for anything: an expired one, and one of a single use that
+    /// has had it, are found as well, so that its bearer can be told. Reads the file again if it changed.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn find(&self, token: &[u8]) -> Result<Option<TokenInfo>, TokenError> {
         let presented = digest(token);
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.locked();
         self.refresh(&mut read)?;
-        let mut found = None;
-        // Every token is compared, the found one too: the time says nothing about either.
-        for token in &read.tokens {
-            if equal(token.sha256.as_bytes(), presented.as_bytes()) {
-                found = Some(token);
-            }
-        }
-        Ok(found.map(|token| Caller {
-            name: token.name.clone(),
-            role: token.role,
-            namespace: token.namespace.clone(),
-        }))
+        Ok(position(&read.tokens, &presented).map(|at| read.tokens[at].info()))
+    }
+
+    /// Uses up a token of one use; says whether it was still unused. That is on the disk when this returns, so that
+    /// what the token was for can be handed out. Of other tokens it says whether they are good.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written; nothing may be handed out then.
+    pub fn consume(&self, token: &[u8]) -> Result<bool, TokenError> {
+        let presented = digest(token);
+        self.change(|tokens| {
+            let found = position(tokens, &presented).map(|at| &mut tokens[at]);
+            let Some(token) = found.filter(|token| token.info().is_good(now())) else {
+                return Ok((false, false));
+            };
+            token.used = token.once;
+            Ok((true, token.once))
+        })
     }
 
     /// Makes a token and keeps its digest; the answer is the only copy of the token itself.
-    pub fn issue(
-        &self,
-        name: &str,
-        role: Role,
-        namespace: Option<&str>,
-    ) -> Result<String, TokenError> {
-        if role == Role::Workload && namespace.is_none() {
-            return Err(TokenError::NoNamespace(name.to_owned()));
-        }
+    ///
+    /// # Errors
+    /// When the token makes no sense, or the file cannot be read or written.
+    pub fn issue(&self, new: NewToken<'_>) -> Result<String, TokenError> {
+        new.check()?;
         let secret =
             format!("{PREFIX}{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refresh(&mut read)?;
-        if read.tokens.len() >= MAX_TOKENS {
-            return Err(TokenError::Full(self.path.clone()));
-        }
-        let mut tokens = read.tokens.clone();
-        tokens.push(Token {
-            name: name.to_owned(),
-            role,
-            namespace: namespace.map(ToOwned::to_owned),
-            sha256: digest(secret.as_bytes()),
-        });
-        self.write(&Contents { tokens }).map_err(|error| TokenError::Write {
-            path: self.path.clone(),
-            reason: error.to_string(),
+        self.change(|tokens| {
+            make_room(tokens);
+            if tokens.len() >= MAX_TOKENS {
+                return Err(TokenError::Full(self.path.clone()));
+            }
+            tokens.push(Token::new(&new, digest(secret.as_bytes())));
+            Ok(((), true))
         })?;
         Ok(secret)
     }
 
-    /// Name, role and namespace of every token; the tokens themselves are known to nobody.
-    pub fn list(&self) -> Result<Vec<(String, Role, Option<String>)>, TokenError> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Every token; the tokens themselves are known to nobody.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn list(&self) -> Result<Vec<TokenInfo>, TokenError> {
+        let mut read = self.locked();
         self.refresh(&mut read)?;
-        let tokens = read.tokens.iter();
-        Ok(tokens.map(|token| (token.name.clone(), token.role, token.namespace.clone())).collect())
+        Ok(read.tokens.iter().map(Token::info).collect())
     }
 
     /// Makes every token of this name worthless; says how many there were.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
     pub fn revoke(&self, name: &str) -> Result<usize, TokenError> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|tokens| {
+            let before = tokens.len();
+            tokens.retain(|token| token.name != name);
+            let revoked = before - tokens.len();
+            Ok((revoked, revoked > 0))
+        })
+    }
+
+    /// Lets one change happen at a time, of all processes. The change says what it found and whether to write.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<Token>) -> Result<(T, bool), TokenError>,
+    ) -> Result<T, TokenError> {
+        let failed = |error: io::Error| TokenError::Write {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        };
+        let mut read = self.locked();
+        let _lock = self.lock_file().map_err(failed)?;
+        // The stamp could miss a change within the clock's grain.
+        read.stamp = None;
         self.refresh(&mut read)?;
-        let tokens: Vec<Token> =
-            read.tokens.iter().filter(|token| token.name != name).cloned().collect();
-        let revoked = read.tokens.len() - tokens.len();
-        if revoked > 0 {
-            self.write(&Contents { tokens }).map_err(|error| TokenError::Write {
-                path: self.path.clone(),
-                reason: error.to_string(),
-            })?;
+        let mut tokens = read.tokens.clone();
+        let (found, write) = change(&mut tokens)?;
+        if write {
+            self.write(&Contents { tokens }).map_err(failed)?;
+            read.stamp = None;
+            self.refresh(&mut read)?;
         }
-        Ok(revoked)
+        Ok(found)
+    }
+
+    /// The lock is on a file of its own, since the token file is replaced by each change. Dropping it unlocks.
+    fn lock_file(&self) -> io::Result<fs::File> {
+        let path = self.path.with_extension("json.lock");
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).write(true).truncate(false).mode(0o600).open(path)?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refresh(&self, read: &mut Read) -> Result<(), TokenError> {
@@ -189,6 +273,96 @@ impl TokenFile {
         file.sync_all()?;
         fs::rename(&beside, &self.path)
     }
+}
+
+impl NewToken<'_> {
+    fn check(&self) -> Result<(), TokenError> {
+        let name = || self.name.to_owned();
+        let workload = self.role == Role::Workload;
+        if workload && self.namespace.is_none() {
+            return Err(TokenError::NoNamespace(name()));
+        }
+        if !workload && self.service_account.is_some() {
+            return Err(TokenError::NotAWorkload(name()));
+        }
+        if !workload && self.once {
+            return Err(TokenError::OnceForPeople(name()));
+        }
+        let (namespace, account) = (self.namespace.unwrap_or("x"), self.service_account);
+        if ObjectName::parse(&format!("{namespace}/{}", account.unwrap_or("x"))).is_none() {
+            return Err(TokenError::BadName(name()));
+        }
+        Ok(())
+    }
+}
+
+impl Token {
+    fn new(new: &NewToken<'_>, sha256: String) -> Self {
+        Self {
+            name: new.name.to_owned(),
+            role: new.role,
+            namespace: new.namespace.map(ToOwned::to_owned),
+            service_account: new.service_account.map(ToOwned::to_owned),
+            expires: new.expires,
+            once: new.once,
+            used: false,
+            sha256,
+        }
+    }
+
+    fn info(&self) -> TokenInfo {
+        TokenInfo {
+            name: self.name.clone(),
+            role: self.role,
+            namespace: self.namespace.clone(),
+            service_account: self.service_account.clone(),
+            expires: self.expires,
+            once: self.once,
+            used: self.used,
+        }
+    }
+}
+
+impl TokenInfo {
+    /// At `now`, in Unix seconds.
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+
+    /// Neither expired nor used up.
+    pub fn is_good(&self, now: u64) -> bool {
+        !self.used && !self.is_expired(now)
+    }
+}
+
+/// Forgets expired tokens, and where that is not enough those that are used up.
+fn make_room(tokens: &mut Vec<Token>) {
+    let now = now();
+    tokens.retain(|token| !token.info().is_expired(now));
+    if tokens.len() >= MAX_TOKENS {
+        tokens.retain(|token| !token.used);
+    }
+}
+
+/// Every token is compared, also after one was found: the time says nothing about any.
+fn position(tokens: &[Token], presented: &str) -> Option<usize> {
+    let mut found = None;
+    for (at, token) in tokens.iter().enumerate() {
+        if equal(token.sha256.as_bytes(), presented.as_bytes()) {
+            found = Some(at);
+        }
+    }
+    found
+}
+
+pub(super) fn now() -> u64 {
+    // A clock before 1970 makes nothing expire that people would still use.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn digest(token: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! Who may: tokens, roles, hosts, origins; and leases by HTTP.
 
-use crate::access::Role;
+use crate::access::{NewToken, Role};
 
 use super::*;
 
@@ -8,7 +8,9 @@ async fn guarded() -> (Server, impl Fn(Role, Option<&str>) -> String) {
     let server = Server::with(Arc::new(MemoryStore::new()), true).await;
     let tokens = TokenFile::open(server.directory.path()).unwrap();
     let issue = move |role, namespace: Option<&str>| {
-        format!("Bearer {}", tokens.issue("someone", role, namespace).unwrap())
+        let (name, service_account) = ("someone", None);
+        let new = NewToken { name, role, namespace, service_account, expires: None, once: false };
+        format!("Bearer {}", tokens.issue(new).unwrap())
     };
     (server, issue)
 }
