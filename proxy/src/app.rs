@@ -19,22 +19,24 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use self::source::{Source, last_good_path, own, own_name, own_workload};
+use self::source::{Channels, Source, last_good_path, own, own_name, own_workload, proxy_name};
 use crate::{
     admin::server::Admin,
-    bootstrap::{AccessLog, Options},
+    bootstrap::{self, AccessLog, Options},
     config::{
         apply::Applier,
         source::{MAX_WAITING, file},
     },
     forward::worker::{Shared, Unrouted, Worker},
-    http::server::Limits,
+    http::{fetch::Fetcher, server::Limits},
+    identity::{self, Identity},
     listen::{accept, bind},
     snapshot::Published,
     telemetry::{
         access_log,
-        metrics::{FLUSH_AFTER, Families, Party, Scope, ScopeLabels},
+        metrics::{FLUSH_AFTER, Families},
         record::Direction,
+        scope::{Party, Scope, ScopeLabels},
     },
 };
 
@@ -59,6 +61,12 @@ pub enum Error {
     /// The configuration file cannot be used.
     #[error(transparent)]
     File(#[from] file::Error),
+    /// The control plane could be anybody.
+    #[error(transparent)]
+    Unproven(#[from] bootstrap::Unproven),
+    /// The files of our certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
     /// Neither a file nor a control plane.
     #[error("say where the configuration comes from: --config FILE or --control-plane ADDRESS")]
     NoSource,
@@ -133,8 +141,10 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let mut requests = shutdown::Requests::listen().map_err(system("signal handlers"))?;
     // What can be wrong with the configuration is found before anything is bound.
     let source = Source::open(&options)?;
+    let identity = open_identity(&options, &families)?;
     let bound = bind_all(&options)?;
-    if let Some(workload) = own_workload(&options, bound.inbound_address()) {
+    let mutual_tls = identity.is_expected();
+    if let Some(workload) = own_workload(&options, bound.inbound_address(), mutual_tls) {
         leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
     }
     let (drain, draining) = watch::channel(false);
@@ -148,6 +158,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     };
     let shared = Arc::new(Shared {
         published: published.clone(),
+        identity: identity.clone(),
         families: families.clone(),
         unrouted: unrouted(&options),
         access_log,
@@ -162,8 +173,13 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let on_demand = options.control_plane.is_some();
     let last_good = last_good_path(&options);
     let (own, own_name) = (own(&options), own_name(&options));
-    let mut applier = Applier::new(published, families, own, own_name, on_demand, last_good);
-    let stopping = source.start(&options, bound.inbound_address(), &mut applier, updates, wanted);
+    let issuer_keys = own.issuer_keys.clone();
+    tokio::task::spawn_local(issuer_keys.clone().run(Fetcher::default()));
+    let known = identity.clone();
+    let mut applier = Applier::new(published, families, known, own, own_name, on_demand, last_good);
+    let channels = Channels { updates, wanted };
+    let stopping =
+        source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
     for (at, (outbound, inbound)) in bound.outbound.into_iter().zip(bound.inbound).enumerate() {
         start_worker(at, shared.clone(), outbound, inbound)?;
@@ -174,6 +190,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         tokio::net::TcpListener::from_std(bound.admin).map_err(system("the admin listener"))?;
     let admin = Admin {
         shared: shared.clone(),
+        issuer_keys,
         addresses: bound.addresses,
         questions,
         logs,
@@ -200,6 +217,17 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Who we can prove to be, and the task that keeps it so. Nobody waits for the first certificate here: the proxy is not
+/// ready before, but can be looked at.
+fn open_identity(options: &Options, families: &Families) -> Result<Arc<Identity>, Error> {
+    let Some(source) = options.identity_source(&proxy_name(options))? else {
+        return Ok(Identity::none());
+    };
+    let (identity, keeping) = identity::start(source, families)?;
+    tokio::task::spawn_local(keeping);
+    Ok(identity)
 }
 
 /// Downstream connections at once: as told, else as many as open files allow (each may need one more upstream, and the
@@ -360,13 +388,8 @@ fn open_access_log(
 /// Requests that found no service are counted for an unknown one.
 fn unrouted(options: &Options) -> Unrouted {
     let party = own(options).party;
-    let outbound = ScopeLabels {
-        reporter: "source",
-        source: party.clone(),
-        destination: Party::default(),
-        service: None,
-        destination_zone: String::new(),
-    };
+    let outbound =
+        ScopeLabels { reporter: "source", source: party.clone(), ..ScopeLabels::default() };
     let inbound = ScopeLabels {
         reporter: "destination",
         source: Party::default(),

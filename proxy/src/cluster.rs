@@ -22,7 +22,10 @@ use leno_api::model::{
     traffic_policy::{Balancer, Settings},
 };
 
-use crate::telemetry::metrics::Scope;
+use crate::{
+    telemetry::scope::{Callers, Scope},
+    tls::client::Target,
+};
 use balance::Candidate;
 use breaker::Limits;
 
@@ -44,6 +47,17 @@ impl fmt::Display for ClusterKey {
     }
 }
 
+/// How connections to an endpoint are secured.
+#[derive(Debug)]
+pub enum Security {
+    /// Not at all.
+    Plain,
+    /// Mutual TLS is due but cannot be had, and never is plain said instead; the reason is for logs.
+    Unavailable(&'static str),
+    /// Mutual TLS.
+    Mutual(Target),
+}
+
 /// One place requests can go.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -57,10 +71,24 @@ pub struct Endpoint {
     pub via_sidecar: bool,
     /// Relative to its siblings; never 0 (such endpoints are left out).
     pub weight: u32,
+    /// How connections to it are secured.
+    pub security: Security,
     /// For metrics.
     pub scope: Arc<Scope>,
     /// Exchanges under way from this proxy.
     active: AtomicU32,
+}
+
+impl Security {
+    /// Whether both ask for the same. The name that is called belongs to the cluster.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain, Self::Plain) => true,
+            (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
+            (Self::Mutual(one), Self::Mutual(other)) => one.expected() == other.expected(),
+            _ => false,
+        }
+    }
 }
 
 impl Endpoint {
@@ -70,6 +98,7 @@ impl Endpoint {
         address: SocketAddr,
         via_sidecar: bool,
         weight: u32,
+        security: Security,
         scope: Arc<Scope>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -80,9 +109,20 @@ impl Endpoint {
             address,
             via_sidecar,
             weight,
+            security,
             scope,
             active: AtomicU32::new(0),
         })
+    }
+
+    /// Whether nothing is said to it in plain.
+    pub fn is_secured(&self) -> bool {
+        !matches!(self.security, Security::Plain)
+    }
+
+    /// Who has to be there, as `spiffe://...`; `None` where nobody proves anything.
+    pub fn peer(&self) -> Option<&Arc<str>> {
+        self.scope.labels().proven.as_ref()?.destination.as_ref()
     }
 
     /// Exchanges under way from this proxy.
@@ -131,6 +171,8 @@ pub struct State {
     turn: AtomicU64,
     /// Connections, pending and exchanges in use.
     pub limits: Limits,
+    /// Of the own application: whom its callers are counted for.
+    pub callers: Callers,
 }
 
 impl Cluster {

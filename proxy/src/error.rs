@@ -55,6 +55,10 @@ pub enum Flag {
     DPE,
     /// The caller was too slow to send.
     DT,
+    /// The caller may not do this.
+    AD,
+    /// Who the caller says it is does not hold.
+    AU,
 }
 
 impl Flag {
@@ -73,6 +77,8 @@ impl Flag {
             Self::DC => "DC",
             Self::DPE => "DPE",
             Self::DT => "DT",
+            Self::AD => "AD",
+            Self::AU => "AU",
         }
     }
 }

@@ -2,18 +2,22 @@
 //!
 //! - [`exchange`]: the one way in and out. Every error becomes a response here, every exchange is recorded here.
 //! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
+//! - [`guard`]: whether a caller of our application may.
 //! - `attempt`: one try upstream; `retry` says whether there is another (pure).
 //! - `response`: the way back; the record moves into the body and ends with it.
 //! - [`outcome`]: one classification of everything that can go wrong (pure).
+//! - [`secured`]: what mutual TLS has proven of a downstream connection.
 //! - [`tunnel`]: bytes instead of HTTP.
 
 mod attempt;
 pub mod exchange;
+pub mod guard;
 mod inbound;
 mod mirror;
 mod outbound;
 pub mod outcome;
 mod response;
 pub mod retry;
+pub mod secured;
 pub mod tunnel;
 pub mod worker;

@@ -3,4 +3,6 @@
 pub mod accept;
 pub mod bind;
 pub mod connection;
+mod handshake;
+mod hello;
 pub mod sniff;

@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use http::{HeaderValue, uri::Authority};
 use leno_api::model::{
     ObjectName,
+    authorization_policy::AuthorizationPolicy,
     filter::{HeaderChanges, PathChange, Redirect},
+    peer_authentication::TlsMode,
+    request_authentication::RequestAuthentication,
     service::Protocol,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -19,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     cluster::{Cluster, ClusterKey},
+    filter::{authz::Policies, jwt::Jwt},
     route::{split::Split, table::Table},
 };
 
@@ -143,6 +147,10 @@ pub struct Inbound {
     pub only_http: Option<Arc<InboundPort>>,
     /// The only port that may speak something else, when there is one only.
     pub only_tcp: Option<Arc<InboundPort>>,
+    /// Whether mutual TLS is taken at all.
+    pub tls: bool,
+    /// Whether every port takes nothing else.
+    pub only_tls: bool,
 }
 
 /// A port of our own application.
@@ -156,6 +164,22 @@ pub struct InboundPort {
     pub cluster: Arc<Cluster>,
     /// Where the application listens.
     pub address: SocketAddr,
+    /// Which connections it takes.
+    pub mode: TlsMode,
+    /// Who may call; `None` where everybody may.
+    pub guards: Option<Arc<Guards>>,
+}
+
+/// Who may call a port of our own application. Carried over as long as the policies are the same: verified tokens
+/// belong to the rule that accepted them.
+#[derive(Debug)]
+pub struct Guards {
+    /// Who a request is from by its token.
+    pub jwt: Jwt,
+    /// Who may do what.
+    pub authz: Policies,
+    /// What they were compiled from.
+    pub policies: (Vec<Arc<RequestAuthentication>>, Vec<Arc<AuthorizationPolicy>>),
 }
 
 impl Snapshot {

@@ -3,4 +3,5 @@
 pub mod access_log;
 pub mod metrics;
 pub mod record;
+pub mod scope;
 pub mod trace;

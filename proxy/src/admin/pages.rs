@@ -1,13 +1,14 @@
 //! What the endpoints show.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use leno_api::model::traffic_policy::Balancer;
+use leno_api::model::{ObjectName, peer_authentication::TlsMode, traffic_policy::Balancer};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, breaker::Resource},
+    cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
+    snapshot::InboundPort,
 };
 
 /// The list of endpoints, for people who open the port in a browser or with curl.
@@ -17,7 +18,9 @@ GET  /stats/prometheus    metrics (also /metrics)
 GET  /config_dump         the configuration in force, and what was rejected and why
 GET  /clusters            endpoints, what is under way, limits (?format=json)
 GET  /listeners           bound addresses (?format=json)
-GET  /certs               certificates
+GET  /certs               the certificate in use and what is trusted
+POST /certs/renew         ask for a new one
+GET  /issuers             keys of token issuers that are fetched
 GET  /server_info         version and uptime
 GET  /logging             log filter
 POST /logging?filter=F    change it: info,leno_proxy=debug
@@ -43,6 +46,7 @@ fn cluster(cluster: &Cluster) -> Value {
             json!({
                 "workload": endpoint.workload, "address": endpoint.address.to_string(),
                 "weight": endpoint.weight, "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
+                "tls": security(endpoint), "peer": endpoint.peer(),
             })
         })
         .collect();
@@ -64,6 +68,14 @@ fn cluster(cluster: &Cluster) -> Value {
         },
         "endpoints": endpoints,
     })
+}
+
+fn security(endpoint: &Endpoint) -> &'static str {
+    match &endpoint.security {
+        Security::Plain => "none",
+        Security::Unavailable(reason) => reason,
+        Security::Mutual(_) => "mutual",
+    }
 }
 
 /// `/clusters` as lines in Envoy's form: `cluster::address::figure::value`.
@@ -89,6 +101,7 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
             line(format!("{address}::workload::{}", endpoint.workload));
             line(format!("{address}::rq_active::{}", endpoint.active()));
             line(format!("{address}::weight::{}", endpoint.weight));
+            line(format!("{address}::tls::{}", security(endpoint)));
             line(format!("{address}::health_flags::healthy"));
         }
     }
@@ -105,5 +118,51 @@ pub(super) fn listeners(
         .map(|(name, address)| json!({"name": name, "address": address.to_string()}))
         .collect();
     let open = shared.connections.load(Ordering::Relaxed);
-    json!({"listeners": listeners, "connections": open, "maxConnections": shared.max_connections})
+    json!({
+        "listeners": listeners, "connections": open, "maxConnections": shared.max_connections,
+        "ports": ports(shared),
+    })
+}
+
+/// Ports of our own application, and which connections they take.
+fn ports(shared: &Shared) -> Vec<Value> {
+    let inbound = &shared.published.load().inbound;
+    let mut ports: Vec<_> = inbound.by_destination.values().collect();
+    ports.sort_by(|a, b| a.destination.cmp(&b.destination));
+    let port = |port: &Arc<InboundPort>| {
+        let guards = port.guards.as_ref().map(|guards| {
+            let of = |name: &ObjectName| name.to_string();
+            let (jwt, authz) = &guards.policies;
+            let jwt = jwt.iter().map(|policy| of(&policy.name));
+            let authz = authz.iter().map(|policy| of(&policy.name));
+            json!({
+                "requestAuthentication": jwt.collect::<Vec<_>>(),
+                "authorization": authz.collect::<Vec<_>>(),
+            })
+        });
+        json!({
+            "destination": &*port.destination, "address": port.address.to_string(),
+            "protocol": port.protocol, "tls": mode(port.mode), "policies": guards,
+        })
+    };
+    ports.into_iter().map(port).collect()
+}
+
+/// The same as lines: `orders:80::address::mode`.
+pub(super) fn ports_text(shared: &Shared) -> String {
+    let inbound = &shared.published.load().inbound;
+    let line = |port: &Arc<InboundPort>| {
+        format!("{}::{}::{}\n", port.destination, port.address, mode(port.mode))
+    };
+    let mut lines: Vec<_> = inbound.by_destination.values().map(line).collect();
+    lines.sort();
+    lines.concat()
+}
+
+fn mode(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Strict => "STRICT",
+        TlsMode::Permissive => "PERMISSIVE",
+        TlsMode::Disable => "DISABLE",
+    }
 }

@@ -12,6 +12,7 @@ use tokio::{
 use super::{gate, pages};
 use crate::{
     config::apply::Question,
+    filter::jwt::KeyCache,
     forward::worker::Shared,
     http::{
         body::{Body, Incoming},
@@ -34,6 +35,8 @@ const LIMITS: Limits = Limits {
 pub struct Admin {
     /// The workers' shared state.
     pub shared: Arc<Shared>,
+    /// Keys of those who issue tokens to callers.
+    pub issuer_keys: Arc<KeyCache>,
     /// Bound addresses by listener.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     /// To the configuration task.
@@ -90,6 +93,7 @@ impl Admin {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, path) => self.show(path, as_json).await,
             (_, "/logging") => self.set_logging(query),
+            (_, "/certs/renew") => self.renew(),
             (_, "/drain_listeners") => self.stop(false, "draining").await,
             (_, "/quitquitquit") => self.stop(true, "ending").await,
             (_, path) => not_found(path),
@@ -105,12 +109,14 @@ impl Admin {
             "/config_dump" => self.config_dump().await,
             "/clusters" if as_json => json(&pages::clusters(shared)),
             "/clusters" => text(StatusCode::OK, pages::clusters_text(shared)),
+            "/issuers" => serialized(&self.issuer_keys.status()),
             "/listeners" if as_json => json(&pages::listeners(&self.addresses, shared)),
             "/listeners" => {
                 let line = |(name, address): &(&str, SocketAddr)| format!("{name}::{address}\n");
-                text(StatusCode::OK, self.addresses.iter().map(line).collect())
+                let bound: String = self.addresses.iter().map(line).collect();
+                text(StatusCode::OK, bound + &pages::ports_text(shared))
             }
-            "/certs" => json(&serde_json::json!({"certificates": []})),
+            "/certs" => serialized(&shared.identity.status()),
             "/server_info" => json(&serde_json::json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),
@@ -120,7 +126,7 @@ impl Admin {
                 StatusCode::OK,
                 format!("{}\n", self.logs.as_ref().map(Logs::current).unwrap_or_default()),
             ),
-            "/drain_listeners" | "/quitquitquit" => text(
+            "/drain_listeners" | "/quitquitquit" | "/certs/renew" => text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("{path} changes something: use POST\n"),
             ),
@@ -131,11 +137,27 @@ impl Admin {
     fn ready(&self) -> Response<Body> {
         if *self.shared.drain.borrow() {
             text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n".to_owned())
-        } else if self.shared.published.load().loaded {
-            text(StatusCode::OK, "LIVE\n".to_owned())
-        } else {
+        } else if !self.shared.published.load().loaded {
             text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no configuration yet\n".to_owned())
+        } else if self.shared.identity.is_expected() && self.shared.identity.current().is_none() {
+            text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no certificate yet\n".to_owned())
+        } else {
+            let warning = self.shared.identity.warning();
+            let warning = warning.map(|warning| format!("warning: {warning}\n"));
+            text(StatusCode::OK, format!("LIVE\n{}", warning.unwrap_or_default()))
         }
+    }
+
+    /// Asks for a new certificate; how that goes is in `/certs`.
+    fn renew(&self) -> Response<Body> {
+        let identity = &self.shared.identity;
+        if !identity.is_expected() {
+            let message = "this proxy has no source of certificates: give it --ca-file, \
+                           --tls-certificate or --workload-api\n";
+            return text(StatusCode::CONFLICT, message.to_owned());
+        }
+        identity.renew();
+        text(StatusCode::ACCEPTED, "a new certificate is asked for\n".to_owned())
     }
 
     fn metrics(&self) -> Response<Body> {
@@ -202,4 +224,11 @@ fn json(value: &serde_json::Value) -> Response<Body> {
     let content_type = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
+}
+
+fn serialized(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_value(value) {
+        Ok(value) => json(&value),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,15 +16,17 @@ use crate::{
     bootstrap::Options,
     config::{
         apply::Applier,
-        compile::Own,
+        compile::{Own, Proof},
         last_good,
         source::{
             self, Change, Item, Update,
-            control_plane::{self, ControlPlaneSource},
+            control_plane::{self, Access, ControlPlaneSource},
             file,
         },
     },
-    telemetry::metrics::Party,
+    filter::jwt::{KeyCache, Timing},
+    identity::{Identity, control_plane::Connector},
+    telemetry::scope::Party,
 };
 
 /// Where the configuration comes from.
@@ -50,9 +53,9 @@ impl Source {
         self,
         options: &Options,
         inbound: Option<SocketAddr>,
+        identity: &Arc<Identity>,
         applier: &mut Applier,
-        updates: mpsc::Sender<Update>,
-        wanted: mpsc::Receiver<String>,
+        Channels { updates, wanted }: Channels,
     ) -> watch::Sender<bool> {
         let (stopping, stopped) = watch::channel(false);
         match self {
@@ -78,11 +81,10 @@ impl Source {
                 let services = options.services.iter();
                 let (source, link) = ControlPlaneSource::new(control_plane::Options {
                     address,
-                    token_file: options.token_file.clone(),
-                    id: own_name(options)
-                        .map_or_else(|| options.namespace.clone(), |name| name.to_string()),
+                    access: access(options, identity),
+                    id: proxy_name(options),
                     namespace: options.namespace.clone(),
-                    workload: own_workload(options, inbound),
+                    workload: own_workload(options, inbound, identity.is_expected()),
                     lease: Duration::from_secs(options.lease.into()),
                     services: services
                         .map(|name| ObjectName::new(&options.namespace, name))
@@ -95,6 +97,24 @@ impl Source {
             }
         }
         stopping
+    }
+}
+
+/// How a source and the configuration task hear of each other.
+pub(super) struct Channels {
+    pub(super) updates: mpsc::Sender<Update>,
+    /// Hosts that callers ask for.
+    pub(super) wanted: mpsc::Receiver<String>,
+}
+
+/// How the control plane is spoken to.
+fn access(options: &Options, identity: &Arc<Identity>) -> Access {
+    match &options.ca_file {
+        Some(_) => Access::Secured {
+            identity: identity.clone(),
+            connector: Connector::new(identity.clone(), options.ca_file.clone()),
+        },
+        None => Access::Plain { token_file: options.token_file.clone() },
     }
 }
 
@@ -122,6 +142,7 @@ fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
 pub(super) fn own_workload(
     options: &Options,
     inbound: Option<SocketAddr>,
+    mutual_tls: bool,
 ) -> Option<serde_json::Value> {
     let (name, inbound) = (options.name.as_deref()?, inbound?);
     if options.services.is_empty() {
@@ -139,6 +160,9 @@ pub(super) fn own_workload(
         "services": options.services, "address": address, "ports": ports,
         "sidecar": {"port": inbound.port()},
     });
+    if mutual_tls {
+        spec["sidecar"]["mutualTls"] = true.into();
+    }
     if let Some(account) = &options.service_account {
         spec["serviceAccount"] = account.as_str().into();
     }
@@ -164,7 +188,14 @@ pub(super) fn own(options: &Options) -> Own {
         },
         workload: None,
         application: options.app_address,
+        proof: Proof::default(),
+        issuer_keys: KeyCache::new(Timing::default()),
     }
+}
+
+/// What people know the proxy by.
+pub(super) fn proxy_name(options: &Options) -> String {
+    own_name(options).map_or_else(|| options.namespace.clone(), |name| name.to_string())
 }
 
 pub(super) fn own_name(options: &Options) -> Option<ObjectName> {

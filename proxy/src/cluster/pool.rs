@@ -22,11 +22,12 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     Cluster, Endpoint, State,
     breaker::{Permit, Resource},
-    connect,
+    connect::{Connector, Stream},
 };
 use crate::{
     error::{Error, Flag, Retry},
     http::client::{self, Http2Sender, Sender},
+    tls::Inside,
 };
 
 /// How often a request that waits for a connection looks whether another worker gave one back.
@@ -36,8 +37,9 @@ const WAIT_STEP: Duration = Duration::from_millis(10);
 const STREAMS: u32 = 100;
 
 /// All upstream connections of a worker, by endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pools {
+    connector: Rc<Connector>,
     endpoints: RefCell<FxHashMap<u64, Rc<Pool>>>,
 }
 
@@ -117,6 +119,11 @@ impl Connection {
 }
 
 impl Pools {
+    /// Empty ones; connections will be made by `connector`.
+    pub fn new(connector: Rc<Connector>) -> Self {
+        Self { connector, endpoints: RefCell::default() }
+    }
+
     /// A connection to `endpoint` that speaks HTTP/1.1.
     ///
     /// # Errors
@@ -137,7 +144,7 @@ impl Pools {
                 Waited::Permit(permit) => permit,
             },
         };
-        let stream = connect::tcp(endpoint.address, cluster.settings.connect_timeout).await?;
+        let stream = self.connect(cluster, endpoint, Inside::Http1).await?;
         let sender = client::http1(stream, || {})
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
@@ -199,7 +206,7 @@ impl Pools {
                 drop(permit);
             }
         };
-        let stream = connect::tcp(endpoint.address, cluster.settings.connect_timeout).await?;
+        let stream = self.connect(cluster, endpoint, Inside::Http2).await?;
         let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
@@ -272,6 +279,15 @@ impl Pools {
             });
             !gone
         });
+    }
+
+    async fn connect(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        inside: Inside,
+    ) -> Result<Stream, Error> {
+        self.connector.open(endpoint, inside, cluster.settings.connect_timeout).await
     }
 
     fn pool(&self, cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Rc<Pool> {

@@ -20,12 +20,13 @@ use tokio::{
 };
 
 use super::{
-    compile::{self, Own},
+    compile::{self, Own, Proof},
     inputs::{Dirty, Inputs},
     last_good,
     source::{Change, Item, Update},
 };
 use crate::{
+    identity::Identity,
     snapshot::{Published, Snapshot},
     telemetry::metrics::Families,
 };
@@ -43,6 +44,7 @@ pub type Question = oneshot::Sender<Value>;
 pub struct Applier {
     published: Arc<Published>,
     families: Arc<Families>,
+    identity: Arc<Identity>,
     inputs: Inputs,
     texts: BTreeMap<Key, (Arc<str>, String)>,
     rejected: BTreeMap<String, String>,
@@ -64,21 +66,24 @@ impl Applier {
     pub fn new(
         published: Arc<Published>,
         families: Arc<Families>,
+        identity: Arc<Identity>,
         own: Own,
         own_name: Option<ObjectName>,
         on_demand: bool,
         last_good: Option<PathBuf>,
     ) -> Self {
+        let proof = proof(&identity);
         Self {
             published,
             families,
+            identity,
             inputs: Inputs::default(),
             texts: BTreeMap::new(),
             rejected: BTreeMap::new(),
             asked: BTreeSet::new(),
             absent: Arc::default(),
             on_demand,
-            own,
+            own: Own { proof, ..own },
             own_name,
             connection: None,
             changed_at: SystemTime::UNIX_EPOCH,
@@ -94,7 +99,10 @@ impl Applier {
         mut questions: mpsc::Receiver<Question>,
     ) {
         let mut saving: Option<Saving> = None;
+        let mut certificates = self.identity.subscribe();
         loop {
+            // Also before the first wait: there may have been a change since the start.
+            self.prove();
             let save_at = self.unsaved_since.map(|since| since + SAVE_AFTER);
             tokio::select! {
                 update = updates.recv() => match update {
@@ -108,6 +116,7 @@ impl Applier {
                 // A slow disk must not keep changes from traffic.
                 () = sleep_until(save_at), if saving.is_none() => saving = self.save(),
                 () = saved(&mut saving) => {}
+                Ok(()) = certificates.changed() => {}
             }
         }
         // One after the other: they write to the same file.
@@ -146,17 +155,38 @@ impl Applier {
         }
     }
 
+    /// Takes up what can be proven now. Most certificates say the same as the one before.
+    fn prove(&mut self) {
+        let proof = proof(&self.identity);
+        if self.own.proof == proof {
+            return;
+        }
+        self.own.proof = proof;
+        if self.published.load().loaded {
+            let clusters = self.inputs.services().keys().cloned().collect();
+            self.publish(&Dirty { clusters, inbound: true, ..Dirty::default() });
+        }
+    }
+
     fn change(&mut self, change: Change) {
         let mut dirty = Dirty::default();
         for key in change.removed {
             self.inputs.remove(&key, &mut dirty);
             self.texts.remove(&key);
             self.rejected.remove(&key.to_string());
+            if key.kind.kind == "AuthorizationPolicy" {
+                self.families.forget_policy(&key.name.to_string());
+            }
         }
         for Item { resource, json, version } in change.upserts {
             let key = resource.key();
             self.rejected.remove(&key.to_string());
             self.texts.insert(key, (json, version));
+            if let Model::TrustBundle(bundle) = &resource.model {
+                // Before the change is acknowledged: a rotation goes on when everybody trusts the new root.
+                self.identity.trust(bundle);
+                self.unsaved_since.get_or_insert_with(Instant::now);
+            }
             self.inputs.insert(Arc::new(resource), &mut dirty);
         }
         let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
@@ -240,19 +270,24 @@ impl Applier {
                 .map(|endpoint| endpoint.id)
                 .collect();
             let gone = old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id));
-            let gone = gone.map(|endpoint| &endpoint.scope);
-            let gone: Vec<_> = gone.chain(new.is_none().then_some(&old.scope)).collect();
+            let gone = gone.map(|endpoint| endpoint.scope.clone());
+            let state_kept = new.is_some_and(|new| Arc::ptr_eq(&new.state, &old.state));
+            let callers = if state_kept { Vec::new() } else { old.state.callers.retire() };
+            let own = new.is_none().then(|| old.scope.clone());
+            let gone: Vec<_> = gone.chain(own).chain(callers).collect();
             if gone.is_empty() {
                 continue;
             }
             // Ports of one service, and an endpoint that moved, share their labels and so their series.
             let scopes = next.of_service(key).flat_map(|cluster| {
-                let endpoints = cluster.endpoints.iter().map(|endpoint| &endpoint.scope);
-                endpoints.chain([&cluster.scope])
+                let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.scope.clone());
+                endpoints.chain([cluster.scope.clone()]).chain(cluster.state.callers.all())
             });
-            let heirs: FxHashMap<_, _> = scopes.map(|scope| (scope.labels(), &**scope)).collect();
+            let scopes: Vec<_> = scopes.collect();
+            let heirs: FxHashMap<_, _> =
+                scopes.iter().map(|scope| (scope.labels(), &**scope)).collect();
             for scope in gone {
-                self.families.retire(scope, heirs.get(scope.labels()).copied());
+                self.families.retire(&scope, heirs.get(scope.labels()).copied());
             }
         }
     }
@@ -309,6 +344,15 @@ impl Applier {
             "rejected": rejected,
             "resources": resources,
         })
+    }
+}
+
+/// What `identity` lets us prove.
+fn proof(identity: &Identity) -> Proof {
+    Proof {
+        expected: identity.is_expected(),
+        trust_domain: identity.trust_domain(),
+        id: identity.current().map(|credentials| credentials.id().to_string().into()),
     }
 }
 

@@ -7,14 +7,15 @@ mod rule;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use leno_api::model::{ObjectName, workload::Workload};
+use leno_api::model::{ObjectName, identity::TrustDomain, workload::Workload};
 use rustc_hash::FxHashMap;
 
 use super::inputs::{Dirty, Inputs};
 use crate::{
     cluster::ClusterKey,
+    filter::jwt::KeyCache,
     snapshot::{Hosts, Port, Service, Snapshot},
-    telemetry::metrics::Party,
+    telemetry::scope::Party,
 };
 
 /// Who this proxy is.
@@ -28,6 +29,22 @@ pub struct Own {
     pub workload: Option<Arc<Workload>>,
     /// Where the application listens.
     pub application: std::net::IpAddr,
+    /// How it proves who it is.
+    pub proof: Proof,
+    /// Keys of those who issue tokens to callers.
+    pub issuer_keys: Arc<KeyCache>,
+}
+
+/// What is known of our own certificate. Every change concerns every cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Whether there is a source of certificates: then nothing is said in plain where TLS is due, also not before the
+    /// first one has come.
+    pub expected: bool,
+    /// Ours and that of everybody we call.
+    pub trust_domain: Option<TrustDomain>,
+    /// `spiffe://...`, for metrics.
+    pub id: Option<Arc<str>>,
 }
 
 /// Which names callers can use.
@@ -68,7 +85,7 @@ pub fn compile(
     } else {
         previous.hosts.clone()
     };
-    let inbound = inbound::build(inputs, own, &mut clusters);
+    let inbound = inbound::build(&previous.inbound, inputs, own, &mut clusters);
     Snapshot {
         generation: previous.generation + 1,
         loaded: true,

@@ -6,11 +6,14 @@ use std::{
 };
 
 use leno_api::{
-    Key, Resource,
+    Key, Resource, SYSTEM_NAMESPACE,
     model::{
         Model, ObjectName,
+        authorization_policy::AuthorizationPolicy,
         http_route::HttpRoute,
-        service::Service,
+        peer_authentication::{self, PeerAuthentication, TlsMode},
+        request_authentication::RequestAuthentication,
+        service::{Service, ServicePort},
         tcp_route::TcpRoute,
         traffic_policy::{Settings, TrafficPolicy},
         workload::Workload,
@@ -31,11 +34,16 @@ pub struct Inputs {
     tcp_routes: Index<TcpRoute>,
     /// For each service: the policies that target it.
     policies: Index<TrafficPolicy>,
+    /// Who may call and how, by the policy's own namespace.
+    peer_authentications: ByNamespace<PeerAuthentication>,
+    authorization_policies: ByNamespace<AuthorizationPolicy>,
+    request_authentications: ByNamespace<RequestAuthentication>,
     /// For each service: the services whose routes send traffic to it (with how many routes do).
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
 }
 
 type Index<T> = FxHashMap<ObjectName, BTreeMap<Key, Arc<T>>>;
+type ByNamespace<T> = FxHashMap<Arc<str>, BTreeMap<Key, Arc<T>>>;
 
 /// What changed since the last compilation.
 #[derive(Debug, Default)]
@@ -46,12 +54,14 @@ pub struct Dirty {
     pub routes: FxHashSet<ObjectName>,
     /// Whether services came, went or changed their names.
     pub hosts: bool,
+    /// Whether what callers of the own application may do has changed.
+    pub inbound: bool,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.clusters.is_empty() && self.routes.is_empty() && !self.hosts
+        self.clusters.is_empty() && self.routes.is_empty() && !self.hosts && !self.inbound
     }
 }
 
@@ -125,6 +135,44 @@ impl Inputs {
         best.map(|(.., policy)| policy.settings.clone()).unwrap_or_default()
     }
 
+    /// Which connections `workload` takes for a port of `service`, where a policy says so.
+    pub fn tls_mode(
+        &self,
+        workload: &Workload,
+        service: &Service,
+        port: &ServicePort,
+    ) -> Option<TlsMode> {
+        // 0 where the application has no such port: no policy can name that.
+        let app_port = workload.app_port(&port.name).unwrap_or(0);
+        let at = Some((&service.name, &*port.name));
+        let namespace = &workload.name.namespace;
+        let policies = || in_force(&self.peer_authentications, namespace);
+        let says = |policy: &Arc<PeerAuthentication>| {
+            let namespace = &policy.name.namespace;
+            policy.says(app_port).is_some()
+                && policy.applies.covers_port(namespace, workload, at, app_port)
+        };
+        policies().any(says).then(|| {
+            peer_authentication::mode_of(policies().map(|policy| &**policy), workload, at, app_port)
+        })
+    }
+
+    /// Policies that may say who may call workloads of `namespace`.
+    pub fn authorization_policies(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
+        in_force(&self.authorization_policies, namespace)
+    }
+
+    /// Policies that may say whose tokens workloads of `namespace` accept.
+    pub fn request_authentications(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &Arc<RequestAuthentication>> {
+        in_force(&self.request_authentications, namespace)
+    }
+
     fn link(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
         match model {
             Model::Service(service) => {
@@ -164,11 +212,22 @@ impl Inputs {
                         .insert(key.clone(), policy.clone());
                 }
             }
+            Model::PeerAuthentication(policy) => {
+                file(&mut self.peer_authentications, key, &policy.name, policy);
+            }
+            Model::AuthorizationPolicy(policy) => {
+                file(&mut self.authorization_policies, key, &policy.name, policy);
+            }
+            Model::RequestAuthentication(policy) => {
+                file(&mut self.request_authentications, key, &policy.name, policy);
+            }
+            // For the certificates, not for what is compiled.
+            Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             *self.callers.entry(callee).or_default().entry(caller).or_default() += 1;
         }
-        mark(model, dirty);
+        mark(&self.services, model, dirty);
     }
 
     fn unlink(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
@@ -202,6 +261,16 @@ impl Inputs {
                     policy.targets.iter().map(|target| &target.service),
                 );
             }
+            Model::PeerAuthentication(policy) => {
+                unfile(&mut self.peer_authentications, key, &policy.name);
+            }
+            Model::AuthorizationPolicy(policy) => {
+                unfile(&mut self.authorization_policies, key, &policy.name);
+            }
+            Model::RequestAuthentication(policy) => {
+                unfile(&mut self.request_authentications, key, &policy.name);
+            }
+            Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             let Some(callers) = self.callers.get_mut(&callee) else { continue };
@@ -215,12 +284,36 @@ impl Inputs {
                 self.callers.remove(&callee);
             }
         }
-        mark(model, dirty);
+        mark(&self.services, model, dirty);
+    }
+}
+
+/// Policies of `namespace` and of the whole mesh.
+fn in_force<'a, T>(
+    policies: &'a ByNamespace<T>,
+    namespace: &str,
+) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
+    let own = policies.get(namespace);
+    let mesh = policies.get(SYSTEM_NAMESPACE).filter(|_| namespace != SYSTEM_NAMESPACE);
+    own.into_iter().chain(mesh).flat_map(BTreeMap::values)
+}
+
+fn file<T>(policies: &mut ByNamespace<T>, key: &Key, name: &ObjectName, policy: &Arc<T>) {
+    let namespace = policies.entry(name.namespace.clone()).or_default();
+    namespace.insert(key.clone(), policy.clone());
+}
+
+fn unfile<T>(policies: &mut ByNamespace<T>, key: &Key, name: &ObjectName) {
+    if let Some(namespace) = policies.get_mut(&name.namespace) {
+        namespace.remove(key);
+        if namespace.is_empty() {
+            policies.remove(&name.namespace);
+        }
     }
 }
 
 /// What `model` being there or not has an effect on.
-fn mark(model: &Model, dirty: &mut Dirty) {
+fn mark(services: &BTreeMap<ObjectName, Arc<Service>>, model: &Model, dirty: &mut Dirty) {
     match model {
         Model::Service(service) => {
             dirty.clusters.insert(service.name.clone());
@@ -236,6 +329,17 @@ fn mark(model: &Model, dirty: &mut Dirty) {
         Model::TrafficPolicy(policy) => {
             dirty.clusters.extend(policy.targets.iter().map(|target| target.service.clone()));
         }
+        // Workloads serve services of their own namespace only.
+        Model::PeerAuthentication(policy) => {
+            dirty.inbound = true;
+            let namespace = &policy.name.namespace;
+            let concerned = |service: &&ObjectName| {
+                **namespace == *SYSTEM_NAMESPACE || service.namespace == *namespace
+            };
+            dirty.clusters.extend(services.keys().filter(concerned).cloned());
+        }
+        Model::AuthorizationPolicy(_) | Model::RequestAuthentication(_) => dirty.inbound = true,
+        Model::TrustBundle(_) => {}
     }
 }
 

@@ -80,11 +80,13 @@ async fn attempts(
             let detail = format!("{} has no endpoint", cluster.name);
             Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
         })?;
+        let scope = exchange.caller.as_ref().unwrap_or(&endpoint.scope).clone();
         exchange.note(|record| {
             record.attempts += 1;
             record.upstream = Some(endpoint.address);
-            record.scope = Some(endpoint.scope.clone());
+            record.scope = Some(scope);
         });
+        exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());
         let id = endpoint.id;
         let lease = cluster.lease(endpoint);
         let failed = match limit.is_zero() {
@@ -163,10 +165,10 @@ async fn attempt(
     }
 }
 
-/// Tells the next sidecar which service port is meant; an application is not told.
+/// Tells the next sidecar which service port is meant where the TLS server name does not; an application is not told.
 pub(super) fn name_destination(cluster: &Cluster, lease: &Lease, request: &mut Request<Body>) {
     match &cluster.destination {
-        Some(destination) if lease.endpoint.via_sidecar => {
+        Some(destination) if lease.endpoint.via_sidecar && !lease.endpoint.is_secured() => {
             request.headers_mut().insert(DESTINATION, destination.clone());
         }
         _ => _ = request.headers_mut().remove(DESTINATION),

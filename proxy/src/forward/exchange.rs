@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cluster::Cluster,
     error::{Error, Flag},
+    filter::jwt::CHALLENGE,
     http::{
         body::{Body, Incoming, Limits, Progress},
         head,
@@ -22,6 +23,7 @@ use crate::{
     snapshot::{Rule, Snapshot},
     telemetry::{
         record::{Direction, Record, RequestLine},
+        scope::Scope,
         trace,
     },
 };
@@ -49,6 +51,8 @@ pub(super) struct Exchange {
     http1: bool,
     /// Its answer has no body. hyper sees to that in HTTP/1.1; in HTTP/2 a body would be a protocol error.
     head_only: bool,
+    /// Whom a caller that has proven who it is is counted for.
+    pub(super) caller: Option<Arc<Scope>>,
     /// How the request's body is doing; `None` when it has none.
     pub(super) progress: Option<Rc<Progress>>,
 }
@@ -93,6 +97,9 @@ impl Exchange {
             route: None,
             cluster: None,
             upstream: None,
+            downstream_peer: None,
+            upstream_peer: None,
+            audit: None,
             scope: None,
             attempts: 0,
             request_bytes: 0,
@@ -107,6 +114,7 @@ impl Exchange {
             introduced: Cell::new(false),
             http1,
             head_only: request.method() == Method::HEAD,
+            caller: None,
             progress: None,
         }
     }
@@ -129,7 +137,10 @@ impl Exchange {
 
     /// Counts the exchange for `cluster` where no endpoint was reached.
     pub(super) fn count_for(&mut self, cluster: &Cluster) {
-        self.note(|record| _ = record.scope.get_or_insert_with(|| cluster.scope.clone()));
+        let scope = self.caller.clone();
+        self.note(|record| {
+            record.scope.get_or_insert_with(|| scope.unwrap_or_else(|| cluster.scope.clone()));
+        });
     }
 
     /// The record, for whoever sees the exchange to its end.
@@ -274,6 +285,9 @@ impl Exchange {
                 response
             }
         };
+        if error.flag == Flag::AU {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+        }
         if error.flag == Flag::UO {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

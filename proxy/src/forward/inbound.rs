@@ -1,10 +1,15 @@
-//! From others to our application: which of its ports.
+//! From others to our application: which of its ports, and whether they may.
 
 use std::sync::Arc;
 
 use http::{Request, StatusCode, header};
+use leno_api::model::peer_authentication::TlsMode;
 
-use super::exchange::{DESTINATION, Decision, Exchange, Routed};
+use super::{
+    exchange::{DESTINATION, Decision, Exchange, Routed},
+    guard,
+    secured::Secured,
+};
 use crate::{
     error::{Error, Flag},
     http::{
@@ -14,7 +19,7 @@ use crate::{
     snapshot::{Inbound, InboundPort},
 };
 
-/// Finds the application's port: as the calling sidecar names it, else by host and port, else the only one there is.
+/// Finds the application's port, and tells the application who calls.
 pub(super) fn decide(
     exchange: &mut Exchange,
     target: &Target,
@@ -22,18 +27,51 @@ pub(super) fn decide(
 ) -> Result<Decision, Error> {
     let inbound = exchange.snapshot.inbound.clone();
     let named = request.headers_mut().remove(DESTINATION);
-    let by_sidecar =
-        named.as_ref().and_then(|name| inbound.by_destination.get(name.to_str().ok()?));
-    let port = by_sidecar.or_else(|| by_host(&inbound, target)).or(inbound.only_http.as_ref());
-    let port = port.ok_or_else(|| {
-        let detail = format!("no port of our application answers to `{}`", target.host);
-        Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
-    })?;
+    let secured = exchange.downstream.secured.clone();
+    let port = match &secured {
+        Some(secured) => by_server_name(exchange, secured, &inbound)?,
+        None => {
+            let by_sidecar =
+                named.as_ref().and_then(|name| inbound.by_destination.get(name.to_str().ok()?));
+            let port = by_sidecar.or_else(|| by_host(&inbound, target));
+            let port = port.or(inbound.only_http.as_ref());
+            port.cloned().ok_or_else(|| no_port(&target.host))?
+        }
+    };
     let cluster = port.cluster.clone();
     exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
+    if secured.is_none() && port.mode == TlsMode::Strict {
+        exchange.count_for(&cluster);
+        let detail = "this port takes mutual TLS only";
+        return Err(Error::downstream(StatusCode::FORBIDDEN, Flag::AD, detail));
+    }
+    guard::request(exchange, &port, target, request)
+        .inspect_err(|_| exchange.count_for(&cluster))?;
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
+    // Whatever came under this name was taken out with the other fields of the connection before.
+    if let Some(certificate) = secured.as_ref().and_then(|secured| secured.certificate.as_ref()) {
+        request.headers_mut().insert(head::CLIENT_CERTIFICATE, certificate.clone());
+    }
     Ok(Decision::Forward(Routed { cluster, rule: None, backend: None }))
+}
+
+/// What the TLS server name says holds for the whole connection; no field of a request can say otherwise.
+fn by_server_name(
+    exchange: &mut Exchange,
+    secured: &Secured,
+    inbound: &Arc<Inbound>,
+) -> Result<Arc<InboundPort>, Error> {
+    exchange.note_for_log(|record| record.downstream_peer = Some(secured.id.clone()));
+    let name = || secured.destination.as_deref().unwrap_or("(no name)");
+    let (port, scope) = secured.port(inbound).ok_or_else(|| no_port(name()))?;
+    exchange.caller = Some(scope);
+    Ok(port)
+}
+
+fn no_port(name: &str) -> Error {
+    let detail = format!("no port of our application answers to `{name}`");
+    Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
 }
 
 fn by_host<'a>(inbound: &'a Inbound, target: &Target) -> Option<&'a Arc<InboundPort>> {

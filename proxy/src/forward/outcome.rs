@@ -93,6 +93,8 @@ pub fn message(error: &Error) -> &'static str {
         Flag::DC => "request incomplete",
         Flag::DPE => "request is not acceptable",
         Flag::DT => "request came too slowly",
+        Flag::AD => "access denied",
+        Flag::AU => "authentication failed",
         Flag::None => "the proxy cannot serve this now",
     }
 }
@@ -143,5 +145,6 @@ mod tests {
         assert_eq!(of(503, Flag::UH), 14);
         assert_eq!(of(404, Flag::NR), 12);
         assert_eq!(of(500, Flag::NC), 2);
+        assert_eq!((of(403, Flag::AD), of(401, Flag::AU)), (7, 16));
     }
 }

@@ -13,7 +13,6 @@ use std::{
 use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -22,7 +21,7 @@ use crate::{
     cluster::{
         Admitted, Cluster, Lease,
         breaker::{Permit, Resource},
-        connect,
+        connect::Stream,
         pool::Connection,
     },
     error::{Error, Flag},
@@ -32,7 +31,8 @@ use crate::{
         upgrade,
     },
     snapshot::Port,
-    telemetry::record::Direction,
+    telemetry::{record::Direction, scope::Scope},
+    tls::Inside,
 };
 
 /// Buffer of each direction. Larger ones pay only with large transfers, and idle tunnels hold them.
@@ -55,7 +55,8 @@ pub(super) async fn connect(
         record.cluster = Some(cluster.name.clone());
         record.scope = Some(cluster.scope.clone());
     });
-    let Dialled { stream: mut upstream, lease, permit } = dial(&exchange.worker, &cluster).await?;
+    let Dialled { mut stream, lease, permit } = dial(&exchange.worker, &cluster).await?;
+    exchange.note_for_log(|record| record.upstream_peer = lease.endpoint.peer().cloned());
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
         record.attempts = 1;
@@ -68,9 +69,9 @@ pub(super) async fn connect(
     tokio::task::spawn_local(async move {
         let moved = match downstream.stream().await {
             Ok(mut downstream) => {
-                let tcp = TcpCount::open(&worker, &lease);
-                let moved =
-                    pipe(&mut downstream, &mut upstream, cluster.settings.idle_timeout).await;
+                let tcp = TcpCount::open(&worker, &lease.endpoint.scope);
+                let idle = cluster.settings.idle_timeout;
+                let moved = through(&mut downstream, &mut stream, idle).await;
                 tcp.close(&moved);
                 moved
             }
@@ -113,17 +114,18 @@ pub(super) fn upgraded(
     });
 }
 
-/// Forwards a connection that is not HTTP to `cluster`.
+/// Forwards a connection that is not HTTP to `cluster`. `caller`: whom it is counted for, where the caller is known.
 ///
 /// # Errors
 /// When no endpoint can be reached; the caller can only be told by closing.
 pub async fn forward(
-    worker: &Rc<Worker>,
-    cluster: &Arc<Cluster>,
-    downstream: &mut TcpStream,
+    worker: &Worker,
+    cluster: &Cluster,
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    caller: Option<&Scope>,
 ) -> Result<(), Error> {
     let dialled = dial(worker, cluster).await?;
-    join(worker, cluster, downstream, dialled).await;
+    join(worker, cluster, downstream, dialled, caller).await;
     Ok(())
 }
 
@@ -131,13 +133,25 @@ pub async fn forward(
 pub async fn join(
     worker: &Worker,
     cluster: &Cluster,
-    downstream: &mut TcpStream,
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     Dialled { mut stream, lease, permit }: Dialled,
+    caller: Option<&Scope>,
 ) {
-    let counted = TcpCount::open(worker, &lease);
-    let moved = pipe(downstream, &mut stream, cluster.settings.idle_timeout).await;
+    let counted = TcpCount::open(worker, caller.unwrap_or(&lease.endpoint.scope));
+    let moved = through(downstream, &mut stream, cluster.settings.idle_timeout).await;
     counted.close(&moved);
     drop((lease, permit));
+}
+
+async fn through(
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    upstream: &mut Stream,
+    idle: Duration,
+) -> Moved {
+    match upstream {
+        Stream::Tcp(upstream) => pipe(downstream, upstream, idle).await,
+        Stream::Tls(upstream) => pipe(downstream, upstream, idle).await,
+    }
 }
 
 /// Where a connection to this port goes: as its TCPRoute says, else to the service's own endpoints.
@@ -152,10 +166,20 @@ fn tcp_cluster(port: &Port, random: u64) -> Result<Arc<Cluster>, Error> {
 /// A connection to an endpoint, with what is held while it lasts.
 #[derive(Debug)]
 pub struct Dialled {
-    /// The connection.
-    pub stream: TcpStream,
+    stream: Stream,
     lease: Lease,
     permit: Permit,
+}
+
+impl Dialled {
+    /// Waits until the endpoint says something, or closes; what it says is left where it is.
+    pub async fn spoken(&self) {
+        match &self.stream {
+            // An error is found again by whoever reads.
+            Stream::Tcp(stream) => _ = stream.peek(&mut [0]).await,
+            Stream::Tls(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// Connects to one endpoint after the other; nothing was sent, so trying again is safe.
@@ -179,7 +203,8 @@ pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> 
         let lease = cluster.lease(endpoint);
         tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-        match connect::tcp(lease.endpoint.address, cluster.settings.connect_timeout).await {
+        let limit = cluster.settings.connect_timeout;
+        match worker.connector.open(&lease.endpoint, Inside::Tcp, limit).await {
             Ok(stream) => return Ok(Dialled { stream, lease, permit }),
             Err(error) if !retry::again(&error, attempts, true) => return Err(error),
             Err(_) => {}
@@ -291,8 +316,8 @@ struct TcpCount {
 }
 
 impl TcpCount {
-    fn open(worker: &Worker, lease: &Lease) -> Self {
-        let series = worker.shared.families.tcp(&lease.endpoint.scope);
+    fn open(worker: &Worker, scope: &Scope) -> Self {
+        let series = worker.shared.families.tcp(scope);
         series.opened.inc();
         Self { series }
     }

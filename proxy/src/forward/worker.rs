@@ -1,7 +1,7 @@
 //! What a worker thread has at hand.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -14,14 +14,18 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
 
+use super::secured::Secured;
 use crate::{
-    cluster::pool::Pools,
+    cluster::{connect::Connector, pool::Pools},
+    filter::jwt::Verified,
     http::server::Limits,
+    identity::Identity,
     snapshot::{Handle, Published, Snapshot},
     telemetry::{
         access_log::AccessLog,
-        metrics::{Families, Scope, SeriesCache, SeriesKey},
+        metrics::{Families, SeriesCache, SeriesKey},
         record::{Direction, Record},
+        scope::Scope,
     },
 };
 
@@ -30,6 +34,8 @@ use crate::{
 pub struct Shared {
     /// The configuration.
     pub published: Arc<Published>,
+    /// Who we can prove to be.
+    pub identity: Arc<Identity>,
     /// Metrics.
     pub families: Arc<Families>,
     /// For requests that found no service.
@@ -64,6 +70,12 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Upstream connections.
     pub pools: Pools,
+    /// Makes those that are not pooled.
+    pub connector: Rc<Connector>,
+    /// Tokens of callers that were verified already.
+    pub tokens: Verified,
+    /// TLS handshakes with callers under way.
+    pub handshakes: Rc<Cell<u32>>,
     snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
     /// Metrics of this worker, not yet added to the shared ones.
     pub series: SeriesCache,
@@ -79,6 +91,8 @@ pub struct Downstream {
     pub direction: Direction,
     /// Kept by whoever still moves bytes on it: a tunnel outlives the HTTP that began it.
     pub counted: Rc<Counted>,
+    /// What mutual TLS has proven; `None` on plain connections.
+    pub secured: Option<Rc<Secured>>,
 }
 
 /// A downstream connection, counted while it lives.
@@ -111,7 +125,19 @@ impl Worker {
     pub fn new(shared: Arc<Shared>) -> Self {
         let snapshot = RefCell::new(shared.published.cache());
         let random = RefCell::new(SmallRng::from_rng(&mut rand::rng()));
-        Self { shared, pools: Pools::default(), snapshot, series: SeriesCache::default(), random }
+        let identity = shared.identity.clone();
+        let connector = Connector::new(move || identity.current(), shared.families.clone());
+        let connector = Rc::new(connector);
+        Self {
+            shared,
+            pools: Pools::new(connector.clone()),
+            connector,
+            tokens: Verified::default(),
+            handshakes: Rc::default(),
+            snapshot,
+            series: SeriesCache::default(),
+            random,
+        }
     }
 
     /// The configuration now in force. An exchange takes it once.

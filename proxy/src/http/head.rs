@@ -231,13 +231,23 @@ fn contains_ignore_case(text: &str, needle: &str) -> bool {
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// Who the caller has proven to be, in Envoy's form: `By=spiffe://...;URI=spiffe://...`. A sidecar says it to its own
+/// application and believes it of nobody: it concerns the TLS connection before it, so it ends with every hop.
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Removed whether `Connection` names them or not.
-const ALWAYS_REMOVED: [HeaderName; 5] =
-    [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS];
+const ALWAYS_REMOVED: [HeaderName; 6] = [
+    header::UPGRADE,
+    header::TRANSFER_ENCODING,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+    CLIENT_CERTIFICATE,
+];
 
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1): `Connection` and what it names,
-/// `Keep-Alive`, `Proxy-Connection`, `TE` (but `trailers` stays), `Transfer-Encoding`, `Upgrade`.
+/// `Keep-Alive`, `Proxy-Connection`, `TE` (but `trailers` stays), `Transfer-Encoding`, `Upgrade`; and who the caller
+/// before the last one says it was.
 /// Returns the value of `Upgrade` when `Connection` named it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     // One look at the fields that are there: most heads have none of these, and asking for each by name would cost

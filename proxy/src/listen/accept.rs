@@ -51,7 +51,8 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, direction:
         return;
     }
     let worker = worker.clone();
-    let downstream = Downstream { address, direction, counted: Rc::new(counted) };
+    let counted = Rc::new(counted);
+    let downstream = Downstream { address, direction, counted, secured: None };
     tokio::task::spawn_local(async move {
         connection::serve(&worker, stream, downstream).await;
     });

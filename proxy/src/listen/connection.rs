@@ -2,21 +2,27 @@
 
 use std::{rc::Rc, time::Duration};
 
-use leno_api::model::service::Protocol as Declared;
-use tokio::{net::TcpStream, time::Instant};
+use leno_api::model::{peer_authentication::TlsMode, service::Protocol as Declared};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::Instant,
+};
 
 use super::{
     accept::refused,
+    handshake,
+    hello::{self, Hello},
     sniff::{self, Protocol},
 };
 use crate::{
     error::Error,
     forward::{
-        exchange, tunnel,
+        exchange, guard, tunnel,
         worker::{Downstream, Worker},
     },
     http::server::{self, Ended},
-    snapshot::InboundPort,
+    snapshot::{Inbound, InboundPort},
     telemetry::record::Direction,
 };
 
@@ -29,26 +35,44 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstream) {
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
+    match downstream.direction {
+        Direction::Inbound => inbound(worker, stream, downstream).await,
+        Direction::Outbound => outbound(worker, stream, downstream).await,
+    }
+}
+
+/// From our own application: HTTP.
+async fn outbound(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
+    match sniff(worker, &stream, worker.shared.limits.head_timeout).await {
+        Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2))) => {
+            http(worker, stream, downstream, protocol == Protocol::Http2).await;
+        }
+        Some(First::Protocol(Protocol::Tls)) => refused(&worker.shared, Direction::Outbound, "tls"),
+        Some(First::Protocol(_)) => {
+            refused(&worker.shared, Direction::Outbound, "unknown_protocol");
+        }
+        Some(First::Nothing) | None => refused(&worker.shared, Direction::Outbound, "silent"),
+    }
+}
+
+/// From others: a hop of the mesh under TLS, or plain where a port takes that.
+async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstream) {
     let published = &worker.shared.published;
-    if downstream.direction == Direction::Inbound
-        && published.is_on_demand()
-        && worker.snapshot().inbound.by_destination.is_empty()
-    {
+    if published.is_on_demand() && worker.snapshot().inbound.by_destination.is_empty() {
         published.inbound_known(worker.shared.on_demand_timeout).await;
     }
-    let tcp = match downstream.direction {
-        Direction::Inbound => worker.snapshot().inbound.only_tcp.clone(),
-        Direction::Outbound => None,
-    };
-    // Only a port that is declared TCP, beside no port that speaks HTTP, needs no look at the bytes.
-    let only_tcp = tcp.as_ref().is_some_and(|port| port.protocol == Declared::Tcp)
-        && worker.snapshot().inbound.only_http.is_none();
-    if let (true, Some(port)) = (only_tcp, &tcp) {
+    let ports = worker.snapshot().inbound.clone();
+    let tcp = ports.only_tcp.as_ref().filter(|port| port.mode != TlsMode::Strict);
+    if let Some(port) = tcp.filter(|port| is_alone(port, &ports)) {
         return opaque(worker, stream, &downstream, port).await;
     }
-    let limit = if tcp.is_some() { SERVER_FIRST } else { worker.shared.limits.head_timeout };
-    let first = match (sniff(worker, &stream, limit).await, &tcp) {
+    let limit = match tcp {
+        Some(_) => SERVER_FIRST,
+        None if ports.only_tls => handshake::LIMIT,
+        None => worker.shared.limits.head_timeout,
+    };
+    let first = match (sniff(worker, &stream, limit).await, tcp) {
         (Some(First::Nothing), Some(port)) => {
             match server_first(worker, &mut stream, &downstream, port).await {
                 Some(protocol) => protocol,
@@ -57,32 +81,35 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downs
         }
         (Some(First::Protocol(protocol)), _) => protocol,
         (Some(First::Nothing) | None, _) => {
-            return refused(&worker.shared, downstream.direction, "silent");
+            return refused(&worker.shared, Direction::Inbound, "silent");
         }
     };
+    let refuse = |reason| refused(&worker.shared, Direction::Inbound, reason);
     match (first, tcp) {
-        (Protocol::Http1, _) => {
-            let (limits, drain) = (worker.shared.limits, worker.shared.drain.clone());
-            let worker = worker.clone();
-            let ended = server::serve_http1(stream, limits, drain, {
-                let (worker, downstream) = (worker.clone(), downstream.clone());
-                move |request| exchange::answer(worker.clone(), downstream.clone(), request)
-            });
-            count_end(&worker, &downstream, ended.await);
+        (Protocol::Tls, tcp) => match (whose(worker, &stream, tcp.is_some()).await, tcp) {
+            (Some(Hello::Ours), _) if ports.tls => {
+                // On the heap: plain connections need no room for it.
+                Box::pin(handshake::serve(worker, stream, downstream)).await;
+            }
+            (Some(Hello::Foreign | Hello::NeedMore), Some(port)) => {
+                opaque(worker, stream, &downstream, port).await;
+            }
+            (Some(_), _) => refuse("tls"),
+            (None, _) => refuse("silent"),
+        },
+        _ if ports.only_tls => refuse("plaintext_refused"),
+        (Protocol::Http1 | Protocol::Http2, _) => {
+            http(worker, stream, downstream, first == Protocol::Http2).await;
         }
-        (Protocol::Http2, _) => {
-            let (limits, drain) = (worker.shared.limits, worker.shared.drain.clone());
-            let worker = worker.clone();
-            let ended = server::serve_http2(stream, limits, drain, {
-                let (worker, downstream) = (worker.clone(), downstream.clone());
-                move |request| exchange::answer(worker.clone(), downstream.clone(), request)
-            });
-            count_end(&worker, &downstream, ended.await);
-        }
-        (_, Some(port)) => opaque(worker, stream, &downstream, &port).await,
-        (Protocol::Tls, None) => refused(&worker.shared, downstream.direction, "tls"),
-        (_, None) => refused(&worker.shared, downstream.direction, "unknown_protocol"),
+        (_, Some(port)) => opaque(worker, stream, &downstream, port).await,
+        (_, None) if ports.only_tcp.is_some() => refuse("plaintext_refused"),
+        (_, None) => refuse("unknown_protocol"),
     }
+}
+
+/// Only a port that is declared TCP, beside no port that speaks HTTP or takes TLS, needs no look at the bytes.
+fn is_alone(port: &InboundPort, ports: &Inbound) -> bool {
+    port.protocol == Declared::Tcp && ports.only_http.is_none() && !ports.tls
 }
 
 /// What came first from the caller.
@@ -96,28 +123,77 @@ enum First {
 /// Looks at the first bytes without taking them. After `limit` what is not clear is [`Protocol::Opaque`]; `None` when
 /// the connection has ended or the proxy drains.
 async fn sniff(worker: &Worker, stream: &TcpStream, limit: Duration) -> Option<First> {
+    let mut bytes = [0; sniff::ENOUGH];
+    let verdict = |bytes: &[u8]| match sniff::sniff(bytes) {
+        Protocol::NeedMore => None,
+        protocol => Some(protocol),
+    };
+    match look(worker, stream, limit, &mut bytes, verdict).await? {
+        Looked::Verdict(protocol) => Some(First::Protocol(protocol)),
+        Looked::Unclear => Some(First::Protocol(Protocol::Opaque)),
+        Looked::Nothing => Some(First::Nothing),
+    }
+}
+
+/// Whose TLS begins here. Only where the application may speak its own (`may_be_foreign`) does that need a look. `None`
+/// when the connection has ended or the proxy drains.
+async fn whose(worker: &Worker, stream: &TcpStream, may_be_foreign: bool) -> Option<Hello> {
+    if !may_be_foreign {
+        return Some(Hello::Ours);
+    }
+    let mut bytes = vec![0; hello::MOST];
+    let verdict = |bytes: &[u8]| match hello::read(bytes) {
+        Hello::NeedMore => None,
+        hello => Some(hello),
+    };
+    match look(worker, stream, worker.shared.limits.head_timeout, &mut bytes, verdict).await? {
+        Looked::Verdict(hello) => Some(hello),
+        Looked::Unclear | Looked::Nothing => Some(Hello::NeedMore),
+    }
+}
+
+enum Looked<T> {
+    Verdict(T),
+    /// There were bytes, but not enough.
+    Unclear,
+    Nothing,
+}
+
+/// Looks at the first bytes, again and again, without taking them, until `verdict` can tell or `limit` has passed.
+/// `None` when the connection has ended or the proxy drains.
+async fn look<T>(
+    worker: &Worker,
+    stream: &TcpStream,
+    limit: Duration,
+    bytes: &mut [u8],
+    verdict: impl Fn(&[u8]) -> Option<T>,
+) -> Option<Looked<T>> {
     let deadline = Instant::now() + limit;
     let mut drain = worker.shared.drain.clone();
-    let mut bytes = [0; sniff::ENOUGH];
     let mut pause = LOOK_AGAIN;
+    let mut known = 0;
     loop {
         let seen = tokio::select! {
-            seen = stream.peek(&mut bytes) => seen.ok()?,
-            () = tokio::time::sleep_until(deadline) => return Some(First::Nothing),
+            seen = stream.peek(bytes) => seen.ok()?,
+            () = tokio::time::sleep_until(deadline) => return Some(Looked::Nothing),
             _ = drain.wait_for(|draining| *draining) => return None,
         };
-        match sniff::sniff(&bytes[..seen]) {
-            Protocol::NeedMore if seen == 0 => return None,
-            Protocol::NeedMore if Instant::now() >= deadline => {
-                return Some(First::Protocol(Protocol::Opaque));
-            }
-            // Peeking again would return the same bytes at once: wait for the rest of them.
-            Protocol::NeedMore => {
-                tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
-                pause = LOOK_SELDOM.min(pause * 2);
-            }
-            protocol => return Some(First::Protocol(protocol)),
+        if seen == 0 {
+            return None;
         }
+        // The same bytes say the same.
+        if seen > known
+            && let Some(verdict) = verdict(&bytes[..seen])
+        {
+            return Some(Looked::Verdict(verdict));
+        }
+        if Instant::now() >= deadline {
+            return Some(Looked::Unclear);
+        }
+        known = seen;
+        // Peeking again would return the same bytes at once: wait for the rest of them.
+        tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+        pause = LOOK_SELDOM.min(pause * 2);
     }
 }
 
@@ -138,22 +214,24 @@ async fn server_first(
     };
     let dialled = tunnel::dial(worker, &port.cluster).await.inspect_err(failed).ok()?;
     let idle = port.cluster.settings.idle_timeout;
-    let (mut asked, mut answered) = ([0], [0]);
     let mut drain = worker.shared.drain.clone();
+    let mut first = [0];
     let caller_spoke = tokio::select! {
         biased;
-        _ = stream.peek(&mut asked) => true,
-        _ = dialled.stream.peek(&mut answered) => false,
+        _ = stream.peek(&mut first) => true,
+        () = dialled.spoken() => false,
         () = tokio::time::sleep(idle), if !idle.is_zero() => return None,
         _ = drain.wait_for(|draining| *draining) => return None,
     };
     if caller_spoke
-        && let Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2))) =
+        && let Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Tls))) =
             sniff(worker, stream, SERVER_FIRST).await
     {
         return Some(protocol);
     }
-    tunnel::join(worker, &port.cluster, stream, dialled).await;
+    if guard::connection(worker, downstream, port).inspect_err(failed).is_ok() {
+        tunnel::join(worker, &port.cluster, stream, dialled, None).await;
+    }
     None
 }
 
@@ -163,13 +241,32 @@ async fn opaque(
     downstream: &Downstream,
     port: &InboundPort,
 ) {
-    if let Err(error) = tunnel::forward(worker, &port.cluster, &mut stream).await {
+    let forwarded = async {
+        guard::connection(worker, downstream, port)?;
+        tunnel::forward(worker, &port.cluster, &mut stream, None).await
+    };
+    if let Err(error) = forwarded.await {
         refused(&worker.shared, downstream.direction, error.flag.as_str());
         tracing::debug!("{}: {error}", downstream.address);
     }
 }
 
-fn count_end(worker: &Worker, downstream: &Downstream, ended: Ended) {
+/// Serves HTTP to the end of the connection.
+pub(super) async fn http(
+    worker: &Rc<Worker>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    downstream: Downstream,
+    http2: bool,
+) {
+    let (limits, drain) = (worker.shared.limits, worker.shared.drain.clone());
+    let answer = {
+        let (worker, downstream) = (worker.clone(), downstream.clone());
+        move |request| exchange::answer(worker.clone(), downstream.clone(), request)
+    };
+    let ended = match http2 {
+        true => server::serve_http2(stream, limits, drain, answer).await,
+        false => server::serve_http1(stream, limits, drain, answer).await,
+    };
     let reason = match ended {
         Ended::Clean | Ended::Broken => return,
         Ended::Malformed => "malformed",

@@ -139,6 +139,10 @@ fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     quoted(&mut line, record.route.as_deref().unwrap_or("-"));
     line.push_str("\" \"");
     quoted(&mut line, record.detail.as_deref().unwrap_or("-"));
+    for peer in [&record.downstream_peer, &record.upstream_peer, &record.audit] {
+        line.push_str("\" \"");
+        quoted(&mut line, peer.as_deref().map_or("-", principal));
+    }
     line.push_str("\"\n");
     line
 }
@@ -168,6 +172,15 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     field("upstream_cluster", record.cluster.as_deref().unwrap_or("-"));
     let upstream = record.upstream.map_or_else(|| "-".to_owned(), |address| address.to_string());
     field("upstream_host", &upstream);
+    for (name, value) in [
+        ("downstream_peer", &record.downstream_peer),
+        ("upstream_peer", &record.upstream_peer),
+        ("audit", &record.audit),
+    ] {
+        if let Some(value) = value {
+            field(name, principal(value));
+        }
+    }
     let _ = write!(
         line,
         ",\"protocol\":\"{:?}\",\"downstream_remote_address\":\"{}\",\"response_code\":{},\"bytes_received\":{},\
@@ -180,11 +193,22 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
         millis(record, now),
         record.attempts,
     );
+    let _ = write!(
+        line,
+        ",\"tls\":{},\"upstream_tls\":{}",
+        record.downstream_peer.is_some(),
+        record.upstream_peer.is_some()
+    );
     if let Some(status) = record.grpc_status {
         let _ = write!(line, ",\"grpc_status\":{status}");
     }
     line.push_str("}\n");
     line
+}
+
+/// As policies have it.
+fn principal(id: &str) -> &str {
+    id.strip_prefix("spiffe://").unwrap_or(id)
 }
 
 fn millis(record: &Record, now: Instant) -> f64 {
@@ -272,6 +296,9 @@ mod tests {
             route: None,
             cluster: Some("shop/orders:80".into()),
             upstream: None,
+            downstream_peer: None,
+            upstream_peer: Some("spiffe://cluster.local/ns/shop/sa/orders".into()),
+            audit: None,
             scope: None,
             attempts: 1,
             request_bytes: 0,
@@ -292,6 +319,9 @@ mod tests {
         assert_eq!(value["user_agent"], "x\" y\\");
         assert_eq!(value["response_code_details"], "line\nbreak");
         assert_eq!(value["time"], "2026-01-02T03:04:05.678Z");
+        assert_eq!((&value["tls"], value.get("downstream_peer")), (&false.into(), None));
+        assert_eq!(value["upstream_tls"], true);
+        assert_eq!(value["upstream_peer"], "cluster.local/ns/shop/sa/orders");
     }
 
     #[test]

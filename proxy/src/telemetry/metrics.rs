@@ -8,10 +8,6 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
     time::Duration,
 };
 
@@ -23,6 +19,7 @@ use prometheus::{
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::scope::{SCOPE_LABELS, Scope};
 use crate::error::Flag;
 
 /// Envoy's default buckets, which Istio uses for milliseconds and bytes alike.
@@ -47,87 +44,10 @@ const BUCKETS: &[f64] = &[
     1_800_000.0,
     3_600_000.0,
 ];
-const SCOPE_LABELS: [&str; 14] = [
-    "reporter",
-    "source_workload",
-    "source_workload_namespace",
-    "source_principal",
-    "source_version",
-    "destination_workload",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_version",
-    "destination_service",
-    "destination_service_name",
-    "destination_service_namespace",
-    "destination_zone",
-    "connection_security_policy",
-];
 const SERIES_LABELS: [&str; 4] =
     ["request_protocol", "response_code", "grpc_response_status", "response_flags"];
 /// A worker forgets its handles beyond this many; they are found again when needed.
 const MAX_CACHED_SERIES: usize = 8192;
-
-/// Values for the labels that do not change from request to request, in the order of `SCOPE_LABELS`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ScopeLabels {
-    /// `source` (outbound) or `destination` (inbound).
-    pub reporter: &'static str,
-    /// Name and namespace of the calling workload, and its version label.
-    pub source: Party,
-    /// The workload that answers.
-    pub destination: Party,
-    /// The service called.
-    pub service: Option<(Arc<str>, Arc<str>)>,
-    /// Where it runs.
-    pub destination_zone: String,
-}
-
-/// One end of a call; empty parts are reported as `unknown`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Party {
-    /// Name.
-    pub workload: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Label `version`.
-    pub version: String,
-}
-
-/// The fixed part of a family of series: one per endpoint (or per service, where no endpoint was reached).
-#[derive(Debug)]
-pub struct Scope {
-    id: u64,
-    labels: ScopeLabels,
-    used: Mutex<Used>,
-}
-
-/// The series of a scope.
-#[derive(Debug, Default)]
-struct Used {
-    /// Their variable labels, kept so that they can be removed with the endpoint.
-    keys: Vec<SeriesKey>,
-    /// Whether they have been: what ends later adds no more.
-    gone: bool,
-}
-
-impl Scope {
-    /// A scope with an identity of its own.
-    pub fn new(labels: ScopeLabels) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { id, labels, used: Mutex::default() })
-    }
-
-    /// The labels it was made with.
-    pub fn labels(&self) -> &ScopeLabels {
-        &self.labels
-    }
-
-    fn used(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What varies from request to request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -269,6 +189,16 @@ pub struct Families {
     pub log_lines_dropped: IntCounter,
     /// Attempts after the first, by result.
     pub retries: IntCounterVec,
+    /// Unix time in seconds at which the proxy's own certificate expires; 0 while there is none.
+    pub certificate_expiry: IntGauge,
+    /// Attempts to get a certificate, by result: ok or error.
+    pub certificate_renewals: IntCounterVec,
+    /// Handshakes of mesh hops, by side and how they went.
+    pub tls_handshakes: IntCounterVec,
+    /// Requests and connections that a policy denied, by policy.
+    pub authorization_denied: IntCounterVec,
+    /// Those that an AUDIT policy matched, by policy.
+    pub authorization_audited: IntCounterVec,
 }
 
 impl Families {
@@ -360,6 +290,30 @@ impl Families {
                 "Attempts after the first.",
                 &["service", "result"],
             )?,
+            certificate_expiry: gauge(
+                "leno_certificate_expiry_timestamp_seconds",
+                "When the proxy's own certificate expires; 0 while there is none.",
+            )?,
+            certificate_renewals: counter(
+                "leno_certificate_renewals_total",
+                "Attempts to get a certificate.",
+                &["result"],
+            )?,
+            tls_handshakes: counter(
+                "leno_tls_handshakes_total",
+                "Handshakes of mesh hops: ok, resumed, or why not.",
+                &["side", "result"],
+            )?,
+            authorization_denied: counter(
+                "leno_authorization_denied_total",
+                "Requests and connections denied by a policy.",
+                &["policy"],
+            )?,
+            authorization_audited: counter(
+                "leno_authorization_audited_total",
+                "Requests and connections that an AUDIT policy matched.",
+                &["policy"],
+            )?,
             registry,
         })
     }
@@ -369,11 +323,23 @@ impl Families {
         &self.registry
     }
 
+    /// Takes a policy that is no more out of the registry.
+    pub fn forget_policy(&self, policy: &str) {
+        for family in [&self.authorization_denied, &self.authorization_audited] {
+            // One that never mattered has no series.
+            let _ = family.remove_label_values(&[policy]);
+        }
+    }
+
     /// TCP handles of a scope.
     pub fn tcp(&self, scope: &Scope) -> TcpSeries {
-        let values = scope.labels.values();
+        let values = scope.labels().values();
         let [opened, closed, received, sent] = &self.tcp;
-        let resolve = |family: &IntCounterVec| family.with_label_values(&values);
+        let used = scope.used();
+        let resolve = |family: &IntCounterVec| match used.gone {
+            true => self.nowhere.0.clone(),
+            false => family.with_label_values(&values),
+        };
         TcpSeries {
             opened: resolve(opened),
             closed: resolve(closed),
@@ -393,13 +359,13 @@ impl Families {
             inherited.keys.extend(new);
             return;
         }
-        let fixed = scope.labels.values();
+        let fixed = scope.labels().values();
+        let mut used = scope.used();
+        used.gone = true;
         for family in &self.tcp {
             // An endpoint that never carried TCP has no such series; that is not an error.
             let _ = family.remove_label_values(&fixed);
         }
-        let mut used = scope.used();
-        used.gone = true;
         for key in used.keys.drain(..) {
             with_values(&fixed, key, |values| {
                 let _ = self.requests.remove_label_values(values);
@@ -426,7 +392,7 @@ impl Families {
         if !used.keys.contains(&key) {
             used.keys.push(key);
         }
-        with_values(&scope.labels.values(), key, |values| Series {
+        with_values(&scope.labels().values(), key, |values| Series {
             requests: self.requests.with_label_values(values).local(),
             duration: self.duration.with_label_values(values).local(),
             request_bytes: self.request_bytes.with_label_values(values).local(),
@@ -444,41 +410,20 @@ fn with_values<T>(fixed: &[&str], key: SeriesKey, apply: impl FnOnce(&[&str]) ->
     apply(&values)
 }
 
-impl ScopeLabels {
-    fn values(&self) -> [&str; SCOPE_LABELS.len()] {
-        let known = |text| if str::is_empty(text) { "unknown" } else { text };
-        let (namespace, name) =
-            self.service.as_ref().map_or(("", ""), |(namespace, name)| (namespace, name));
-        [
-            self.reporter,
-            known(&self.source.workload),
-            known(&self.source.namespace),
-            "unknown",
-            known(&self.source.version),
-            known(&self.destination.workload),
-            known(&self.destination.namespace),
-            "unknown",
-            known(&self.destination.version),
-            known(name),
-            known(name),
-            known(namespace),
-            known(&self.destination_zone),
-            "none",
-        ]
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::telemetry::scope::{Party, ScopeLabels};
 
     fn labels() -> ScopeLabels {
         ScopeLabels {
             reporter: "source",
             source: Party::default(),
             destination: Party { workload: "orders-1".into(), ..Party::default() },
-            service: Some(("shop".into(), "orders".into())),
-            destination_zone: String::new(),
+            service: Some((Arc::from("shop"), Arc::from("orders"))),
+            ..ScopeLabels::default()
         }
     }
 

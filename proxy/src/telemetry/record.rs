@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Uri, Version};
 
-use super::metrics::Scope;
+use super::scope::Scope;
 use crate::error::Flag;
 
 /// One exchange, as logs and metrics see it.
@@ -34,6 +34,12 @@ pub struct Record {
     pub cluster: Option<Arc<str>>,
     /// The endpoint that answered.
     pub upstream: Option<SocketAddr>,
+    /// Who called, as proven by mutual TLS: `spiffe://cluster.local/ns/shop/sa/orders`. For the access log.
+    pub downstream_peer: Option<Arc<str>>,
+    /// Who answered, the same way.
+    pub upstream_peer: Option<Arc<str>>,
+    /// The AUDIT policy that matched.
+    pub audit: Option<Arc<str>>,
     /// Whom to count it for.
     pub scope: Option<Arc<Scope>>,
     /// Attempts made.

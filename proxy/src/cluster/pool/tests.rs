@@ -9,23 +9,21 @@ use tokio::{
 
 use super::*;
 use crate::{
-    cluster::ClusterKey,
-    telemetry::metrics::{Party, Scope, ScopeLabels},
+    cluster::{ClusterKey, Security},
+    telemetry::{
+        metrics::Families,
+        scope::{Scope, ScopeLabels},
+    },
 };
 
 fn scope() -> Arc<Scope> {
-    Scope::new(ScopeLabels {
-        reporter: "source",
-        source: Party::default(),
-        destination: Party::default(),
-        service: None,
-        destination_zone: String::new(),
-    })
+    Scope::new(ScopeLabels { reporter: "source", ..ScopeLabels::default() })
 }
 
 fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
-    let endpoint =
-        |address: &SocketAddr| Endpoint::new("a".to_owned(), *address, false, 1, scope());
+    let endpoint = |address: &SocketAddr| {
+        Endpoint::new("a".to_owned(), *address, false, 1, Security::Plain, scope())
+    };
     Cluster {
         key: ClusterKey::Service(ObjectName::new("shop", "orders"), 80),
         name: "shop/orders:80".into(),
@@ -37,6 +35,11 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         scope: scope(),
         state: Arc::default(),
     }
+}
+
+fn pools() -> Pools {
+    let families = Families::register(prometheus::Registry::new()).unwrap();
+    Pools::new(Rc::new(Connector::new(|| None, Arc::new(families))))
 }
 
 /// Accepts whatever comes, and keeps it open.
@@ -59,7 +62,7 @@ fn one() -> Settings {
 #[tokio::test]
 async fn a_reused_connection_says_how_long_it_lay_idle() {
     let test = async {
-        let (cluster, pools) = (cluster(&[server().await], one()), Pools::default());
+        let (cluster, pools) = (cluster(&[server().await], one()), pools());
         let fresh = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
         assert_eq!(fresh.idle, Duration::ZERO);
         fresh.give_back(&cluster);
@@ -74,7 +77,7 @@ async fn a_reused_connection_says_how_long_it_lay_idle() {
 async fn an_idle_connection_makes_room_for_another_endpoint() {
     let test = async {
         let addresses = [server().await, server().await];
-        let (cluster, pools) = (cluster(&addresses, one()), Pools::default());
+        let (cluster, pools) = (cluster(&addresses, one()), pools());
         for turn in 0..4 {
             let endpoint = &cluster.endpoints[turn % 2];
             let connection = timeout(Duration::from_millis(500), pools.http1(&cluster, endpoint));
@@ -98,7 +101,7 @@ async fn an_idle_connection_makes_room_for_another_endpoint() {
 async fn an_idle_connection_makes_room_for_another_worker() {
     let test = async {
         let cluster = cluster(&[server().await], one());
-        let (here, there) = (Pools::default(), Pools::default());
+        let (here, there) = (pools(), pools());
         here.http1(&cluster, &cluster.endpoints[0]).await.unwrap().give_back(&cluster);
         let wanted = there.http1(&cluster, &cluster.endpoints[0]);
         let swept = async {
@@ -127,7 +130,7 @@ async fn an_idle_connection_makes_room_for_another_worker() {
 async fn exchanges_beyond_what_a_connection_carries_get_another_one() {
     let test = async {
         let settings = Settings { max_connections: 2, ..Settings::default() };
-        let (cluster, pools) = (cluster(&[server().await], settings), Pools::default());
+        let (cluster, pools) = (cluster(&[server().await], settings), pools());
         let mut lent = Vec::new();
         for count in 1..=3 * STREAMS {
             lent.push(pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap());
@@ -159,7 +162,7 @@ async fn those_who_waited_for_a_dial_fail_with_it() {
         }
         let settings =
             Settings { connect_timeout: Duration::from_millis(300), ..Settings::default() };
-        let (cluster, pools) = (cluster(&[address], settings), Pools::default());
+        let (cluster, pools) = (cluster(&[address], settings), pools());
         let begun = Instant::now();
         let request = || async {
             let error = pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap_err();

@@ -5,14 +5,17 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use http::HeaderValue;
 use leno_api::model::{
     ObjectName,
+    identity::SpiffeId,
+    peer_authentication::TlsMode,
     service::{Service, ServicePort},
     workload::Workload,
 };
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint, State},
-    telemetry::metrics::{Party, Scope, ScopeLabels},
+    cluster::{Cluster, ClusterKey, Endpoint, Security, State},
+    telemetry::scope::{Party, Proven, Scope, ScopeLabels},
+    tls::client::Target,
 };
 
 /// Replaces the clusters of `service` in `clusters` by what the inputs say now.
@@ -38,12 +41,11 @@ fn build(
     own: &Own,
     old: Option<&Arc<Cluster>>,
 ) -> Arc<Cluster> {
-    let labels = |destination: Party, zone: String| ScopeLabels {
+    let labels = ScopeLabels {
         reporter: "source",
         source: own.party.clone(),
-        destination,
         service: Some((service.name.namespace.clone(), service.name.name.clone())),
-        destination_zone: zone,
+        ..ScopeLabels::default()
     };
     let known: HashMap<(&str, SocketAddr), &Arc<Endpoint>> = old
         .into_iter()
@@ -54,16 +56,30 @@ fn build(
     for workload in inputs.workloads_of(&service.name).filter(|workload| workload.weight > 0) {
         let Some((address, via_sidecar)) = address(workload, port) else { continue };
         let name = workload.name.to_string();
-        let labels = labels(party(workload), workload.zone.clone().unwrap_or_default());
+        let security = security(workload, service, port, inputs, own);
+        let labels = ScopeLabels {
+            destination: party(workload),
+            destination_zone: workload.zone.clone().unwrap_or_default(),
+            proven: proven(&security, own),
+            ..labels.clone()
+        };
         let endpoint = match known.get(&(&*name, address)) {
             Some(same)
                 if same.weight == workload.weight
                     && same.via_sidecar == via_sidecar
+                    && same.security.is_same(&security)
                     && *same.scope.labels() == labels =>
             {
                 (*same).clone()
             }
-            _ => Endpoint::new(name, address, via_sidecar, workload.weight, Scope::new(labels)),
+            _ => Endpoint::new(
+                name,
+                address,
+                via_sidecar,
+                workload.weight,
+                security,
+                Scope::new(labels),
+            ),
         };
         endpoints.push(endpoint);
     }
@@ -76,10 +92,7 @@ fn build(
         settings,
         even: endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight),
         endpoints: endpoints.into(),
-        scope: old.map_or_else(
-            || Scope::new(labels(Party::default(), String::new())),
-            |old| old.scope.clone(),
-        ),
+        scope: old.map_or_else(|| Scope::new(labels), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
     })
 }
@@ -90,6 +103,36 @@ fn address(workload: &Workload, port: &ServicePort) -> Option<(SocketAddr, bool)
         Some(sidecar) => Some((SocketAddr::new(workload.address, sidecar), true)),
         None => Some((SocketAddr::new(workload.address, workload.app_port(&port.name)?), false)),
     }
+}
+
+/// How connections to `workload` for that port are secured.
+fn security(
+    workload: &Workload,
+    service: &Service,
+    port: &ServicePort,
+    inputs: &Inputs,
+    own: &Own,
+) -> Security {
+    let due = own.proof.expected && workload.sidecar_port.is_some() && workload.sidecar_tls;
+    if !due || inputs.tls_mode(workload, service, port) == Some(TlsMode::Disable) {
+        return Security::Plain;
+    }
+    let Some(trust_domain) = &own.proof.trust_domain else {
+        return Security::Unavailable("no certificate yet");
+    };
+    let expected = SpiffeId::new(trust_domain, &workload.name.namespace, &workload.service_account);
+    leno_api::destination::server_name(&service.name, port.port)
+        .and_then(|name| Target::new(&name, expected))
+        .map_or(Security::Unavailable("the service's name is too long for TLS"), Security::Mutual)
+}
+
+fn proven(security: &Security, own: &Own) -> Option<Proven> {
+    let destination = match security {
+        Security::Plain => return None,
+        Security::Unavailable(_) => None,
+        Security::Mutual(target) => Some(target.expected().to_string().into()),
+    };
+    Some(Proven { source: own.proof.id.clone(), destination })
 }
 
 /// How a workload is named in metrics.

@@ -3,22 +3,34 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use leno_api::model::{
+    ObjectName,
+    applies::Applies,
+    peer_authentication::TlsMode,
     service::{Protocol, Service, ServicePort},
     traffic_policy::Settings,
+    workload::Workload,
 };
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint, State},
-    snapshot::{Inbound, InboundPort},
-    telemetry::metrics::{Party, Scope, ScopeLabels},
+    cluster::{Cluster, ClusterKey, Endpoint, Security, State},
+    filter::{authz::Policies, jwt::Jwt},
+    snapshot::{Guards, Inbound, InboundPort},
+    telemetry::scope::{Scope, ScopeLabels},
 };
 
 /// Every port of every service that our own workload serves. Clusters that are no longer needed are removed.
-pub(super) fn build(inputs: &Inputs, own: &Own, clusters: &mut Clusters) -> Inbound {
+pub(super) fn build(
+    previous: &Inbound,
+    inputs: &Inputs,
+    own: &Own,
+    clusters: &mut Clusters,
+) -> Inbound {
     let mut inbound = Inbound::default();
     let mut ports: Vec<Arc<InboundPort>> = Vec::new();
     let mut used = Vec::new();
+    // Nobody proves anything to a proxy that can prove nothing; a policy that asks for it holds all the same.
+    let default = if own.proof.expected { TlsMode::Strict } else { TlsMode::Disable };
     if let Some(workload) = &own.workload {
         for service in workload.services.iter().filter_map(|name| inputs.services().get(name)) {
             for port in &service.ports {
@@ -27,7 +39,11 @@ pub(super) fn build(inputs: &Inputs, own: &Own, clusters: &mut Clusters) -> Inbo
                 let cluster = application(clusters, address, service, port, own);
                 used.push(cluster.key.clone());
                 let destination: Arc<str> = format!("{}:{}", service.name, port.port).into();
-                let built = InboundPort { destination, protocol: port.protocol, cluster, address };
+                let mode = inputs.tls_mode(workload, service, port).unwrap_or(default);
+                let old = previous.by_destination.get(&*destination);
+                let guards = guards(old, inputs, own, workload, (service, port, number));
+                let protocol = port.protocol;
+                let built = InboundPort { destination, protocol, cluster, address, mode, guards };
                 ports.push(register(&mut inbound, service, port.port, built, own));
             }
         }
@@ -35,6 +51,8 @@ pub(super) fn build(inputs: &Inputs, own: &Own, clusters: &mut Clusters) -> Inbo
     clusters.retain(|key, _| !matches!(key, ClusterKey::Application(..)) || used.contains(key));
     inbound.only_http = only(&ports, |port| port.protocol != Protocol::Tcp);
     inbound.only_tcp = only(&ports, |port| matches!(port.protocol, Protocol::Tcp | Protocol::Auto));
+    inbound.tls = own.proof.expected || ports.iter().any(|port| port.mode != TlsMode::Disable);
+    inbound.only_tls = !ports.is_empty() && ports.iter().all(|port| port.mode == TlsMode::Strict);
     inbound
 }
 
@@ -72,6 +90,43 @@ fn only(
     fitting.all(|port| port.address == first.address).then(|| first.clone())
 }
 
+/// What the policies for a port of our application, reached under a service port, make of it.
+fn guards(
+    old: Option<&Arc<InboundPort>>,
+    inputs: &Inputs,
+    own: &Own,
+    workload: &Workload,
+    (service, port, number): (&Service, &ServicePort, u16),
+) -> Option<Arc<Guards>> {
+    let at = Some((&service.name, &*port.name));
+    let namespace = &workload.name.namespace;
+    let covers = |policy: &ObjectName, applies: &Applies| {
+        applies.covers_port(&policy.namespace, workload, at, number)
+    };
+    let authz = inputs.authorization_policies(namespace);
+    let authz: Vec<_> =
+        authz.filter(|policy| covers(&policy.name, &policy.applies)).cloned().collect();
+    let jwt = inputs.request_authentications(namespace);
+    let jwt: Vec<_> = jwt.filter(|policy| covers(&policy.name, &policy.applies)).cloned().collect();
+    if authz.is_empty() && jwt.is_empty() {
+        return None;
+    }
+    let kept = old
+        .and_then(|old| old.guards.as_ref())
+        .filter(|old| is_same(&old.policies.0, &jwt) && is_same(&old.policies.1, &authz));
+    Some(kept.cloned().unwrap_or_else(|| {
+        Arc::new(Guards {
+            jwt: Jwt::compile(jwt.iter().map(|policy| &**policy), &own.issuer_keys),
+            authz: Policies::compile(authz.iter().cloned()),
+            policies: (jwt, authz),
+        })
+    }))
+}
+
+fn is_same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
 fn application(
     clusters: &mut Clusters,
     address: SocketAddr,
@@ -82,7 +137,6 @@ fn application(
     let key = ClusterKey::Application(service.name.clone(), address);
     let labels = ScopeLabels {
         reporter: "destination",
-        source: Party::default(),
         destination: own.party.clone(),
         service: Some((service.name.namespace.clone(), service.name.name.clone())),
         destination_zone: own
@@ -90,6 +144,7 @@ fn application(
             .as_ref()
             .and_then(|workload| workload.zone.clone())
             .unwrap_or_default(),
+        ..ScopeLabels::default()
     };
     if let Some(same) = clusters.get(&key)
         && *same.scope.labels() == labels
@@ -98,7 +153,8 @@ fn application(
         return same.clone();
     }
     let scope = Scope::new(labels);
-    let endpoint = Endpoint::new(own.party.workload.clone(), address, false, 1, scope.clone());
+    let workload = own.party.workload.clone();
+    let endpoint = Endpoint::new(workload, address, false, 1, Security::Plain, scope.clone());
     // The application's own limits are for the policies of its callers; here only the process is protected.
     let settings = Settings { max_connections: 65_536, max_pending: 65_536, ..Settings::default() };
     let cluster = Arc::new(Cluster {

@@ -5,7 +5,7 @@ use leno_api::{Resource, model::Model, yaml};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{route::table, snapshot::Rule};
+use crate::{filter::jwt::Timing, route::table, snapshot::Rule};
 
 const MESH: &str = r"
 apiVersion: leno.dev/v1alpha1
@@ -53,6 +53,8 @@ fn own() -> Own {
         party: Party::default(),
         workload: None,
         application: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        proof: Proof::default(),
+        issuer_keys: KeyCache::new(Timing::default()),
     }
 }
 

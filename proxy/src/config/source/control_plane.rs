@@ -19,7 +19,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use leno_api::{Key, model::ObjectName};
 use tokio::{
@@ -29,6 +29,7 @@ use tokio::{
 
 use self::{mirror::Mirror, stream::Ended};
 use super::Item;
+use crate::identity::{Identity, control_plane::Connector};
 
 /// The first reconnect comes after at most this, each further one after at most twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -44,8 +45,8 @@ const COMMANDS: usize = 256;
 pub struct Options {
     /// `127.0.0.1:15012`, or a name with a port.
     pub address: String,
-    /// Read anew for each connection, so that it can be rotated.
-    pub token_file: Option<PathBuf>,
+    /// How it is spoken to.
+    pub access: Access,
     /// What people know the proxy by.
     pub id: String,
     /// Where short host names are looked up.
@@ -60,6 +61,23 @@ pub struct Options {
     pub held: Vec<(Key, String)>,
     /// From the last run: hosts asked for.
     pub hosts: Vec<String>,
+}
+
+/// How the control plane is spoken to, and who it is told we are.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Plain, on this machine.
+    Plain {
+        /// Read anew for each connection, so that it can be rotated.
+        token_file: Option<PathBuf>,
+    },
+    /// Over TLS with our certificate, which is waited for; the token is for the first certificate only.
+    Secured {
+        /// Where the certificate comes from.
+        identity: Arc<Identity>,
+        /// Makes the connections.
+        connector: Connector,
+    },
 }
 
 /// What the source tells the config task.

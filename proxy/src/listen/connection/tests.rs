@@ -14,21 +14,19 @@ use tokio::{
 
 use super::*;
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint},
+    cluster::{Cluster, ClusterKey, Endpoint, Security},
     forward::worker::{Counted, Shared, Unrouted},
     http::server::Limits,
+    identity::Identity,
     snapshot::{Inbound, Published, Snapshot},
-    telemetry::metrics::{Families, Party, Scope, ScopeLabels},
+    telemetry::{
+        metrics::Families,
+        scope::{Scope, ScopeLabels},
+    },
 };
 
 fn scope() -> Arc<Scope> {
-    Scope::new(ScopeLabels {
-        reporter: "destination",
-        source: Party::default(),
-        destination: Party::default(),
-        service: None,
-        destination_zone: String::new(),
-    })
+    Scope::new(ScopeLabels { reporter: "destination", ..ScopeLabels::default() })
 }
 
 /// An application that says `words` to everybody, at once or when it is spoken to; its port of that protocol.
@@ -54,11 +52,14 @@ async fn application(
         protocol,
         cluster: cluster(address, protocol),
         address,
+        mode: TlsMode::Disable,
+        guards: None,
     })
 }
 
 fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
-    let endpoint = Endpoint::new("orders-1".to_owned(), address, false, 1, scope());
+    let endpoint =
+        Endpoint::new("orders-1".to_owned(), address, false, 1, Security::Plain, scope());
     Arc::new(Cluster {
         key: ClusterKey::Application(ObjectName::new("shop", "orders"), address),
         name: "inbound".into(),
@@ -82,6 +83,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
     let (draining, drain) = watch::channel(false);
     let worker = Worker::new(Arc::new(Shared {
         published,
+        identity: Identity::none(),
         families: Arc::new(Families::register(prometheus::Registry::new()).unwrap()),
         unrouted: Unrouted { outbound: scope(), inbound: scope() },
         access_log: None,
@@ -103,7 +105,7 @@ async fn connect(worker: &Rc<Worker>) -> TcpStream {
     let counted = Rc::new(Counted::take(&worker.shared, direction).unwrap());
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        serve(&worker, stream, Downstream { address, direction, counted }).await;
+        serve(&worker, stream, Downstream { address, direction, counted, secured: None }).await;
     });
     caller
 }

@@ -15,11 +15,14 @@ use tonic::{
     transport::Endpoint,
 };
 
-use super::{Channels, Command, Options, message, mirror::Mirror};
+use super::{Access, Channels, Command, Options, message, mirror::Mirror};
+use crate::identity::Identity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the control plane may take to accept the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the first certificate is waited for before the log says so.
+const CERTIFICATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A control plane that answers no ping within these is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,14 +118,21 @@ async fn open(options: &Options) -> Result<(Outgoing, Streaming<DeltaDiscoveryRe
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| {
+    let connected = match &options.access {
+        Access::Plain { .. } => endpoint.connect().await,
+        Access::Secured { identity, connector } => {
+            certificate(identity).await?;
+            endpoint.connect_with_connector(connector.clone()).await
+        }
+    };
+    let channel = connected.map_err(|error| {
         format!("cannot reach the control plane at {address}: {}", causes(&error))
     })?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel)
         .max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (requests, queue) = mpsc::channel(REQUESTS_AHEAD);
     let mut request = Request::new(ReceiverStream::new(queue));
-    if let Some(file) = &options.token_file {
+    if let Access::Plain { token_file: Some(file) } = &options.access {
         request.metadata_mut().insert(TOKEN_HEADER, token(file)?);
     }
     let opened = timeout(OPEN_TIMEOUT, client.delta_aggregated_resources(request)).await;
@@ -130,6 +140,21 @@ async fn open(options: &Options) -> Result<(Outgoing, Streaming<DeltaDiscoveryRe
         format!("the control plane at {address} did not answer within {} s", OPEN_TIMEOUT.as_secs())
     })?;
     Ok((requests, opened.map_err(|status| explain(&status))?.into_inner()))
+}
+
+/// Waits for the certificate that says who we are.
+async fn certificate(identity: &Identity) -> Result<(), String> {
+    let mut changes = identity.subscribe();
+    let there = async {
+        // Whoever would tell of changes may be gone; then there are none to wait for.
+        while identity.current().is_none() && changes.changed().await.is_ok() {}
+    };
+    let _ = timeout(CERTIFICATE_TIMEOUT, there).await;
+    match (identity.current(), identity.status().last_error) {
+        (Some(_), _) => Ok(()),
+        (None, Some(reason)) => Err(format!("no certificate yet: {reason}")),
+        (None, None) => Err("no certificate yet".to_owned()),
+    }
 }
 
 fn token(file: &Path) -> Result<MetadataValue<Ascii>, String> {

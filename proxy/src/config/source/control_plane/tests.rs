@@ -102,7 +102,7 @@ impl Proxy {
     fn start(address: SocketAddr, adjust: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options {
             address: address.to_string(),
-            token_file: None,
+            access: Access::Plain { token_file: None },
             id: "shop/p1".to_owned(),
             namespace: "shop".to_owned(),
             workload: None,
@@ -412,12 +412,14 @@ async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
         (Some(missing), "cannot read the token file"),
     ];
     for (token_file, message) in rows {
-        let mut proxy = Proxy::start(plane.xds(), |options| options.token_file = token_file);
+        let mut proxy = Proxy::start(plane.xds(), |options| {
+            options.access = Access::Plain { token_file };
+        });
         let reason = proxy.disconnected().await;
         assert!(reason.contains(message), "{reason}");
     }
     let mut proxy = Proxy::start(plane.xds(), |options| {
-        options.token_file = Some(own);
+        options.access = Access::Plain { token_file: Some(own) };
         options.workload = Some(workload("p1", "orders"));
     });
     assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);

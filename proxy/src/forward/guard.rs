@@ -1,0 +1,122 @@
+//! Whether a caller may: tokens first, then the policies of the port it has reached.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http::{Request, StatusCode};
+
+use super::{
+    exchange::Exchange,
+    secured::Secured,
+    worker::{Downstream, Worker},
+};
+use crate::{
+    error::{Error, Flag},
+    filter::{
+        authz::{Facts, HttpFacts, Peer, Verdict},
+        jwt::Token,
+    },
+    http::head::Target,
+    snapshot::{Guards, InboundPort},
+    telemetry::metrics::Families,
+};
+
+/// Checks a request for `port`. Its head is changed as RequestAuthentication says: claims become headers, tokens that
+/// are not for the application go.
+pub(super) fn request<B>(
+    exchange: &mut Exchange,
+    port: &InboundPort,
+    target: &Target,
+    request: &mut Request<B>,
+) -> Result<(), Error> {
+    let Some(guards) = &port.guards else { return Ok(()) };
+    let token = authenticate(&exchange.worker, guards, request)?;
+    let http = HttpFacts {
+        method: request.method().as_str(),
+        host: &target.host,
+        port: target.port,
+        path: request.uri().path(),
+        headers: request.headers(),
+    };
+    let facts = facts(&exchange.downstream, port, Some(http), token.as_deref());
+    let audited = decide(&exchange.worker.shared.families, guards, &facts)?;
+    if audited.is_some() {
+        exchange.note_for_log(|record| record.audit = audited);
+    }
+    Ok(())
+}
+
+/// Checks a connection for `port` whose content is not ours to read.
+///
+/// # Errors
+/// When a policy does not allow it; the caller can only be told by closing.
+pub fn connection(
+    worker: &Worker,
+    downstream: &Downstream,
+    port: &InboundPort,
+) -> Result<(), Error> {
+    let Some(guards) = &port.guards else { return Ok(()) };
+    let facts = facts(downstream, port, None, None);
+    decide(&worker.shared.families, guards, &facts).map(drop)
+}
+
+fn authenticate<B>(
+    worker: &Worker,
+    guards: &Guards,
+    request: &mut Request<B>,
+) -> Result<Option<Arc<Token>>, Error> {
+    if guards.jwt.is_empty() {
+        return Ok(None);
+    }
+    // Before 1970 every token is one of the future.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    guards.jwt.authenticate(request, now, &worker.tokens).map_err(|refused| {
+        let detail = format!("the token is refused: {refused}");
+        Error::downstream(StatusCode::UNAUTHORIZED, Flag::AU, detail)
+    })
+}
+
+/// The AUDIT policy that matched, if any.
+fn decide(
+    families: &Families,
+    guards: &Guards,
+    facts: &Facts<'_>,
+) -> Result<Option<Arc<str>>, Error> {
+    if guards.authz.is_empty() {
+        return Ok(None);
+    }
+    match guards.authz.decide(facts) {
+        Verdict::Allowed { audited } => {
+            if let Some(policy) = &audited {
+                families.authorization_audited.with_label_values(&[&**policy]).inc();
+            }
+            Ok(audited)
+        }
+        Verdict::Denied { policy, why } => {
+            families.authorization_denied.with_label_values(&[&*policy]).inc();
+            let detail = format!("AuthorizationPolicy {policy}: {why}");
+            Err(Error::downstream(StatusCode::FORBIDDEN, Flag::AD, detail))
+        }
+    }
+}
+
+fn facts<'a>(
+    downstream: &'a Downstream,
+    port: &InboundPort,
+    http: Option<HttpFacts<'a>>,
+    token: Option<&'a Token>,
+) -> Facts<'a> {
+    let secured = downstream.secured.as_deref();
+    let peer =
+        |secured: &'a Secured| Peer { id: &secured.peer.id, principal: &secured.peer.principal };
+    Facts {
+        peer: secured.map(peer),
+        source: downstream.address.ip().to_canonical(),
+        destination: port.address,
+        sni: secured.and_then(|secured| secured.server_name.as_deref()),
+        http,
+        token,
+    }
+}
