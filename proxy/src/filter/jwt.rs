@@ -6,6 +6,8 @@
 
 mod extract;
 mod key_cache;
+#[cfg(test)]
+pub(super) mod signing;
 mod verified;
 mod verify;
 

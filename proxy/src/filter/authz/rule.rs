@@ -7,8 +7,8 @@
 //!   principal and no claims: positive patterns never match what is missing, negative ones always hold, in both
 //!   senses. So it is in Istio, too, and why `notPrincipals` belongs into DENY policies.
 //! - A header that occurs several times may be read by the application as any of its values, or as all of them
-//!   joined. It allows only if each value does; it denies if any value or their joint does (CVE-2026-26308).
-//! - A header value that is not UTF-8 allows nothing.
+//!   joined by commas. A condition on it allows only if it holds for every reading, and denies if it holds for one
+//!   (CVE-2026-26308). A value that is not UTF-8 allows nothing.
 //! - A host means the same with and without the port after it: `shop.example` in a policy is also
 //!   `shop.example:8080`. The port is the caller's to write, so a policy must not depend on it unless it names it.
 
@@ -16,7 +16,7 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 use leno_api::model::authorization_policy::{
-    self as model, Condition, ConditionKey, Operation, Pattern, Patterns, Source,
+    self as model, Condition, ConditionKey, Operation, Patterns, Source,
 };
 use serde_json::Value;
 
@@ -165,27 +165,21 @@ fn is_host(hosts: &Patterns, http: &HttpFacts<'_>) -> bool {
 }
 
 fn is_header(patterns: &Patterns, headers: &HeaderMap, name: &str, sense: Sense) -> bool {
-    let values: Vec<Cow<'_, str>> = headers
-        .get_all(name)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    let joined = values.join(",");
-    let Patterns { any_of, none_of } = patterns;
-    let fits = |patterns: &[Pattern], text: &str| patterns.iter().any(|p| p.matches(text));
-    match (&values[..], sense) {
-        ([], _) => patterns.matches(None),
-        (values, Sense::Grant) => {
-            let readable = values.iter().all(|value| matches!(value, Cow::Borrowed(_)));
-            let each = values.iter().all(|value| fits(any_of, value));
-            let none = !fits(none_of, &joined) && !values.iter().any(|value| fits(none_of, value));
-            readable && none && (any_of.is_empty() || each)
-        }
-        (values, Sense::Refuse) => {
-            let some = fits(any_of, &joined) || values.iter().any(|value| fits(any_of, value));
-            let excepted = values.iter().all(|value| fits(none_of, value));
-            (any_of.is_empty() || some) && !excepted
-        }
+    let values = headers.get_all(name).iter();
+    let mut readings: Vec<Cow<'_, str>> =
+        values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    if readings.is_empty() {
+        return patterns.matches(None);
+    }
+    if readings.len() > 1 {
+        let joined = readings.join(",");
+        readings.push(joined.into());
+    }
+    let holds = |reading: &Cow<'_, str>| patterns.matches(Some(reading));
+    let is_text = |reading: &Cow<'_, str>| !reading.contains(char::REPLACEMENT_CHARACTER);
+    match sense {
+        Sense::Grant => readings.iter().all(|reading| is_text(reading) && holds(reading)),
+        Sense::Refuse => readings.iter().any(holds),
     }
 }
 
