@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Instant as Clock};
 
 use leno_control_plane::{
     Running, Settings,
-    access::{Role, TokenFile},
+    access::{NewToken, Role, TokenFile},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -396,7 +396,9 @@ async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
     let tokens = TokenFile::open(directory.path()).unwrap();
     let issue = |name: &str, role, namespace| {
         let file = directory.path().join(name);
-        let token = tokens.issue(name, role, namespace).unwrap();
+        let new =
+            NewToken { name, role, namespace, service_account: None, expires: None, once: false };
+        let token = tokens.issue(new).unwrap();
         std::fs::write(&file, format!("{token}\n")).unwrap();
         file
     };
