@@ -32,8 +32,17 @@ pub enum Step {
 pub struct Status {
     pub trust_domain: String,
     pub roots: Vec<Root>,
-    /// `idle`, `added` or `switched`.
-    pub step: String,
+    /// `idle`, `added` or `switched`; none where the roots are the user's own files.
+    pub step: Option<String>,
+    /// Proxies, and those of them that trust just these roots.
+    pub connected: usize,
+    pub have_bundle: usize,
+    /// The first few that do not yet.
+    pub waiting_for: Vec<String>,
+    /// The first few that show a certificate of another root than the one that signs.
+    pub on_other_root: Vec<String>,
+    /// Proxies that are away, with a certificate that is still good.
+    pub absent: usize,
 }
 
 /// A root that is trusted.

@@ -86,9 +86,16 @@ fn trusted(root: &Root, now: u64) -> Finding {
     Finding::new(format!("root {}", short(&root.fingerprint)), state, because).or(OLD_ROOT)
 }
 
-/// The certificates of all proxies.
+/// The certificates of all proxies. The authority remembers also those of proxies that have gone.
 pub fn certificates(certificates: &[Certificate], now: u64) -> Vec<Finding> {
-    certificates.iter().map(|certificate| issued(certificate, now)).collect()
+    let current = certificates.iter().filter(|certificate| !is_forgotten(certificate, now));
+    current.map(|certificate| issued(certificate, now)).collect()
+}
+
+/// Nobody has been heard of for a whole life of the certificate after its end: the proxy has been taken away.
+fn is_forgotten(certificate: &Certificate, now: u64) -> bool {
+    let (Moment(begin), Moment(end)) = (certificate.not_before, certificate.not_after);
+    now > end.saturating_add(end.saturating_sub(begin))
 }
 
 fn issued(certificate: &Certificate, now: u64) -> Finding {
@@ -128,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn certificate(now_left: i64) -> Finding {
+    fn certificate(now_left: i64) -> Option<Finding> {
         let now = 1_000_000_u64;
         let certificate = Certificate {
             proxy: "shop/order-1".to_owned(),
@@ -137,19 +144,20 @@ mod tests {
             not_after: Moment(now.saturating_add_signed(now_left)),
             ..Certificate::default()
         };
-        certificates(&[certificate], now).remove(0)
+        certificates(&[certificate], now).pop()
     }
 
     #[test]
     fn a_certificate_is_worth_a_word_long_before_it_ends() {
-        let fine = certificate(200);
+        let fine = certificate(200).unwrap();
         assert_eq!((fine.state, fine.hint), (State::Ok, None));
-        let late = certificate(199);
+        let late = certificate(199).unwrap();
         assert_eq!((late.state, late.hint), (State::Warning, Some(NO_RENEWAL)));
         assert_eq!(late.because, "ends in 3m19s, 19 % of its life are left");
-        let over = certificate(0);
+        let over = certificate(0).unwrap();
         assert_eq!((over.state, over.because.as_str()), (State::Wrong, "ended now"));
-        assert_eq!(certificate(-90).because, "ended 90s ago");
+        assert_eq!(certificate(-90).unwrap().because, "ended 90s ago");
+        assert_eq!(certificate(-1_001), None, "it is not coming back");
     }
 
     #[test]

@@ -93,7 +93,8 @@ fn described(root: &Value, now: u64) -> String {
     parts.join("  ")
 }
 
-fn moment(value: &Value, field: &str) -> Option<u64> {
+/// A point in time of an answer, in Unix seconds.
+pub fn moment(value: &Value, field: &str) -> Option<u64> {
     Moment::deserialize(value.get(field)?).ok().map(|moment| moment.0)
 }
 
