@@ -26,6 +26,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["objects"],
     &["registry"],
     &["push", "ca"],
+    &["transport"],
     &["xds", "http_api", "settings"],
     &["app"],
 ];

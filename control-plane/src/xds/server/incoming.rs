@@ -1,10 +1,10 @@
-//! Connections of proxies: bounded in number, and in how long they may say nothing.
+//! Connections of proxies: bounded in how long they may say nothing.
 
 use std::{
+    convert::Infallible,
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,55 +12,32 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-/// Connections open at the same time; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 10_000;
+use crate::transport::Incoming;
+
 /// How long a connection may take to begin with HTTP/2. From then on pings tell whether it lives.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// RFC 9113, section 3.4.
 const PREFACE_BYTES: usize = 24;
-/// After an accept that failed, for want of file descriptors for example.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Every connection, as it comes. Ends never: an accept that fails is tried again.
+/// Every connection, as it comes. None of them can fail the others.
 pub(super) fn connections(
-    listener: TcpListener,
-) -> impl Stream<Item = Result<Connection, io::Error>> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    stream::unfold((listener, permits), |(listener, permits)| async {
-        loop {
-            match accept(&listener, &permits).await {
-                Ok(connection) => return Some((Ok(connection), (listener, permits))),
-                Err(error) => {
-                    tracing::warn!(%error, "a proxy's connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+    incoming: Incoming,
+) -> impl Stream<Item = Result<Prefaced<crate::transport::Connection>, Infallible>> {
+    stream::unfold(incoming, |mut incoming| async {
+        let connection = incoming.next().await?;
+        Some((Ok(Prefaced::new(connection)), incoming))
     })
-}
-
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Connection> {
-    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    // A change is a few small frames, which must not wait for each other's acknowledgement.
-    stream.set_nodelay(true)?;
-    let preface =
-        Some(Preface { missing: PREFACE_BYTES, deadline: Box::pin(sleep(PREFACE_TIMEOUT)) });
-    Ok(Connection { stream, preface, _permit: permit })
 }
 
 /// A connection that fails when HTTP/2 does not begin in time.
 #[derive(Debug)]
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Prefaced<IO> {
+    stream: IO,
     preface: Option<Preface>,
-    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -69,15 +46,22 @@ struct Preface {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<IO> Prefaced<IO> {
+    fn new(stream: IO) -> Self {
+        let deadline = Box::pin(sleep(PREFACE_TIMEOUT));
+        Self { stream, preface: Some(Preface { missing: PREFACE_BYTES, deadline }) }
+    }
+}
 
-    fn connect_info(&self) -> TcpConnectInfo {
+impl<IO: Connected> Connected for Prefaced<IO> {
+    type ConnectInfo = IO::ConnectInfo;
+
+    fn connect_info(&self) -> IO::ConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl AsyncRead for Connection {
+impl<IO: AsyncRead + Unpin> AsyncRead for Prefaced<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -103,7 +87,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefaced<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -135,22 +119,15 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-
-    async fn pair() -> (Connection, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut incoming = Box::pin(connections(listener));
-        (incoming.next().await.unwrap().unwrap(), client)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_too_little_fails() {
         for said in [0, PREFACE_BYTES - 1] {
-            let (mut connection, mut client) = pair().await;
+            let (stream, mut client) = duplex(PREFACE_BYTES);
+            let mut connection = Prefaced::new(stream);
             client.write_all(&vec![b'x'; said]).await.unwrap();
             let mut text = Vec::new();
             let error = connection.read_to_end(&mut text).await.unwrap_err();
@@ -160,7 +137,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_has_begun_may_be_silent() {
-        let (mut connection, mut client) = pair().await;
+        let (stream, mut client) = duplex(PREFACE_BYTES);
+        let mut connection = Prefaced::new(stream);
         client.write_all(&[b'x'; PREFACE_BYTES]).await.unwrap();
         let mut text = [0; PREFACE_BYTES];
         connection.read_exact(&mut text).await.unwrap();
