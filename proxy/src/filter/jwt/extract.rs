@@ -127,14 +127,17 @@ impl Place {
     fn token<'v>(&self, value: &'v HeaderValue) -> Option<&'v [u8]> {
         let (value, prefix) = (value.as_bytes().trim_ascii_start(), self.prefix().as_bytes());
         let (start, rest) = value.split_at_checked(prefix.len())?;
-        start.eq_ignore_ascii_case(prefix).then(|| rest.trim_ascii())
+        let token = start.eq_ignore_ascii_case(prefix).then(|| rest.trim_ascii())?;
+        // Nothing is no token, not a bad one.
+        (!token.is_empty()).then_some(token)
     }
 
     /// The value of `name=value`, if it is this parameter. Names are compared decoded.
     fn param<'q>(&self, pair: &'q str) -> Option<&'q str> {
         let At::Param(wanted) = &self.at else { return None };
         let (name, value) = pair.split_once('=')?;
-        percent_decode_str(name).eq(wanted.bytes()).then_some(value)
+        let same = percent_decode_str(name).eq(wanted.bytes());
+        (same && !value.is_empty()).then_some(value)
     }
 
     /// Takes every token at this place out of the request.
