@@ -66,7 +66,7 @@ pub enum Error {
     Unproven(#[from] bootstrap::Unproven),
     /// The files of our certificate cannot be used.
     #[error(transparent)]
-    Identity(#[from] identity::Error),
+    Identity(Box<identity::Error>),
     /// Neither a file nor a control plane.
     #[error("say where the configuration comes from: --config FILE or --control-plane ADDRESS")]
     NoSource,
@@ -225,7 +225,8 @@ fn open_identity(options: &Options, families: &Families) -> Result<Arc<Identity>
     let Some(source) = options.identity_source(&proxy_name(options))? else {
         return Ok(Identity::none());
     };
-    let (identity, keeping) = identity::start(source, families)?;
+    let (identity, keeping) =
+        identity::start(source, families).map_err(|error| Error::Identity(error.into()))?;
     tokio::task::spawn_local(keeping);
     Ok(identity)
 }

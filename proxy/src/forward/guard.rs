@@ -73,6 +73,8 @@ fn authenticate<B>(
     // Before 1970 every token is one of the future.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     guards.jwt.authenticate(request, now, &worker.tokens).map_err(|refused| {
+        let counter = &worker.shared.families.tokens_refused;
+        counter.with_label_values(&[refused.label()]).inc();
         let detail = format!("the token is refused: {refused}");
         Error::downstream(StatusCode::UNAUTHORIZED, Flag::AU, detail)
     })

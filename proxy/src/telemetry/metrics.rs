@@ -195,6 +195,8 @@ pub struct Families {
     pub certificate_renewals: IntCounterVec,
     /// Handshakes of mesh hops, by side and how they went.
     pub tls_handshakes: IntCounterVec,
+    /// Requests whose tokens were refused, by reason.
+    pub tokens_refused: IntCounterVec,
     /// Requests and connections that a policy denied, by policy.
     pub authorization_denied: IntCounterVec,
     /// Those that an AUDIT policy matched, by policy.
@@ -303,6 +305,11 @@ impl Families {
                 "leno_tls_handshakes_total",
                 "Handshakes of mesh hops: ok, resumed, or why not.",
                 &["side", "result"],
+            )?,
+            tokens_refused: counter(
+                "leno_request_authentication_refused_total",
+                "Requests whose token was refused.",
+                &["reason"],
             )?,
             authorization_denied: counter(
                 "leno_authorization_denied_total",
