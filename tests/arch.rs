@@ -45,6 +45,10 @@ const PURE: &[&str] = &[
     "proxy/src/config/compile",
     "proxy/src/config/inputs",
     "proxy/src/config/source/control_plane/mirror",
+    "control-plane/src/ca/issue",
+    "control-plane/src/ca/jwt",
+    "control-plane/src/ca/limits",
+    "control-plane/src/ca/rotation",
     "control-plane/src/objects",
     "control-plane/src/plan",
     "control-plane/src/registry/lease",
@@ -59,7 +63,7 @@ const FENCED: &[(&str, &[&str])] = &[
         "leno_api::wire",
         &["proxy/src/config/source", "control-plane/src/xds", "control-plane/src/ca"],
     ),
-    ("hyper::", &["proxy/src/http"]),
+    ("hyper::", &["proxy/src/http", "control-plane/src/ca/fetch"]),
     ("env::var", &["proxy/src/bootstrap", "control-plane/src/settings"]),
 ];
 const MAX_LINES: usize = 500;
