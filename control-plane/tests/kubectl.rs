@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use leno_control_plane::{Running, Settings};
+use leno_control_plane::{
+    Running, Settings,
+    access::{NewToken, Role, TokenFile},
+};
 use tempfile::TempDir;
 
 const MANIFESTS: &str = r#"
@@ -35,15 +38,20 @@ struct Kubectl {
 }
 
 impl Kubectl {
-    /// Over TLS, as people do it from elsewhere.
+    /// Over TLS, as people do it from elsewhere. Without a token kubectl would ask for a password then.
     async fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let settings = Settings::ephemeral(directory.path().into());
         let running = leno_control_plane::start(settings).await.unwrap();
+        let (name, role) = ("kubectl", Role::Admin);
+        let (namespace, service_account, expires, once) = (None, None, None, false);
+        let new = NewToken { name, role, namespace, service_account, expires, once };
+        let token = TokenFile::open(directory.path()).unwrap().issue(new).unwrap();
         let roots = running.roots.display();
         let server = vec![
             format!("--server=https://{}", running.addresses.api),
             format!("--certificate-authority={roots}"),
+            format!("--token={token}"),
         ];
         Self { server, home: directory, running: running }
     }
@@ -212,7 +220,9 @@ async fn kubectl_watches() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     Command::new("kill").arg(id.to_string()).status().unwrap();
     let text = String::from_utf8(output.await.unwrap().unwrap().stdout).unwrap();
-    let events: Vec<_> =
+    let mut events: Vec<_> =
         text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    // The control plane writes its status, too.
+    events.dedup();
     assert_eq!(events, ["ADDED", "MODIFIED", "DELETED"], "{text}");
 }
