@@ -2,9 +2,12 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::process::{ControlPlane, Said, Sidecar, leno, unused_address};
@@ -182,6 +185,40 @@ fn a_rotation_can_be_taken_step_by_step_and_back() {
     let Said { code, errors, .. } = ca(&["rotate-root", "--force"]);
     assert_eq!(code, 1);
     assert!(errors.contains("--step"), "{errors}");
+}
+
+#[test]
+fn an_interrupted_rotation_says_how_to_go_on() {
+    let mesh = ControlPlane::start();
+    let sidecar = mesh.sidecar("cart-1", "cart");
+    certified(&sidecar);
+    let connected = until(
+        || mesh.leno(&["ca", "status"]),
+        |said| said.output.contains("1 of 1 trust these roots"),
+    );
+    assert!(connected.output.contains("1 of 1"), "{}", connected.output);
+    // Connected, and deaf.
+    sidecar.signal(Signal::STOP);
+    let mut rotation = mesh.command(&["ca", "rotate-root"]);
+    let mut rotation = rotation.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(rotation.stdout.take().unwrap()).lines();
+    let waits = lines.find(|line| line.as_ref().unwrap().contains("waiting for "));
+    assert_eq!(waits.unwrap().unwrap().trim(), "0 of 1 proxies know, waiting for shop/cart-1");
+    let id = Pid::from_raw(i32::try_from(rotation.id()).unwrap()).unwrap();
+    kill_process(id, Signal::INT).unwrap();
+    let ended = rotation.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    let errors = String::from_utf8(ended.stderr).unwrap();
+    assert!(errors.starts_with("stopped; ") && errors.contains("--undo"), "{errors}");
+
+    let Said { code, errors, .. } = mesh.leno(&["ca", "rotate-root", "--step", "switch"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("shop/cart-1"), "{errors}");
+    let status = mesh.leno(&["ca", "status"]).good();
+    assert!(status.contains("0 of 1 trust these roots, waiting for shop/cart-1"), "{status}");
+    sidecar.signal(Signal::CONT);
+    let output = mesh.leno(&["ca", "rotate-root"]).good();
+    assert!(!output.contains("1/3") && output.contains("3/3"), "{output}");
 }
 
 #[test]

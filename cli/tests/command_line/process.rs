@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -110,8 +111,15 @@ pub struct ControlPlane {
 
 /// A sidecar; dropping it ends it.
 pub struct Sidecar {
-    _process: Lines,
+    process: Lines,
     pub admin: String,
+}
+
+impl Sidecar {
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.process.id()).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
 }
 
 impl ControlPlane {
@@ -144,6 +152,12 @@ impl ControlPlane {
     pub fn leno_trusting(&self, file: &str, arguments: &[&str]) -> Said {
         let server = format!("https://{}", self.api);
         leno(&[arguments, &["--server", &server, "--ca-file", file]].concat())
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leno"));
+        command.args(arguments).args(["--server", &format!("http://{}", self.api)]);
+        command
     }
 
     pub fn watch(&self, arguments: &[&str]) -> Lines {
@@ -189,7 +203,7 @@ impl ControlPlane {
             any,
         ]);
         let admin = process.announcement()["admin"].as_str().unwrap().to_owned();
-        Sidecar { _process: process, admin }
+        Sidecar { process, admin }
     }
 
     pub fn file(&self, name: &str, text: &str) -> String {

@@ -16,6 +16,8 @@ use crate::{
 
 /// How often it is tried whether the proxies are ready.
 const POLL: Duration = Duration::from_millis(200);
+/// Names in a line.
+const MAX_NAMED: usize = 4;
 /// The control plane says no for now.
 const NOT_YET: u16 = 409;
 
@@ -95,6 +97,7 @@ fn waiting_for(status: &Status, refusal: &str) -> String {
 
 /// The names that are known of `all`, and how many there are beside them.
 pub fn names(known: &[String], all: usize) -> String {
+    let known = known.get(..MAX_NAMED).unwrap_or(known);
     let names = known.join(", ");
     match all.saturating_sub(known.len()) {
         0 => names,
@@ -128,6 +131,8 @@ mod tests {
 
     #[test]
     fn who_is_waited_for_is_named() {
+        let many: Vec<_> = (1..=9).map(|number| format!("p{number}")).collect();
+        assert_eq!(names(&many, 20), "p1, p2, p3, p4 and 16 more");
         let proxies = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let mut status = Status {
             connected: 7,
