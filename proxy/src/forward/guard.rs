@@ -23,6 +23,19 @@ use crate::{
     telemetry::metrics::Families,
 };
 
+/// Keeps tokens in a URL out of the log: they are secrets, also where the request is refused.
+pub(super) fn hide_tokens<B>(exchange: &mut Exchange, port: &InboundPort, request: &Request<B>) {
+    let Some(uri) = port.guards.as_ref().and_then(|guards| guards.jwt.loggable(request.uri()))
+    else {
+        return;
+    };
+    exchange.note_for_log(|record| {
+        if let Some(line) = &mut record.line {
+            line.uri = uri;
+        }
+    });
+}
+
 /// Checks a request for `port`. Its head is changed as RequestAuthentication says: claims become headers, tokens that
 /// are not for the application go.
 pub(super) fn request<B>(

@@ -40,6 +40,7 @@ pub(super) fn decide(
     };
     let cluster = port.cluster.clone();
     exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
+    guard::hide_tokens(exchange, &port, request);
     if secured.is_none() && port.mode == TlsMode::Strict {
         exchange.count_for(&cluster);
         let detail = "this port takes mutual TLS only";

@@ -70,14 +70,6 @@ impl Default for Fetcher {
 }
 
 impl Fetcher {
-    /// One that trusts `roots` instead.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn trusting(roots: RootCertStore) -> Result<Self, FetchError> {
-        Ok(Self { tls: OnceCell::new_with(Some(client_config(roots)?)), ..Self::default() })
-    }
-
     /// The body behind `url` (http or https). Redirects are followed within the same scheme only: nobody may turn https
     /// into http, nor make one of our own plain URLs look as if it were protected.
     ///

@@ -279,6 +279,18 @@ fn odd_parameters() {
 }
 
 #[test]
+fn tokens_in_urls_are_not_for_logs() {
+    let jwt =
+        compile(&[rule(&key(), &json!({"fromParams": ["token"], "forwardOriginalToken": true}))]);
+    let shown = |uri: &str| jwt.loggable(&uri.parse().unwrap()).map(|uri| uri.to_string());
+    assert_eq!(shown("/a?x=1&token=secret&tok%65n=secret"), Some("/a?x=1".into()));
+    assert_eq!(shown("http://orders/a?token=secret"), Some("http://orders/a".into()));
+    for nothing in ["/a", "/a?", "/a?x=token", "/a?token=", "*"] {
+        assert_eq!(shown(nothing), None, "{nothing}");
+    }
+}
+
+#[test]
 fn a_kept_token_is_worth_no_more_than_a_new_one() {
     let key = key();
     let spec = [rule(&key, &json!({"leeway": "0s", "forwardOriginalToken": true}))];

@@ -105,6 +105,11 @@ async fn serve(
     }
 }
 
+fn trusting(roots: RootCertStore) -> Fetcher {
+    let tls = OnceCell::new_with(Some(client_config(roots).unwrap()));
+    Fetcher { tls, ..Fetcher::default() }
+}
+
 async fn get(answer: impl Into<Vec<u8>>) -> Result<Bytes, FetchError> {
     let server = Server::start(answer).await;
     Fetcher::default().get(&server.uri()).await
@@ -171,8 +176,7 @@ async fn waits_only_so_long() {
     assert!(matches!(fetcher.get(&server.uri()).await, Err(FetchError::TooSlow(_))));
     // Accepts, never speaks TLS.
     let url = server.url.replace("http://", "https://").parse().unwrap();
-    let fetcher =
-        Fetcher { time_limit: limit, ..Fetcher::trusting(RootCertStore::empty()).unwrap() };
+    let fetcher = Fetcher { time_limit: limit, ..trusting(RootCertStore::empty()) };
     assert!(matches!(fetcher.get(&url).await, Err(FetchError::TooSlow(_))));
 }
 
@@ -211,13 +215,13 @@ async fn https_with_a_certificate_that_is_trusted_and_fits() {
     for version in [&version::TLS12, &version::TLS13] {
         let (acceptor, roots) = acceptor(&[version]);
         let server = Server::start_with(ok("{}"), Some(acceptor)).await;
-        let fetcher = Fetcher::trusting(roots).unwrap();
+        let fetcher = trusting(roots);
         assert_eq!(fetcher.get(&server.uri()).await.unwrap(), "{}");
         // The certificate is for localhost, not for its address.
         let other = server.uri().to_string().replace("localhost", "127.0.0.1").parse().unwrap();
         assert!(matches!(fetcher.get(&other).await, Err(FetchError::Tls(_))));
         let (_, strangers) = self::acceptor(&[version]);
-        let error = Fetcher::trusting(strangers).unwrap().get(&server.uri()).await.unwrap_err();
+        let error = trusting(strangers).get(&server.uri()).await.unwrap_err();
         assert!(matches!(error, FetchError::Tls(_)), "{error}");
     }
 }
@@ -227,6 +231,6 @@ async fn https_may_not_become_http() {
     let (acceptor, roots) = acceptor(&[&version::TLS13]);
     let redirect = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\n\r\n";
     let server = Server::start_with(redirect, Some(acceptor)).await;
-    let error = Fetcher::trusting(roots).unwrap().get(&server.uri()).await.unwrap_err();
+    let error = trusting(roots).get(&server.uri()).await.unwrap_err();
     assert!(error.to_string().contains("another scheme"), "{error}");
 }
