@@ -4,6 +4,7 @@ mod nonsense;
 
 use std::{net::SocketAddr, time::Instant as Clock};
 
+use leno_api::model::Model;
 use leno_control_plane::{
     Running, Settings,
     access::{NewToken, Role, TokenFile},
@@ -96,6 +97,8 @@ impl Plane {
 
 struct Proxy {
     link: Link,
+    /// What the mesh trusts, which everybody gets unasked.
+    bundle: Option<Item>,
 }
 
 impl Proxy {
@@ -114,19 +117,45 @@ impl Proxy {
         adjust(&mut options);
         let (source, link) = ControlPlaneSource::new(options);
         tokio::spawn(source.run());
-        Self { link }
+        Self { link, bundle: None }
     }
 
     async fn update(&mut self) -> Update {
         timeout(PATIENCE, self.link.updates.recv()).await.expect("in time").expect("open")
     }
 
+    /// The next change that is about more than the trust bundle.
     async fn change(&mut self) -> Change {
         loop {
-            if let Update::Changed(change) = self.update().await {
+            if let Update::Changed(change) = self.update().await
+                && let Some(change) = self.without_bundle(change).await
+            {
                 return change;
             }
         }
+    }
+
+    /// The trust bundle, when nothing else comes with it.
+    async fn trusted(&mut self) -> Item {
+        while self.bundle.is_none() {
+            if let Update::Changed(change) = self.update().await {
+                assert!(self.without_bundle(change).await.is_none());
+            }
+        }
+        self.bundle.clone().unwrap()
+    }
+
+    /// What else a change is about. One that is about the bundle alone is made live.
+    async fn without_bundle(&mut self, mut change: Change) -> Option<Change> {
+        let is_bundle = |item: &Item| matches!(item.resource.model, Model::TrustBundle(_));
+        let Some(bundle) = change.upserts.iter().position(is_bundle) else { return Some(change) };
+        self.bundle = Some(change.upserts.remove(bundle));
+        let hosts = change.present_hosts.len() + change.absent_hosts.len();
+        if change.upserts.len() + change.removed.len() + hosts > 0 {
+            return Some(change);
+        }
+        self.verdict(&change, &[]).await;
+        None
     }
 
     /// The next change, made live.
@@ -461,8 +490,9 @@ async fn what_the_last_run_held_is_not_sent_again() {
     let mut proxy = Proxy::start(plane.xds(), |_| {});
     proxy.ask("orders").await;
     let change = proxy.accepted().await;
-    let item = &change.upserts[0];
-    let held = vec![(item.resource.key(), item.version.clone())];
+    let bundle = proxy.trusted().await;
+    let held = change.upserts.iter().chain([&bundle]);
+    let held = held.map(|item| (item.resource.key(), item.version.clone())).collect();
     drop(proxy);
     let mut proxy = Proxy::start(plane.xds(), |options| {
         options.held = held;
