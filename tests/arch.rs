@@ -32,6 +32,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[
+    "proxy/src/listen/hello",
     "proxy/src/listen/sniff",
     "proxy/src/admin/gate",
     "proxy/src/http/head",
