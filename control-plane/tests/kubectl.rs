@@ -53,7 +53,7 @@ impl Kubectl {
             format!("--certificate-authority={roots}"),
             format!("--token={token}"),
         ];
-        Self { server, home: directory, running: running }
+        Self { server, home: directory, running }
     }
 
     fn plainly(mut self) -> Self {

@@ -10,7 +10,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{accept::MAX_HALF_OPEN, *};
+use super::{
+    accept::MAX_HALF_OPEN,
+    connection::{OPENING_BYTES, OPENING_TIMEOUT},
+    *,
+};
 use crate::{
     access::TokenFile,
     ca,
@@ -164,6 +168,23 @@ async fn a_silent_connection_runs_out_of_time() {
         closed(&mut stream).await;
     }
     assert_eq!(server.count("timeout"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_begun_to_be_served_may_say_too_little_only_for_a_while() {
+    let mut server = Server::start(PORT).await;
+    let said = vec![b'x'; OPENING_BYTES - 1];
+    let mut client = server.connect().await;
+    client.write_all(&said).await.unwrap();
+    let mut text = Vec::new();
+    let error = server.next().await.read_to_end(&mut text).await.unwrap_err();
+    assert_eq!((error.kind(), text), (std::io::ErrorKind::TimedOut, said));
+    // Once it has, silence is nothing to the transport.
+    let mut client = server.connect().await;
+    client.write_all(&[b'x'; OPENING_BYTES]).await.unwrap();
+    let mut connection = server.next().await;
+    connection.read_exact(&mut [0; OPENING_BYTES]).await.unwrap();
+    assert!(timeout(OPENING_TIMEOUT * 10, connection.read_u8()).await.is_err());
 }
 
 #[tokio::test]

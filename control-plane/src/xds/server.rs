@@ -1,10 +1,9 @@
 //! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, and the certificate authority
 //! beside it.
 
-mod incoming;
 mod stream;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -12,7 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
         AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
     },
 };
-use futures_util::Stream;
+use futures_util::{Stream, stream as streams};
 use leno_api::wire::TOKEN_HEADER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,7 +66,11 @@ struct Service {
 /// # Errors
 /// When the transport fails as a whole.
 pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::transport::Error> {
-    let incoming = incoming::connections(incoming);
+    // Every connection as it comes; none of them can fail the others.
+    let incoming = streams::unfold(incoming, |mut incoming| async {
+        let connection = incoming.next().await?;
+        Some((Ok::<_, Infallible>(connection), incoming))
+    });
     let mut stop = shared.stop.clone();
     let authority = shared.authority.clone().service();
     let (open, mut all_ended) = mpsc::channel(1);

@@ -21,6 +21,7 @@ use envoy_types::pb::{
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use leno_api::{KINDS, wire};
+use leno_control_plane::ca::proto::{IssueRequest, IssueResponse};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject},
@@ -39,11 +40,6 @@ use tonic::{
     codegen::Service,
     transport::{Channel, Endpoint, Uri},
 };
-
-pub mod proto {
-    tonic::include_proto!("leno.ca.v1");
-}
-use proto::{IssueRequest, IssueResponse};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
