@@ -35,7 +35,7 @@ const SIGNER_SPREAD: Duration = Duration::from_millis(500);
 const SIGNER_RETRY: Duration = Duration::from_secs(5);
 
 #[expect(clippy::all, reason = "generated")]
-mod proto {
+pub(super) mod proto {
     tonic::include_proto!("leno.ca.v1");
 }
 

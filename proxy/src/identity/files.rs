@@ -124,7 +124,12 @@ impl Files {
         loop {
             identity.wait(now() + LOOK_EVERY).await;
             let contents = match self.read() {
-                Ok(contents) if contents == seen => continue,
+                Ok(contents) if contents == seen => {
+                    if failing.take().is_some() {
+                        identity.recovered();
+                    }
+                    continue;
+                }
                 Ok(contents) => contents,
                 Err(error) => {
                     fail_once(&identity, &mut failing, error.to_string());

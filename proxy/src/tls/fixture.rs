@@ -89,9 +89,10 @@ impl Wanted {
         params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(self.not_before);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(self.not_after);
         params.key_usages.clone_from(&self.usages);
-        if self.authority {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        }
+        params.is_ca = match self.authority {
+            true => IsCa::Ca(BasicConstraints::Unconstrained),
+            false => IsCa::ExplicitNoCa,
+        };
         params
     }
 }
