@@ -129,3 +129,26 @@ impl Drop for UnderWay {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_at_once_are_bounded() {
+        let count = Rc::new(Cell::new(0));
+        let mut held: Vec<_> = (0..MOST_AT_ONCE).map(|_| UnderWay::begin(&count)).collect();
+        assert!(held.iter().all(Option::is_some) && UnderWay::begin(&count).is_none());
+        held.pop();
+        assert!(UnderWay::begin(&count).is_some());
+        drop(held);
+        assert_eq!(count.get(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_to_an_http_port_is_http() {
+        assert!(spoken(Inside::Tcp, None).is_none());
+        assert!(matches!(spoken(Inside::Http1, None), Some(Spoken::Http { http2: false })));
+        assert!(matches!(spoken(Inside::Http2, None), Some(Spoken::Http { http2: true })));
+    }
+}
