@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tempfile::TempDir;
@@ -135,7 +136,7 @@ impl Call {
             ttl_seconds: 0,
         };
         let remote = "192.0.2.1:4711".parse().unwrap();
-        let peer = Peer { remote, tls: true, identity: None, not_after: None };
+        let peer = Peer { tls: true, ..Peer::plain(remote) };
         Self { request, peer, bearer: bearer.map(ToOwned::to_owned) }
     }
 
@@ -144,9 +145,13 @@ impl Call {
         self
     }
 
-    fn shown(mut self, id: &str, left: i64) -> Self {
-        self.peer.identity = Some(SpiffeId::parse(id).unwrap());
-        self.peer.not_after = Some(now() + left);
+    /// Over a connection with a certificate of this identity that ends in so many seconds.
+    fn shown(mut self, mesh: &Mesh, id: &str, left: i64) -> Self {
+        let id = SpiffeId::parse(id).unwrap();
+        let terms = issue::Terms { serial: 7, now: now() + left - 10, ttl: MIN_TTL };
+        let leaf = mesh.authority.trust().signer.svid(&KeyPair::generate().unwrap(), &id, terms);
+        let chain = [leaf.unwrap().der];
+        self.peer = mesh.authority.connection(self.peer.remote, Some(&chain)).unwrap();
         self
     }
 }
@@ -275,20 +280,20 @@ async fn a_token_of_one_use_gets_one_certificate() {
 #[tokio::test]
 async fn a_certificate_renews_itself_and_nobody_else() {
     let mesh = Mesh::new().await;
-    mesh.call(Call::new(None).shown(ID, 10)).await.unwrap();
+    mesh.call(Call::new(None).shown(&mesh, ID, 10)).await.unwrap();
     let other = "spiffe://cluster.local/ns/shop/sa/cash";
     let denied = Code::PermissionDenied;
-    mesh.refused(Call::new(None).shown(other, 10), denied, "renews that identity").await;
-    let ended = Call::new(None).shown(ID, 0);
+    mesh.refused(Call::new(None).shown(&mesh, other, 10), denied, "renews that identity").await;
+    let ended = Call::new(None).shown(&mesh, ID, 0);
     mesh.refused(ended, Code::Unauthenticated, "has ended").await;
-    let mut endless = Call::new(None).shown(ID, 10);
+    let mut endless = Call::new(None).shown(&mesh, ID, 10);
     endless.peer.not_after = None;
     mesh.refused(endless, Code::Unauthenticated, "has ended").await;
     // A certificate that is no use does not stand in the way of a token, and a good one saves it.
     let once = mesh.token(|new| new.once = true);
-    mesh.call(Call::new(Some(&once)).shown(ID, 10)).await.unwrap();
-    mesh.call(Call::new(Some(&once)).shown(ID, -3600)).await.unwrap();
-    let used = Call::new(Some(&once)).shown(other, 10);
+    mesh.call(Call::new(Some(&once)).shown(&mesh, ID, 10)).await.unwrap();
+    mesh.call(Call::new(Some(&once)).shown(&mesh, ID, -3600)).await.unwrap();
+    let used = Call::new(Some(&once)).shown(&mesh, other, 10);
     mesh.refused(used, Code::Unauthenticated, "has been used").await;
 }
 
@@ -427,4 +432,54 @@ async fn one_certificate_costs_little() {
     }
     println!("{:?} each", start.elapsed() / 200);
     assert_eq!(serials.len(), 200, "each has its own serial");
+}
+
+#[tokio::test]
+async fn a_connection_that_outlives_its_root_renews_nothing() {
+    let mesh = Mesh::new().await;
+    let call = Call::new(None).shown(&mesh, ID, 10);
+    let peer = call.peer.clone();
+    assert!(mesh.authority.is_current(&peer));
+    for action in [Rotation::Add, Rotation::Switch, Rotation::Drop] {
+        mesh.authority.rotate(action, true, &Nobody).await.unwrap();
+    }
+    assert!(!mesh.authority.is_current(&peer));
+    mesh.refused(call, Code::Unauthenticated, "no longer trusted").await;
+    let forged = Call::new(None).shown(&mesh, ID, 10);
+    let forged = Call { peer: Peer { chain: peer.chain, ..forged.peer }, ..forged };
+    mesh.refused(forged, Code::Unauthenticated, "no longer trusted").await;
+}
+
+#[tokio::test]
+async fn a_service_account_token_gets_the_certificate_of_its_account() {
+    let directory = TempDir::new().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let point = rcgen::PublicKeyData::der_bytes(&key);
+    let part = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(&point[range]);
+    let jwk = serde_json::json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": part(1..33), "y": part(33..65)});
+    let path = directory.path().join("keys.json");
+    fs::write(&path, serde_json::json!({"keys": [jwk]}).to_string()).unwrap();
+    let mut settings = settings(directory.path());
+    let (jwks, issuer, audience) = (path.to_str().unwrap().into(), "k8s".into(), "leno".into());
+    settings.jwt = Some(JwtSettings { jwks, issuer, audience });
+    let mesh = Mesh::open(directory, Arc::new(MemoryStore::new()), settings).await;
+    let token = |subject: &str, end: i64| {
+        let claims = serde_json::json!({"iss": "k8s", "aud": ["leno"], "sub": subject, "exp": end});
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        let key = jsonwebtoken::EncodingKey::from_ec_der(key.serialized_der());
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    };
+    let end = now() + 60;
+    let orders = token("system:serviceaccount:shop:orders", end);
+    let response = mesh.call(Call::new(Some(&orders))).await.unwrap();
+    assert_eq!(mesh.authority.peer(&chain(&response)).unwrap().to_string(), ID);
+    assert!(mesh.audit().contains("JWT of shop/orders") && !mesh.audit().contains(&orders));
+    let cash = token("system:serviceaccount:shop:cash", end);
+    mesh.refused(Call::new(Some(&cash)), Code::PermissionDenied, "sa/cash").await;
+    let late = token("system:serviceaccount:shop:orders", now() - 3600);
+    mesh.refused(Call::new(Some(&late)), Code::Unauthenticated, "expired").await;
+    let strange = token("system:serviceaccount:shop:../x", end);
+    mesh.refused(Call::new(Some(&strange)), Code::Unauthenticated, "cannot be").await;
+    let large = format!("{orders}{}", "x".repeat(1 << 20));
+    mesh.refused(Call::new(Some(&large)), Code::Unauthenticated, "at most").await;
 }

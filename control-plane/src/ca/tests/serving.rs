@@ -111,7 +111,8 @@ async fn a_client_is_who_its_certificate_says() {
     assert_eq!(peer.identity.as_ref().unwrap().to_string(), ID);
     assert!(peer.tls && peer.not_after.is_some_and(|end| (5..=10).contains(&(end - now()))));
     let anonymous = mesh.authority.connection(remote, None).unwrap();
-    assert_eq!(anonymous, Peer { remote, tls: true, identity: None, not_after: None });
+    assert_eq!(anonymous, Peer { tls: true, ..Peer::plain(remote) });
+    assert!(mesh.authority.is_current(&peer) && !mesh.authority.is_current(&anonymous));
 
     let stranger = Mesh::new().await;
     let shown = identity(&stranger, None);
