@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "proxy/src/listen/sniff",
     "proxy/src/admin/gate",
     "proxy/src/http/head",
+    "proxy/src/tls/verify",
     "proxy/src/route",
     "proxy/src/filter/authz",
     "proxy/src/filter/jwt/verify",
