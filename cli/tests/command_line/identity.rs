@@ -216,6 +216,11 @@ fn an_interrupted_rotation_says_how_to_go_on() {
     assert!(errors.contains("shop/cart-1"), "{errors}");
     let status = mesh.leno(&["ca", "status"]).good();
     assert!(status.contains("0 of 1 trust these roots, waiting for shop/cart-1"), "{status}");
+    let check = until(|| mesh.leno(&["check"]), |said| said.output.contains("TrustBundle"));
+    assert_eq!(check.code, 1);
+    let last = check.output.lines().find(|line| line.starts_with("TrustBundle leno-system/mesh"));
+    assert!(last.is_some_and(|line| line.contains("warning")), "{}", check.output);
+    assert!(check.output.contains("hint: `leno get"), "{}", check.output);
     sidecar.signal(Signal::CONT);
     let output = mesh.leno(&["ca", "rotate-root"]).good();
     assert!(!output.contains("1/3") && output.contains("3/3"), "{output}");
@@ -230,8 +235,10 @@ fn a_check_finds_nothing_where_all_is_well_and_says_what_is_not() {
     // The trust bundle has to be acknowledged first.
     let Said { code, output, errors } = until(check, |said| said.code == 0);
     assert_eq!((code, errors.as_str()), (0, ""), "{output}");
-    let table = mesh.leno(&["check"]).good();
-    for part in ["control plane", "certificate of ", "root ", "resources"] {
+    let table = mesh.leno_trusting(&mesh.roots(), &["check"]).good();
+    for part in
+        ["control plane", "its certificate", "certificate of shop/cart-1", "root ", "resources"]
+    {
         assert!(table.contains(part), "{table}");
     }
     assert!(!table.contains("hint:"), "{table}");
