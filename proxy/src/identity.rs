@@ -20,7 +20,7 @@ mod status;
 mod workload_api;
 
 pub use files::Files;
-pub use status::{Root, Status};
+pub use status::Status;
 
 use std::{
     future::Future,
