@@ -1,6 +1,9 @@
 //! Who is who, who may call whom, and how certificates and the root are replaced while orders go on.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use comfy_table::presets;
 use http::Request;
@@ -194,24 +197,25 @@ pub async fn replace(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> 
 
 async fn renew(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
     let begun = Instant::now();
+    let mut serials = BTreeSet::new();
     for _ in 0..ROUNDS {
         // One after the other in a sidecar, all sidecars at once.
         let mut renewals = tokio::task::JoinSet::new();
         for sidecar in &mesh.sidecars {
             let admin = sidecar.admin.to_string();
-            renewals.spawn(async move { certs::renew(&admin).await.map(drop) });
+            renewals.spawn(async move { certs::renew(&admin).await });
         }
         for renewed in renewals.join_all().await {
-            renewed?;
+            serials.insert(field(&renewed?, "serial").to_owned());
         }
         sleep(PAUSE).await;
     }
-    let count = ROUNDS * mesh.sidecars.len();
+    let (count, wanted) = (serials.len(), ROUNDS * mesh.sidecars.len());
     let what = format!(
         "{count} new certificates, {ROUNDS} for each sidecar, in {}",
         took(begun.elapsed())
     );
-    narrator.check(true, &what)?;
+    narrator.check(count == wanted, &what)?;
     Ok(())
 }
 
