@@ -465,6 +465,47 @@ async fn policies_decide_who_may() {
     assert_eq!(&greeting, b"in\n");
 }
 
+/// A token that is there must be good, and what policies say of it is asked for. The inline key is the one of RFC 7517.
+#[tokio::test]
+async fn tokens_are_checked_before_policies() {
+    const TOKENS: &str = "apiVersion: leno.dev/v1alpha1\nkind: RequestAuthentication\n\
+        metadata: {name: tokens, namespace: default}\n\
+        spec: {jwtRules: [{issuer: me, jwks: '{\"keys\": [{\"kty\": \"EC\", \"crv\": \"P-256\", \"kid\": \"a\", \
+        \"x\": \"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\", \
+        \"y\": \"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}]}'}]}";
+    let echo = Origin::echo("a").await;
+    let ask_for = authorization(
+        "with-token",
+        "{action: ALLOW, rules: [{from: [{source: {requestPrincipals: ['*']}}]}, \
+         {to: [{operation: {paths: [/open]}}]}]}",
+    );
+    let services = [("shop", "http", &echo)];
+    let Pair { caller, callee, .. } = pair(&services, &[TOKENS, &ask_for]).await;
+    let token = "authorization: Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJtZSJ9.\r\n";
+    for (path, fields, status) in
+        [("/open", "", 200), ("/closed", "", 403), ("/open", token, 401), ("/closed", token, 401)]
+    {
+        let answer = client::get_with(caller.outbound, "shop", path, fields).await;
+        assert_eq!(answer.status, status, "{path} {fields}");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge.is_some_and(|text| text.starts_with("Bearer")), status == 401);
+        assert!(!answer.text().contains("eyJ"));
+    }
+    let log = callee.access_log(4).await;
+    assert_eq!(
+        (&log[2]["response_flags"], &log[1]["response_flags"]),
+        (&"AU".into(), &"AD".into())
+    );
+    assert!(!log[2].to_string().contains("eyJ"), "{}", log[2]);
+    callee.counts("leno_tokens_refused_total", &[], 2.0).await;
+    // gRPC is told in its own words.
+    let grpc = "content-type: application/grpc\r\n";
+    for (fields, status) in [(grpc.to_owned(), "7"), (format!("{grpc}{token}"), "16")] {
+        let answer = client::get_with(caller.outbound, "shop", "/closed", &fields).await;
+        assert_eq!((answer.status, answer.header("grpc-status")), (200, Some(status)));
+    }
+}
+
 #[tokio::test]
 async fn a_hello_in_single_bytes_is_waited_for() {
     let echo = Origin::echo("a").await;
