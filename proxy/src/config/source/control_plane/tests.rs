@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::{identity, telemetry::metrics::Families};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SERVICES: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/services";
@@ -454,6 +455,58 @@ async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
         options.workload = Some(workload("p1", "orders"));
     });
     assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    plane.running.stop().await;
+}
+
+/// Over TLS a proxy is who its certificate says it is; the token was for the certificate only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_says_who_the_proxy_is() {
+    let directory = TempDir::new().unwrap();
+    let new = NewToken {
+        name: "orders",
+        role: Role::Workload,
+        namespace: Some("shop"),
+        service_account: Some("orders"),
+        expires: None,
+        once: true,
+    };
+    let token = TokenFile::open(directory.path()).unwrap().issue(new).unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, token.to_string()).unwrap();
+    let plane = Plane::with(directory, |settings| settings.require_token = true).await;
+    let families = Families::register(prometheus::Registry::new()).unwrap();
+    let ca_file = plane.running.roots.clone();
+    let source = identity::Source::ControlPlane(identity::control_plane::Options {
+        address: plane.xds().to_string(),
+        ca_file: ca_file.clone(),
+        token_file: Some(token_file),
+        namespace: "shop".to_owned(),
+        service_account: "orders".to_owned(),
+        proxy: "shop/p1".to_owned(),
+        ttl: None,
+    });
+    let (identity, keeping) = identity::start(source, &families).unwrap();
+    // Its certificate is waited for.
+    let start = |account: &str| {
+        let mut own = workload("p1", "orders");
+        own["spec"]["serviceAccount"] = account.into();
+        let (identity, ca_file) = (identity.clone(), Some(ca_file.clone()));
+        Proxy::start(plane.xds(), |options| {
+            let connector = Connector::new(identity.clone(), ca_file);
+            options.access = Access::Secured { identity, connector };
+            options.workload = Some(own);
+        })
+    };
+    let mut proxy = start("orders");
+    tokio::spawn(keeping);
+    assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    let certificate = identity.current().unwrap();
+    assert_eq!(certificate.id().principal(), "cluster.local/ns/shop/sa/orders");
+    let Model::TrustBundle(bundle) = proxy.trusted().await.resource.model else { panic!() };
+    assert_eq!(bundle.trust_domain, *certificate.trust_domain());
+    drop(proxy);
+    let reason = start("somebody-else").disconnected().await;
+    assert!(reason.contains("somebody-else"), "{reason}");
     plane.running.stop().await;
 }
 
