@@ -32,6 +32,13 @@ fn spiffe(account: &str) -> String {
     id("shop", account).to_string()
 }
 
+fn pem(der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
 /// Waits until `done` says so; it is asked again whenever a little time has passed.
 async fn until(what: &str, done: impl Fn() -> bool) {
     let waiting = async {

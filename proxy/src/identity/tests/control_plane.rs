@@ -159,13 +159,6 @@ impl Plane {
     }
 }
 
-pub(super) fn pem(der: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let connections = serve(Authorities(shared.clone()));
     loop {

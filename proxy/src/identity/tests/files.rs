@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tempfile::TempDir;
 
-use super::{control_plane::pem, *};
+use super::*;
 
 struct Folder(TempDir);
 

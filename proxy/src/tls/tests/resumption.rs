@@ -58,7 +58,10 @@ async fn nothing_is_resumed_after_the_clients_certificate_has_expired() {
     // To the client's clock it is still valid.
     ours.set(NOW + LIFE + 1);
     let met = meet(&server, &client, &target).await;
-    assert_eq!(met.accepted.unwrap_err().reason, Reason::Expired);
+    let failure = met.accepted.unwrap_err();
+    assert_eq!(failure.reason, Reason::Expired);
+    // In our words: rustls took the session for a good one.
+    assert!(failure.text.contains("sa/users expired at"), "{failure}");
     assert!(met.connected.is_err());
 }
 
