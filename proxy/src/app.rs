@@ -143,8 +143,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let source = Source::open(&options)?;
     let identity = open_identity(&options, &families)?;
     let bound = bind_all(&options)?;
-    let mutual_tls = identity.is_expected();
-    if let Some(workload) = own_workload(&options, bound.inbound_address(), mutual_tls) {
+    if let Some(workload) = own_workload(&options, bound.inbound_address(), &identity) {
         leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
     }
     let (drain, draining) = watch::channel(false);

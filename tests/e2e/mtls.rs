@@ -286,6 +286,20 @@ async fn permissive_takes_both() {
     }
 }
 
+/// Applications that speak first are heard by callers that wait for them, with TLS and without.
+#[tokio::test]
+async fn servers_may_speak_first() {
+    let greets = echo_bytes(b"220 ready\n").await;
+    for protocol in ["tcp", "auto"] {
+        let services = [("store", protocol, &greets)];
+        let Pair { caller, callee, .. } = pair(&services, &[&mode("PERMISSIVE")]).await;
+        let mut wires = [tunnel(&caller, "store").await, Wire::connect(callee.inbound).await];
+        for wire in &mut wires {
+            assert_eq!(wire.exactly(10).await.unwrap(), b"220 ready\n", "{protocol}");
+        }
+    }
+}
+
 fn hello(alpn: &str) -> Vec<u8> {
     let config = std::sync::Arc::new(certificates::config(alpn, None));
     let name = "80.store.default.leno".try_into().unwrap();

@@ -60,6 +60,8 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     };
     let secured = Rc::new(Secured::new(peer, credentials.id(), destination, server_name));
     drop(credentials);
+    // Moved about by what follows, and large.
+    let stream = Box::new(stream);
     let ports = worker.snapshot().inbound.clone();
     let port = secured.port(&ports).map(|(port, _)| port);
     if port.as_ref().is_some_and(|port| port.mode == TlsMode::Disable) {
@@ -95,7 +97,7 @@ fn spoken(inside: Inside, port: Option<&InboundPort>) -> Option<Spoken<'_>> {
 
 async fn bytes(
     worker: &Rc<Worker>,
-    mut stream: Stream<TcpStream>,
+    mut stream: Box<Stream<TcpStream>>,
     downstream: &Downstream,
     port: &InboundPort,
 ) {

@@ -472,7 +472,7 @@ async fn a_certificate_says_who_the_proxy_is() {
     };
     let token = TokenFile::open(directory.path()).unwrap().issue(new).unwrap();
     let token_file = directory.path().join("token");
-    std::fs::write(&token_file, token.to_string()).unwrap();
+    std::fs::write(&token_file, &token).unwrap();
     let plane = Plane::with(directory, |settings| settings.require_token = true).await;
     let families = Families::register(prometheus::Registry::new()).unwrap();
     let ca_file = plane.running.roots.clone();
