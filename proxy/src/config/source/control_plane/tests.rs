@@ -39,7 +39,19 @@ impl Plane {
     async fn with(directory: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::ephemeral(directory.path().into());
         change(&mut settings);
-        Self { running: leno_control_plane::start(settings).await.unwrap(), directory }
+        let asked = Clock::now();
+        loop {
+            match leno_control_plane::start(settings.clone()).await {
+                Ok(running) => return Self { running, directory },
+                // The one before in this process may still be writing its last words.
+                Err(error)
+                    if asked.elapsed() < PATIENCE && error.to_string().contains("is using") =>
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn xds(&self) -> SocketAddr {
