@@ -57,7 +57,7 @@ pub use self::{
     jwks::BadSource,
     rotation::{Action as Rotation, Refused},
 };
-use crate::store;
+use crate::{access::Member, store};
 
 /// The wire: generated from `api/proto/ca.proto`.
 pub mod proto {
@@ -139,10 +139,10 @@ pub enum PeerError {
 
 /// Who is there and how far they are; implemented over the push.
 pub trait Fleet: Send + Sync {
-    /// Names of all proxies with an open stream.
-    fn connected(&self) -> Vec<String>;
+    /// All proxies with an open stream.
+    fn connected(&self) -> Vec<Member>;
     /// Of these, those that acknowledged the `TrustBundle` of this `metadata.generation` or a later one.
-    fn have_bundle(&self, generation: u64) -> Vec<String>;
+    fn have_bundle(&self, generation: u64) -> Vec<Member>;
 }
 
 /// Why there is no authority, or what it could not do.

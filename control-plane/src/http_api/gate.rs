@@ -45,7 +45,7 @@ pub(super) async fn check(
 fn caller(api: &Api, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller, Failure> {
     let authorization = headers.get(header::AUTHORIZATION);
     if authorization.is_none()
-        && let Some(id) = transport::identity(peer)?
+        && let Some(id) = transport::identity(peer, &api.authority)?
     {
         return Ok(Caller::workload(id));
     }
