@@ -4,6 +4,7 @@
 //! `ca/state.json` says which roots there are (see `rotation`); `ca/root-<digits>.pem` and `.key` hold each.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -95,11 +96,14 @@ impl Trust {
     /// # Errors
     /// Says what does not fit.
     pub fn assemble(
-        roots: Vec<Root>,
+        mut roots: Vec<Root>,
         path: Vec<CertificateDer<'static>>,
         key: KeyPair,
         now: i64,
     ) -> Result<Self, String> {
+        // Bundles are put together by hand; the same root twice must not keep the others from every proxy.
+        let mut known = BTreeSet::new();
+        roots.retain(|root| known.insert(root.fingerprint.clone()));
         if roots.is_empty() || roots.len() > MAX_ROOTS {
             return Err(format!("{} roots, there must be 1 to {MAX_ROOTS}", roots.len()));
         }
