@@ -273,7 +273,11 @@ impl Exchange {
                 response
             }
             None => {
-                let text = format!("{message} ({})\n", error.flag.as_str());
+                // Whoever may not is not told which of the proxy's checks it was.
+                let text = match error.flag {
+                    Flag::AD | Flag::AU => format!("{message}\n"),
+                    flag => format!("{message} ({})\n", flag.as_str()),
+                };
                 let body = match self.head_only && !self.http1 {
                     true => Body::Empty,
                     false => Body::Full(Bytes::from(text)),
