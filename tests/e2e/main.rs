@@ -55,6 +55,8 @@ mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod telemetry;

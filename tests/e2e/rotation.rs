@@ -27,6 +27,7 @@ use crate::{
     mesh::{Mesh, PATIENCE, Proxy, until},
     mtls::{echo_bytes, tunnel},
     origin::Origin,
+    secrets::{PKCS8_P256, assert_hidden},
 };
 
 /// Of each of two proxies.
@@ -248,13 +249,6 @@ async fn is_served(callee: &Proxy, config: &Arc<rustls::ClientConfig>) -> bool {
     answer.starts_with(b"HTTP/1.1 200")
 }
 
-fn assert_hidden(what: &str, shown: &[u8], secrets: &[&[u8]]) {
-    for secret in secrets {
-        let found = shown.windows(secret.len()).any(|window| window == *secret);
-        assert!(!found, "{what} shows {}", secret.escape_ascii());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_certificates_and_a_root_are_replaced_under_load() {
     let (shop, orders, store) =
@@ -307,14 +301,10 @@ async fn sixty_certificates_and_a_root_are_replaced_under_load() {
     let all = callee.metric("istio_requests_total", &[]).await;
     assert_eq!(flags, all, "nothing failed in between either");
     // Nobody has been told a secret.
-    let tokens: Vec<&[u8]> = control_plane.tokens.iter().map(String::as_bytes).collect();
-    let keys: [&[u8]; 3] = [b"PRIVATE KEY", PKCS8_P256, PKCS8_P256_BASE64];
-    let secrets = [&tokens[..], &keys].concat();
+    let mut secrets: Vec<Vec<u8>> =
+        control_plane.tokens.iter().map(|it| it.clone().into()).collect();
+    secrets.extend([b"PRIVATE KEY".to_vec(), PKCS8_P256.to_vec()]);
     assert_hidden("the callee", &callee.shown().await, &secrets);
     assert_hidden("the caller", &caller.shown().await, &secrets);
     assert_hidden("the control plane", control_plane.errors().as_bytes(), &secrets);
 }
-
-/// How every P-256 key in PKCS#8 begins that rcgen or OpenSSL makes, and the same in base64.
-const PKCS8_P256: &[u8] = b"\x30\x81\x87\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
-const PKCS8_P256_BASE64: &[u8] = b"MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEH";
