@@ -36,7 +36,8 @@ pub(crate) struct State<H: Host> {
     pub(crate) configuring: Option<BufferType>,
     pub(crate) answer: Answer,
     pub(crate) calls: Calls,
-    pub(crate) metrics: Vec<Arc<Metric>>,
+    /// What the plugin defined, by kind.
+    pub(crate) metrics: [Vec<Arc<Metric>>; 3],
     /// `proxy_on_done` of the root said that it is not done yet.
     pub(crate) waits_for_done: bool,
     pub(crate) scratch: Vec<u8>,
@@ -205,8 +206,9 @@ pub(crate) struct Opens {
     pub(crate) buffer: Option<BufferType>,
 }
 
+/// Streams have fewer than eight maps and buffers; what is not a stream's has no bit.
 fn bit(number: u32) -> u8 {
-    1 << number
+    1_u8.checked_shl(number).unwrap_or(0)
 }
 
 impl<H: Host> State<H> {
@@ -231,7 +233,7 @@ impl<H: Host> State<H> {
             configuring: None,
             answer: Answer::default(),
             calls: Calls::default(),
-            metrics: Vec::new(),
+            metrics: Default::default(),
             waits_for_done: false,
             scratch: Vec::new(),
             pairs: PairsWriter::default(),

@@ -44,6 +44,8 @@ fn http_call<H: Host>(
     let mut start = || {
         let (memory, state) = parts(&mut caller)?;
         let result = GuestPtr::<u32>::new(result);
+        // Written also when there is no call: plugins find a zero there elsewhere.
+        result.write(memory, 0)?;
         let call = HttpCall {
             upstream: GuestSlice::new(upstream, upstream_length).read(memory)?,
             headers: pairs_or_none(GuestSlice::new(headers, headers_length).read(memory)?),
@@ -51,11 +53,8 @@ fn http_call<H: Host>(
             trailers: pairs_or_none(GuestSlice::new(trailers, trailers_length).read(memory)?),
             timeout: milliseconds(timeout)?,
         };
-        result.check(memory)?;
-        let started = start_http(state, call);
-        // Written also when there is no call: plugins find a zero there elsewhere.
-        result.write(memory, started.map_or(0, CallToken::number))?;
-        started.map(|_| ())
+        let token = start_http(state, call)?;
+        result.write(memory, token.number())
     };
     status(start())
 }

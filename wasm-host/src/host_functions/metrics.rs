@@ -9,7 +9,7 @@ use crate::{
     abi::{MetricKind, Status},
     embedder::Host,
     guest::{GuestPtr, GuestSlice},
-    shared::{Metric, MetricValue},
+    shared::Metric,
     state::State,
 };
 
@@ -42,17 +42,18 @@ fn define<H: Host>(
 
 impl<H: Host> State<H> {
     /// The plugin's number for a metric: the same for the same metric, so that a plugin which defines
-    /// in every request does not grow. The low two bits are the kind.
+    /// in every request does not grow. The low two bits are the kind, and each kind counts from 1.
     fn metric_id(&mut self, kind: MetricKind, metric: Arc<Metric>) -> Result<u32, Status> {
-        let known = self.metrics.iter().position(|known| Arc::ptr_eq(known, &metric));
-        let index = match known {
+        let defined: usize = self.metrics.iter().map(Vec::len).sum();
+        let of_kind = self.metrics.get_mut(kind as usize).ok_or(Status::InternalFailure)?;
+        let index = match of_kind.iter().position(|known| Arc::ptr_eq(known, &metric)) {
             Some(index) => index,
-            None if self.metrics.len() >= self.settings.limits.metrics => {
+            None if defined >= self.settings.limits.metrics => {
                 return Err(Status::InternalFailure);
             }
             None => {
-                self.metrics.push(metric);
-                self.metrics.len() - 1
+                of_kind.push(metric);
+                of_kind.len() - 1
             }
         };
         let index = u32::try_from(index + 1).map_err(|_| Status::InternalFailure)?;
@@ -61,13 +62,8 @@ impl<H: Host> State<H> {
 
     fn metric(&self, id: u32) -> Result<&Metric, Status> {
         let index = (id as usize >> 2).checked_sub(1).ok_or(Status::NotFound)?;
-        let metric = self.metrics.get(index).ok_or(Status::NotFound)?;
-        let kind = match metric.value() {
-            MetricValue::Counter(_) => MetricKind::Counter,
-            MetricValue::Gauge(_) => MetricKind::Gauge,
-            MetricValue::Histogram(_) => MetricKind::Histogram,
-        };
-        if kind as u32 == id & 3 { Ok(metric) } else { Err(Status::NotFound) }
+        let of_kind = self.metrics.get(id as usize & 3).ok_or(Status::NotFound)?;
+        of_kind.get(index).map(Arc::as_ref).ok_or(Status::NotFound)
     }
 }
 
