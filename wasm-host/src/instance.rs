@@ -75,9 +75,7 @@ impl<H: Host> Instance<H> {
 
     fn configure(&mut self) -> Result<(), StartError> {
         let root = ContextId::ROOT.number();
-        if let Some(create) = &self.exports.context_create {
-            self.runner.call(create, root, (root, 0))?;
-        }
+        self.runner.call_if_there(&self.exports.context_create, root, (root, 0))?;
         let settings = self.runner.store.data().settings.clone();
         let buffer = BufferType::VmConfiguration;
         let steps = [
@@ -140,10 +138,8 @@ impl<H: Host> Instance<H> {
         let state = self.runner.store.data_mut();
         let id = state.next_context();
         state.streams.insert(id, StreamContext::new(stream));
-        let created = match &self.exports.context_create {
-            Some(create) => self.runner.call(create, id, (id, ContextId::ROOT.number())),
-            None => Ok(()),
-        };
+        let parameters = (id, ContextId::ROOT.number());
+        let created = self.runner.call_if_there(&self.exports.context_create, id, parameters);
         (ContextId(id), created)
     }
 
@@ -168,7 +164,7 @@ impl<H: Host> Instance<H> {
     /// A [`Fault`] of the callback.
     pub fn on_tick(&mut self) -> Result<(), Fault> {
         let root = ContextId::ROOT.number();
-        self.exports.tick.as_ref().map_or(Ok(()), |tick| self.runner.call(tick, root, root))
+        self.runner.call_if_there(&self.exports.tick, root, root)
     }
 
     /// A queue that the plugin registered has something, as [`crate::QueueListener::ready`] told.
@@ -177,8 +173,7 @@ impl<H: Host> Instance<H> {
     /// A [`Fault`] of the callback.
     pub fn on_queue_ready(&mut self, queue: u32) -> Result<(), Fault> {
         let root = ContextId::ROOT.number();
-        let ready = self.exports.queue_ready.as_ref();
-        ready.map_or(Ok(()), |ready| self.runner.call(ready, root, (root, queue)))
+        self.runner.call_if_there(&self.exports.queue_ready, root, (root, queue))
     }
 
     /// Tells the plugin that it ends: `proxy_on_done` of the root. False: it wants to live until it
@@ -207,8 +202,7 @@ impl<H: Host> Instance<H> {
     /// A [`Fault`] of the callback.
     pub fn delete_root(&mut self) -> Result<(), Fault> {
         let root = ContextId::ROOT.number();
-        let delete = self.exports.delete.as_ref();
-        delete.map_or(Ok(()), |delete| self.runner.call(delete, root, root))
+        self.runner.call_if_there(&self.exports.delete, root, root)
     }
 
     /// The deadline of every callback from now on.

@@ -35,9 +35,9 @@ impl<H: Host> Instance<H> {
             answer.set_map(MapType::HttpCallTrailers, response.trailers);
         }
         answer.body = Some(response.body);
-        let callback = self.exports.http_call_response.as_ref();
+        let callback = &self.exports.http_call_response;
         let parameters = (ROOT, token.number(), counts.0, counts.1, counts.2);
-        let told = callback.map_or(Ok(()), |told| self.runner.call(told, ROOT, parameters));
+        let told = self.runner.call_if_there(callback, ROOT, parameters);
         self.runner.store.data_mut().answer.clear();
         told
     }
@@ -82,8 +82,7 @@ impl<H: Host> Instance<H> {
             MapType::GrpcInitialMetadata => &self.exports.grpc_initial_metadata,
             _ => &self.exports.grpc_trailing_metadata,
         };
-        let told =
-            callback.as_ref().map_or(Ok(()), |told| self.runner.call(told, ROOT, parameters));
+        let told = self.runner.call_if_there(callback, ROOT, parameters);
         self.runner.store.data_mut().answer.clear();
         told
     }
@@ -99,8 +98,8 @@ impl<H: Host> Instance<H> {
         }
         let parameters = (ROOT, token.number(), guest_length(&message));
         state.answer.message = Some(message);
-        let callback = self.exports.grpc_message.as_ref();
-        let told = callback.map_or(Ok(()), |told| self.runner.call(told, ROOT, parameters));
+        let callback = &self.exports.grpc_message;
+        let told = self.runner.call_if_there(callback, ROOT, parameters);
         self.runner.store.data_mut().answer.clear();
         told
     }
@@ -122,8 +121,8 @@ impl<H: Host> Instance<H> {
         state.answer.status = status;
         state.answer.status_message = message;
         let parameters = (ROOT, token.number(), status);
-        let callback = self.exports.grpc_close.as_ref();
-        callback.map_or(Ok(()), |told| self.runner.call(told, ROOT, parameters))
+        let callback = &self.exports.grpc_close;
+        self.runner.call_if_there(callback, ROOT, parameters)
     }
 
     /// Calls a foreign function that the plugin has; what it does is between it and the embedder.
@@ -133,8 +132,8 @@ impl<H: Host> Instance<H> {
     pub fn on_foreign_function(&mut self, function: u32, arguments: Vec<u8>) -> Result<(), Fault> {
         let parameters = (ROOT, function, guest_length(&arguments));
         self.runner.store.data_mut().answer.foreign = Some(arguments);
-        let callback = self.exports.foreign_function.as_ref();
-        let told = callback.map_or(Ok(()), |told| self.runner.call(told, ROOT, parameters));
+        let callback = &self.exports.foreign_function;
+        let told = self.runner.call_if_there(callback, ROOT, parameters);
         self.runner.store.data_mut().answer.clear();
         told
     }

@@ -7,6 +7,7 @@ use std::{
 
 use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
 
+use super::exports::Callback;
 use crate::{
     embedder::Host,
     engine::{Engine, ticker::Running},
@@ -49,6 +50,21 @@ impl<H: Host> Runner<H> {
         parameters: P,
     ) -> Result<R, Fault> {
         self.run(name, context, |store| function.call(store, parameters))
+    }
+
+    /// As [`Runner::call`]. A callback that is not there does nothing; an instance that broke says so
+    /// nevertheless.
+    pub(crate) fn call_if_there<P: WasmParams, R: WasmResults + Default>(
+        &mut self,
+        callback: &Callback<P, R>,
+        context: u32,
+        parameters: P,
+    ) -> Result<R, Fault> {
+        match callback {
+            Some(callback) => self.call(callback, context, parameters),
+            None if self.broken => Err(Fault::poisoned("the plugin")),
+            None => Ok(R::default()),
+        }
     }
 
     /// Runs the guest. After a fault nothing runs any more: its memory is in no state that anybody knows.

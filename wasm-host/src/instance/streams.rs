@@ -1,9 +1,8 @@
 //! The callbacks of a stream.
 
-use super::{
-    Instance,
-    exports::{Callback, HeadersCallback},
-};
+use wasmtime::TypedFunc;
+
+use super::{Instance, exports::HeadersCallback};
 use crate::{
     abi::{Action, BufferType, ClosedBy, ContextId, MapType, StreamType},
     embedder::Host,
@@ -60,7 +59,7 @@ impl<H: Host> Instance<H> {
             body(StreamType::Request, BufferType::RequestBody, MapType::RequestTrailers, end);
         self.enter(context, phase);
         let parameters = (context.0, size, u32::from(end));
-        let result = call(&mut self.runner, &self.exports.request_body, context, parameters);
+        let result = self.runner.call_if_there(&self.exports.request_body, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_data(result?)))
     }
 
@@ -72,7 +71,8 @@ impl<H: Host> Instance<H> {
         let phase = map(StreamType::Request, MapType::RequestTrailers);
         self.enter(context, phase);
         let parameters = (context.0, count);
-        let result = call(&mut self.runner, &self.exports.request_trailers, context, parameters);
+        let result =
+            self.runner.call_if_there(&self.exports.request_trailers, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_headers(result?)))
     }
 
@@ -107,7 +107,7 @@ impl<H: Host> Instance<H> {
             body(StreamType::Response, BufferType::ResponseBody, MapType::ResponseTrailers, end);
         self.enter(context, phase);
         let parameters = (context.0, size, u32::from(end));
-        let result = call(&mut self.runner, &self.exports.response_body, context, parameters);
+        let result = self.runner.call_if_there(&self.exports.response_body, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_data(result?)))
     }
 
@@ -123,7 +123,8 @@ impl<H: Host> Instance<H> {
         let phase = map(StreamType::Response, MapType::ResponseTrailers);
         self.enter(context, phase);
         let parameters = (context.0, count);
-        let result = call(&mut self.runner, &self.exports.response_trailers, context, parameters);
+        let result =
+            self.runner.call_if_there(&self.exports.response_trailers, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_headers(result?)))
     }
 
@@ -134,7 +135,7 @@ impl<H: Host> Instance<H> {
     pub fn on_new_connection(&mut self, context: ContextId) -> Result<Action, Fault> {
         let phase = Phase { direction: StreamType::Downstream, opens: Opens::default() };
         self.enter(context, phase);
-        let result = call(&mut self.runner, &self.exports.new_connection, context, context.0);
+        let result = self.runner.call_if_there(&self.exports.new_connection, context.0, context.0);
         Ok(self.leave(context, phase, Action::of_headers(result?)))
     }
 
@@ -152,7 +153,8 @@ impl<H: Host> Instance<H> {
         let phase = Phase { direction: StreamType::Downstream, opens };
         self.enter(context, phase);
         let parameters = (context.0, size, u32::from(end));
-        let result = call(&mut self.runner, &self.exports.downstream_data, context, parameters);
+        let result =
+            self.runner.call_if_there(&self.exports.downstream_data, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_data(result?)))
     }
 
@@ -170,7 +172,7 @@ impl<H: Host> Instance<H> {
         let phase = Phase { direction: StreamType::Upstream, opens };
         self.enter(context, phase);
         let parameters = (context.0, size, u32::from(end));
-        let result = call(&mut self.runner, &self.exports.upstream_data, context, parameters);
+        let result = self.runner.call_if_there(&self.exports.upstream_data, context.0, parameters);
         Ok(self.leave(context, phase, Action::of_data(result?)))
     }
 
@@ -180,7 +182,7 @@ impl<H: Host> Instance<H> {
     /// A [`Fault`] of the callback.
     pub fn on_downstream_close(&mut self, context: ContextId, by: ClosedBy) -> Result<(), Fault> {
         let parameters = (context.0, by as u32);
-        call(&mut self.runner, &self.exports.downstream_close, context, parameters)
+        self.runner.call_if_there(&self.exports.downstream_close, context.0, parameters)
     }
 
     /// The upstream of a TCP connection is closed.
@@ -189,7 +191,7 @@ impl<H: Host> Instance<H> {
     /// A [`Fault`] of the callback.
     pub fn on_upstream_close(&mut self, context: ContextId, by: ClosedBy) -> Result<(), Fault> {
         let parameters = (context.0, by as u32);
-        call(&mut self.runner, &self.exports.upstream_close, context, parameters)
+        self.runner.call_if_there(&self.exports.upstream_close, context.0, parameters)
     }
 
     /// An HTTP stream ended: `proxy_on_log`, `proxy_on_done`, `proxy_on_delete`, in the order that plugins
@@ -224,7 +226,7 @@ impl<H: Host> Instance<H> {
 
     fn log(&mut self, context: ContextId, readable: bool) -> Result<(), Fault> {
         self.set_logging(context, readable);
-        let logged = call(&mut self.runner, &self.exports.log, context, context.0);
+        let logged = self.runner.call_if_there(&self.exports.log, context.0, context.0);
         self.set_logging(context, false);
         logged
     }
@@ -237,11 +239,11 @@ impl<H: Host> Instance<H> {
 
     /// What a stream's callback returns means nothing, here as elsewhere.
     fn done(&mut self, context: ContextId) -> Result<(), Fault> {
-        call(&mut self.runner, &self.exports.done, context, context.0).map(|_: u32| ())
+        self.runner.call_if_there(&self.exports.done, context.0, context.0).map(|_: u32| ())
     }
 
     fn delete(&mut self, context: ContextId) -> Result<(), Fault> {
-        call(&mut self.runner, &self.exports.delete, context, context.0)
+        self.runner.call_if_there(&self.exports.delete, context.0, context.0)
     }
 
     fn enter(&mut self, context: ContextId, phase: Phase) {
@@ -265,19 +267,6 @@ impl<H: Host> Instance<H> {
 
 type Runner<H> = super::runner::Runner<H>;
 
-/// Calls a callback; one that is not there does nothing and continues.
-fn call<H: Host, P: wasmtime::WasmParams, R: wasmtime::WasmResults + Default>(
-    runner: &mut Runner<H>,
-    callback: &Callback<P, R>,
-    context: ContextId,
-    parameters: P,
-) -> Result<R, Fault> {
-    match callback {
-        Some(callback) => runner.call(callback, context.0, parameters),
-        None => Ok(R::default()),
-    }
-}
-
 fn headers<H: Host>(
     runner: &mut Runner<H>,
     callback: &HeadersCallback,
@@ -286,7 +275,9 @@ fn headers<H: Host>(
     end: bool,
 ) -> Result<u32, Fault> {
     match callback {
-        HeadersCallback::Absent => Ok(0),
+        HeadersCallback::Absent => {
+            runner.call_if_there(&None::<(_, TypedFunc<(), u32>)>, context.0, ())
+        }
         HeadersCallback::WithoutEnd(name, function) => {
             runner.run(name, context.0, |store| function.call(store, (context.0, count)))
         }

@@ -19,8 +19,11 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    metrics: Mutex<BTreeMap<(u32, Box<str>), Arc<Metric>>>,
+    metrics: Mutex<ByName>,
 }
+
+/// By kind and name, so that exposition has them in order.
+type ByName = BTreeMap<(u32, Box<str>), Arc<Metric>>;
 
 /// One metric. Changing it takes no lock.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub enum MetricValue {
     /// What was set last.
     Gauge(AtomicU64),
     /// How values are distributed.
-    Histogram(Histogram),
+    Histogram(Box<Histogram>),
 }
 
 /// Counts of values by powers of two: bucket `n` has the values up to `2^n`, the last all others.
@@ -130,7 +133,7 @@ impl Metric {
         let value = match kind {
             MetricKind::Counter => MetricValue::Counter(AtomicU64::new(0)),
             MetricKind::Gauge => MetricValue::Gauge(AtomicU64::new(0)),
-            MetricKind::Histogram => MetricValue::Histogram(Histogram::default()),
+            MetricKind::Histogram => MetricValue::Histogram(Box::default()),
         };
         Self { name: name.into(), value }
     }

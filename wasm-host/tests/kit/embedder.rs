@@ -14,15 +14,16 @@ use leno_wasm_host::{
     MapType, QueueListener, Status, Stream, StreamType, pairs::Pairs,
 };
 
-use crate::case::Pair;
-
-pub type Log = Rc<RefCell<Vec<Pair>>>;
+/// Level and line.
+pub type Log = Rc<RefCell<Vec<(String, String)>>>;
 
 /// What a plugin asked of its host, until the proxy looks.
 #[derive(Default)]
 pub struct Wishes {
     pub calls: Vec<Call>,
     pub tick: Option<Option<Duration>>,
+    /// What happened to gRPC calls, as text.
+    pub grpc: Vec<(CallToken, String)>,
 }
 
 pub struct Call {
@@ -109,35 +110,58 @@ impl Host for KitHost {
         Ok(())
     }
 
-    fn grpc_call(&mut self, _: CallToken, _: GrpcCall<'_>) -> Result<(), Status> {
-        Err(Status::ParseFailure)
+    fn grpc_call(&mut self, token: CallToken, call: GrpcCall<'_>) -> Result<(), Status> {
+        self.start_grpc(token, "call", &call)
     }
 
-    fn grpc_stream(&mut self, _: CallToken, _: GrpcCall<'_>) -> Result<(), Status> {
-        Err(Status::ParseFailure)
+    fn grpc_stream(&mut self, token: CallToken, call: GrpcCall<'_>) -> Result<(), Status> {
+        self.start_grpc(token, "stream", &call)
     }
 
-    fn grpc_send(&mut self, _: CallToken, _: &[u8], _: bool) -> Result<(), Status> {
-        Err(Status::BadArgument)
+    fn grpc_send(&mut self, token: CallToken, message: &[u8], end: bool) -> Result<(), Status> {
+        self.wishes.borrow_mut().grpc.push((token, format!("send {} {end}", text(message))));
+        Ok(())
     }
 
-    fn grpc_end(&mut self, _: CallToken, _: bool) {}
+    fn grpc_end(&mut self, token: CallToken, cancel: bool) {
+        self.wishes.borrow_mut().grpc.push((token, format!("end {cancel}")));
+    }
 
-    fn property(&self, _: &[u8]) -> Result<Cow<'_, [u8]>, Status> {
-        Err(Status::NotFound)
+    fn property(&self, path: &[u8]) -> Result<Cow<'_, [u8]>, Status> {
+        match path {
+            b"of\0host" => Ok(Cow::Borrowed(b"host's")),
+            _ => Err(Status::NotFound),
+        }
     }
 
     fn call_foreign_function(
         &mut self,
-        _: Option<&mut KitStream>,
-        _: &[u8],
-        _: &[u8],
+        stream: Option<&mut KitStream>,
+        name: &[u8],
+        arguments: &[u8],
     ) -> Result<Vec<u8>, Status> {
-        Err(Status::NotFound)
+        match name {
+            b"echo" => Ok([arguments, if stream.is_some() { b"+stream" } else { b"" }].concat()),
+            b"panic" => panic!("in the embedder"),
+            _ => Err(Status::NotFound),
+        }
     }
 
     fn queue_listener(&self) -> Arc<dyn QueueListener> {
         self.queues.clone()
+    }
+}
+
+impl KitHost {
+    fn start_grpc(&self, token: CallToken, kind: &str, call: &GrpcCall<'_>) -> Result<(), Status> {
+        if call.upstream != b"grpc" {
+            return Err(Status::ParseFailure);
+        }
+        let [service, method, message] = [call.service, call.method, call.message].map(text);
+        let metadata: Vec<_> = owned(call.metadata).iter().map(|(name, _)| text(name)).collect();
+        let what = format!("{kind} {service}/{method} {metadata:?} {message} {:?}", call.timeout);
+        self.wishes.borrow_mut().grpc.push((token, what));
+        Ok(())
     }
 }
 
@@ -156,10 +180,15 @@ pub struct KitStream {
     pub local: Option<Local>,
     pub continued: [bool; 4],
     pub closed: Option<StreamType>,
-    properties: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub properties: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl KitStream {
+    /// How many headers the request has.
+    pub fn header_count(&self) -> usize {
+        self.maps[0].as_ref().map_or(0, Vec::len)
+    }
+
     fn map(&self, map: MapType) -> &[(Vec<u8>, Vec<u8>)] {
         self.maps[map as usize].as_deref().unwrap_or_default()
     }

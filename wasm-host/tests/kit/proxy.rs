@@ -400,7 +400,7 @@ impl<'a> Proxy<'a> {
     /// Starts what plugins asked for.
     fn grant_wishes(&mut self) {
         for at in 0..self.filters.len() {
-            let Wishes { calls, tick } = self.filters[at].wishes.take();
+            let Wishes { calls, tick, .. } = self.filters[at].wishes.take();
             for call in calls {
                 self.call_service(at, call);
             }

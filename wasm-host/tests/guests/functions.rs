@@ -1,0 +1,491 @@
+//! Every function of `env.`: what it answers and what it does.
+
+use leno_wasm_host::{CallToken, HttpCallResponse, PluginSettings, Shared, StreamType};
+
+use crate::{
+    embedder::text as lossy,
+    script::{Guest, Int, Long, Number, Out, Script, list, number, status, text},
+};
+
+fn lines<const N: usize>(lines: [&str; N]) -> Vec<String> {
+    lines.map(str::to_owned).to_vec()
+}
+
+#[test]
+fn log_and_level() {
+    let seen = Script::new()
+        .call("proxy_log", &[Int(4), text("hello")])
+        .call("proxy_log", &[Int(6), text("no such level")])
+        .call("proxy_log", &[Int(2), Int(u32::MAX), Int(9)])
+        .call("proxy_get_log_level", &[Number])
+        .call("proxy_get_log_level", &[Int(u32::MAX)])
+        .log();
+    assert_eq!(seen, ["hello", "0", "2", "6", "0", &number(0), "6"]);
+}
+
+#[test]
+fn a_line_is_cut_to_its_limit() {
+    let mut settings = PluginSettings::default();
+    settings.limits.log_line_bytes = 4;
+    let script = Script::new().call("proxy_log", &[Int(2), text("123456")]);
+    let seen = script.start_with(settings).unwrap().request_log();
+    assert_eq!(seen, ["1234", "0"]);
+}
+
+#[test]
+fn time_and_timer() {
+    let mut guest = Script::new()
+        .call("proxy_get_current_time_nanoseconds", &[Number])
+        .call("proxy_set_tick_period_milliseconds", &[Int(20)])
+        .start();
+    guest.request().1.unwrap();
+    let seen = guest.lines();
+    assert_eq!((&seen[0][..], &seen[2][..]), ("0", "0"));
+    assert_ne!(seen[1], number(0));
+    let period = guest.wishes.borrow_mut().tick.take();
+    assert_eq!(period, Some(Some(std::time::Duration::from_millis(20))));
+}
+
+#[test]
+fn the_timer_can_be_stopped() {
+    let mut guest = Script::new().call("proxy_set_tick_period_milliseconds", &[Int(0)]).start();
+    guest.request().1.unwrap();
+    assert_eq!(guest.wishes.borrow_mut().tick.take(), Some(None));
+}
+
+#[test]
+fn header_values() {
+    let seen = Script::new()
+        .call("proxy_get_header_map_value", &[Int(0), text("X-A"), Out])
+        .call("proxy_get_header_map_value", &[Int(0), text("Host"), Out])
+        .call("proxy_get_header_map_value", &[Int(0), text("none"), Out])
+        .call("proxy_get_header_map_value", &[Int(2), text("x-a"), Out])
+        .call("proxy_get_header_map_value", &[Int(8), text("x-a"), Out])
+        .call("proxy_get_header_map_size", &[Int(0), Number])
+        .call("proxy_get_header_map_size", &[Int(6), Number])
+        .log();
+    let size = ":path/p:authorityherex-a1".len() as u64;
+    let expected = ["0", "1", "0", "here", "1", "2", "2", "0", &number(size), "2", &number(0)];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn in_0_1_0_an_absent_value_is_empty() {
+    let seen = Script::new()
+        .abi("proxy_abi_version_0_1_0")
+        .call("proxy_get_header_map_value", &[Int(0), text("none"), Out])
+        .log();
+    assert_eq!(seen, ["0", ""]);
+}
+
+#[test]
+fn header_changes() {
+    let mut guest = Script::new()
+        .call("proxy_add_header_map_value", &[Int(0), text("X-B"), text("2")])
+        .call("proxy_replace_header_map_value", &[Int(0), text("host"), text("there")])
+        .call("proxy_remove_header_map_value", &[Int(0), text("X-A")])
+        .call("proxy_remove_header_map_value", &[Int(0), text("none")])
+        .call("proxy_add_header_map_value", &[Int(2), text("x"), text("y")])
+        .call("proxy_get_header_map_pairs", &[Int(0), Out])
+        .call("proxy_get_header_map_pairs", &[Int(3), Out])
+        .call("proxy_get_header_map_pairs", &[Int(9), Out])
+        .start();
+    let (context, action) = guest.request();
+    action.unwrap();
+    let headers = [(":path", "/p"), (":authority", "there"), ("x-b", "2")];
+    let bytes = leno_wasm_host::pairs::encode(
+        headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+    );
+    assert_eq!(guest.lines(), ["0", "0", "0", "0", "2", "0", &lossy(&bytes), "0", "", "2"]);
+    let stream = guest.instance.stream(context).unwrap();
+    assert_eq!(stream.maps[0].as_ref().unwrap().len(), 3);
+}
+
+#[test]
+fn all_headers_at_once() {
+    let mut guest = Script::new()
+        .call("proxy_set_header_map_pairs", &[Int(0), text("no list at all")])
+        .call("proxy_set_header_map_pairs", &[Int(2), list(&[("a", "b")])])
+        .call("proxy_set_header_map_pairs", &[Int(0), list(&[(":path", "/new")])])
+        .start();
+    let (context, action) = guest.request();
+    action.unwrap();
+    assert_eq!(guest.lines(), ["2", "2", "0"]);
+    let headers = guest.instance.stream(context).unwrap().maps[0].clone().unwrap();
+    assert_eq!(headers, [(b":path".to_vec(), b"/new".to_vec())]);
+}
+
+#[test]
+fn buffers() {
+    let body = "proxy_on_request_body";
+    let mut guest = Script::new()
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(0), Int(1), Int(3), Out])
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(0), Int(9), Int(3), Out])
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(0), Int(1), Int(u32::MAX), Out])
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(1), Int(0), Int(3), Out])
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(4), Int(0), Int(3), Out])
+        .call_in(body, "env", "proxy_get_buffer_bytes", &[Int(9), Int(0), Int(3), Out])
+        .call_in(body, "env", "proxy_get_buffer_status", &[Int(0), Number, Int(40)])
+        .call_in(body, "env", "proxy_set_buffer_bytes", &[Int(0), Int(0), Int(2), text("HE")])
+        .call_in(body, "env", "proxy_set_buffer_bytes", &[Int(0), Int(5), Int(0), text("!")])
+        .call_in(body, "env", "proxy_set_buffer_bytes", &[Int(0), Int(2), Int(1), text("?")])
+        .call_in(body, "env", "proxy_set_buffer_bytes", &[Int(1), Int(0), Int(0), text("?")])
+        .call_in(body, "env", "proxy_set_buffer_bytes", &[Int(6), Int(0), Int(0), text("?")])
+        .start();
+    let (context, action) = guest.request();
+    action.unwrap();
+    guest.instance.stream_mut(context).unwrap().buffers[0] = b"hello".to_vec();
+    guest.instance.on_request_body(context, 5, false).unwrap();
+    let expected =
+        ["0", "ell", "0", "", "2", "0", "", "1", "2", "0", &number(5), "0", "0", "2", "2", "2"];
+    assert_eq!(guest.lines(), expected);
+    assert_eq!(guest.instance.stream(context).unwrap().buffers[0], b"HEllo!");
+}
+
+#[test]
+fn configurations() {
+    let settings = PluginSettings {
+        configuration: b"plugin's".to_vec(),
+        vm_configuration: b"machine's".to_vec(),
+        ..PluginSettings::default()
+    };
+    let bytes = |buffer| [Int(buffer), Int(0), Int(99), Out];
+    let (start, configure) = ("proxy_on_vm_start", "proxy_on_configure");
+    let guest = Script::new()
+        .call_in(start, "env", "proxy_get_buffer_bytes", &bytes(6))
+        .call_in(start, "env", "proxy_get_buffer_bytes", &bytes(7))
+        .call_in(start, "env", "proxy_get_configuration", &[Out])
+        .call_in(configure, "env", "proxy_get_buffer_bytes", &bytes(7))
+        .call_in(configure, "env", "proxy_get_configuration", &[Out])
+        .start_with(settings)
+        .unwrap();
+    let expected = ["0", "machine's", "1", "0", "machine's", "0", "plugin's", "0", "plugin's"];
+    assert_eq!(guest.lines(), expected);
+}
+
+#[test]
+fn local_responses() {
+    let headers = list(&[("x", "y")]);
+    let send =
+        |code: u32, grpc: u32| [Int(code), text("why"), text("body"), headers.clone(), Int(grpc)];
+    let mut guest = Script::new()
+        .call("proxy_send_local_response", &send(418, u32::MAX))
+        .call("proxy_send_local_response", &send(419, 7))
+        .start();
+    let (context, action) = guest.request();
+    action.unwrap();
+    assert_eq!(guest.lines(), ["0", "0"]);
+    let local = guest.instance.stream_mut(context).unwrap().local.take().unwrap();
+    assert_eq!((local.status, &local.body[..], local.grpc_status), (418, &b"body"[..], None));
+    assert_eq!(local.headers, [(b"x".to_vec(), b"y".to_vec())]);
+}
+
+#[test]
+fn streams_are_closed() {
+    let mut guest = Script::new()
+        .call("proxy_close_stream", &[Int(4)])
+        .call("proxy_close_stream", &[Int(1)])
+        .start();
+    let (context, action) = guest.request();
+    action.unwrap();
+    assert_eq!(guest.lines(), ["2", "0"]);
+    let closed = guest.instance.stream(context).unwrap().closed;
+    assert_eq!(closed, Some(StreamType::Response));
+}
+
+#[test]
+fn http_calls_and_their_answers() {
+    let headers = list(&[(":method", "GET"), (":path", "/"), (":authority", "a")]);
+    let call = |upstream: &str, headers, timeout| {
+        [text(upstream), headers, text("body"), list(&[]), Int(timeout), Number]
+    };
+    let answer = "proxy_on_http_call_response";
+    let mut guest = Script::new()
+        .call("proxy_http_call", &call("callout", headers.clone(), 10))
+        .call("proxy_http_call", &call("nowhere", headers.clone(), 10))
+        .call("proxy_http_call", &call("callout", list(&[(":path", "/")]), 10))
+        .call("proxy_http_call", &call("callout", headers, u32::MAX))
+        .call_in(answer, "env", "proxy_get_header_map_value", &[Int(6), text(":Status"), Out])
+        .call_in(answer, "env", "proxy_get_header_map_value", &[Int(7), text("t"), Out])
+        .call_in(answer, "env", "proxy_get_header_map_size", &[Int(6), Number])
+        .call_in(answer, "env", "proxy_add_header_map_value", &[Int(6), text("a"), text("b")])
+        .call_in(answer, "env", "proxy_get_buffer_bytes", &[Int(4), Int(0), Int(9), Out])
+        .call_in(answer, "env", "proxy_get_status", &[Number, Out])
+        .start();
+    let (_, action) = guest.request();
+    action.unwrap();
+    let (none, four) = (number(0), number(4));
+    assert_eq!(guest.lines(), ["0", &four, "2", &none, "2", &none, "2", &none]);
+    let calls = std::mem::take(&mut guest.wishes.borrow_mut().calls);
+    assert_eq!(calls.len(), 1);
+    let response = HttpCallResponse {
+        headers: vec![(b":status".to_vec(), b"200".to_vec())],
+        body: b"answer".to_vec(),
+        trailers: vec![(b"t".to_vec(), b"u".to_vec())],
+    };
+    let token = calls[0].token;
+    guest.instance.on_http_call_response(token, response.clone()).unwrap();
+    let expected =
+        ["0", "200", "0", "u", "0", &number(10), "2", "0", "answer", "0", "", &number(0)];
+    assert_eq!(guest.lines(), expected);
+    guest.instance.on_http_call_response(token, response).unwrap();
+    assert!(guest.lines().is_empty(), "a call is answered once");
+}
+
+#[test]
+fn grpc_calls() {
+    let mut guest = grpc_script().start();
+    let (_, action) = guest.request();
+    action.unwrap();
+    let (unary, stream) = (1 << 2 | 1, 3 << 2 | 2);
+    let expected = [
+        "0",
+        &number(unary),
+        "4",
+        &number(0),
+        "0",
+        &number(stream),
+        "0",
+        "1",
+        "2",
+        "0",
+        "1",
+        "1",
+        "2",
+        "0",
+    ];
+    assert_eq!(guest.lines(), expected);
+    let grpc = std::mem::take(&mut guest.wishes.borrow_mut().grpc);
+    let told: Vec<_> = grpc.iter().map(|(token, what)| (token.number(), &what[..])).collect();
+    let expected = [
+        (unary as u32, "call s/m [\"k\"] hi 7ms"),
+        (stream as u32, "stream s/m [\"k\"]  0ns"),
+        (stream as u32, "send one true"),
+        (stream as u32, "end false"),
+        (unary as u32, "end true"),
+    ];
+    assert_eq!(told, expected);
+    grpc_answers(&mut guest, grpc[1].0);
+}
+
+fn grpc_script() -> Script {
+    let names = |upstream: &str| [text(upstream), text("s"), text("m"), list(&[("k", "v")])];
+    let unary = |upstream| [&names(upstream)[..], &[text("hi"), Int(7), Number]].concat();
+    let (unary_token, stream_token) = (1 << 2 | 1, 3 << 2 | 2);
+    let script = Script::new()
+        .call("proxy_grpc_call", &unary("grpc"))
+        .call("proxy_grpc_call", &unary("nowhere"))
+        .call("proxy_grpc_stream", &[&names("grpc")[..], &[Number]].concat())
+        .call("proxy_grpc_send", &[Int(stream_token), text("one"), Int(1)])
+        .call("proxy_grpc_send", &[Int(99 << 2 | 2), text("one"), Int(1)])
+        .call("proxy_grpc_send", &[Int(unary_token), text("one"), Int(1)])
+        .call("proxy_grpc_close", &[Int(stream_token)])
+        .call("proxy_grpc_close", &[Int(99 << 2 | 1)])
+        .call("proxy_grpc_cancel", &[Int(99 << 2 | 2)])
+        .call("proxy_grpc_cancel", &[Int(4)])
+        .call("proxy_grpc_cancel", &[Int(unary_token)]);
+    let value = |map: u32| [Int(map), text("m"), Out];
+    script
+        .call_in(
+            "proxy_on_grpc_receive_initial_metadata",
+            "env",
+            "proxy_get_header_map_value",
+            &value(4),
+        )
+        .call_in(
+            "proxy_on_grpc_receive_trailing_metadata",
+            "env",
+            "proxy_get_header_map_value",
+            &value(5),
+        )
+        .call_in(
+            "proxy_on_grpc_receive",
+            "env",
+            "proxy_get_buffer_bytes",
+            &[Int(5), Int(0), Int(9), Out],
+        )
+        .call_in("proxy_on_grpc_close", "env", "proxy_get_status", &[Number, Out])
+}
+
+fn grpc_answers(guest: &mut Guest, token: CallToken) {
+    let metadata = || vec![(b"m".to_vec(), b"value".to_vec())];
+    guest.instance.on_grpc_initial_metadata(token, metadata()).unwrap();
+    guest.instance.on_grpc_message(token, b"reply".to_vec()).unwrap();
+    guest.instance.on_grpc_trailing_metadata(token, metadata()).unwrap();
+    guest.instance.on_grpc_close(token, 5, b"not found".to_vec()).unwrap();
+    let expected = ["0", "value", "0", "reply", "0", "value", "0", "not found", &number(5)];
+    assert_eq!(guest.lines(), expected);
+    guest.instance.on_grpc_message(token, b"late".to_vec()).unwrap();
+    assert!(guest.lines().is_empty(), "nothing is told after the end");
+}
+
+#[test]
+fn shared_data() {
+    let seen = Script::new()
+        .call("proxy_get_shared_data", &[text("k"), Out, Number])
+        .call("proxy_set_shared_data", &[text("k"), text("one"), Int(0)])
+        .call("proxy_get_shared_data", &[text("k"), Out, Number])
+        .call("proxy_set_shared_data", &[text("k"), text("two"), Int(9)])
+        .call("proxy_set_shared_data", &[text("k"), text("two"), Int(1)])
+        .log();
+    let (none, one) = (number(0), number(1));
+    assert_eq!(seen, ["1", &none, "0", "0", "one", &one, "8", "0"]);
+}
+
+#[test]
+fn shared_data_is_deleted_and_expires() {
+    let later = [&600_000_u64.to_le_bytes()[..], b"k"].concat();
+    let now = [&0_u64.to_le_bytes()[..], b"k"].concat();
+    let foreign = |name: &str, arguments: &[u8]| {
+        [text(name), crate::script::Arg::Bytes(arguments.to_vec()), Out]
+    };
+    let (expire, delete) = ("leno_shared_data_expire", "leno_shared_data_delete");
+    let seen = Script::new()
+        .call("proxy_set_shared_data", &[text("k"), text("one"), Int(0)])
+        .call("proxy_call_foreign_function", &foreign(expire, &later))
+        .call("proxy_get_shared_data", &[text("k"), Out, Int(40)])
+        .call("proxy_call_foreign_function", &foreign(expire, &now))
+        .call("proxy_get_shared_data", &[text("k"), Out, Int(40)])
+        .call("proxy_call_foreign_function", &foreign(expire, b"short"))
+        .call("proxy_set_shared_data", &[text("k"), text("two"), Int(0)])
+        .call("proxy_call_foreign_function", &foreign(delete, b"k"))
+        .call("proxy_call_foreign_function", &foreign(delete, b"k"))
+        .log();
+    assert_eq!(seen, ["0", "0", "", "0", "one", "0", "", "1", "2", "0", "0", "", "1"]);
+}
+
+#[test]
+fn shared_queues_across_plugins() {
+    let shared = Shared::default();
+    let settings = |vm_id: &str| PluginSettings {
+        vm_id: vm_id.to_owned(),
+        shared: shared.clone(),
+        ..PluginSettings::default()
+    };
+    let mut consumer = Script::new()
+        .call_in("proxy_on_configure", "env", "proxy_register_shared_queue", &[text("q"), Number])
+        .call_in("proxy_on_queue_ready", "env", "proxy_dequeue_shared_queue", &[Int(1), Out])
+        .start_with(settings("consumer"))
+        .unwrap();
+    let mut producer = Script::new()
+        .call("proxy_resolve_shared_queue", &[text("consumer"), text("q"), Number])
+        .call("proxy_resolve_shared_queue", &[text(""), text("q"), Number])
+        .call("proxy_enqueue_shared_queue", &[Int(1), text("item")])
+        .call("proxy_enqueue_shared_queue", &[Int(7), text("item")])
+        .start_with(settings("producer"))
+        .unwrap();
+    producer.request().1.unwrap();
+    let (none, one) = (number(0), number(1));
+    assert_eq!(producer.lines(), ["0", &one, "1", &none, "0", "1"]);
+    assert_eq!(consumer.lines(), ["0", &one]);
+    let ready = std::mem::take(&mut *consumer.queues.0.lock().unwrap());
+    assert_eq!(ready, [1]);
+    consumer.instance.on_queue_ready(1).unwrap();
+    consumer.instance.on_queue_ready(1).unwrap();
+    assert_eq!(consumer.lines(), ["0", "item", "7"]);
+}
+
+#[test]
+fn metrics() {
+    let shared = Shared::default();
+    let settings = PluginSettings { shared: shared.clone(), ..PluginSettings::default() };
+    let mut guest = Script::new()
+        .call("proxy_define_metric", &[Int(0), text("requests"), Number])
+        .call("proxy_define_metric", &[Int(0), text("requests"), Number])
+        .call("proxy_define_metric", &[Int(3), text("requests"), Number])
+        .call("proxy_increment_metric", &[Int(4), Long(3)])
+        .call("proxy_increment_metric", &[Int(4), Long(-3)])
+        .call("proxy_record_metric", &[Int(4), Long(2)])
+        .call("proxy_get_metric", &[Int(4), Number])
+        .call("proxy_get_metric", &[Int(5), Number])
+        .call("proxy_record_metric", &[Int(0xfffc), Long(2)])
+        .start_with(settings)
+        .unwrap();
+    guest.request().1.unwrap();
+    let (none, four, five) = (number(0), number(4), number(5));
+    let expected = ["0", &four, "0", &four, "2", &none, "0", "2", "0", "0", &five, "1", &none, "1"];
+    assert_eq!(guest.lines(), expected);
+    assert_eq!(shared.metrics.all()[0].name(), "requests");
+}
+
+#[test]
+fn metrics_are_bounded() {
+    let mut settings = PluginSettings::default();
+    settings.limits.metrics = 1;
+    let script = Script::new()
+        .call("proxy_define_metric", &[Int(0), text("a"), Int(40)])
+        .call("proxy_define_metric", &[Int(1), text("b"), Int(40)]);
+    let seen = script.start_with(settings).unwrap().request_log();
+    assert_eq!(seen, [status(0), status(10)]);
+}
+
+#[test]
+fn calls_are_bounded() {
+    let mut settings = PluginSettings::default();
+    settings.limits.calls = 1;
+    let headers = list(&[(":method", "GET"), (":path", "/"), (":authority", "a")]);
+    let call = [text("callout"), headers, text(""), list(&[]), Int(1), Int(40)];
+    let script = Script::new().call("proxy_http_call", &call).call("proxy_http_call", &call);
+    let seen = script.start_with(settings).unwrap().request_log();
+    assert_eq!(seen, [status(0), status(10)]);
+}
+
+#[test]
+fn properties() {
+    let settings = PluginSettings {
+        name: "n".to_owned(),
+        root_id: "r".to_owned(),
+        vm_id: "v".to_owned(),
+        ..PluginSettings::default()
+    };
+    let property = |path: &str| [text(path), Out];
+    let mut guest = Script::new()
+        .call("proxy_get_property", &property("plugin_name"))
+        .call("proxy_get_property", &property("plugin_root_id"))
+        .call("proxy_get_property", &property("plugin_vm_id"))
+        .call("proxy_get_property", &property("of\0host"))
+        .call("proxy_set_property", &[text("mine"), text("value")])
+        .call("proxy_get_property", &property("mine"))
+        .call_in("proxy_on_tick", "env", "proxy_get_property", &property("of\0host"))
+        .call_in("proxy_on_tick", "env", "proxy_set_property", &[text("mine"), text("value")])
+        .start_with(settings)
+        .unwrap();
+    guest.request().1.unwrap();
+    let expected = lines(["0", "n", "0", "r", "0", "v", "1", "0", "0", "value"]);
+    assert_eq!(guest.lines(), expected);
+    guest.instance.on_tick().unwrap();
+    assert_eq!(guest.lines(), ["0", "host's", "1"]);
+}
+
+#[test]
+fn foreign_functions() {
+    let echo = [text("echo"), text("hi"), Out];
+    let mut guest = Script::new()
+        .call("proxy_call_foreign_function", &echo)
+        .call("proxy_call_foreign_function", &[text("none"), text("hi"), Out])
+        .call("proxy_call_foreign_function", &[text("clear_route_cache"), text(""), Out])
+        .call("proxy_clear_route_cache", &[])
+        .call_in("proxy_on_tick", "env", "proxy_call_foreign_function", &echo)
+        .call_in(
+            "proxy_on_foreign_function",
+            "env",
+            "proxy_get_buffer_bytes",
+            &[Int(8), Int(0), Int(99), Out],
+        )
+        .start();
+    guest.request().1.unwrap();
+    assert_eq!(guest.lines(), ["0", "hi+stream", "1", "0", "", "0"]);
+    guest.instance.on_tick().unwrap();
+    assert_eq!(guest.lines(), ["0", "hi"]);
+    guest.instance.on_foreign_function(3, b"arguments".to_vec()).unwrap();
+    assert_eq!(guest.lines(), ["0", "arguments"]);
+}
+
+#[test]
+fn what_em_plus_plus_imports_is_there() {
+    let script = Script::new().call("pthread_equal", &[Int(3), Int(3)]);
+    let import = "(import \"env\" \"emscripten_notify_memory_growth\" (func (param i32)))";
+    let text = script.text().replacen("(module", &format!("(module {import}"), 1);
+    let guest = Guest::start(&text, PluginSettings::default()).unwrap();
+    assert_eq!(guest.request_log(), ["1"]);
+}
