@@ -146,7 +146,9 @@ pub trait Stream: 'static {
     /// Ends the stream at once.
     fn close_stream(&mut self, direction: StreamType);
 
-    /// The value of a property, as bytes: strings as they are, integers as `i64` little endian, booleans
+    /// The value of a property that does not follow from headers: those that do (`request.path`,
+    /// `request.headers.x`, `response.headers` and their like), the plugin's names and whole objects
+    /// are answered before. `path` is the guest's: segments, joined by zero bytes. Bytes are: strings as they are, integers as `i64` little endian, booleans
     /// as one byte, times and durations as `i64` nanoseconds, maps as pairs.
     ///
     /// # Errors

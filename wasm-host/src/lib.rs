@@ -27,6 +27,7 @@ mod limits;
 mod module;
 pub mod pairs;
 mod plugin;
+mod properties;
 mod shared;
 mod state;
 mod wasi;

@@ -7,6 +7,7 @@ use crate::{
     abi::Status,
     embedder::{Host, Stream},
     guest::GuestSlice,
+    properties,
     state::State,
 };
 
@@ -46,8 +47,14 @@ impl<H: Host> State<H> {
             return Ok(());
         }
         let context = self.streams.get(&self.effective.unwrap_or(self.current));
+        if properties::is_object(path, context.is_some()) {
+            return Err(Status::SerializationFailure);
+        }
         let value = match context {
-            Some(context) => context.stream.property(path)?,
+            Some(context) => match properties::of_headers(&context.stream, path, out) {
+                Some(answer) => return answer,
+                None => context.stream.property(path)?,
+            },
             None => self.host.property(path)?,
         };
         out.extend_from_slice(&value);

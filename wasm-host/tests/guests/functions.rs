@@ -218,6 +218,8 @@ fn http_calls_and_their_answers() {
     assert_eq!(guest.lines(), ["0", &four, "2", &none, "2", &none, "2", &none]);
     let calls = std::mem::take(&mut guest.wishes.borrow_mut().calls);
     assert_eq!(calls.len(), 1);
+    assert_eq!((calls[0].headers.len(), &calls[0].body[..]), (3, &b"body"[..]));
+    assert_eq!(calls[0].timeout, std::time::Duration::from_millis(10));
     let response = HttpCallResponse {
         headers: vec![(b":status".to_vec(), b"200".to_vec())],
         body: b"answer".to_vec(),
@@ -455,6 +457,32 @@ fn properties() {
     assert_eq!(guest.lines(), expected);
     guest.instance.on_tick().unwrap();
     assert_eq!(guest.lines(), ["0", "host's", "1"]);
+}
+
+#[test]
+fn properties_that_follow_from_headers() {
+    let property = |path: &str| [text(path), Out];
+    let mut guest = Script::new()
+        .call("proxy_add_header_map_value", &[Int(0), text("x-a"), text("2")])
+        .call("proxy_replace_header_map_value", &[Int(0), text(":path"), text("/p?q=1?2")])
+        .call("proxy_get_property", &property("request\0path"))
+        .call("proxy_get_property", &property("request\0url_path"))
+        .call("proxy_get_property", &property("request\0query"))
+        .call("proxy_get_property", &property("request\0host"))
+        .call("proxy_get_property", &property("request\0method"))
+        .call("proxy_get_property", &property("request\0headers\0X-A"))
+        .call("proxy_get_property", &property("request\0headers\0none"))
+        .call("proxy_get_property", &property("response\0headers"))
+        .call("proxy_get_property", &property("request"))
+        .call("proxy_get_property", &property(""))
+        .call("proxy_get_property", &property("request\0path\0more"))
+        .start();
+    guest.request().1.unwrap();
+    let expected = [
+        "0", "0", "0", "/p?q=1?2", "0", "/p", "0", "q=1?2", "0", "here", "1", "0", "1,2", "1", "0",
+        "\0\0\0\0", "3", "3", "1",
+    ];
+    assert_eq!(guest.lines(), expected);
 }
 
 #[test]

@@ -150,10 +150,7 @@ fn with_allocator(body: &str) -> Script {
 }
 
 fn named() -> PluginSettings {
-    limited(|settings| {
-        settings.name = "n".to_owned();
-        settings.limits.deadline = Duration::from_millis(5);
-    })
+    limited(|settings| settings.name = "n".to_owned())
 }
 
 #[test]
@@ -162,7 +159,9 @@ fn allocators_that_break() {
         ("(unreachable)", FaultKind::Trap),
         ("(loop $again (br $again)) (i32.const 0)", FaultKind::Deadline),
     ] {
-        breaks(&mut with_allocator(body).start_with(named()).unwrap(), kind);
+        let mut settings = named();
+        settings.limits.deadline = Duration::from_millis(5);
+        breaks(&mut with_allocator(body).start_with(settings).unwrap(), kind);
     }
 }
 

@@ -2,9 +2,14 @@
 
 use leno_wasm_host::{Action, ClosedBy, Status, StreamType};
 
+use crate::embedder::KitStream;
 use crate::script::{Guest, Int, Number, Out, Script, list, number, status, text};
 
 const HEADERS: &str = "proxy_on_request_headers";
+
+fn header_count(stream: &KitStream) -> usize {
+    stream.maps[0].as_ref().map_or(0, Vec::len)
+}
 
 #[test]
 fn actions_of_headers_and_bodies() {
@@ -52,7 +57,7 @@ fn a_paused_stream_can_be_changed_and_continued_by_the_timer() {
     assert_eq!(guest.lines(), ["2", "0", "0", "0", "2", "0"]);
     let stream = guest.instance.stream_mut(context).unwrap();
     assert!(std::mem::take(&mut stream.continued[StreamType::Request as usize]));
-    assert_eq!(stream.header_count(), 4);
+    assert_eq!(header_count(stream), 4);
     // Nothing is paused any more: continuing does nothing.
     guest.instance.on_tick().unwrap();
     assert!(!guest.instance.stream(context).unwrap().continued[0]);
@@ -99,7 +104,7 @@ fn maps_close_when_headers_have_passed() {
     let (stream, told) = guest.instance.finish(context);
     told.unwrap();
     assert_eq!(guest.lines(), ["2", "2", "0", "1", "2", "2", "2"]);
-    assert_eq!(stream.unwrap().header_count(), 3);
+    assert_eq!(header_count(&stream.unwrap()), 3);
     assert_eq!(guest.instance.contexts(), 0);
 }
 

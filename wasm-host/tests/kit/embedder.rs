@@ -184,11 +184,6 @@ pub struct KitStream {
 }
 
 impl KitStream {
-    /// How many headers the request has.
-    pub fn header_count(&self) -> usize {
-        self.maps[0].as_ref().map_or(0, Vec::len)
-    }
-
     fn map(&self, map: MapType) -> &[(Vec<u8>, Vec<u8>)] {
         self.maps[map as usize].as_deref().unwrap_or_default()
     }

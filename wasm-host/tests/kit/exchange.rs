@@ -91,8 +91,8 @@ impl Proxy<'_> {
         }
         let Some(at) = at.filter(|at| *at < self.filters.len()) else {
             return match direction {
-                Direction::Request => self.to_upstream(x, item),
-                Direction::Response => self.to_client(x, item),
+                Direction::Request => self.reach_upstream(x, item),
+                Direction::Response => self.reach_client(x, item),
             };
         };
         if self.exchanges[x].bypassed[at] || !self.ensure_context(x, at) {
@@ -336,7 +336,7 @@ impl Proxy<'_> {
         self.answer_locally(x, local, from);
     }
 
-    fn to_upstream(&mut self, x: usize, item: Item) {
+    fn reach_upstream(&mut self, x: usize, item: Item) {
         let last = self.filters.len().checked_sub(1);
         let exchange = &mut self.exchanges[x];
         match item {
@@ -361,7 +361,7 @@ impl Proxy<'_> {
         }
     }
 
-    fn to_client(&mut self, x: usize, item: Item) {
+    fn reach_client(&mut self, x: usize, item: Item) {
         let exchange = &mut self.exchanges[x];
         match item {
             Item::Head(mut headers, end) => {

@@ -3,9 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use leno_wasm_host::{Engine, EngineSettings, Module, Plugin, PluginSettings, Shared};
+use leno_wasm_host::{Engine, EngineSettings, Limits, Module, Plugin, PluginSettings, Shared};
 
 use self::{
     case::{Case, Observation, Pair},
@@ -54,6 +54,11 @@ pub struct Seen {
 
 fn plugins(case: &Case, modules: &HashMap<String, Module>) -> Vec<Plugin<KitHost>> {
     let shared = Shared::default();
+    // Only two cases are about the deadline; the others must not fail because the machine is busy.
+    let limits = match &case.name[..] {
+        "fault_loop" | "fault_spin" => Limits::default(),
+        _ => Limits { deadline: Duration::from_secs(60), ..Limits::default() },
+    };
     let environment: Vec<_> = case.env.clone().into_iter().collect();
     let first = PluginSettings {
         name: case.plugin_name.clone().unwrap_or_else(|| "oracle".to_owned()),
@@ -62,6 +67,7 @@ fn plugins(case: &Case, modules: &HashMap<String, Module>) -> Vec<Plugin<KitHost
         configuration: case.config.clone().into_bytes(),
         vm_configuration: case.vm_config.clone().into_bytes(),
         environment,
+        limits: limits.clone(),
         shared: shared.clone(),
         ..PluginSettings::default()
     };
@@ -71,6 +77,7 @@ fn plugins(case: &Case, modules: &HashMap<String, Module>) -> Vec<Plugin<KitHost
             root_id: extra.root_id.clone(),
             vm_id: extra.vm_id.clone(),
             configuration: extra.config.clone().into_bytes(),
+            limits: limits.clone(),
             shared: shared.clone(),
             ..PluginSettings::default()
         };
