@@ -133,3 +133,29 @@ impl std::fmt::Debug for Engine {
         formatter.debug_struct("Engine").field("settings", &self.inner.settings).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_rounded_up_to_ticks() {
+        let settings =
+            EngineSettings { tick: Duration::from_millis(10), ..EngineSettings::default() };
+        let engine = Engine::new(settings).unwrap();
+        for (milliseconds, ticks) in [(0, 2), (1, 2), (10, 2), (11, 3), (50, 6)] {
+            let found = engine.ticks(Duration::from_millis(milliseconds));
+            assert_eq!(found, ticks, "{milliseconds}");
+        }
+        assert!(engine.ticks(Duration::MAX) > 1 << 60);
+    }
+
+    #[test]
+    fn the_clock_runs_only_while_there_are_instances() {
+        let engine = Engine::new(EngineSettings::default()).unwrap();
+        let running = engine.ticker().run();
+        assert_eq!(engine.ticker().instances(), 1);
+        drop(running);
+        assert_eq!(engine.ticker().instances(), 0);
+    }
+}

@@ -11,7 +11,7 @@ use self::{
 use crate::{
     abi::{BufferType, ContextId},
     embedder::Host,
-    fault::Fault,
+    fault::{Exit, Fault},
     limits::Limiter,
     module::LoadError,
     plugin::Plugin,
@@ -234,7 +234,7 @@ fn instantiate<H: Host>(runner: &mut Runner<H>, plugin: &Plugin<H>) -> Result<Ex
     let mut no_room = None;
     let instance = runner.run("instantiate", 0, |store| {
         plugin.linked().instantiate(&mut *store).inspect_err(|error| {
-            let trapped = error.is::<wasmtime::Trap>();
+            let trapped = error.is::<wasmtime::Trap>() || error.is::<Exit>();
             no_room = (!trapped).then(|| format!("{error:#}"));
         })
     });

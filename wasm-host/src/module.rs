@@ -177,6 +177,3 @@ impl fmt::Debug for Module {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,7 +23,7 @@ pub(crate) fn of_headers(
     let mut segments = path.splitn(3, |byte| *byte == 0);
     let (object, member, key) = (segments.next()?, segments.next()?, segments.next());
     let value = |name: &[u8]| stream.header(MapType::RequestHeaders, name);
-    let path = || value(b":path").map(|path| split_query(path));
+    let path = || value(b":path").map(split_query);
     let found = match (object, member, key) {
         (_, b"headers" | b"trailers", key) => {
             return Some(member_of_map(stream, map_of(object, member)?, key, out));

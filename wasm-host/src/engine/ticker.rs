@@ -52,6 +52,11 @@ impl Ticker {
         self.shared.change(|state| state.instances += 1);
         Running { shared: self.shared.clone() }
     }
+
+    #[cfg(test)]
+    pub(crate) fn instances(&self) -> usize {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).instances
+    }
 }
 
 impl Shared {

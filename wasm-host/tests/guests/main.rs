@@ -5,6 +5,7 @@
 #[path = "../kit/embedder.rs"]
 mod embedder;
 
+mod calls;
 mod functions;
 mod isolation;
 mod lifecycle;

@@ -20,6 +20,7 @@ mod exchange;
 mod modules;
 mod origin;
 mod proxy;
+mod services;
 mod tcp;
 
 /// Milliseconds between the start and the first request, where the case does not say.

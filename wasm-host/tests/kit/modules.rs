@@ -6,15 +6,23 @@ use std::{
     process::Command,
 };
 
-use leno_wasm_host::{Engine, Module};
+use leno_wasm_host::{Digest, Engine, Module};
 
 pub fn build_all(engine: &Engine) -> HashMap<String, Module> {
     ["abi010", "abi020", "abi021"]
-        .map(|abi| {
-            let bytes = std::fs::read(build(abi)).unwrap();
-            (abi.to_owned(), Module::compile(engine, &bytes).unwrap())
-        })
+        .map(|abi| (abi.to_owned(), compile(engine, &std::fs::read(build(abi)).unwrap())))
         .into()
+}
+
+/// Compiling takes seconds where the compiler itself is built without optimisation: once is enough.
+fn compile(engine: &Engine, bytes: &[u8]) -> Module {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("probe-native");
+    if let Ok(Some(module)) = Module::load_cached(engine, &cache, Digest::of(bytes)) {
+        return module;
+    }
+    let module = Module::compile(engine, bytes).unwrap();
+    module.save(&cache).unwrap();
+    module
 }
 
 /// Builds with the very cargo that runs this test, into a directory of its own.
