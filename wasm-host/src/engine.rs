@@ -35,6 +35,9 @@ pub struct EngineSettings {
     pub module_bytes: usize,
     /// Where memories of instances come from.
     pub allocation: Allocation,
+    /// Compiles with all cores, in about half the time on two. Default false: where requests are
+    /// served, their threads must not wait for a compiler.
+    pub parallel_compilation: bool,
 }
 
 /// Where the memory of an instance comes from.
@@ -61,6 +64,7 @@ impl Default for EngineSettings {
             stack_bytes: 512 << 10,
             module_bytes: 64 << 20,
             allocation: Allocation::OnDemand,
+            parallel_compilation: false,
         }
     }
 }
@@ -112,6 +116,7 @@ fn config(settings: &EngineSettings) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(settings.stack_bytes)
         .cranelift_opt_level(OptLevel::Speed)
+        .parallel_compilation(settings.parallel_compilation)
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES))
         // What no SDK emits is not offered: less to attack, and no second memory to account for.
         .wasm_memory64(false)

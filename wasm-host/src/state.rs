@@ -121,7 +121,10 @@ pub(crate) struct StreamContext<S> {
     continued: u8,
     /// The direction whose callback runs.
     running: Option<StreamType>,
-    pub(crate) answered: bool,
+    /// The guest answered the request itself.
+    answered: bool,
+    /// It had when the callback that runs began.
+    answered_before: bool,
     /// `proxy_on_log` of an HTTP stream runs: everything can be read, nothing changed.
     pub(crate) logging: bool,
     /// The end was told: nothing can be done to the stream any more.
@@ -138,6 +141,7 @@ impl<S: Stream> StreamContext<S> {
             continued: 0,
             running: None,
             answered: false,
+            answered_before: false,
             logging: false,
             ended: false,
         }
@@ -156,6 +160,7 @@ impl<S: Stream> StreamContext<S> {
         self.open_maps |= opens.map.map_or(0, |map| bit(map as u32));
         self.open_buffers |= opens.buffer.map_or(0, |buffer| bit(buffer as u32));
         self.running = Some(direction);
+        self.answered_before = self.answered;
         self.continued &= !bit(direction as u32);
     }
 
@@ -163,7 +168,8 @@ impl<S: Stream> StreamContext<S> {
     pub(crate) fn leave(&mut self, direction: StreamType, paused: bool) -> bool {
         self.running = None;
         let continued = self.continued & bit(direction as u32) != 0;
-        if paused && !continued {
+        let answered = self.answered && !self.answered_before;
+        if paused && !continued && !answered {
             self.paused |= bit(direction as u32);
         } else {
             self.close(direction);
@@ -171,11 +177,22 @@ impl<S: Stream> StreamContext<S> {
         continued
     }
 
+    /// Whether the guest may answer now: once, and not after the end. What was paused is over then; its
+    /// own answer passes the guest as a response and can be paused as one.
+    pub(crate) fn answer(&mut self) -> bool {
+        if self.answered || self.ended {
+            return false;
+        }
+        self.answered = true;
+        self.paused = 0;
+        true
+    }
+
     /// `proxy_continue_stream`
     pub(crate) fn continue_stream(&mut self, direction: StreamType) {
         if self.running == Some(direction) {
             self.continued |= bit(direction as u32);
-        } else if self.paused & bit(direction as u32) != 0 && !self.answered && !self.ended {
+        } else if self.paused & bit(direction as u32) != 0 {
             self.close(direction);
             self.stream.continue_stream(direction);
         }

@@ -84,15 +84,11 @@ fn send_local_response<H: Host>(
             headers: pairs_or_none(GuestSlice::new(headers, headers_length).read(memory)?),
             grpc_status: (grpc_status.cast_signed() >= 0).then_some(grpc_status),
         };
-        let ended = match state.stream() {
-            Some(context) if !context.answered && !context.ended => {
-                context.answered = true;
-                context.stream.send_local_response(response);
-                false
-            }
-            Some(context) => context.ended,
-            None => false,
-        };
+        let Some(context) = state.stream() else { return Ok(()) };
+        if context.answer() {
+            context.stream.send_local_response(response);
+        }
+        let ended = context.ended;
         if ended {
             let text = b"proxy_send_local_response after the stream ended does nothing";
             super::runtime::write_line(state, LogLevel::Warn, text);

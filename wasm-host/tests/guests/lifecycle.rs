@@ -140,3 +140,13 @@ fn contexts_are_numbered_in_a_row() {
     assert_eq!(guest.instance.contexts(), 3);
     assert!(guest.instance.memory_bytes() >= 4 * 65_536);
 }
+
+#[test]
+fn what_is_common_to_threads_may_be() {
+    fn common<T: Send + Sync>() {}
+    // The host of these tests is not: an instance stays with its thread.
+    common::<leno_wasm_host::Plugin<crate::embedder::KitHost>>();
+    common::<leno_wasm_host::Engine>();
+    common::<leno_wasm_host::Shared>();
+    common::<Module>();
+}

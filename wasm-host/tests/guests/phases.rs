@@ -75,6 +75,29 @@ fn continuing_in_the_callback_wins() {
 }
 
 #[test]
+fn an_answer_ends_what_was_paused_and_can_be_paused_itself() {
+    let answer = [Int(200), text(""), text(""), list(&[]), Int(u32::MAX)];
+    let tick = "proxy_on_tick";
+    let mut guest = Script::new()
+        .call("proxy_send_local_response", &answer)
+        .raw(HEADERS, "(return (i32.const 1))")
+        .raw("proxy_on_response_headers", "(return (i32.const 1))")
+        .call_in(tick, "env", "proxy_set_effective_context", &[Int(2)])
+        .call_in(tick, "env", "proxy_continue_stream", &[Int(0)])
+        .call_in(tick, "env", "proxy_continue_stream", &[Int(1)])
+        .start();
+    let (context, action) = guest.request();
+    assert_eq!(action, Ok(Action::Pause));
+    guest.instance.on_tick().unwrap();
+    assert_eq!(guest.instance.stream(context).unwrap().continued, [false; 4]);
+    guest.instance.stream_mut(context).unwrap().maps[2] = Some(Vec::new());
+    assert_eq!(guest.instance.on_response_headers(context, 0, true), Ok(Action::Pause));
+    guest.instance.on_tick().unwrap();
+    let continued = guest.instance.stream(context).unwrap().continued;
+    assert_eq!(continued, [false, true, false, false]);
+}
+
+#[test]
 fn directions_that_cannot_be_continued() {
     let seen = Script::new()
         .call("proxy_continue_stream", &[Int(1)])

@@ -28,7 +28,8 @@ const SETTLE: u64 = 150;
 
 #[test]
 fn every_case_is_as_in_envoy_or_better() {
-    let engine = Engine::new(EngineSettings::default()).unwrap();
+    let settings = EngineSettings { parallel_compilation: true, ..EngineSettings::default() };
+    let engine = Engine::new(settings).unwrap();
     let modules = modules::build_all(&engine);
     let cases = Case::load_all();
     assert_eq!(cases.len(), 57);
