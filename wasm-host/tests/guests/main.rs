@@ -11,5 +11,6 @@ mod isolation;
 mod lifecycle;
 mod loading;
 mod phases;
+mod random;
 mod script;
 mod wasi;
