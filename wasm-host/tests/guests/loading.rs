@@ -135,13 +135,6 @@ fn native_code_is_kept_on_disk() {
     assert_eq!((loaded.digest(), Digest::parse(&digest.to_string())), (digest, Some(digest)));
     assert!(Plugin::<KitHost>::new(&loaded, PluginSettings::default()).is_ok());
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 1, "nothing unfinished is left");
-    // Code for another engine is not for this one: it is as if there were none.
-    let other = EngineSettings {
-        allocation: leno_wasm_host::Allocation::Pooled { instances: 1, memory_bytes: 1 << 20 },
-        ..EngineSettings::default()
-    };
-    let other = Module::load_cached(&Engine::new(other).unwrap(), &cache, digest);
-    assert!(matches!(other, Ok(None | Some(_))));
     damaged_files(&cache, digest);
 }
 
@@ -158,6 +151,7 @@ fn damaged_files(cache: &std::path::Path, digest: Digest) {
     fs::write(&file, &good[..40]).unwrap();
     let refused = Module::load_cached(engine(), cache, digest);
     assert!(matches!(refused, Err(CacheError::Damaged { .. })));
+    // Code for another engine or processor is not for this one: it is as if there were none.
     let mut foreign = good.clone();
     foreign[10] ^= 1;
     fs::write(&file, foreign).unwrap();
