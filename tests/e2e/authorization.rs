@@ -250,6 +250,28 @@ async fn nobody_is_who_only_a_field_says() {
     assert_eq!(shop.requests().len(), 2);
 }
 
+/// Trailers pass, but say nothing about who calls either.
+#[tokio::test]
+async fn nobody_is_who_only_a_trailer_says() {
+    let orders = Origin::echo_http2("orders").await;
+    let Pair { callee, authority, .. } = pair(&[("shop", "http2", &orders)], &[]).await;
+    let issued = authority.issue("other");
+    let stream =
+        certificates::connect(callee.inbound, NAME, "leno-h2", Some(&issued)).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let request = Request::post("http://shop/").body(()).unwrap();
+    let (response, mut body) = sender.send_request(request, false).unwrap();
+    let mut trailers = http::HeaderMap::new();
+    let forged = "By=x;URI=spiffe://cluster.local/ns/default/sa/caller";
+    trailers.insert("x-forwarded-client-cert", forged.parse().unwrap());
+    trailers.insert("x-checksum", "1".parse().unwrap());
+    body.send_trailers(trailers).unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, response).await.unwrap().unwrap().status(), 200);
+    assert_eq!(orders.requests()[0]["trailers"], json!({"x-checksum": "1"}));
+}
+
 /// Denied upgrades are no tunnels, and gRPC is told in its own words, without ours.
 #[tokio::test]
 async fn denials_in_every_protocol() {
