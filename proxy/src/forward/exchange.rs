@@ -159,8 +159,6 @@ impl Exchange {
             return tunnel::connect(self, target, request).await;
         }
         let upgrade = head::strip_hop_by_hop(request.headers_mut());
-        // Upgrading to HTTP/2 in the open would hide what follows from us (RFC 9113 section 3.1 has ended it).
-        let upgrade = upgrade.filter(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
         let upgrade =
             upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
         let decision = match self.downstream.direction {

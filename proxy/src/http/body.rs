@@ -205,7 +205,7 @@ impl HttpBody for Passing {
                 this.idle = None;
                 if let Some(trailers) = frame.trailers_mut() {
                     // Some applications look for a field there that is missing in the head.
-                    trailers.remove(head::CLIENT_CERTIFICATE);
+                    head::remove_spellings(trailers, &head::CLIENT_CERTIFICATE);
                 }
                 if let Some(watch) = &mut this.watch {
                     if let Some(data) = frame.data_ref() {
