@@ -81,7 +81,7 @@ impl Bench {
     fn put(&mut self, resources: &[Arc<Resource>]) {
         let mut dirty = Dirty::default();
         for resource in resources {
-            self.inputs.insert(resource.clone(), &mut dirty);
+            self.inputs.insert((**resource).clone(), "", &mut dirty);
         }
         self.compile(&dirty);
     }

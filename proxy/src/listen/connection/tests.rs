@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint, Security},
+    cluster::{Cluster, ClusterKey, Endpoint},
     forward::worker::{Counted, Shared, Unrouted},
     http::server::Limits,
     identity::Identity,
@@ -58,8 +58,7 @@ async fn application(
 }
 
 fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
-    let endpoint =
-        Endpoint::new("orders-1".to_owned(), address, false, 1, Security::Plain, scope());
+    let endpoint = Endpoint::own("orders-1".into(), address, scope());
     Arc::new(Cluster {
         key: ClusterKey::Application(ObjectName::new("shop", "orders"), address),
         name: "inbound".into(),
