@@ -139,7 +139,7 @@ impl Authority {
         let (identity, not_after) = verified.transpose()?.unzip();
         let chain = chain.unwrap_or_default().iter();
         let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
-        Ok(Peer { remote, tls: true, identity, not_after, chain })
+        Ok(Peer { tls: true, identity, not_after, chain, ..Peer::plain(remote) })
     }
 
     /// Whether the certificate of a connection would still be accepted now: it has not ended, and its root is trusted.

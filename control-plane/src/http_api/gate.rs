@@ -33,6 +33,9 @@ pub(super) async fn check(
     let peer = request.extensions().get::<Peer>();
     match admitted.and_then(|()| caller(&api, peer, request.headers())) {
         Ok(caller) => {
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.admission.grant();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     accept::MAX_HALF_OPEN,
-    connection::{OPENING_BYTES, OPENING_TIMEOUT},
+    connection::{ADMISSION_TIMEOUT, OPENING_BYTES, OPENING_TIMEOUT},
     *,
 };
 use crate::{
@@ -183,8 +183,28 @@ async fn one_that_has_begun_to_be_served_may_say_too_little_only_for_a_while() {
     let mut client = server.connect().await;
     client.write_all(&[b'x'; OPENING_BYTES]).await.unwrap();
     let mut connection = server.next().await;
+    connection.peer().admission.grant();
     connection.read_exact(&mut [0; OPENING_BYTES]).await.unwrap();
     assert!(timeout(OPENING_TIMEOUT * 10, connection.read_u8()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_proves_nothing_does_not_stay() {
+    let mut server = Server::start(PORT).await;
+    let mut client = server.connect().await;
+    client.write_all(&[b'x'; OPENING_BYTES]).await.unwrap();
+    let mut connection = server.next().await;
+    // However much it has to say.
+    let talking = tokio::spawn(async move {
+        while client.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut said = Vec::new();
+    let ended = timeout(ADMISSION_TIMEOUT * 2, connection.read_to_end(&mut said)).await.unwrap();
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert!(said.len() > OPENING_BYTES);
+    talking.abort();
 }
 
 #[tokio::test]

@@ -156,6 +156,9 @@ impl AggregatedDiscoveryService for Service {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
         let caller = self.caller(&request)?;
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.admission.grant();
+        }
         let permit = self.permit()?;
         let (responses, receiver) = mpsc::channel(RESPONSES_AHEAD);
         let shared = self.shared.clone();
