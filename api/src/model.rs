@@ -46,3 +46,20 @@ pub enum Model {
     /// `TrustBundle`.
     TrustBundle(Arc<trust_bundle::TrustBundle>),
 }
+
+impl Model {
+    /// Which one.
+    pub fn name(&self) -> &ObjectName {
+        match self {
+            Self::Service(service) => &service.name,
+            Self::Workload(workload) => &workload.name,
+            Self::HttpRoute(route) => &route.name,
+            Self::TcpRoute(route) => &route.name,
+            Self::TrafficPolicy(policy) => &policy.name,
+            Self::PeerAuthentication(policy) => &policy.name,
+            Self::AuthorizationPolicy(policy) => &policy.name,
+            Self::RequestAuthentication(policy) => &policy.name,
+            Self::TrustBundle(bundle) => &bundle.name,
+        }
+    }
+}

@@ -82,9 +82,9 @@ impl Resource {
         &self.metadata
     }
 
-    /// Namespace and name.
+    /// Namespace and name, shared with the model.
     pub fn name(&self) -> ObjectName {
-        ObjectName::of(&self.metadata)
+        self.model.name().clone()
     }
 
     /// Kind, namespace and name.

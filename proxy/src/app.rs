@@ -106,6 +106,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// When it cannot start; the message says what to do.
 pub fn run(options: Options) -> Result<(), Error> {
+    let small_pages = refuse_huge_pages();
     let format = if options.log_json { logs::Format::Json } else { logs::Format::Text };
     let logs = match logs::init(&options.log, format) {
         Ok(logs) => Some(logs),
@@ -116,7 +117,22 @@ pub fn run(options: Options) -> Result<(), Error> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let runtime = runtime.map_err(system("starting the side thread's runtime"))?;
+    if let Err(error) = small_pages {
+        tracing::debug!("huge pages cannot be switched off ({error}): more memory is used");
+    }
     runtime.block_on(side(options, logs))
+}
+
+/// Pages of 2 MiB, which the kernel gives where only a few KiB are used, were half the memory of a sidecar. The allocator
+/// asks for none (its feature `no_thp`); here they are refused where they are given unasked, too.
+#[cfg(target_os = "linux")]
+fn refuse_huge_pages() -> io::Result<()> {
+    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_huge_pages() -> io::Result<()> {
+    Ok(())
 }
 
 /// Listening sockets, one of each kind per worker.

@@ -10,7 +10,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -20,10 +20,11 @@ use leno_api::model::{
     ObjectName,
     service::Protocol,
     traffic_policy::{Balancer, Settings},
+    workload::Workload,
 };
 
 use crate::{
-    telemetry::scope::{Callers, Scope},
+    telemetry::scope::{Callers, Party, Proven, Scope, ScopeLabels},
     tls::client::Target,
 };
 use balance::Candidate;
@@ -54,8 +55,27 @@ pub enum Security {
     Plain,
     /// Mutual TLS is due but cannot be had, and never is plain said instead; the reason is for logs.
     Unavailable(&'static str),
-    /// Mutual TLS.
-    Mutual(Target),
+    /// Mutual TLS. On the heap, since most endpoints of a plain mesh need no room for it.
+    Mutual(Box<Target>),
+}
+
+/// Who calls the endpoints of a cluster, for their metrics.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Calling {
+    /// Ourselves.
+    pub source: Party,
+    /// Namespace and name of the service that is called.
+    pub service: (Arc<str>, Arc<str>),
+    /// What we prove to be, `spiffe://...`.
+    pub id: Option<Arc<str>>,
+}
+
+/// Whose an endpoint is.
+#[derive(Debug)]
+enum Whose {
+    Workload(Arc<Workload>, Arc<Calling>),
+    /// Of the application beside us.
+    Own(Arc<str>),
 }
 
 /// One place requests can go.
@@ -63,8 +83,7 @@ pub enum Security {
 pub struct Endpoint {
     /// Unique in this process; pools are found by it.
     pub id: u64,
-    /// Whose it is: `shop/orders-1`.
-    pub workload: String,
+    whose: Whose,
     /// Where to connect: the sidecar's port when `via_sidecar`, the application's otherwise.
     pub address: SocketAddr,
     /// Whether a sidecar answers there.
@@ -73,8 +92,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// How connections to it are secured.
     pub security: Security,
-    /// For metrics.
-    pub scope: Arc<Scope>,
+    /// For metrics; made at the first call, since most of the endpoints that a proxy knows are never called.
+    scope: OnceLock<Arc<Scope>>,
     /// Exchanges under way from this proxy.
     active: AtomicU32,
 }
@@ -92,27 +111,80 @@ impl Security {
 }
 
 impl Endpoint {
-    /// A new endpoint with an identity of its own.
+    /// A new endpoint: `workload`, which `calling` reaches.
     pub fn new(
-        workload: String,
+        workload: Arc<Workload>,
+        calling: Arc<Calling>,
+        address: SocketAddr,
+        via_sidecar: bool,
+        security: Security,
+    ) -> Arc<Self> {
+        let weight = workload.weight;
+        let whose = Whose::Workload(workload, calling);
+        Self::with(whose, address, via_sidecar, weight, security, OnceLock::new())
+    }
+
+    /// The application beside us, in plain; counted for `scope`.
+    pub fn own(workload: Arc<str>, address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
+        Self::with(Whose::Own(workload), address, false, 1, Security::Plain, scope.into())
+    }
+
+    fn with(
+        whose: Whose,
         address: SocketAddr,
         via_sidecar: bool,
         weight: u32,
         security: Security,
-        scope: Arc<Scope>,
+        scope: OnceLock<Arc<Scope>>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self {
-            id,
-            workload,
-            address,
-            via_sidecar,
-            weight,
-            security,
-            scope,
-            active: AtomicU32::new(0),
-        })
+        let active = AtomicU32::new(0);
+        Arc::new(Self { id, whose, address, via_sidecar, weight, security, scope, active })
+    }
+
+    /// Whose it is: `shop/orders-1`.
+    pub fn workload(&self) -> String {
+        match &self.whose {
+            Whose::Workload(workload, _) => workload.name.to_string(),
+            Whose::Own(name) => name.to_string(),
+        }
+    }
+
+    /// Whether requests are sent to `other` and counted for it in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.weight == other.weight
+            && self.via_sidecar == other.via_sidecar
+            && self.security.is_same(&other.security)
+            && self.labels() == other.labels()
+    }
+
+    /// Its name and address, unique within its cluster; `None` for the application beside us.
+    pub fn place(&self) -> Option<(&ObjectName, SocketAddr)> {
+        match &self.whose {
+            Whose::Workload(workload, _) => Some((&workload.name, self.address)),
+            Whose::Own(_) => None,
+        }
+    }
+
+    /// What it is counted as.
+    pub fn labels(&self) -> ScopeLabels {
+        match (self.scope.get(), &self.whose) {
+            (Some(scope), _) => scope.labels().clone(),
+            (None, Whose::Workload(workload, calling)) => labels(workload, calling, &self.security),
+            (None, Whose::Own(_)) => ScopeLabels::default(),
+        }
+    }
+
+    /// Whom an exchange with it is counted for.
+    pub fn scope(&self) -> &Arc<Scope> {
+        self.scope.get_or_init(|| Scope::new(self.labels()))
+    }
+
+    /// The same, or `heir` from now on, which takes its place, when nothing was counted yet.
+    pub fn scope_or(&self, heir: &Arc<Scope>) -> &Arc<Scope> {
+        self.scope.get_or_init(|| heir.clone())
     }
 
     /// Whether nothing is said to it in plain.
@@ -122,12 +194,41 @@ impl Endpoint {
 
     /// Who has to be there, as `spiffe://...`; `None` where nobody proves anything.
     pub fn peer(&self) -> Option<&Arc<str>> {
-        self.scope.labels().proven.as_ref()?.destination.as_ref()
+        self.scope().labels().proven.as_ref()?.destination.as_ref()
     }
 
     /// Exchanges under way from this proxy.
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+}
+
+fn labels(workload: &Workload, calling: &Calling, security: &Security) -> ScopeLabels {
+    ScopeLabels {
+        reporter: "source",
+        source: calling.source.clone(),
+        destination: party(workload),
+        service: Some(calling.service.clone()),
+        destination_zone: workload.zone.as_deref().unwrap_or_default().into(),
+        proven: proven(security, calling),
+    }
+}
+
+fn proven(security: &Security, calling: &Calling) -> Option<Proven> {
+    let destination = match security {
+        Security::Plain => return None,
+        Security::Unavailable(_) => None,
+        Security::Mutual(target) => Some(target.expected().to_string().into()),
+    };
+    Some(Proven { source: calling.id.clone(), destination })
+}
+
+/// How a workload is named in metrics.
+fn party(workload: &Workload) -> Party {
+    Party {
+        workload: workload.name.name.clone(),
+        namespace: workload.name.namespace.clone(),
+        version: workload.labels.get("version").map_or("", String::as_str).into(),
     }
 }
 

@@ -6,3 +6,4 @@ pub mod compile;
 pub mod inputs;
 pub mod last_good;
 pub mod source;
+pub mod text;

@@ -1,6 +1,6 @@
 //! Names and hosts.
 
-use std::{fmt, sync::Arc};
+use std::{cell::RefCell, fmt, sync::Arc};
 
 use crate::Metadata;
 
@@ -14,9 +14,18 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
-    /// From parts that were checked already.
+    /// From parts that were checked already. Names that follow each other are mostly of one namespace, and share it.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        thread_local! {
+            static LAST: RefCell<Arc<str>> = RefCell::default();
+        }
+        let namespace = LAST.with_borrow_mut(|last| {
+            if **last != *namespace {
+                *last = namespace.into();
+            }
+            last.clone()
+        });
+        Self { namespace, name: name.into() }
     }
 
     /// Of an object's metadata (namespace `default` where none is said).

@@ -101,7 +101,7 @@ fn parse_ports(
     }
     let several = raw.len() > 1;
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
-    let mut ports = Vec::new();
+    let mut ports = Vec::with_capacity(raw.len().min(MAX_PORTS));
     for (i, raw) in raw.into_iter().enumerate() {
         let here = at.index(i);
         let number = port_number(&here.field("port"), raw.port, problems);

@@ -1,6 +1,6 @@
 //! `Workload`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde_json::Value;
 
@@ -21,17 +21,18 @@ pub const LEASE_ANNOTATION: &str = "leno.dev/lease";
 const MAX_WEIGHT: i64 = 1000;
 const MAX_SERVICES: usize = 64;
 
-/// One running instance.
+/// One running instance. What instances of a service usually have in common can be shared between them
+/// ([`Workload::share`]): a proxy may know ten thousand.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// Which one.
     pub name: ObjectName,
     /// The services it serves.
-    pub services: Vec<ObjectName>,
+    pub services: Arc<[ObjectName]>,
     /// Where it listens.
     pub address: IpAddr,
     /// The application's ports by the name of the service port.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: Arc<BTreeMap<String, u16>>,
     /// Inbound port of the sidecar beside it.
     pub sidecar_port: Option<u16>,
     /// Whether that sidecar takes mutual TLS.
@@ -43,10 +44,26 @@ pub struct Workload {
     /// 0 to 1,000; 0 takes no traffic.
     pub weight: u32,
     /// For subsets and metrics.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
 }
 
 impl Workload {
+    /// Takes over from `sibling` what both say alike, so that it is kept once.
+    pub fn share(&mut self, sibling: &Self) {
+        if self.name.namespace == sibling.name.namespace {
+            self.name.namespace = sibling.name.namespace.clone();
+        }
+        if self.services == sibling.services {
+            self.services = sibling.services.clone();
+        }
+        if self.ports == sibling.ports {
+            self.ports = sibling.ports.clone();
+        }
+        if self.labels == sibling.labels {
+            self.labels = sibling.labels.clone();
+        }
+    }
+
     /// The application's port behind the service port `name`: the one of that name, or the only one there is.
     pub fn app_port(&self, name: &str) -> Option<u16> {
         let only =
@@ -73,7 +90,8 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let mut services = Vec::new();
     for (i, service) in raw.services.iter().enumerate() {
         if problems.take(&services_at.index(i), check_subdomain(service)).is_some() {
-            services.push(ObjectName::new(&name.namespace, service));
+            let namespace = name.namespace.clone();
+            services.push(ObjectName { namespace, name: service.as_str().into() });
         }
     }
     let ports = parse_ports(&at.field("ports"), &raw.ports, problems);
@@ -90,15 +108,15 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     Some(Model::Workload(
         Workload {
-            services,
+            services: services.into(),
             address: address?,
-            ports,
+            ports: ports.into(),
             sidecar_port,
             sidecar_tls,
             service_account,
             zone: raw.zone,
             weight: u32::try_from(weight).unwrap_or(0),
-            labels: metadata.labels.clone(),
+            labels: metadata.labels.clone().into(),
             name,
         }
         .into(),

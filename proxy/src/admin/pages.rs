@@ -44,7 +44,7 @@ fn cluster(cluster: &Cluster) -> Value {
         .iter()
         .map(|endpoint| {
             json!({
-                "workload": endpoint.workload, "address": endpoint.address.to_string(),
+                "workload": endpoint.workload(), "address": endpoint.address.to_string(),
                 "weight": endpoint.weight, "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
                 "tls": security(endpoint), "peer": endpoint.peer(),
             })
@@ -98,7 +98,7 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("rq_rejected::{}", limits.rejected()));
         for endpoint in &cluster.endpoints {
             let address = endpoint.address;
-            line(format!("{address}::workload::{}", endpoint.workload));
+            line(format!("{address}::workload::{}", endpoint.workload()));
             line(format!("{address}::rq_active::{}", endpoint.active()));
             line(format!("{address}::weight::{}", endpoint.weight));
             line(format!("{address}::tls::{}", security(endpoint)));

@@ -185,9 +185,9 @@ pub(super) fn own(options: &Options) -> Own {
     Own {
         namespace: options.namespace.clone(),
         party: Party {
-            workload: options.name.clone().unwrap_or_default(),
-            namespace: options.namespace.clone(),
-            version: version.unwrap_or_default(),
+            workload: options.name.as_deref().unwrap_or_default().into(),
+            namespace: options.namespace.as_str().into(),
+            version: version.unwrap_or_default().into(),
         },
         workload: None,
         application: options.app_address,

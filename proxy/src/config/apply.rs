@@ -7,10 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use leno_api::{
-    Key,
-    model::{Model, ObjectName},
-};
+use leno_api::model::{Model, ObjectName};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 use tokio::{
@@ -24,11 +21,16 @@ use super::{
     inputs::{Dirty, Inputs},
     last_good,
     source::{Change, Item, Update},
+    text::Text,
 };
 use crate::{
+    cluster::Endpoint,
     identity::Identity,
     snapshot::{Published, Snapshot},
-    telemetry::metrics::Families,
+    telemetry::{
+        metrics::Families,
+        scope::{Scope, ScopeLabels},
+    },
 };
 
 /// Hosts remembered as absent; then all are forgotten, and asked for again.
@@ -46,7 +48,6 @@ pub struct Applier {
     families: Arc<Families>,
     identity: Arc<Identity>,
     inputs: Inputs,
-    texts: BTreeMap<Key, (Arc<str>, String)>,
     rejected: BTreeMap<String, String>,
     /// Hosts asked for, by whether a service answers to them. Both are bounded by the source.
     asked: BTreeSet<String>,
@@ -78,7 +79,6 @@ impl Applier {
             families,
             identity,
             inputs: Inputs::default(),
-            texts: BTreeMap::new(),
             rejected: BTreeMap::new(),
             asked: BTreeSet::new(),
             absent: Arc::default(),
@@ -172,27 +172,26 @@ impl Applier {
         let mut dirty = Dirty::default();
         for key in change.removed {
             self.inputs.remove(&key, &mut dirty);
-            self.texts.remove(&key);
             self.rejected.remove(&key.to_string());
             if key.kind.kind == "AuthorizationPolicy" {
                 self.families.forget_policy(&key.name.to_string());
             }
         }
         let mut refused = Vec::new();
-        for Item { resource, json, version } in change.upserts {
-            let key = resource.key();
-            self.rejected.remove(&key.to_string());
+        for Item { resource, json, .. } in change.upserts {
+            if !self.rejected.is_empty() {
+                self.rejected.remove(&resource.key().to_string());
+            }
             if let Model::TrustBundle(bundle) = &resource.model {
                 // Before the change is acknowledged: a rotation goes on when everybody trusts the new root.
                 if let Err(reason) = self.identity.trust(bundle) {
-                    tracing::error!("{key} is rejected: {reason}");
-                    refused.push((key, reason));
+                    tracing::error!("{} is rejected: {reason}", resource.key());
+                    refused.push((resource.key(), reason));
                     continue;
                 }
                 self.unsaved_since.get_or_insert_with(Instant::now);
             }
-            self.texts.insert(key, (json, version));
-            self.inputs.insert(Arc::new(resource), &mut dirty);
+            self.inputs.insert(resource, &json, &mut dirty);
         }
         let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
         if file_was_good {
@@ -274,25 +273,33 @@ impl Applier {
                 .flat_map(|new| new.endpoints.iter())
                 .map(|endpoint| endpoint.id)
                 .collect();
-            let gone = old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id));
-            let gone = gone.map(|endpoint| endpoint.scope.clone());
+            let gone: Vec<_> =
+                old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id)).collect();
             let state_kept = new.is_some_and(|new| Arc::ptr_eq(&new.state, &old.state));
             let callers = if state_kept { Vec::new() } else { old.state.callers.retire() };
             let own = new.is_none().then(|| old.scope.clone());
-            let gone: Vec<_> = gone.chain(own).chain(callers).collect();
-            if gone.is_empty() {
+            let shared: Vec<_> = callers.into_iter().chain(own).collect();
+            if gone.is_empty() && shared.is_empty() {
                 continue;
             }
             // Ports of one service, and an endpoint that moved, share their labels and so their series.
-            let scopes = next.of_service(key).flat_map(|cluster| {
-                let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.scope.clone());
-                endpoints.chain([cluster.scope.clone()]).chain(cluster.state.callers.all())
-            });
-            let scopes: Vec<_> = scopes.collect();
-            let heirs: FxHashMap<_, _> =
-                scopes.iter().map(|scope| (scope.labels(), &**scope)).collect();
-            for scope in gone {
-                self.families.retire(&scope, heirs.get(scope.labels()).copied());
+            let mut heirs: FxHashMap<ScopeLabels, Heir> = FxHashMap::default();
+            for cluster in next.of_service(key) {
+                let endpoints = cluster.endpoints.iter();
+                heirs.extend(endpoints.map(|heir| (heir.labels(), Heir::Endpoint(heir))));
+                let scopes = cluster.state.callers.all().into_iter().chain([cluster.scope.clone()]);
+                heirs.extend(scopes.map(|heir| (heir.labels().clone(), Heir::Scope(heir))));
+            }
+            for endpoint in gone {
+                match heirs.get(&endpoint.labels()).map(Heir::scope) {
+                    // One that was never called counts for its heir should that happen now.
+                    Some(heir) if Arc::ptr_eq(endpoint.scope_or(heir), heir) => {}
+                    heir => self.families.retire(endpoint.scope(), heir.map(|heir| &**heir)),
+                }
+            }
+            for scope in shared {
+                let heir = heirs.get(scope.labels()).map(|heir| &**heir.scope());
+                self.families.retire(&scope, heir);
             }
         }
     }
@@ -309,7 +316,7 @@ impl Applier {
     fn save(&mut self) -> Option<Saving> {
         self.unsaved_since.take()?;
         let path = self.last_good.clone()?;
-        let texts: Vec<Arc<str>> = self.texts.values().map(|(text, _)| text.clone()).collect();
+        let texts: Vec<Text> = self.inputs.texts().cloned().collect();
         let hosts = self.hosts();
         Some(tokio::task::spawn_blocking(move || last_good::save(&path, &hosts, &texts)))
     }
@@ -317,8 +324,7 @@ impl Applier {
     /// Everything, for people.
     fn dump(&self) -> Value {
         let snapshot = self.published.load();
-        let resources: Vec<Value> =
-            self.texts.values().filter_map(|(text, _)| serde_json::from_str(text).ok()).collect();
+        let resources: Vec<Value> = self.inputs.texts().filter_map(|text| text.value()).collect();
         let source = match &self.connection {
             None => json!({"kind": "file"}),
             Some(Ok(())) => json!({"kind": "control plane", "connected": true}),
@@ -332,10 +338,10 @@ impl Applier {
             .map(|(name, reason)| json!({"resource": name, "reason": reason}))
             .collect();
         let models: BTreeMap<&str, usize> =
-            self.inputs.resources().fold(BTreeMap::new(), |mut counts, resource| {
-                let kind = match &resource.model {
+            self.inputs.models().fold(BTreeMap::new(), |mut counts, (info, model)| {
+                let kind = match model {
                     Model::HttpRoute(route) => route.kind,
-                    _ => resource.kind.kind,
+                    _ => info.kind,
                 };
                 *counts.entry(kind).or_default() += 1;
                 counts
@@ -349,6 +355,21 @@ impl Applier {
             "rejected": rejected,
             "resources": resources,
         })
+    }
+}
+
+/// Who keeps the series of an endpoint that is no more.
+enum Heir<'a> {
+    Endpoint(&'a Endpoint),
+    Scope(Arc<Scope>),
+}
+
+impl Heir<'_> {
+    fn scope(&self) -> &Arc<Scope> {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.scope(),
+            Self::Scope(scope) => scope,
+        }
     }
 }
 

@@ -116,7 +116,10 @@ fn build_service(
             cluster: cluster.clone(),
         })
     });
-    Service { name: service.name.clone(), ports: ports.collect() }
+    // Most services have one port, and a vector that grows begins with room for four.
+    let mut exact = Vec::with_capacity(service.ports.len());
+    exact.extend(ports);
+    Service { name: service.name.clone(), ports: exact }
 }
 
 fn build_hosts(inputs: &Inputs, own: &Own, known: Known<'_>) -> Hosts {

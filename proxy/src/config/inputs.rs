@@ -6,7 +6,7 @@ use std::{
 };
 
 use leno_api::{
-    Key, Resource, SYSTEM_NAMESPACE,
+    KINDS, Key, KindInfo, Resource, SYSTEM_NAMESPACE,
     model::{
         Model, ObjectName,
         authorization_policy::AuthorizationPolicy,
@@ -21,14 +21,15 @@ use leno_api::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::text::Text;
+
 /// All resources, by kind and by reference.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    resources: BTreeMap<Key, Arc<Resource>>,
+    resources: BTreeMap<Key, Held>,
     services: BTreeMap<ObjectName, Arc<Service>>,
-    by_name: FxHashMap<ObjectName, Arc<Workload>>,
-    /// For each service: the workloads that serve it.
-    workloads: Index<Workload>,
+    /// For each service: the workloads that serve it, by name. There may be ten thousand.
+    workloads: FxHashMap<ObjectName, Vec<Arc<Workload>>>,
     /// For each service: the routes attached to it.
     routes: Index<HttpRoute>,
     tcp_routes: Index<TcpRoute>,
@@ -40,6 +41,13 @@ pub struct Inputs {
     request_authentications: ByNamespace<RequestAuthentication>,
     /// For each service: the services whose routes send traffic to it (with how many routes do).
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
+}
+
+/// A resource: what it means, and the text it was read from. Its metadata are in the text only.
+#[derive(Debug)]
+struct Held {
+    model: Model,
+    text: Text,
 }
 
 type Index<T> = FxHashMap<ObjectName, BTreeMap<Key, Arc<T>>>;
@@ -66,24 +74,57 @@ impl Dirty {
 }
 
 impl Inputs {
-    /// Takes a resource in, instead of the one of that key.
-    pub fn insert(&mut self, resource: Arc<Resource>, dirty: &mut Dirty) {
+    /// Takes a resource in, read from `text`, instead of the one of that key.
+    pub fn insert(&mut self, mut resource: Resource, text: &str, dirty: &mut Dirty) {
         let key = resource.key();
-        self.remove(&key, dirty);
+        let old = self.take(&key, dirty);
+        if let Model::Workload(workload) = &mut resource.model {
+            match old {
+                // Often only its metadata have changed; endpoints hold it, too.
+                Some(Model::Workload(same)) if same == *workload => *workload = same,
+                _ => {
+                    if let Some(sibling) = self.sibling_of(workload) {
+                        Arc::make_mut(workload).share(sibling);
+                    }
+                }
+            }
+        }
+        let key = Key { name: resource.name(), ..key };
+        let sibling = match &resource.model {
+            Model::Workload(workload) => self.sibling_of(workload),
+            _ => None,
+        };
+        let sibling = sibling
+            .and_then(|sibling| self.resources.get(&Key { name: sibling.name.clone(), ..key }));
+        let text = sibling.map_or_else(|| text.into(), |held| Text::like(text, &held.text));
         self.link(&key, &resource.model, dirty);
-        self.resources.insert(key, resource);
+        self.resources.insert(key, Held { model: resource.model, text });
     }
 
     /// Takes a resource out.
     pub fn remove(&mut self, key: &Key, dirty: &mut Dirty) {
-        if let Some(old) = self.resources.remove(key) {
-            self.unlink(key, &old.model, dirty);
-        }
+        self.take(key, dirty);
     }
 
-    /// Every resource.
-    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    fn take(&mut self, key: &Key, dirty: &mut Dirty) -> Option<Model> {
+        let old = self.resources.remove(key)?;
+        self.unlink(key, &old.model, dirty);
+        Some(old.model)
+    }
+
+    /// The kind and model of every resource, in a stable order.
+    pub fn models(&self) -> impl Iterator<Item = (&'static KindInfo, &Model)> {
+        self.resources.iter().map(|(key, held)| (key.kind, &held.model))
+    }
+
+    /// What every resource was read from, in the same order.
+    pub fn texts(&self) -> impl Iterator<Item = &Text> {
+        self.resources.values().map(|held| &held.text)
+    }
+
+    /// Another workload of the same service: they mostly say the same.
+    fn sibling_of(&self, workload: &Workload) -> Option<&Arc<Workload>> {
+        self.workloads.get(workload.services.first()?)?.first()
     }
 
     /// All services, by name.
@@ -93,12 +134,16 @@ impl Inputs {
 
     /// The workload of that name.
     pub fn workload(&self, name: &ObjectName) -> Option<&Arc<Workload>> {
-        self.by_name.get(name)
+        let kind = KINDS.iter().find(|kind| kind.kind == "Workload")?;
+        match &self.resources.get(&Key { kind, name: name.clone() })?.model {
+            Model::Workload(workload) => Some(workload),
+            _ => None,
+        }
     }
 
     /// Workloads that serve `service`, in a stable order.
     pub fn workloads_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.get(service).into_iter().flat_map(BTreeMap::values)
+        self.workloads.get(service).into_iter().flatten()
     }
 
     /// HTTP and gRPC routes attached to `service`.
@@ -180,12 +225,12 @@ impl Inputs {
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
-                self.by_name.insert(workload.name.clone(), workload.clone());
-                for service in &workload.services {
-                    self.workloads
-                        .entry(service.clone())
-                        .or_default()
-                        .insert(key.clone(), workload.clone());
+                for service in &*workload.services {
+                    let members = self.workloads.entry(service.clone()).or_default();
+                    match members.binary_search_by(|member| member.name.cmp(&workload.name)) {
+                        Ok(at) => members[at] = workload.clone(),
+                        Err(at) => members.insert(at, workload.clone()),
+                    }
                 }
             }
             Model::HttpRoute(route) => {
@@ -237,8 +282,13 @@ impl Inputs {
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
-                self.by_name.remove(&workload.name);
-                unlink_all(&mut self.workloads, key, &workload.services);
+                for service in &*workload.services {
+                    let Some(members) = self.workloads.get_mut(service) else { continue };
+                    members.retain(|member| member.name != workload.name);
+                    if members.is_empty() {
+                        self.workloads.remove(service);
+                    }
+                }
             }
             Model::HttpRoute(route) => {
                 unlink_all(

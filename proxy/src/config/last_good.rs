@@ -6,13 +6,12 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use leno_api::Resource;
 use sha2::{Digest, Sha256};
 
-use super::source::Item;
+use super::{source::Item, text::Text};
 
 /// First line; another number is another format.
 const HEADER: &str = "leno last good configuration 1";
@@ -53,13 +52,12 @@ pub struct State {
 ///
 /// # Errors
 /// When the disk says no; the file from before is untouched then.
-pub fn save(path: &Path, hosts: &[String], texts: &[Arc<str>]) -> Result<(), Error> {
+pub fn save(path: &Path, hosts: &[String], texts: &[Text]) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
-    let mut body = String::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
-    body.push_str(&hosts.join(" "));
+    let mut body = hosts.join(" ");
     body.push('\n');
     for text in texts {
-        body.push_str(text);
+        text.write(&mut body);
         body.push('\n');
     }
     let aside = path.with_extension("new");

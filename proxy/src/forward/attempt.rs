@@ -80,7 +80,7 @@ async fn attempts(
             let detail = format!("{} has no endpoint", cluster.name);
             Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
         })?;
-        let scope = exchange.caller.as_ref().unwrap_or(&endpoint.scope).clone();
+        let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
         exchange.note(|record| {
             record.attempts += 1;
             record.upstream = Some(endpoint.address);

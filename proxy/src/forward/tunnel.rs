@@ -61,7 +61,7 @@ pub(super) async fn connect(
         record.status = StatusCode::OK.as_u16();
         record.attempts = 1;
         record.upstream = Some(lease.endpoint.address);
-        record.scope = Some(lease.endpoint.scope.clone());
+        record.scope = Some(lease.endpoint.scope().clone());
     });
     let downstream = upgrade::Pending::of_request(&mut request);
     let (worker, record) = (exchange.worker.clone(), exchange.take_record());
@@ -69,7 +69,7 @@ pub(super) async fn connect(
     tokio::task::spawn_local(async move {
         let moved = match downstream.stream().await {
             Ok(mut downstream) => {
-                let tcp = TcpCount::open(&worker, &lease.endpoint.scope);
+                let tcp = TcpCount::open(&worker, lease.endpoint.scope());
                 let idle = cluster.settings.idle_timeout;
                 let moved = through(&mut downstream, &mut stream, idle).await;
                 tcp.close(&moved);
@@ -141,7 +141,7 @@ pub async fn join(
     Dialled { mut stream, lease, permit }: Dialled,
     caller: Option<&Scope>,
 ) -> End {
-    let counted = TcpCount::open(worker, caller.unwrap_or(&lease.endpoint.scope));
+    let counted = TcpCount::open(worker, caller.unwrap_or_else(|| lease.endpoint.scope()));
     let moved = through(downstream, &mut stream, cluster.settings.idle_timeout).await;
     counted.close(&moved);
     drop((lease, permit));

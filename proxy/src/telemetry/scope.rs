@@ -42,7 +42,7 @@ pub struct ScopeLabels {
     /// The service called.
     pub service: Option<(Arc<str>, Arc<str>)>,
     /// Where it runs.
-    pub destination_zone: String,
+    pub destination_zone: Arc<str>,
     /// Who is at the ends, as proven. `None` where the hop is plain.
     pub proven: Option<Proven>,
 }
@@ -60,11 +60,11 @@ pub struct Proven {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Party {
     /// Name.
-    pub workload: String,
+    pub workload: Arc<str>,
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Label `version`.
-    pub version: String,
+    pub version: Arc<str>,
 }
 
 /// The fixed part of a family of series: one per endpoint (or per service, where no endpoint was reached), and per

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    cluster::{ClusterKey, Security},
+    cluster::ClusterKey,
     telemetry::{
         metrics::Families,
         scope::{Scope, ScopeLabels},
@@ -21,9 +21,7 @@ fn scope() -> Arc<Scope> {
 }
 
 fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
-    let endpoint = |address: &SocketAddr| {
-        Endpoint::new("a".to_owned(), *address, false, 1, Security::Plain, scope())
-    };
+    let endpoint = |address: &SocketAddr| Endpoint::own("a".into(), *address, scope());
     Cluster {
         key: ClusterKey::Service(ObjectName::new("shop", "orders"), 80),
         name: "shop/orders:80".into(),

@@ -159,3 +159,21 @@ async fn a_policy_that_is_gone_has_no_figures() {
     applier.take(Update::Changed(Change { removed, ..Change::default() }));
     assert!(!denied(&families));
 }
+
+/// Its scope is made late: by an exchange that holds the configuration from before, when it is too late.
+#[tokio::test]
+async fn an_endpoint_that_was_never_called_is_counted_for_its_heir_or_for_nobody() {
+    let (mut applier, published, families) = applier(Identity::none());
+    let endpoint =
+        || published.load().service("orders").unwrap().ports[0].cluster.endpoints[0].clone();
+    applier.take(upserts(MESH));
+    let old = endpoint();
+    applier.take(upserts(&MESH.replace("services: [orders]", "services: [orders], weight: 7")));
+    let heir = endpoint();
+    assert!(old.id != heir.id && Arc::ptr_eq(old.scope(), heir.scope()));
+    let removed = items(MESH).iter().map(|item| item.resource.key()).collect();
+    applier.take(Update::Changed(Change { removed, ..Change::default() }));
+    families.tcp(old.scope()).opened.inc();
+    let name = "istio_tcp_connections_opened_total";
+    assert!(families.registry().gather().iter().all(|family| family.name() != name));
+}

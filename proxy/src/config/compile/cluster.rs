@@ -13,8 +13,8 @@ use leno_api::model::{
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint, Security, State},
-    telemetry::scope::{Party, Proven, Scope, ScopeLabels},
+    cluster::{Calling, Cluster, ClusterKey, Endpoint, Security, State},
+    telemetry::scope::{Scope, ScopeLabels},
     tls::client::Target,
 };
 
@@ -47,41 +47,23 @@ fn build(
         service: Some((service.name.namespace.clone(), service.name.name.clone())),
         ..ScopeLabels::default()
     };
-    let known: HashMap<(&str, SocketAddr), &Arc<Endpoint>> = old
+    let calling = Arc::new(Calling {
+        source: own.party.clone(),
+        service: (service.name.namespace.clone(), service.name.name.clone()),
+        id: own.proof.id.clone(),
+    });
+    let known: HashMap<_, &Arc<Endpoint>> = old
         .into_iter()
         .flat_map(|old| old.endpoints.iter())
-        .map(|endpoint| ((&*endpoint.workload, endpoint.address), endpoint))
+        .filter_map(|endpoint| Some((endpoint.place()?, endpoint)))
         .collect();
     let mut endpoints = Vec::new();
     for workload in inputs.workloads_of(&service.name).filter(|workload| workload.weight > 0) {
         let Some((address, via_sidecar)) = address(workload, port) else { continue };
-        let name = workload.name.to_string();
         let security = security(workload, service, port, inputs, own);
-        let labels = ScopeLabels {
-            destination: party(workload),
-            destination_zone: workload.zone.clone().unwrap_or_default(),
-            proven: proven(&security, own),
-            ..labels.clone()
-        };
-        let endpoint = match known.get(&(&*name, address)) {
-            Some(same)
-                if same.weight == workload.weight
-                    && same.via_sidecar == via_sidecar
-                    && same.security.is_same(&security)
-                    && *same.scope.labels() == labels =>
-            {
-                (*same).clone()
-            }
-            _ => Endpoint::new(
-                name,
-                address,
-                via_sidecar,
-                workload.weight,
-                security,
-                Scope::new(labels),
-            ),
-        };
-        endpoints.push(endpoint);
+        let new = Endpoint::new(workload.clone(), calling.clone(), address, via_sidecar, security);
+        let kept = known.get(&(&workload.name, address)).filter(|known| known.is_same(&new));
+        endpoints.push(kept.map_or(new, |kept| (*kept).clone()));
     }
     let settings = inputs.settings_of(&service.name, &port.name);
     Arc::new(Cluster {
@@ -123,23 +105,7 @@ fn security(
     let expected = SpiffeId::new(trust_domain, &workload.name.namespace, &workload.service_account);
     leno_api::destination::server_name(&service.name, port.port)
         .and_then(|name| Target::new(&name, expected))
-        .map_or(Security::Unavailable("the service's name is too long for TLS"), Security::Mutual)
-}
-
-fn proven(security: &Security, own: &Own) -> Option<Proven> {
-    let destination = match security {
-        Security::Plain => return None,
-        Security::Unavailable(_) => None,
-        Security::Mutual(target) => Some(target.expected().to_string().into()),
-    };
-    Some(Proven { source: own.proof.id.clone(), destination })
-}
-
-/// How a workload is named in metrics.
-pub(super) fn party(workload: &Workload) -> Party {
-    Party {
-        workload: workload.name.name.to_string(),
-        namespace: workload.name.namespace.to_string(),
-        version: workload.labels.get("version").cloned().unwrap_or_default(),
-    }
+        .map_or(Security::Unavailable("the service's name is too long for TLS"), |target| {
+            Security::Mutual(target.into())
+        })
 }

@@ -13,7 +13,7 @@ use leno_api::model::{
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Cluster, ClusterKey, Endpoint, Security, State},
+    cluster::{Cluster, ClusterKey, Endpoint, State},
     filter::{authz::Policies, jwt::Jwt},
     snapshot::{Guards, Inbound, InboundPort},
     telemetry::scope::{Scope, ScopeLabels},
@@ -142,8 +142,9 @@ fn application(
         destination_zone: own
             .workload
             .as_ref()
-            .and_then(|workload| workload.zone.clone())
-            .unwrap_or_default(),
+            .and_then(|workload| workload.zone.as_deref())
+            .unwrap_or_default()
+            .into(),
         ..ScopeLabels::default()
     };
     if let Some(same) = clusters.get(&key)
@@ -153,8 +154,7 @@ fn application(
         return same.clone();
     }
     let scope = Scope::new(labels);
-    let workload = own.party.workload.clone();
-    let endpoint = Endpoint::new(workload, address, false, 1, Security::Plain, scope.clone());
+    let endpoint = Endpoint::own(own.party.workload.clone(), address, scope.clone());
     // The application's own limits are for the policies of its callers; here only the process is protected.
     let settings = Settings { max_connections: 65_536, max_pending: 65_536, ..Settings::default() };
     let cluster = Arc::new(Cluster {

@@ -81,7 +81,7 @@ impl Bench {
     fn put(&mut self, resources: &[Arc<Resource>]) {
         let mut dirty = Dirty::default();
         for resource in resources {
-            self.inputs.insert(resource.clone(), &mut dirty);
+            self.inputs.insert((**resource).clone(), "", &mut dirty);
         }
         self.compile(&dirty);
     }
@@ -107,6 +107,24 @@ impl Bench {
         };
         port.routes.find(request).map(|found| found.rule.clone())
     }
+}
+
+/// A proxy may know ten thousand workloads: each byte here is 10 KB.
+#[test]
+fn what_workloads_say_alike_is_kept_once() {
+    let another = "---\napiVersion: leno.dev/v1alpha1\nkind: Workload\nmetadata: {name: orders-3, namespace: shop}\n\
+                   spec: {services: [orders], address: 10.0.0.3, ports: {default: 9001}}\n";
+    let mut bench = Bench::of(&format!("{MESH}{another}"), own());
+    let orders = ObjectName::new("shop", "orders");
+    let both = |bench: &Bench| bench.inputs.workloads_of(&orders).cloned().collect::<Vec<_>>();
+    let before = both(&bench);
+    let (one, other) = (&before[0], &before[1]);
+    assert!(one.address != other.address && Arc::ptr_eq(&one.services, &other.services));
+    assert!(Arc::ptr_eq(&one.ports, &other.ports) && Arc::ptr_eq(&one.labels, &other.labels));
+    // A renewal brings other metadata only: endpoints and inputs go on with one copy.
+    bench.put(&resources(&another.replace("namespace: shop", "namespace: shop, uid: x")));
+    assert!(before.iter().zip(both(&bench)).all(|(before, after)| Arc::ptr_eq(before, &after)));
+    assert!(size_of::<Workload>() <= 144 && size_of::<crate::cluster::Endpoint>() <= 128);
 }
 
 #[test]

@@ -73,15 +73,15 @@ pub struct FileSource {
     whole: Digest,
     /// What each document brought, by its text: a document that has not changed is not parsed again, so that a change
     /// costs the same however long the file is.
-    documents: HashMap<Digest, Vec<Key>>,
+    documents: HashMap<Digest, Box<[Key]>>,
 }
 
-/// SHA-256.
-type Digest = [u8; 32];
+/// The first half of SHA-256: enough to tell the documents of one file apart.
+type Digest = [u8; 16];
 
 /// What a file says.
 struct Contents {
-    documents: HashMap<Digest, Vec<Key>>,
+    documents: HashMap<Digest, Box<[Key]>>,
     /// From documents that were not there before.
     items: Vec<Item>,
     problems: Vec<(String, Problem)>,
@@ -173,11 +173,11 @@ impl FileSource {
         }
         let before = std::mem::replace(&mut self.documents, contents.documents);
         let present: HashSet<&Key> = self.documents.values().flatten().collect();
-        let gone = before.into_values().flatten().filter(|key| !present.contains(key));
+        let gone = before.into_values().flat_map(Vec::from).filter(|key| !present.contains(key));
         // What was wrong this time keeps its place.
         let (kept, gone): (Vec<_>, Vec<_>) = gone.partition(|key| kept.contains(&key.to_string()));
         change.removed = gone;
-        self.documents.entry(Digest::default()).or_default().extend(kept);
+        extend(self.documents.entry(Digest::default()).or_default(), kept);
         change
     }
 }
@@ -191,7 +191,7 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Reads those documents of `text` that are not among `known`.
-fn parse(path: &Path, text: &str, known: &HashMap<Digest, Vec<Key>>) -> Result<Contents, Error> {
+fn parse(path: &Path, text: &str, known: &HashMap<Digest, Box<[Key]>>) -> Result<Contents, Error> {
     let mut contents =
         Contents { documents: HashMap::new(), items: Vec::new(), problems: Vec::new() };
     for (lines_before, part) in documents(text) {
@@ -226,9 +226,14 @@ fn parse(path: &Path, text: &str, known: &HashMap<Digest, Vec<Key>>) -> Result<C
         }
         // A document with something wrong is read again each time, so that it is reported until it is mended.
         let under = if whole { digest } else { Digest::default() };
-        contents.documents.entry(under).or_default().extend(keys);
+        extend(contents.documents.entry(under).or_default(), keys);
     }
     Ok(contents)
+}
+
+/// Exactly as long as it must be: a file may have ten thousand documents of one resource each.
+fn extend(keys: &mut Box<[Key]>, more: Vec<Key>) {
+    *keys = std::mem::take(keys).into_iter().chain(more).collect();
 }
 
 /// The documents of `text`, each with the number of lines before it. A line that begins with `---` always begins a
@@ -252,7 +257,8 @@ fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
 }
 
 fn digest(text: &str) -> Digest {
-    Sha256::digest(text.as_bytes()).into()
+    let whole: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    std::array::from_fn(|at| whole[at])
 }
 
 /// What a document that is not valid calls itself.
