@@ -3,8 +3,13 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod circuit;
 pub mod connect;
+pub mod ewma;
+pub mod outlier;
 pub mod pool;
+pub mod tally;
+pub mod window;
 
 use std::{
     fmt,
