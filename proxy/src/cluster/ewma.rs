@@ -145,19 +145,20 @@ impl Latencies {
     }
 
     /// Lets fade what nobody observed since the last call, and finds the median: to be called about every 100 ms, as it
-    /// looks at all. `active` says how many attempts are under way at a place: who owes answers is slow, not unknown.
-    pub fn settle(&mut self, now: Duration, active: impl Fn(usize) -> u32) {
+    /// looks at all.
+    ///
+    /// Also of who has attempts under way: a stream may last for hours, and who never answers is held off by how many
+    /// it owes.
+    pub fn settle(&mut self, now: Duration) {
         let elapsed = nanos(now.saturating_sub(self.settled));
         let kept = (-elapsed / self.decay).exp();
         self.baseline = self.median();
         let baseline = self.baseline;
         // Not `baseline + (average - baseline) * kept`, which cancels out where one is far above the other.
         let fade = |average: f64| average * kept + baseline * (1.0 - kept);
-        for (place, cell) in self.cells.iter_mut().enumerate() {
-            if cell.observed < self.settled && active(place) == 0 {
-                cell.average = cell.average.map(fade);
-                cell.failures *= kept;
-            }
+        for cell in self.cells.iter_mut().filter(|cell| cell.observed < self.settled) {
+            cell.average = cell.average.map(fade);
+            cell.failures *= kept;
         }
         self.worst = fade(self.worst);
         self.settled = self.settled.max(now);

@@ -63,28 +63,9 @@ fn who_is_not_measured_is_like_the_median() {
     for (endpoint, latency) in [(0, 10), (1, 20), (2, 30), (3, 40), (4, 5_000)] {
         latencies.observe(endpoint as usize, endpoint, millis(1), millis(latency), false);
     }
-    latencies.settle(millis(100), |_| 0);
+    latencies.settle(millis(100));
     assert_eq!(latencies.at(5), 30e6);
     assert_eq!(latencies.at(99), 30e6, "unknown");
-}
-
-#[test]
-fn who_is_not_asked_becomes_unknown_but_not_who_owes_answers() {
-    let mut latencies = latencies(3);
-    for (endpoint, latency) in [(0, 10), (1, 1_000), (2, 1_000)] {
-        latencies.observe(endpoint as usize, endpoint, millis(50), millis(latency), false);
-    }
-    latencies.observe(0, 0, millis(50), millis(10), false);
-    latencies.reconcile([0, 3, 4, 1, 2]);
-    latencies.observe(1, 3, millis(50), millis(10), false);
-    latencies.observe(2, 4, millis(50), millis(10), false);
-    for tenth in 1..=1000 {
-        latencies.observe(0, 0, millis(tenth * 100 - 1), millis(10), false);
-        latencies.settle(millis(tenth * 100), |place| u32::from(place == 4));
-    }
-    let estimates: Vec<u128> =
-        (0..5).map(|place| latencies.estimate(place).unwrap().as_millis()).collect();
-    assert_eq!(estimates, [10, 10, 10, 10, 1_000]);
 }
 
 #[test]
@@ -93,7 +74,14 @@ fn the_slower_of_two_is_asked_again() {
     latencies.observe(1, 1, millis(50), millis(1_000), false);
     for tenth in 1..=1000 {
         latencies.observe(0, 0, millis(tenth * 100 - 1), millis(10), false);
-        latencies.settle(millis(tenth * 100), |_| 0);
+        latencies.settle(millis(tenth * 100));
+        if tenth == 101 {
+            assert_eq!(
+                latencies.estimate(1),
+                Some(Duration::from_nanos(374_200_647)),
+                "10 + 990 / e"
+            );
+        }
     }
     assert_eq!(latencies.estimate(1).unwrap().as_millis(), 10);
 }
@@ -211,7 +199,7 @@ fn shares(service: impl Fn(usize) -> (u64, bool)) -> Vec<usize> {
             latencies.observe(place, place as u64, millis(at), millis(took), failed);
         }
         if now % 100 == 0 {
-            latencies.settle(millis(now), |place| active[place]);
+            latencies.settle(millis(now));
         }
         let load = |place: usize| Load {
             latency: latencies.at(place),
@@ -232,6 +220,12 @@ fn a_slow_one_gets_a_few_to_see_whether_it_still_is() {
     assert!((2..120).contains(&shares[3]), "under two in a thousand of {shares:?}");
     let fair = 60_000 / 10;
     assert!(shares.iter().all(|share| *share == shares[3] || share.abs_diff(fair) < fair / 2));
+}
+
+#[test]
+fn who_never_answers_holds_no_more_than_others_have_under_way() {
+    let shares = shares(|place| (if place == 3 { 1_000_000 } else { 10 }, false));
+    assert!((1..10).contains(&shares[3]), "{shares:?}");
 }
 
 #[test]
@@ -264,7 +258,7 @@ fn failures_in_a_row_cost_more_and_successes_make_up_for_them() {
 #[derive(Clone, Debug)]
 enum Step {
     Observe(usize, u64, Duration, bool),
-    Settle(u32),
+    Settle,
     Reconcile(Vec<u64>),
 }
 
@@ -280,7 +274,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0usize..8, 0u64..8, any_duration(), any::<bool>())
             .prop_map(|(place, endpoint, latency, failed)| Step::Observe(place, endpoint, latency, failed)),
-        3 => (0u32..3).prop_map(Step::Settle),
+        3 => Just(Step::Settle),
         1 => proptest::collection::vec(0u64..8, 0..8).prop_map(Step::Reconcile),
     ]
 }
@@ -301,7 +295,7 @@ proptest! {
                     worst = worst.max(nanos(latency));
                     latencies.observe(place, endpoint, now, latency, failed);
                 }
-                Step::Settle(active) => latencies.settle(now, |_| active),
+                Step::Settle => latencies.settle(now),
                 Step::Reconcile(endpoints) => latencies.reconcile(endpoints),
             }
             for place in 0..9 {
@@ -380,7 +374,7 @@ fn picks_cost() {
         });
         let start = Instant::now();
         for turn in 0..1000 {
-            latencies.settle(millis(turn * 100), |_| 0);
+            latencies.settle(millis(turn * 100));
         }
         println!(
             "settle                 of {count:>4}: {:>6.1} ns",
