@@ -1,11 +1,6 @@
 //! The hash by which requests and endpoints find their places: the same in every proxy and every release, as two
 //! proxies must send the same session to the same endpoint.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
 const SECOND: u64 = 0xd1b5_4a32_d192_ed03;
 

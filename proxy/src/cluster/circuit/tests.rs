@@ -162,6 +162,18 @@ fn new_settings_find_an_open_one_open() {
 }
 
 #[test]
+fn backwards_no_time_passes() {
+    let mut circuit = Circuit::new(Settings::default(), at(0));
+    circuit.push(at(5), &results(19, 0));
+    circuit.push(at(1), &results(0, 19));
+    assert!(
+        matches!(circuit.state(), State::Open { since, until, .. } if (since, until) == (at(5), at(10)))
+    );
+    assert_eq!(circuit.tick(at(0)), None);
+    assert!(circuit.tick(at(10)).is_some());
+}
+
+#[test]
 fn settings_are_moved_into_their_ranges() {
     let zero = Settings {
         window: Duration::ZERO,

@@ -99,6 +99,33 @@ fn ejections_grow_and_are_forgiven() {
 }
 
 #[test]
+fn what_was_before_an_ejection_does_not_count_after_it() {
+    let settings = Settings {
+        window: at(60),
+        base_ejection: at(1),
+        consecutive_errors: None,
+        ..Settings::default()
+    };
+    let mut detector = detector(settings, 11);
+    for endpoint in 0..11 {
+        push(&mut detector, endpoint, at(1), 100, if endpoint == 4 { 100 } else { 0 });
+    }
+    assert_eq!(ejected(&detector.evaluate(at(1))), [4]);
+    assert_eq!(detector.evaluate(at(2)), [Change::Returned { endpoint: 4, early: false }]);
+    assert_eq!(detector.evaluate(at(3)), []);
+}
+
+#[test]
+fn a_pause_does_not_end_a_run() {
+    let mut detector = detector(runs_only(), 2);
+    for failures in [3, 0, 2] {
+        assert_eq!(ejected(&detector.evaluate(at(1))), []);
+        push(&mut detector, 0, at(1), 0, failures);
+    }
+    assert_eq!(ejected(&detector.evaluate(at(1))), [0]);
+}
+
+#[test]
 fn who_returns_or_joins_is_ramped_up() {
     let mut detector = detector(runs_only(), 3);
     assert!(detector.factors().all(|(_, factor)| factor == Factor::FULL), "the first set");
