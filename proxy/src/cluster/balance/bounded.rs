@@ -49,7 +49,7 @@ pub fn pick(
 ) -> Option<usize> {
     let fits = |place: usize| {
         let member = member(place);
-        member.load() < total.allowed(member.capacity()) && member.capacity() > 0.0
+        member.load() < total.allowed(member.capacity())
     };
     walk.take(STEPS).find(|place| fits(*place)).or_else(|| {
         let available = (0..count).filter(|place| member(*place).capacity() > 0.0);
@@ -153,7 +153,8 @@ mod tests {
                     false => pick(table.walk(hash), weights.len(), member, figures),
                 }.unwrap();
                 members[place].active += 1;
-                let most = figures.allowed(members[place].capacity());
+                let share = members[place].capacity() / figures.weight;
+                let most = (bound * (figures.active + 1) as f64 * share).ceil();
                 prop_assert!(members[place].factor != Factor::NONE);
                 prop_assert!(f64::from(members[place].active) <= most, "{members:?}");
             }

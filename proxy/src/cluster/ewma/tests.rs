@@ -185,7 +185,7 @@ fn a_pick_looks_at_few_however_many_there_are() {
 }
 
 /// What each of eleven endpoints gets of 500 requests a second for two minutes, each taking so many milliseconds.
-fn shares(service: impl Fn(usize) -> (u64, bool)) -> Vec<usize> {
+fn shares(service: impl Fn(usize, u64) -> (u64, bool)) -> Vec<usize> {
     let draw = Draw::new(&[1; 11]);
     let (mut latencies, mut random) = (latencies(11), generator(8));
     let (mut active, mut shares) = (vec![0u32; 11], vec![0; 11]);
@@ -193,8 +193,8 @@ fn shares(service: impl Fn(usize) -> (u64, bool)) -> Vec<usize> {
     for request in 0..60_000 {
         let now = request * 2;
         while let Some(end) = ends.first_entry().filter(|end| end.key().0 <= now) {
-            let ((at, _), place) = end.remove_entry();
-            let (took, failed) = service(place);
+            let ((at, begun), place) = end.remove_entry();
+            let (took, failed) = service(place, begun);
             active[place] -= 1;
             latencies.observe(place, place as u64, millis(at), millis(took), failed);
         }
@@ -209,14 +209,14 @@ fn shares(service: impl Fn(usize) -> (u64, bool)) -> Vec<usize> {
         let place = pick(&draw, load, &mut random).unwrap();
         active[place] += 1;
         shares[place] += 1;
-        ends.insert((now + service(place).0, request), place);
+        ends.insert((now + service(place, now).0, now), place);
     }
     shares
 }
 
 #[test]
 fn a_slow_one_gets_a_few_to_see_whether_it_still_is() {
-    let shares = shares(|place| (if place == 3 { 100 } else { 10 }, false));
+    let shares = shares(|place, _| (if place == 3 { 100 } else { 10 }, false));
     assert!((2..120).contains(&shares[3]), "under two in a thousand of {shares:?}");
     let fair = 60_000 / 10;
     assert!(shares.iter().all(|share| *share == shares[3] || share.abs_diff(fair) < fair / 2));
@@ -224,21 +224,29 @@ fn a_slow_one_gets_a_few_to_see_whether_it_still_is() {
 
 #[test]
 fn who_never_answers_holds_no_more_than_others_have_under_way() {
-    let shares = shares(|place| (if place == 3 { 1_000_000 } else { 10 }, false));
+    let shares = shares(|place, _| (if place == 3 { 1_000_000 } else { 10 }, false));
     assert!((1..10).contains(&shares[3]), "{shares:?}");
 }
 
 #[test]
 fn a_quick_failure_is_not_a_fast_endpoint() {
     for busy in [10, 100] {
-        let shares = shares(|place| if place == 3 { (1, true) } else { (busy, false) });
+        let shares = shares(|place, _| if place == 3 { (1, true) } else { (busy, false) });
         assert!((2..600).contains(&shares[3]), "under one in a hundred of {shares:?}");
     }
 }
 
 #[test]
+fn who_failed_for_a_while_gets_its_share_again() {
+    // After the first of two minutes it is as good as the others.
+    let shares =
+        shares(|place, now| if place == 3 && now < 60_000 { (1, true) } else { (10, false) });
+    assert!(shares[3] > 60_000 / 11 / 2 * 7 / 10, "{shares:?}");
+}
+
+#[test]
 fn all_that_fail_share_alike() {
-    let shares = shares(|_| (1, true));
+    let shares = shares(|_, _| (1, true));
     assert!(shares.iter().all(|share| share.abs_diff(60_000 / 11) < 600), "{shares:?}");
 }
 
