@@ -26,14 +26,17 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["objects"],
     &["registry"],
     &["push", "ca"],
+    &["transport"],
     &["xds", "http_api", "settings"],
     &["app"],
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[
+    "proxy/src/listen/hello",
     "proxy/src/listen/sniff",
     "proxy/src/admin/gate",
     "proxy/src/http/head",
+    "proxy/src/tls/verify",
     "proxy/src/route",
     "proxy/src/filter/authz",
     "proxy/src/filter/jwt/verify",
@@ -49,6 +52,10 @@ const PURE: &[&str] = &[
     "proxy/src/config/compile",
     "proxy/src/config/inputs",
     "proxy/src/config/source/control_plane/mirror",
+    "control-plane/src/ca/issue",
+    "control-plane/src/ca/jwt",
+    "control-plane/src/ca/limits",
+    "control-plane/src/ca/rotation",
     "control-plane/src/objects",
     "control-plane/src/plan",
     "control-plane/src/registry/lease",
@@ -63,7 +70,7 @@ const FENCED: &[(&str, &[&str])] = &[
         "leno_api::wire",
         &["proxy/src/config/source", "control-plane/src/xds", "control-plane/src/ca"],
     ),
-    ("hyper::", &["proxy/src/http"]),
+    ("hyper::", &["proxy/src/http", "control-plane/src/ca/fetch"]),
     ("env::var", &["proxy/src/bootstrap", "control-plane/src/settings"]),
 ];
 const MAX_LINES: usize = 500;

@@ -11,13 +11,13 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 mod trust;
 
@@ -157,22 +157,41 @@ impl HttpClient {
         answer.map_err(|_| self.too_late())?.map_err(|error| self.broken(&in_full(&error)))
     }
 
+    /// The certificate that the server shows, in DER, once it is found good; `None` of a server without TLS.
+    pub async fn certificate(&self) -> Result<Option<CertificateDer<'static>>, Error> {
+        let Security::Tls { trust, name } = &self.security else { return Ok(None) };
+        let stream = self.secured(self.reached(false).await?, trust, name).await?;
+        let (_, session) = stream.get_ref();
+        Ok(session.peer_certificates().and_then(|chain| chain.first()).cloned())
+    }
+
     async fn connect(&self, secret: bool) -> Result<Box<dyn Stream>, Error> {
-        let authority = || self.authority.clone();
-        let connecting = timeout(CONNECT_TIMEOUT, self.dial(secret)).await;
-        let stream = connecting.map_err(|_| Error::ConnectTimeout { authority: authority() })??;
-        let Security::Tls { trust, name } = &self.security else { return Ok(Box::new(stream)) };
+        let stream = self.reached(secret).await?;
+        match &self.security {
+            Security::Plain => Ok(Box::new(stream)),
+            Security::Tls { trust, name } => Ok(Box::new(self.secured(stream, trust, name).await?)),
+        }
+    }
+
+    async fn reached(&self, secret: bool) -> Result<TcpStream, Error> {
+        let too_late = |_| Error::ConnectTimeout { authority: self.authority.clone() };
+        timeout(CONNECT_TIMEOUT, self.dial(secret)).await.map_err(too_late)?
+    }
+
+    async fn secured(
+        &self,
+        stream: TcpStream,
+        trust: &Trust,
+        name: &ServerName<'static>,
+    ) -> Result<TlsStream<TcpStream>, Error> {
+        let untrusted = |reason| Error::Untrusted { authority: self.authority.clone(), reason };
         let connector = TlsConnector::from(trust.config());
         let handshake = timeout(CONNECT_TIMEOUT, connector.connect(name.clone(), stream)).await;
-        let handshake = handshake.map_err(|_| Error::Untrusted {
-            authority: authority(),
-            reason: format!("no TLS handshake within {CONNECT_TIMEOUT:?}"),
-        })?;
-        let stream = handshake.map_err(|error| match trust.objection(&error) {
-            Some(reason) => Error::Untrusted { authority: authority(), reason },
+        let too_late = |_| untrusted(format!("no TLS handshake within {CONNECT_TIMEOUT:?}"));
+        handshake.map_err(too_late)?.map_err(|error| match trust.objection(&error) {
+            Some(reason) => untrusted(reason),
             None => self.broken(&in_words(&error)),
-        })?;
-        Ok(Box::new(stream))
+        })
     }
 
     async fn dial(&self, secret: bool) -> Result<TcpStream, Error> {

@@ -71,7 +71,9 @@ struct Arrival {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
-    let mut settings = Settings::ephemeral(arguments.data_dir.clone().unwrap_or_default());
+    let temporary = tempfile::tempdir()?;
+    let directory = arguments.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let mut settings = Settings::ephemeral(directory);
     settings.memory = arguments.data_dir.is_none();
     let running = leno_control_plane::start(settings).await?;
     let mut api = Api::connect(running.addresses.api).await?;

@@ -5,6 +5,7 @@ mod error;
 use std::{
     io::Write,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -26,12 +27,14 @@ use tokio::{
 pub use self::error::Error;
 use crate::{
     access::{Access, TokenFile},
+    ca::{self, Authority},
     http_api::{self, Api},
     push::Push,
     registry::Registry,
     settings::Settings,
     store::{EmbeddedStore, MemoryStore, Store},
     telemetry::Metrics,
+    transport::Incoming,
     xds::server::{self, Discovery},
 };
 
@@ -50,6 +53,8 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Running {
     pub addresses: Addresses,
+    /// The trusted roots, as PEM: what proxies and kubectl on this machine need to know.
+    pub roots: PathBuf,
     stop: watch::Sender<bool>,
     tasks: JoinSet<Result<(), Error>>,
 }
@@ -68,7 +73,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     files::raise_limit();
     let mut signals = Requests::listen().map_err(Error::Signals)?;
     let mut running = start(settings).await?;
-    announce(&running.addresses).map_err(Error::Output)?;
+    announce(&running).map_err(Error::Output)?;
     let asked = tokio::select! {
         signal = signals.next() => signal,
         ended = running.ended() => return Err(ended),
@@ -99,30 +104,66 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let process = Process::register(&metrics.registry)?;
     let registry = Registry::new(store.clone());
     let (push, push_task) = Push::new(store.clone(), metrics.clone());
-    let access = |address| {
-        let tokens = TokenFile::open(&settings.data_dir)?;
-        Ok::<_, Error>(Access::new(tokens, address, settings.require_token))
+    let tokens = Arc::new(TokenFile::open(&settings.data_dir)?);
+    let authority = Authority::open(authority(&settings), store.clone(), tokens.clone()).await?;
+    let incoming = |listener, port| {
+        Incoming::new(listener, port, authority.clone(), metrics.clone()).map_err(Error::Address)
     };
+    let xds_incoming = incoming(xds_listener, server::PORT)?;
+    let api_incoming = incoming(api_listener, http_api::PORT)?;
+    let access = |address| Access::new(tokens.clone(), address, settings.require_token);
     let (stop, stopped) = watch::channel(false);
     let discovery = Discovery {
-        push,
+        push: push.clone(),
         registry: registry.clone(),
-        access: access(addresses.xds)?,
+        access: access(addresses.xds),
+        authority: authority.clone(),
         metrics: metrics.clone(),
         stop: stopped.clone(),
     };
-    let api_access = access(addresses.api)?;
     let hosts = settings.api_hosts.clone();
-    let api = Api::new(store, registry.clone(), api_access, hosts);
+    let api_access = access(addresses.api);
+    let api = Api::new(store, registry.clone(), api_access, hosts, authority.clone(), push);
+    authority.register(&metrics.registry)?;
     let exposition = exposition(metrics, process, Arc::downgrade(&registry));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(endless(push_task.run()));
     tasks.spawn(endless(registry.run()));
-    tasks.spawn(named("the xDS server", server::serve(xds_listener, discovery)));
-    tasks.spawn(named("the API server", http_api::serve(api_listener, api, stopped.clone())));
+    tasks.spawn(endless(authority.run()));
+    tasks.spawn(named("the xDS server", server::serve(xds_incoming, discovery)));
+    tasks.spawn(endless(http_api::serve(api_incoming, api, stopped.clone())));
     tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
-    Ok(Running { addresses, stop, tasks })
+    Ok(Running { addresses, roots: settings.data_dir.join(ca::ROOT_FILE), stop, tasks })
+}
+
+/// What the authority is to be, by our own settings.
+fn authority(settings: &Settings) -> ca::Settings {
+    let files = (&settings.ca_root, &settings.ca_certificate, &settings.ca_key);
+    let user = match files {
+        (Some(root), Some(certificate), Some(key)) => {
+            let (root, certificate, key) = (root.clone(), certificate.clone(), key.clone());
+            Some(ca::UserFiles { root, certificate, key })
+        }
+        _ => None,
+    };
+    let issuer = (&settings.join_jwks, &settings.join_issuer, &settings.join_audience);
+    let jwt = match issuer {
+        (Some(jwks), Some(issuer), Some(audience)) => {
+            let (jwks, issuer, audience) = (jwks.clone(), issuer.clone(), audience.clone());
+            Some(ca::JwtSettings { jwks, issuer, audience })
+        }
+        _ => None,
+    };
+    ca::Settings {
+        data_dir: settings.data_dir.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        ttl: settings.certificate_ttl,
+        user,
+        jwt,
+        hosts: settings.api_hosts.clone(),
+        bind: vec![settings.api.ip(), settings.xds.ip()],
+    }
 }
 
 impl Running {
@@ -238,10 +279,11 @@ fn exposition(metrics: Arc<Metrics>, process: Process, registry: Weak<Registry>)
 }
 
 /// One line on standard output, for whoever started us.
-fn announce(addresses: &Addresses) -> std::io::Result<()> {
-    let Addresses { api, xds, metrics } = addresses;
+fn announce(running: &Running) -> std::io::Result<()> {
+    let Addresses { api, xds, metrics } = running.addresses;
     let line = json!({
         "api": api.to_string(), "xds": xds.to_string(), "metrics": metrics.to_string(),
+        "ca": running.roots,
     });
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;

@@ -39,11 +39,13 @@ mod user;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use leno_api::model::identity::{SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 pub use self::{
@@ -59,7 +61,7 @@ use crate::store;
 
 /// The wire: generated from `api/proto/ca.proto`.
 pub mod proto {
-    #![expect(clippy::pedantic, missing_docs, reason = "generated")]
+    #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("leno.ca.v1");
 }
 
@@ -111,12 +113,14 @@ pub struct Peer {
     pub identity: Option<SpiffeId>,
     /// When that certificate ends, Unix seconds: connections may outlive it.
     pub not_after: Option<i64>,
+    /// The certificate and what came with it: connections may outlive the trust in its root, too.
+    pub chain: Arc<[CertificateDer<'static>]>,
 }
 
 impl Peer {
     /// Of a connection without TLS.
     pub fn plain(remote: SocketAddr) -> Self {
-        Self { remote, tls: false, identity: None, not_after: None }
+        Self { remote, tls: false, identity: None, not_after: None, chain: Arc::default() }
     }
 }
 

@@ -15,9 +15,11 @@
 //! - `list.rs`, `watch.rs`, `selector.rs`, `rendering.rs`, `table.rs`: reading
 //! - `body.rs`, `write.rs`, `remove.rs`, `batch.rs`, `warnings.rs`: writing
 //! - `discovery.rs`, `openapi.rs`, `namespaces.rs`: what there is
+//! - `ca.rs`: the certificate authority: roots, certificates, rotation
 
 mod batch;
 mod body;
+mod ca;
 mod discovery;
 mod failure;
 mod gate;
@@ -41,13 +43,13 @@ use std::sync::Arc;
 
 use axum::{
     Router, middleware,
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use tokio::sync::{Semaphore, watch as switch};
 
-pub use self::serve::serve;
+pub use self::serve::{PORT, serve};
 use self::{failure::Failure, openapi::Documents, warnings::Parsed};
-use crate::{access::Access, registry::Registry, store::Store};
+use crate::{access::Access, ca::Authority, push::Push, registry::Registry, store::Store};
 
 /// Largest request body for one resource.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -65,6 +67,8 @@ pub struct Api {
     access: Access,
     /// Names under which people may call the API, beside IP addresses and localhost.
     hosts: Vec<String>,
+    authority: Arc<Authority>,
+    push: Arc<Push>,
     watches: Arc<Semaphore>,
     /// Set when watches are to end.
     ending: switch::Sender<bool>,
@@ -79,12 +83,16 @@ impl Api {
         registry: Arc<Registry>,
         access: Access,
         hosts: Vec<String>,
+        authority: Arc<Authority>,
+        push: Arc<Push>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             registry,
             access,
             hosts,
+            authority,
+            push,
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             ending: switch::Sender::new(false),
             writes: Semaphore::new(MAX_WRITES),
@@ -132,8 +140,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(|| async { "ok" }))
         .route("/healthz", get(|| async { "ok" }));
+    let authority = Router::new()
+        .route(ca::BUNDLE, get(ca::bundle))
+        .route("/ca/status", get(ca::status))
+        .route("/ca/certificates", get(ca::certificates))
+        .route("/ca/rotation", post(ca::rotate));
     resources
         .merge(discovery)
+        .merge(authority)
         .fallback(|| async { Failure::no_such_path() })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(middleware::from_fn_with_state(api.clone(), gate::check))

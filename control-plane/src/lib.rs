@@ -14,6 +14,7 @@
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`registry`]: leases of registered workloads
+//! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
 //! - [`xds`]: the streams of the proxies
 //! - `app.rs`: puts it together; `settings.rs`: flags and environment
@@ -29,6 +30,7 @@ pub mod registry;
 mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod transport;
 pub mod xds;
 
 pub use self::{

@@ -25,6 +25,7 @@ pub struct Metrics {
     pub revision: IntGauge,
     pub leases: IntGauge,
     pub status_writes: IntCounter,
+    pub handshakes: IntCounterVec,
 }
 
 impl Metrics {
@@ -81,9 +82,20 @@ impl Metrics {
             )?,
             leases: gauge(&registry, "leno_registry_leases", "Workloads held by a lease.")?,
             status_writes: counter(&registry, "leno_status_writes_total", "Statuses written.")?,
+            handshakes: handshakes(&registry)?,
             registry,
         })
     }
+}
+
+/// As the proxies count theirs; we are the server always.
+fn handshakes(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let options = Opts::new(
+        "leno_tls_handshakes_total",
+        "TLS handshakes, by result: ok, or why the connection was closed.",
+    );
+    let options = options.const_label("side", "server");
+    registered(registry, IntCounterVec::new(options, &["result"])?)
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {

@@ -9,8 +9,7 @@
 //! - `session/round.rs`: one consistent change as a row of responses, in an order that is safe
 //! - `names.rs`: subscriptions as they are written on the wire
 //! - `node.rs`: what a proxy says about itself
-//! - `server.rs`: the service; `server/incoming.rs`: its connections; `server/stream.rs`: one stream, with
-//!   its lease
+//! - `server.rs`: the service; `server/stream.rs`: one stream, with its lease
 
 pub mod names;
 mod node;

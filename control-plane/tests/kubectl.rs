@@ -5,18 +5,14 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
 use leno_control_plane::{
-    access::{Access, TokenFile},
-    http_api::{Api, serve},
-    registry::Registry,
-    store::{MemoryStore, Store},
+    Running, Settings,
+    access::{NewToken, Role, TokenFile},
 };
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::watch};
 
 const MANIFESTS: &str = r#"
 apiVersion: leno.dev/v1alpha1
@@ -35,29 +31,40 @@ spec:
 "#;
 
 struct Kubectl {
-    server: String,
+    server: Vec<String>,
     home: TempDir,
-    /// The API ends when this is dropped.
-    _stop: watch::Sender<bool>,
+    /// The control plane ends when this is dropped.
+    running: Running,
 }
 
 impl Kubectl {
+    /// Over TLS, as people do it from elsewhere. Without a token kubectl would ask for a password then.
     async fn start() -> Self {
         let directory = TempDir::new().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let registry = Registry::new(store.clone());
-        let access = Access::new(TokenFile::open(directory.path()).unwrap(), address, false);
-        let api = Api::new(store, registry, access, Vec::new());
-        let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, api, stopped));
-        Self { server: format!("--server=http://{address}"), home: directory, _stop: stop }
+        let settings = Settings::ephemeral(directory.path().into());
+        let running = leno_control_plane::start(settings).await.unwrap();
+        let (name, role) = ("kubectl", Role::Admin);
+        let (namespace, service_account, expires, once) = (None, None, None, false);
+        let new = NewToken { name, role, namespace, service_account, expires, once };
+        let token = TokenFile::open(directory.path()).unwrap().issue(new).unwrap();
+        let roots = running.roots.display();
+        let server = vec![
+            format!("--server=https://{}", running.addresses.api),
+            format!("--certificate-authority={roots}"),
+            format!("--token={token}"),
+        ];
+        Self { server, home: directory, running }
+    }
+
+    fn plainly(mut self) -> Self {
+        let address = self.running.addresses.api;
+        self.server = vec![format!("--server=http://{address}")];
+        self
     }
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg(&self.server).args(["--namespace=shop", "--request-timeout=20s"]);
+        command.args(&self.server).args(["--namespace=shop", "--request-timeout=20s"]);
         // Its discovery cache must not outlive the test, and no kubeconfig must matter.
         command.env("HOME", self.home.path()).env("KUBECONFIG", "/dev/null");
         command.args(arguments.split_whitespace());
@@ -126,6 +133,8 @@ async fn kubectl_works_as_people_know_it() {
         .fine(&format!("{apply} --dry-run=server"), MANIFESTS, &["orders created (server dry run)"])
         .await;
     kubectl.fine("get all", "", &["No resources found"]).await;
+    kubectl.fine("get trustbundles -n leno-system", "", &["mesh"]).await;
+    kubectl.fails("delete trustbundle mesh -n leno-system", "", "certificate authority").await;
     kubectl
         .fine(
             apply,
@@ -181,7 +190,7 @@ async fn kubectl_says_what_is_wrong() {
     if !is_there() {
         return;
     }
-    let kubectl = Kubectl::start().await;
+    let kubectl = Kubectl::start().await.plainly();
     let apply = "apply -f -";
     let typo = MANIFESTS.replace("protocol: http", "protocl: http");
     kubectl.fails(apply, &typo, "spec.ports[0].protocl: unknown field").await;
@@ -211,7 +220,9 @@ async fn kubectl_watches() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     Command::new("kill").arg(id.to_string()).status().unwrap();
     let text = String::from_utf8(output.await.unwrap().unwrap().stdout).unwrap();
-    let events: Vec<_> =
+    let mut events: Vec<_> =
         text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    // The control plane writes its status, too.
+    events.dedup();
     assert_eq!(events, ["ADDED", "MODIFIED", "DELETED"], "{text}");
 }

@@ -78,12 +78,19 @@ fn prints_its_addresses_once_they_can_be_reached_and_ends_when_asked() {
 fn what_flags_say_the_environment_can_say() {
     let directory = TempDir::new().unwrap();
     let kept = directory.path().join("kept");
+    let resources = kept.join("leno.redb");
+    let mut root = Vec::new();
     for (memory, on_disk) in [("1", false), ("true", false), ("0", true)] {
         let mut child = command(&kept).env("LENO_MEMORY", memory).spawn().unwrap();
-        addresses(&mut child);
+        let roots = addresses(&mut child)["ca"].as_str().unwrap().to_owned();
         assert!(terminate(&mut child));
-        assert_eq!(kept.exists(), on_disk, "LENO_MEMORY={memory}");
+        assert_eq!(resources.exists(), on_disk, "LENO_MEMORY={memory}");
+        // Whoever trusts this control plane goes on trusting it.
+        assert_eq!(Path::new(&roots), kept.join("root.pem"));
+        root.push(std::fs::read_to_string(roots).unwrap());
     }
+    root.dedup();
+    assert_eq!(root.len(), 1, "the same root each time");
 }
 
 #[test]

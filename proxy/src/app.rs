@@ -66,7 +66,7 @@ pub enum Error {
     Unproven(#[from] bootstrap::Unproven),
     /// The files of our certificate cannot be used.
     #[error(transparent)]
-    Identity(#[from] identity::Error),
+    Identity(Box<identity::Error>),
     /// Neither a file nor a control plane.
     #[error("say where the configuration comes from: --config FILE or --control-plane ADDRESS")]
     NoSource,
@@ -143,8 +143,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let source = Source::open(&options)?;
     let identity = open_identity(&options, &families)?;
     let bound = bind_all(&options)?;
-    let mutual_tls = identity.is_expected();
-    if let Some(workload) = own_workload(&options, bound.inbound_address(), mutual_tls) {
+    if let Some(workload) = own_workload(&options, bound.inbound_address(), &identity) {
         leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
     }
     let (drain, draining) = watch::channel(false);
@@ -225,7 +224,8 @@ fn open_identity(options: &Options, families: &Families) -> Result<Arc<Identity>
     let Some(source) = options.identity_source(&proxy_name(options))? else {
         return Ok(Identity::none());
     };
-    let (identity, keeping) = identity::start(source, families)?;
+    let (identity, keeping) =
+        identity::start(source, families).map_err(|error| Error::Identity(error.into()))?;
     tokio::task::spawn_local(keeping);
     Ok(identity)
 }

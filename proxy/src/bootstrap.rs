@@ -30,7 +30,13 @@ pub struct Options {
     pub token_file: Option<PathBuf>,
     /// PEM file with the roots by which the control plane is known (its `root.pem`, or `leno ca bundle`). With it the
     /// control plane is spoken to over TLS and asked for a certificate.
-    #[arg(long, env = "LENO_CA_FILE", value_name = "FILE", requires = "control_plane")]
+    #[arg(
+        long,
+        env = "LENO_CA_FILE",
+        value_name = "FILE",
+        requires = "control_plane",
+        conflicts_with = "config"
+    )]
     pub ca_file: Option<PathBuf>,
     /// PEM file with the proxy's own certificate, leaf first, instead of one from the control plane. Read again when
     /// it changes, as are the two below.

@@ -20,7 +20,7 @@ mod status;
 mod workload_api;
 
 pub use files::Files;
-pub use status::{Root, Status};
+pub use status::Status;
 
 use std::{
     future::Future,
@@ -180,7 +180,8 @@ impl Identity {
             return;
         }
         let mut state = self.state();
-        let roots: Vec<_> = bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec())).collect();
+        let roots: Vec<_> =
+            bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec())).collect();
         state.bundle = Some(status::Bundle { roots: roots.clone(), signer: bundle.signer.clone() });
         state.bundles += 1;
         if let Some(current) = self.current() {
@@ -257,13 +258,22 @@ impl Identity {
     fn failed(&self, reason: String) {
         let mut state = self.state();
         let left = state.life.map(|life| life.not_after.saturating_sub(now()).as_secs());
+        // The same again and again is said once; the reminders go on.
         match left {
-            Some(left) => tracing::warn!("no new certificate ({left} s left of the old one): {reason}"),
+            _ if state.last_error.as_ref() == Some(&reason) => tracing::debug!("{reason}"),
+            Some(left) => {
+                tracing::warn!("no new certificate ({left} s left of the old one): {reason}");
+            }
             None => tracing::warn!("no certificate yet: {reason}"),
         }
         state.last_error = Some(reason);
         drop(state);
         self.count("error");
+    }
+
+    /// What was wrong is not any more, and what is in use is still the right thing.
+    fn recovered(&self) {
+        self.state().last_error = None;
     }
 
     fn count(&self, result: &str) {

@@ -1,14 +1,14 @@
 //! The sidecar, in the order in which a request passes:
 //!
 //! ```text
-//! request   accept ─▶ codec ─▶ filters ─▶ route ─▶ balance ─▶ connect ─▶ upstream
-//!           listen    http     filter     route    ╰───── cluster ─────╯
-//!                              └────── forward (drives it all, once) ──┘
+//! request   accept ─▶ tls ─▶ codec ─▶ filters ─▶ route ─▶ balance ─▶ connect ─▶ upstream
+//!           listen    tls    http     filter     route    ╰───── cluster ─────╯
+//!                                     └────── forward (drives it all, once) ──┘
 //! config    source (file | control plane) ─▶ model ─▶ compile (pure) ─▶ Snapshot ─▶ swap ─▶ ACK / NACK
 //! ```
 //!
 //! A module names only modules of an earlier line (tests/arch.rs):
-//! `error | telemetry, http | route, filter | cluster | snapshot | forward, config | listen, admin, bootstrap | app`.
+//! `error | telemetry, http | tls, route, filter | cluster, identity | snapshot | forward, config | listen, admin, bootstrap | app`.
 
 mod admin;
 mod app;

@@ -16,7 +16,6 @@ pub mod control_plane;
 pub mod credentials;
 pub mod failure;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "for tests only")]
 pub mod fixture;
 mod path;
 pub mod server;

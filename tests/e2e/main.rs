@@ -15,6 +15,8 @@ mod bad_requests;
 #[cfg(test)]
 mod bad_upstreams;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod endpoints;
@@ -32,6 +34,8 @@ mod http2;
 mod http2_conformance;
 #[cfg(test)]
 mod mesh;
+#[cfg(test)]
+mod mtls;
 #[cfg(test)]
 mod mutations;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use http::Method;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use x509_parser::parse_x509_certificate;
 
 use super::{ApiClient, Error, JSON};
 use crate::moments::Moment;
@@ -32,8 +33,17 @@ pub enum Step {
 pub struct Status {
     pub trust_domain: String,
     pub roots: Vec<Root>,
-    /// `idle`, `added` or `switched`.
-    pub step: String,
+    /// `idle`, `added` or `switched`; none where the roots are the user's own files.
+    pub step: Option<String>,
+    /// Proxies, and those of them that trust just these roots.
+    pub connected: usize,
+    pub have_bundle: usize,
+    /// The first few that do not yet.
+    pub waiting_for: Vec<String>,
+    /// The first few that show a certificate of another root than the one that signs.
+    pub on_other_root: Vec<String>,
+    /// Proxies that are away, with a certificate that is still good.
+    pub absent: usize,
 }
 
 /// A root that is trusted.
@@ -129,6 +139,17 @@ impl ApiClient {
         let bundle = self.ca_bundle().await?;
         let current = trust.is_exactly(&self.server(), bundle.as_bytes())?;
         Ok((!current).then(|| trust.file().to_owned()))
+    }
+
+    /// The life of the control plane's own certificate, from when until when; `None` without TLS.
+    pub async fn own_certificate(&self) -> Result<Option<(Moment, Moment)>, Error> {
+        let shown = self.http.certificate().await.map_err(|error| self.failed(error))?;
+        let Some(certificate) = shown else { return Ok(None) };
+        let (_, parsed) = parse_x509_certificate(&certificate)
+            .map_err(|error| self.unreadable(&format!("its certificate: {error}")))?;
+        let moment = |seconds| Moment(u64::try_from(seconds).unwrap_or(0));
+        let life = parsed.validity();
+        Ok(Some((moment(life.not_before.timestamp()), moment(life.not_after.timestamp()))))
     }
 
     /// Which version of Leno the control plane is.

@@ -99,8 +99,18 @@ async fn status(shown: &Shown, out: &mut impl Write) -> Result<(), Error> {
 
 fn print_status(status: &Status, now: u64, out: &mut impl Write) -> Result<(), Error> {
     writeln!(out, "trust domain  {}", status.trust_domain)?;
-    writeln!(out, "rotation      {}\n", rotation::told(&status.step))?;
-    let mut table = Table::new(["root", "subject", "signs", "ends", ""]);
+    writeln!(out, "rotation      {}", rotation::told(status))?;
+    let Status { connected, have_bundle, waiting_for, absent, .. } = status;
+    write!(out, "proxies       {have_bundle} of {connected} trust these roots")?;
+    if !waiting_for.is_empty() {
+        let lagging = connected.saturating_sub(*have_bundle);
+        write!(out, ", waiting for {}", rotation::names(waiting_for, lagging))?;
+    }
+    if *absent > 0 {
+        write!(out, "; {absent} with a good certificate are not connected")?;
+    }
+    writeln!(out, "\n")?;
+    let mut table = Table::new(["root", "subject", "signs", "ends", "at"]);
     for root in &status.roots {
         table.add(vec![
             short(&root.fingerprint),
@@ -146,7 +156,7 @@ async fn rotate_root(args: &RotateRoot, out: &mut impl Write) -> Result<ExitCode
     if let Some(step) = step {
         client.learn_roots().await?;
         let status = client.rotate(step, args.force).await?;
-        writeln!(out, "{}", rotation::told(&status.step))?;
+        writeln!(out, "{}", rotation::told(&status))?;
         after(&client).await?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -17,7 +17,7 @@ use crate::{
 
 mod judge;
 
-/// Look whether the mesh is well: the control plane, everybody's certificates, what is not live where it should be
+/// Look whether the mesh is well: control plane, certificates, resources that are not live everywhere; else exits 1
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// How to print it
@@ -48,14 +48,17 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Err
 async fn findings(client: &ApiClient) -> Result<Vec<Finding>, Error> {
     let version = match client.version().await {
         Ok(version) => version,
-        // Not to be reached is a finding, not a mistake of whoever asks.
-        Err(error @ (ApiError::Unreachable { .. } | ApiError::Http { .. })) => {
+        // Not to be reached, or not to be trusted, is a finding, not a mistake of whoever asks.
+        Err(
+            error @ (ApiError::Unreachable { .. } | ApiError::Http { .. } | ApiError::Server(_)),
+        ) => {
             return Ok(vec![judge::unreachable(&error.to_string())]);
         }
         Err(error) => return Err(error.into()),
     };
     let now = now();
     let mut findings = vec![judge::control_plane(&client.server(), &version)];
+    findings.extend(client.own_certificate().await?.map(|life| judge::own(life, now)));
     findings.extend(judge::authority(&client.ca_status().await?, now));
     findings.extend(judge::certificates(&client.ca_certificates().await?, now));
     let mut live = 0;
@@ -68,6 +71,8 @@ async fn findings(client: &ApiClient) -> Result<Vec<Finding>, Error> {
         }
     }
     findings.push(judge::live(live));
+    // What is wrong stands next to the hints, however long the table is.
+    findings.sort_by_key(|finding| finding.state);
     Ok(findings)
 }
 

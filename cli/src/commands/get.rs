@@ -21,7 +21,7 @@ mod columns;
 /// Show resources
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// services, workloads, httproutes, ... or KIND/NAME
+    /// services, workloads, httproutes, ...; several with commas between; or KIND/NAME
     kind: String,
 
     /// One of that name; all when left out
@@ -56,6 +56,9 @@ enum Output {
 }
 
 pub async fn run(args: &GetArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
+    if args.kind.contains(',') {
+        return several(args, out).await;
+    }
     let selection = Selection::parse(&args.kind, args.name.as_deref())?;
     let client = ApiClient::new(&args.server)?;
     let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
@@ -70,6 +73,43 @@ pub async fn run(args: &GetArgs, out: &mut impl Write) -> Result<ExitCode, Error
     printer.print_list(&list, selection.name.is_some(), out)?;
     if args.watch {
         watch(&client, &selection, namespace, &list, &mut printer, out).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything of several kinds, one after the other.
+async fn several(args: &GetArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
+    if args.name.is_some() || args.kind.contains('/') || args.watch {
+        let message = "of several kinds everything is shown, once; ask for one kind with a name or with --watch";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let selections: Result<Vec<_>, _> =
+        args.kind.split(',').map(|kind| Selection::parse(kind, None)).collect();
+    let client = ApiClient::new(&args.server)?;
+    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+    let mut all = Vec::new();
+    let mut printed = 0;
+    for Selection { kind, .. } in selections? {
+        let list = client.list(kind, namespace).await?;
+        let mut printer = Printer { documents: printed, ..Printer::new(kind, args) };
+        match args.output {
+            Output::Json => all.extend(list.items),
+            Output::Table if list.items.is_empty() => continue,
+            output => {
+                if output == Output::Table {
+                    writeln!(out, "{}{}", if printed > 0 { "\n" } else { "" }, kind.plural)?;
+                }
+                printed += list.items.len();
+                printer.print_list(&list, false, out)?;
+            }
+        }
+    }
+    match args.output {
+        Output::Json => writeln!(out, "{:#}", as_list(&all))?,
+        Output::Table if printed == 0 => {
+            eprintln!("there are none of these here; -A looks in all namespaces");
+        }
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,10 +179,9 @@ impl Printer {
                 }
             }
             Output::Json => {
-                let items: Vec<_> = list.items.iter().map(for_people).collect();
-                let whole = match (single, items.as_slice()) {
-                    (true, [only]) => only.clone(),
-                    _ => json!({"apiVersion": "v1", "kind": "List", "items": items}),
+                let whole = match (single, list.items.as_slice()) {
+                    (true, [only]) => for_people(only),
+                    (_, items) => as_list(items),
                 };
                 writeln!(out, "{whole:#}")?;
             }
@@ -188,6 +227,11 @@ impl Printer {
         }
         Ok(())
     }
+}
+
+fn as_list(items: &[Value]) -> Value {
+    let items: Vec<_> = items.iter().map(for_people).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
 /// Without the book-keeping of who owns which field, which is longer than the object.

@@ -2,15 +2,22 @@
 //!
 //! A service and its sidecar need each other's port. The service starts first; `order`, the only one that calls
 //! others, is told its sidecar's afterwards, on its control port.
+//!
+//! Each sidecar gets two files: the root by which it knows the control plane, and a token that is good for one
+//! certificate in the name of its service account. It makes its own key, and renews with the certificate itself.
 
 use std::{
+    fs,
+    io::{self, Write},
     net::SocketAddr,
-    path::Path,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use http::{Request, header::CONTENT_TYPE};
 use http_body_util::Full;
+use leno_control_plane::access::{NewToken, Role, TokenFile};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -27,7 +34,7 @@ use crate::{
 };
 
 pub const NAMESPACE: &str = "shop";
-/// The sidecar through which the orders come in.
+/// The sidecar through which the orders come in, and its service account.
 pub const CUSTOMER: &str = "customer";
 const CONTROL_PLANE: &str = "control-plane";
 const ANY: &str = "127.0.0.1:0";
@@ -36,7 +43,7 @@ const ANY: &str = "127.0.0.1:0";
 #[derive(Debug)]
 pub struct Plan {
     pub instance: &'static str,
-    /// What the shop's program is told to be.
+    /// What the shop's program is told to be, and the service account under which it is known.
     pub program: &'static str,
     /// The mesh's name for what it serves.
     pub service: &'static str,
@@ -75,6 +82,9 @@ pub struct App {
 /// A running sidecar.
 #[derive(Debug)]
 pub struct Sidecar {
+    /// Of the instance beside which it stands.
+    pub name: &'static str,
+    pub account: &'static str,
     pub outbound: SocketAddr,
     pub inbound: SocketAddr,
     pub admin: SocketAddr,
@@ -85,6 +95,8 @@ pub struct Mesh {
     pub api: SocketAddr,
     xds: SocketAddr,
     pub client: ApiClient,
+    /// The file with the roots that are trusted, which the control plane keeps current.
+    pub roots: PathBuf,
     pub apps: Vec<App>,
     /// In the order of `apps`, then the customer's.
     pub sidecars: Vec<Sidecar>,
@@ -97,6 +109,8 @@ pub struct ControlPlane {
     pub api: SocketAddr,
     xds: SocketAddr,
     pub client: ApiClient,
+    data: PathBuf,
+    roots: PathBuf,
 }
 
 pub async fn start_control_plane(
@@ -126,18 +140,20 @@ async fn run_control_plane(
     api: &str,
     xds: &str,
 ) -> Result<ControlPlane, Error> {
-    let data = directory.join("control-plane").display().to_string();
+    let data = directory.join("control-plane");
+    let path = data.display().to_string();
     let arguments =
-        ["control-plane", "--data-dir", &data, "--api", api, "--xds", xds, "--metrics", ANY];
+        ["control-plane", "--data-dir", &path, "--api", api, "--xds", xds, "--metrics", ANY];
     let starting = processes.spawn(name, &owned(&arguments))?;
     let announced = processes.announced(starting).await?;
     let (api, xds) = (announced.address("api")?, announced.address("xds")?);
+    let roots = data.join("root.pem");
     let client = ApiClient::new(&ServerArgs {
-        server: format!("http://{api}"),
-        ca_file: None,
+        server: format!("https://{api}"),
+        ca_file: Some(roots.clone()),
         token_file: None,
     })?;
-    Ok(ControlPlane { api, xds, client })
+    Ok(ControlPlane { api, xds, client, data, roots })
 }
 
 pub async fn start_shop(
@@ -146,7 +162,7 @@ pub async fn start_shop(
     control_plane: ControlPlane,
 ) -> Result<Mesh, Error> {
     let apps = start_apps(processes).await?;
-    let sidecars = start_sidecars(processes, directory, control_plane.xds, &apps).await?;
+    let sidecars = start_sidecars(processes, directory, &control_plane, &apps).await?;
     for (app, sidecar) in apps.iter().zip(&sidecars) {
         if app.plan.program == "order" {
             tell(app.control, &json!({"mesh": sidecar.outbound.to_string()})).await?;
@@ -160,6 +176,7 @@ pub async fn start_shop(
         api: control_plane.api,
         xds: control_plane.xds,
         client: control_plane.client,
+        roots: control_plane.roots,
         apps,
         sidecars,
         customer: outbound,
@@ -189,25 +206,29 @@ async fn start_apps(processes: &mut Processes) -> Result<Vec<App>, Error> {
 async fn start_sidecars(
     processes: &mut Processes,
     directory: &Path,
-    xds: SocketAddr,
+    control_plane: &ControlPlane,
     apps: &[App],
 ) -> Result<Vec<Sidecar>, Error> {
     let mut starting = Vec::new();
     for app in apps {
-        let mut arguments = sidecar_arguments(directory, xds, app.plan.instance);
+        let (name, account) = (app.plan.instance, app.plan.program);
+        let mut arguments = sidecar_arguments(directory, control_plane, name, account)?;
         let port = format!("{}={}", app.plan.port, app.listen.port());
         let version = format!("version={}", app.plan.version);
         let own = ["--service", app.plan.service, "--app", &port, "--label", &version];
         arguments.extend(owned(&own));
-        let name = format!("{}-sidecar", app.plan.instance);
-        starting.push(processes.spawn(&name, &arguments)?);
+        let process = processes.spawn(&format!("{name}-sidecar"), &arguments)?;
+        starting.push((name, account, process));
     }
-    let arguments = sidecar_arguments(directory, xds, CUSTOMER);
-    starting.push(processes.spawn("customer-sidecar", &arguments)?);
+    let arguments = sidecar_arguments(directory, control_plane, CUSTOMER, CUSTOMER)?;
+    let process = processes.spawn("customer-sidecar", &arguments)?;
+    starting.push((CUSTOMER, CUSTOMER, process));
     let mut sidecars = Vec::new();
-    for starting in starting {
-        let announced = processes.announced(starting).await?;
+    for (name, account, process) in starting {
+        let announced = processes.announced(process).await?;
         sidecars.push(Sidecar {
+            name,
+            account,
             outbound: announced.address("outbound")?,
             inbound: announced.address("inbound")?,
             admin: announced.address("admin")?,
@@ -216,28 +237,45 @@ async fn start_sidecars(
     Ok(sidecars)
 }
 
-fn sidecar_arguments(directory: &Path, xds: SocketAddr, name: &str) -> Vec<String> {
+fn sidecar_arguments(
+    directory: &Path,
+    control_plane: &ControlPlane,
+    name: &str,
+    account: &str,
+) -> Result<Vec<String>, Error> {
     let state = directory.join(format!("{name}-sidecar")).display().to_string();
-    let xds = xds.to_string();
-    owned(&[
-        "proxy",
-        "--control-plane",
-        &xds,
-        "--outbound",
-        ANY,
-        "--inbound",
-        ANY,
-        "--admin",
-        ANY,
-        "--state-dir",
-        &state,
-        "--workers",
-        "1",
-        "--name",
+    let token = join_token(directory, &control_plane.data, name, account)?.display().to_string();
+    let roots = control_plane.roots.display().to_string();
+    let xds = control_plane.xds.to_string();
+    let mut arguments = owned(&["proxy", "--control-plane", &xds, "--ca-file", &roots]);
+    arguments.extend(owned(&["--token-file", &token, "--service-account", account]));
+    arguments.extend(owned(&["--outbound", ANY, "--inbound", ANY, "--admin", ANY]));
+    arguments.extend(owned(&["--state-dir", &state, "--workers", "1"]));
+    arguments.extend(owned(&["--name", name, "--namespace", NAMESPACE]));
+    Ok(arguments)
+}
+
+/// What `leno token create NAME --role workload -n shop --service-account ACCOUNT --once` prints, in a file.
+fn join_token(directory: &Path, data: &Path, name: &str, account: &str) -> Result<PathBuf, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Unexpected(format!("no token: {error}"));
+    let tokens = TokenFile::open(data).map_err(|error| failed(&error))?;
+    let token = NewToken {
         name,
-        "--namespace",
-        NAMESPACE,
-    ])
+        role: Role::Workload,
+        namespace: Some(NAMESPACE),
+        service_account: Some(account),
+        expires: None,
+        once: true,
+    };
+    let token = tokens.issue(token).map_err(|error| failed(&error))?;
+    let path = directory.join(format!("{name}.token"));
+    write_secret(&path, &token).map_err(|error| failed(&error))?;
+    Ok(path)
+}
+
+fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)?.write_all(secret.as_bytes())
 }
 
 fn owned(arguments: &[&str]) -> Vec<String> {
@@ -316,7 +354,8 @@ pub async fn tell(control: SocketAddr, change: &Value) -> Result<(), Error> {
     }
 }
 
-async fn text(server: SocketAddr, path: &str) -> Result<String, Error> {
+/// What a port answers, as text.
+pub async fn text(server: SocketAddr, path: &str) -> Result<String, Error> {
     let request = Request::get(path)
         .body(Full::default())
         .map_err(|error| Error::Unexpected(error.to_string()))?;

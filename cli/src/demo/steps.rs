@@ -22,6 +22,7 @@ use crate::{api_client::ApplyOptions, files::Manifest};
 mod canary;
 mod conversation;
 mod crash;
+mod identity;
 mod rejection;
 mod start;
 mod stay;
@@ -47,12 +48,14 @@ pub async fn tell(
         None => Customer::start_easily(mesh.customer).await,
     };
     conversation::run(&mesh, &customer, narrator).await?;
+    identity::prove(&mesh, narrator).await?;
     processes.check_alive()?;
     canary::run(&mesh, &customer, narrator).await?;
     storm::run(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     rejection::run(&mesh, &customer, narrator).await?;
     trouble::run(&mesh, &customer, narrator).await?;
+    identity::replace(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     crash::run(directory, &mesh, &customer, processes, narrator).await?;
     processes.check_alive()?;

@@ -48,10 +48,18 @@ fn what_get_prints_can_be_applied() {
     let mesh = ControlPlane::start();
     mesh.leno(&["apply", "-f", &mesh.file("shop.yaml", SHOP)]).good();
     for (output, name) in [("yaml", "got.yaml"), ("json", "got.json")] {
-        let got = mesh.leno(&["get", "services", "-n", "shop", "-o", output]).good();
-        let file = mesh.file(name, &got);
-        assert_eq!(mesh.leno(&["diff", "-f", &file]).good(), "", "{got}");
+        for kinds in ["services", "services,httproutes"] {
+            let got = mesh.leno(&["get", kinds, "-n", "shop", "-o", output]).good();
+            assert_eq!(got.contains("HTTPRoute"), kinds.contains("httproutes"));
+            let file = mesh.file(name, &got);
+            assert_eq!(mesh.leno(&["diff", "-f", &file]).good(), "", "{got}");
+        }
     }
+    let table = mesh.leno(&["get", "svc,tp,services,httproutes", "-n", "shop"]);
+    assert_eq!(table.code, 1, "there is no kind svc");
+    let table = mesh.leno(&["get", "lsvc,tp,httproutes", "-n", "shop"]).good();
+    let heads: Vec<_> = table.lines().filter(|line| !line.contains(' ')).collect();
+    assert_eq!(heads, ["services", "", "httproutes"], "{table}");
 }
 
 #[test]

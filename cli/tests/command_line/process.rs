@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,6 +85,11 @@ impl Lines {
         self.child.id()
     }
 
+    /// The line of JSON with which a process tells its addresses.
+    fn announcement(&self) -> Value {
+        serde_json::from_str(&self.next_line()).unwrap()
+    }
+
     pub fn next_line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).unwrap()
     }
@@ -98,7 +105,21 @@ impl Drop for Lines {
 pub struct ControlPlane {
     _process: Lines,
     directory: tempfile::TempDir,
-    server: String,
+    api: String,
+    xds: String,
+}
+
+/// A sidecar; dropping it ends it.
+pub struct Sidecar {
+    process: Lines,
+    pub admin: String,
+}
+
+impl Sidecar {
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.process.id()).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
 }
 
 impl ControlPlane {
@@ -118,17 +139,71 @@ impl ControlPlane {
             "--metrics",
             any,
         ]);
-        let line: Value = serde_json::from_str(&process.next_line()).unwrap();
-        let server = format!("http://{}", line["api"].as_str().unwrap());
-        Self { _process: process, directory, server }
+        let line = process.announcement();
+        let [api, xds] = ["api", "xds"].map(|field| line[field].as_str().unwrap().to_owned());
+        Self { _process: process, directory, api, xds }
     }
 
     pub fn leno(&self, arguments: &[&str]) -> Said {
-        leno(&[arguments, &["--server", &self.server]].concat())
+        leno(&[arguments, &["--server", &format!("http://{}", self.api)]].concat())
+    }
+
+    /// Over TLS, with the roots in `file`.
+    pub fn leno_trusting(&self, file: &str, arguments: &[&str]) -> Said {
+        let server = format!("https://{}", self.api);
+        leno(&[arguments, &["--server", &server, "--ca-file", file]].concat())
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leno"));
+        command.args(arguments).args(["--server", &format!("http://{}", self.api)]);
+        command
     }
 
     pub fn watch(&self, arguments: &[&str]) -> Lines {
-        Lines::of(&[arguments, &["--server", &self.server]].concat())
+        Lines::of(&[arguments, &["--server", &format!("http://{}", self.api)]].concat())
+    }
+
+    pub fn data(&self) -> String {
+        self.directory.path().join("data").to_str().unwrap().to_owned()
+    }
+
+    /// The roots that are trusted now, as the control plane keeps them for this machine.
+    pub fn roots(&self) -> String {
+        format!("{}/root.pem", self.data())
+    }
+
+    /// A sidecar with a token for one certificate.
+    pub fn sidecar(&self, name: &str, account: &str) -> Sidecar {
+        let create = ["token", "create", name, "--role", "workload", "--once", "-n", "shop"];
+        let own = ["--service-account", account, "--data-dir", &self.data()];
+        let token =
+            self.file(&format!("{name}.token"), &leno(&[&create[..], &own].concat()).good());
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+        let any = "127.0.0.1:0";
+        let process = Lines::of(&[
+            "proxy",
+            "--control-plane",
+            &self.xds,
+            "--ca-file",
+            &self.roots(),
+            "--token-file",
+            &token,
+            "--name",
+            name,
+            "--namespace",
+            "shop",
+            "--service-account",
+            account,
+            "--outbound",
+            any,
+            "--inbound",
+            any,
+            "--admin",
+            any,
+        ]);
+        let admin = process.announcement()["admin"].as_str().unwrap().to_owned();
+        Sidecar { process, admin }
     }
 
     pub fn file(&self, name: &str, text: &str) -> String {

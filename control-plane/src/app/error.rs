@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{access, store};
+use crate::{access, ca, store};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -10,8 +10,12 @@ pub enum Error {
         "cannot listen on {address} for {purpose}: {reason}. Stop what uses that address, or choose another with {flag}"
     )]
     Bind { address: SocketAddr, purpose: &'static str, flag: &'static str, reason: io::Error },
+    #[error("cannot tell where a port listens: {0}")]
+    Address(io::Error),
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    #[error("the certificate authority cannot start: {0}")]
+    Authority(#[from] ca::Error),
     #[error(transparent)]
     Tokens(#[from] access::TokenError),
     #[error(transparent)]

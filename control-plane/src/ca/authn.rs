@@ -6,6 +6,7 @@ use super::{
     Peer,
     jwks::{Issuer, Unproven},
     jwt,
+    root::Trust,
 };
 use crate::access::{Role, TokenError, TokenFile, TokenInfo, bearer};
 
@@ -40,6 +41,10 @@ pub enum NoProof {
     )]
     CertificateEnded,
     #[error(
+        "the client certificate of this connection is under a root that is no longer trusted: prove your identity anew with a join token"
+    )]
+    CertificateNotTrusted,
+    #[error(
         "the client certificate of this connection is of {0}: it renews that identity and no other"
     )]
     OtherCertificate(SpiffeId),
@@ -64,6 +69,7 @@ pub enum NoProof {
 /// With what proofs are checked.
 pub struct Proofs<'a> {
     pub trust_domain: &'a TrustDomain,
+    pub trust: &'a Trust,
     pub tokens: &'a TokenFile,
     pub issuer: Option<&'a Issuer>,
     /// Unix seconds.
@@ -103,6 +109,9 @@ impl Proofs<'_> {
         }
         if (&*id.namespace, &*id.service_account) != wanted {
             return Some(Err(NoProof::OtherCertificate(id.clone())));
+        }
+        if !self.trust.accepts(&peer.chain, self.now) {
+            return Some(Err(NoProof::CertificateNotTrusted));
         }
         Some(Ok(Proven { id: id.clone(), by: "certificate".into(), once: None }))
     }

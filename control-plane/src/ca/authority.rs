@@ -137,7 +137,14 @@ impl Authority {
     ) -> Result<Peer, PeerError> {
         let verified = chain.filter(|chain| !chain.is_empty()).map(|chain| self.verified(chain));
         let (identity, not_after) = verified.transpose()?.unzip();
-        Ok(Peer { remote, tls: true, identity, not_after })
+        let chain = chain.unwrap_or_default().iter();
+        let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
+        Ok(Peer { remote, tls: true, identity, not_after, chain })
+    }
+
+    /// Whether the certificate of a connection would still be accepted now: it has not ended, and its root is trusted.
+    pub fn is_current(&self, peer: &Peer) -> bool {
+        self.trust().accepts(&peer.chain, now())
     }
 
     /// The trusted roots as PEM.

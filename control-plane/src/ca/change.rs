@@ -110,10 +110,11 @@ impl Authority {
 
     fn check(&self, state: &State, action: Rotation, fleet: &dyn Fleet) -> Result<(), RotateError> {
         state.check_order(action)?;
-        if self.generation().is_none() {
+        let needs = state.needs(action);
+        if needs.acknowledged() && self.generation().is_none() {
             return Err(RotateError::NotPublished);
         }
-        Ok(state.needs(action).check(&self.view(fleet))?)
+        Ok(needs.check(&self.view(fleet))?)
     }
 
     fn view(&self, fleet: &dyn Fleet) -> View {
@@ -231,23 +232,36 @@ pub(super) async fn begin(authority: &Authority) -> Result<(), Error> {
 }
 
 pub(super) async fn run(authority: &Authority) {
+    tokio::join!(keep_up(authority), keep_keys(authority));
+}
+
+async fn keep_up(authority: &Authority) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut complained: Option<Instant> = None;
     loop {
         ticks.tick().await;
         authority.tick().await;
-        if let Some(issuer) = &authority.issuer {
-            issuer.read_again(jwks::REFRESH).await;
-        }
         let left = authority.trust().signer.not_after - now();
         if left < SOON && complained.is_none_or(|last| last.elapsed() > DAY) {
             complained = Some(Instant::now());
+            let days = left / 86_400;
             tracing::error!(
-                days = left / 86_400,
+                days,
                 "the issuing certificate or its root ends soon: rotate the root (`leno ca rotate-root`), or replace the certificate files"
             );
         }
+    }
+}
+
+/// Beside the rest: an issuer that answers slowly must not delay our own certificate.
+async fn keep_keys(authority: &Authority) {
+    let Some(issuer) = &authority.issuer else { return };
+    let mut ticks = interval(jwks::REFRESH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        issuer.read_again(TICK).await;
     }
 }
 

@@ -133,6 +133,12 @@ impl Trust {
         Ok(Arc::new(store))
     }
 
+    /// Whether a chain, leaf first, verifies at a time (Unix seconds).
+    pub fn accepts(&self, chain: &[CertificateDer<'static>], now: i64) -> bool {
+        let Some((leaf, rest)) = chain.split_first() else { return false };
+        self.store().is_ok_and(|store| verify(leaf, rest, store, unix_time(now)).is_ok())
+    }
+
     /// The trusted roots, as PEM.
     pub fn pem(&self) -> String {
         self.roots.iter().map(|root| pem("CERTIFICATE", &root.der)).collect()
@@ -304,11 +310,12 @@ fn root_of<'a>(signer: &Signer, roots: &'a [Root], now: i64) -> Result<&'a Root,
     let id = SpiffeId::new(&trust_domain, SYSTEM_NAMESPACE, "probe");
     let terms = Terms { serial: 1, now, ttl: issue::MIN_TTL };
     let leaf = signer.svid(&key, &id, terms).map_err(|error| error.to_string())?;
-    let time = u64::try_from(now).unwrap_or(0);
-    let time = UnixTime::since_unix_epoch(Duration::from_secs(time));
     let mut reason = String::new();
     for root in roots {
-        match verify(&leaf.der, &signer.chain, root, time) {
+        let mut store = RootCertStore::empty();
+        let added = store.add(root.der.clone());
+        added.map_err(|error| format!("the root {:?} cannot be used: {error}", root.subject))?;
+        match verify(&leaf.der, &signer.chain, Arc::new(store), unix_time(now)) {
             Ok(()) => return Ok(root),
             Err(error) => reason = error.to_string(),
         }
@@ -321,16 +328,17 @@ fn root_of<'a>(signer: &Signer, roots: &'a [Root], now: i64) -> Result<&'a Root,
 fn verify(
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'static>],
-    root: &Root,
+    roots: Arc<RootCertStore>,
     time: UnixTime,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut store = RootCertStore::empty();
-    store.add(root.der.clone())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
     verifier.verify_client_cert(leaf, chain, time)?;
     Ok(())
+}
+
+fn unix_time(unix: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(unix).unwrap_or(0)))
 }
 
 /// A private key in PEM: PKCS #8, SEC 1 or PKCS #1.

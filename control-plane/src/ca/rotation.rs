@@ -60,7 +60,9 @@ pub enum Needs<'a> {
     Nothing,
     /// Every proxy acknowledged the roots that are published now.
     Acknowledged,
-    /// And no proxy still shows a certificate of this root.
+    /// That, and no proxy still shows a certificate of this root.
+    AcknowledgedAndUnused(&'a str),
+    /// No proxy shows a certificate of this root; who does not know that root is none the worse for losing it.
     Unused(&'a str),
 }
 
@@ -133,9 +135,10 @@ impl State {
     pub fn needs(&self, action: Action) -> Needs<'_> {
         match (self, action) {
             (Self::Added { .. }, Action::Switch) => Needs::Acknowledged,
-            // The root that goes: the old one when dropped, the new one when its addition is undone.
-            (Self::Switched { previous: root, .. }, Action::Drop)
-            | (Self::Added { next: root, .. }, Action::Undo) => Needs::Unused(root),
+            (Self::Switched { previous, .. }, Action::Drop) => {
+                Needs::AcknowledgedAndUnused(previous)
+            }
+            (Self::Added { next, .. }, Action::Undo) => Needs::Unused(next),
             // Both roots are trusted on either side of the others; one that comes back is no danger either.
             _ => Needs::Nothing,
         }
@@ -204,19 +207,25 @@ impl State {
 }
 
 impl Needs<'_> {
+    /// Whether it matters who has the published roots.
+    pub fn acknowledged(self) -> bool {
+        matches!(self, Needs::Acknowledged | Needs::AcknowledgedAndUnused(_))
+    }
+
     /// # Errors
     /// [`Refused`] names who is not there yet.
     pub fn check(self, view: &View) -> Result<(), Refused> {
-        if self == Needs::Nothing {
-            return Ok(());
-        }
-        let acknowledged = |proxy: &&String| view.acknowledged.contains(*proxy);
-        let (have, lagging) = split(view, acknowledged);
         let all = view.expected.len();
-        if !lagging.is_empty() {
-            return Err(Refused::Lagging { have, all, lagging });
+        let acknowledged = |proxy: &&String| view.acknowledged.contains(*proxy);
+        match split(view, acknowledged) {
+            (have, lagging) if self.acknowledged() && !lagging.is_empty() => {
+                return Err(Refused::Lagging { have, all, lagging });
+            }
+            _ => {}
         }
-        let Needs::Unused(root) = self else { return Ok(()) };
+        let (Needs::Unused(root) | Needs::AcknowledgedAndUnused(root)) = self else {
+            return Ok(());
+        };
         let users: BTreeSet<&String> = view
             .certificates
             .iter()
@@ -322,6 +331,8 @@ mod tests {
         let undo = added.needs(Action::Undo);
         assert!(undo.check(&view(&["p"], &["p"], &[("p", "b")])).is_err());
         undo.check(&view(&["p"], &["p"], &[("p", "a")])).unwrap();
+        // A root that proxies cannot use must not stay because they cannot use it.
+        undo.check(&view(&["p"], &[], &[("p", "a")])).unwrap();
     }
 
     #[test]

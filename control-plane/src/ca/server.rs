@@ -71,6 +71,7 @@ impl Service {
         let authority = &self.authority;
         let proofs = Proofs {
             trust_domain: &authority.settings.trust_domain,
+            trust: &authority.trust(),
             tokens: &authority.tokens,
             issuer: authority.issuer.as_ref(),
             now: now(),

@@ -12,6 +12,7 @@ use crate::{
     access::Denied,
     objects::{self, Conflict, PatchError},
     registry, store,
+    transport::CertificateEnded,
 };
 
 /// Seconds after which an overloaded server may be tried again.
@@ -124,6 +125,11 @@ impl Failure {
             kind.plural, kind.group
         );
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind.group, kind.plural, name)
+    }
+
+    /// It will be possible when others have come as far.
+    pub(super) fn not_ready(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
     }
 
     pub(super) fn invalid(kind: &KindInfo, name: &str, invalid: &Invalid) -> Self {
@@ -282,6 +288,12 @@ impl From<Denied> for Failure {
             }
             _ => Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message),
         }
+    }
+}
+
+impl From<CertificateEnded> for Failure {
+    fn from(ended: CertificateEnded) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", ended.to_string())
     }
 }
 

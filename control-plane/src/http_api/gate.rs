@@ -1,4 +1,5 @@
-//! Who may talk to us at all: the right host name, no web page of somebody else's, a known token.
+//! Who may talk to us at all: the right host name, no web page of somebody else's, a known token or
+//! certificate.
 //!
 //! A loopback API without tokens is within reach of every web page that the same person looks at.
 //! Two checks keep pages out: the `Host` must be one of ours (DNS rebinding makes a foreign name
@@ -13,14 +14,24 @@ use axum::{
 };
 use http::{HeaderMap, Uri, header};
 
-use super::{Api, Failure};
+use super::{Api, Failure, ca};
+use crate::{
+    access::Caller,
+    transport::{self, Peer},
+};
 
 pub(super) async fn check(
     State(api): State<Arc<Api>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match admit(&api, request.uri(), request.headers()) {
+    let admitted = admit(&api, request.uri(), request.headers());
+    // What makes TLS possible in the first place has to be there for those who have no token yet.
+    if admitted.is_ok() && request.uri().path() == ca::BUNDLE {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>();
+    match admitted.and_then(|()| caller(&api, peer, request.headers())) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -29,7 +40,19 @@ pub(super) async fn check(
     }
 }
 
-fn admit(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<crate::access::Caller, Failure> {
+/// By the token that was sent, else by the certificate that was shown: people may use the one over a
+/// connection that has the other.
+fn caller(api: &Api, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let authorization = headers.get(header::AUTHORIZATION);
+    if authorization.is_none()
+        && let Some(id) = transport::identity(peer)?
+    {
+        return Ok(Caller::workload(id));
+    }
+    Ok(api.access.caller(authorization.map(|value| value.as_bytes()))?)
+}
+
+fn admit(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
     let host = authority(uri, headers)?;
     if !is_ours(host_name(host), &api.hosts) {
         return Err(Failure::forbidden(format!(
@@ -43,8 +66,7 @@ fn admit(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<crate::access::Cal
             "requests from web pages of other origins are not answered",
         ));
     }
-    let authorization = headers.get(header::AUTHORIZATION);
-    Ok(api.access.caller(authorization.map(|value| value.as_bytes()))?)
+    Ok(())
 }
 
 /// HTTP/2 has it in the URI, HTTP/1.1 in the header.

@@ -1,68 +1,51 @@
-//! Connections of the API: bounded in number, in how long a head may take, and in how they end.
+//! Connections of the API: bounded in how long a head may take, and in how they end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::Router;
+use http::Request;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{sync::watch, task::JoinSet};
+use tonic::codegen::Service;
 
 use super::{Api, router};
+use crate::transport::{Connection, Incoming, Peer, Port};
 
-/// Most connections at the same time; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 8192;
+/// For [`Incoming`]: kubectl and watches keep a connection each.
+pub const PORT: Port = Port { purpose: "the API", most: 8192 };
 /// How long a request's head may take, and a connection may lie idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests at the same time on one HTTP/2 connection; kubectl uses a handful, watches included.
 const MAX_STREAMS: u32 = 250;
 /// How often a silent HTTP/2 peer is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
-/// After an accept that failed, for want of file descriptors for example.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop; then no further requests are taken, watches end, and what is under
 /// way is finished. The caller decides how long to wait for that.
-pub async fn serve(
-    listener: TcpListener,
-    api: Arc<Api>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+pub async fn serve(mut incoming: Incoming, api: Arc<Api>, mut stop: watch::Receiver<bool>) {
     let router = router(api.clone());
     let builder = Arc::new(builder());
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = incoming.next() => accepted,
             () = told(&mut stop) => break,
             Some(_) = open.join_next() => continue,
         };
-        match accepted {
-            Ok((stream, permit)) => {
-                let connection = connection(builder.clone(), stream, router.clone(), stop.clone());
-                open.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection to the API could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let Some(connection) = accepted else { break };
+        open.spawn(converse(builder.clone(), connection, router.clone(), stop.clone()));
     }
-    drop(listener);
+    drop(incoming);
     api.end_watches();
     while open.join_next().await.is_some() {}
-    Ok(())
 }
 
 /// Waits until a switch is turned on. A sender that is gone has turned it, too.
@@ -81,34 +64,49 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    // Watches send many small pieces.
-    stream.set_nodelay(true)?;
-    Ok((stream, permit))
-}
-
-async fn connection(
+async fn converse(
     builder: Arc<Builder<TokioExecutor>>,
-    stream: TcpStream,
+    connection: Connection,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    let service = Known { router, peer: connection.peer().clone() };
+    let service = TowerToHyperService::new(service);
+    let conversation = builder.serve_connection(TokioIo::new(connection), service);
+    let mut conversation = std::pin::pin!(conversation);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = conversation.as_mut() => ended,
         () = told(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            conversation.as_mut().graceful_shutdown();
+            conversation.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(error, "a connection to the API ended early");
+    }
+}
+
+/// The API for one connection: every request says who sent it.
+#[derive(Clone)]
+struct Known {
+    router: Router,
+    peer: Peer,
+}
+
+impl<B> Service<Request<B>> for Known
+where
+    Router: Service<Request<B>>,
+{
+    type Response = <Router as Service<Request<B>>>::Response;
+    type Error = <Router as Service<Request<B>>>::Error;
+    type Future = <Router as Service<Request<B>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<Request<B>>::poll_ready(&mut self.router, context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.router.call(request)
     }
 }

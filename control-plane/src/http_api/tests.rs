@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod batch;
+mod ca;
 mod objects;
 mod watching;
 
@@ -19,6 +20,8 @@ use super::*;
 use crate::{
     access::TokenFile,
     store::{Key, MemoryStore},
+    telemetry::Metrics,
+    transport::{Incoming, tests::authority},
 };
 
 const SERVICES: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/services";
@@ -38,7 +41,7 @@ struct Server {
     directory: TempDir,
     api: Arc<Api>,
     stop: switch::Sender<bool>,
-    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    serving: tokio::task::JoinHandle<()>,
 }
 
 struct Answer {
@@ -62,16 +65,28 @@ impl Server {
     }
 
     async fn with(store: Arc<dyn Store>, require_token: bool) -> Self {
+        // What others write would be in the way of tests that count revisions.
+        Self::beside(store, Arc::new(MemoryStore::new()), require_token).await
+    }
+
+    /// With a store for the authority and the push, which may be the same.
+    async fn beside(store: Arc<dyn Store>, theirs: Arc<dyn Store>, require_token: bool) -> Self {
         let directory = TempDir::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let registry = Registry::new(store.clone());
         tokio::spawn(registry.clone().run());
-        let tokens = TokenFile::open(directory.path()).unwrap();
+        let tokens = Arc::new(TokenFile::open(directory.path()).unwrap());
+        let authority = authority(directory.path(), theirs.clone(), tokens.clone()).await;
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (push, task) = Push::new(theirs, metrics.clone());
+        tokio::spawn(task.run());
+        let incoming = Incoming::new(listener, PORT, authority.clone(), metrics).unwrap();
         let access = Access::new(tokens, address, require_token);
-        let api = Api::new(store.clone(), registry.clone(), access, vec!["leno.example".into()]);
+        let hosts = vec!["leno.example".into()];
+        let api = Api::new(store.clone(), registry.clone(), access, hosts, authority, push);
         let (stop, stopped) = switch::channel(false);
-        let serving = tokio::spawn(serve(listener, api.clone(), stopped));
+        let serving = tokio::spawn(serve(incoming, api.clone(), stopped));
         Self { address, store, registry, directory, api, stop, serving }
     }
 

@@ -11,7 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use leno_api::{Invalid, KindInfo, Resource, model::workload::LEASE_ANNOTATION};
+use leno_api::{
+    Invalid, KindInfo, Resource,
+    model::{Model, workload::LEASE_ANNOTATION},
+};
 use serde_json::Value;
 
 use super::{
@@ -316,8 +319,14 @@ impl Writer<'_> {
         let kind = self.place.kind;
         let refuse = |invalid: &Invalid| Failure::invalid(kind, &key.name, invalid);
         let resource = Resource::from_json(object.clone()).map_err(|invalid| refuse(&invalid))?;
-        if kind.kind != "Workload" {
-            return Ok(resource);
+        let Model::Workload(workload) = &resource.model else { return Ok(resource) };
+        if let Some(own) = &self.caller.service_account
+            && *own != workload.service_account
+        {
+            return Err(Failure::forbidden(format!(
+                "{} may only write workloads of the service account {own:?}, not of {:?}",
+                self.caller, workload.service_account
+            )));
         }
         let path = format!("metadata.annotations[{LEASE_ANNOTATION}]");
         let lease = registry::lease_of(object).map_err(|e| refuse(&Invalid::one(&path, e)))?;

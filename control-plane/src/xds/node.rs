@@ -6,7 +6,11 @@ use envoy_types::pb::{
     envoy::config::core::v3::Node,
     google::protobuf::{Struct, value::Kind},
 };
-use leno_api::{Resource, model::ObjectName, wire::node};
+use leno_api::{
+    Resource,
+    model::{Model, ObjectName, workload::Workload},
+    wire::node,
+};
 use serde_json::Value;
 
 use crate::plan::Identity;
@@ -22,8 +26,17 @@ pub struct Introduction {
     /// What people know it by.
     pub name: String,
     pub identity: Identity,
-    /// The workload to register, and for how long it stays after the stream broke.
-    pub workload: Option<(Value, Duration)>,
+    pub workload: Option<Registration>,
+}
+
+/// A workload to register.
+#[derive(Debug)]
+pub struct Registration {
+    pub object: Value,
+    /// Whose identity it is to have.
+    pub service_account: String,
+    /// For how long it stays after the stream broke.
+    pub lease: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +76,9 @@ pub fn introduction(node: Option<&Node>) -> Result<Introduction, BadNode> {
     let namespace: Arc<str> = namespace.into();
     let (workload, own) = match text(metadata, node::WORKLOAD) {
         Some(json) => {
-            let (workload, name) = workload(json, &namespace)?;
-            (Some((workload, lease(metadata))), Some(name))
+            let (object, workload) = workload(json, &namespace)?;
+            let (name, service_account) = (workload.name.clone(), workload.service_account.clone());
+            (Some(Registration { object, service_account, lease: lease(metadata) }), Some(name))
         }
         // Somebody else wrote its workload: then its name may be the proxy's.
         None => (None, ObjectName::parse(&node.id).filter(|name| name.namespace == namespace)),
@@ -82,20 +96,19 @@ pub fn is_goodbye(node: Option<&Node>) -> bool {
     matches!(field(metadata, node::GOODBYE), Some(Kind::BoolValue(true)))
 }
 
-fn workload(json: &str, namespace: &str) -> Result<(Value, ObjectName), BadNode> {
+fn workload(json: &str, namespace: &str) -> Result<(Value, Arc<Workload>), BadNode> {
     let bad = |reason: String| BadNode::BadWorkload { reason };
     let object: Value = serde_json::from_str(json).map_err(|error| bad(error.to_string()))?;
     let resource =
         Resource::from_json(object.clone()).map_err(|invalid| bad(invalid.to_string()))?;
-    if resource.kind.kind != "Workload" {
+    let Model::Workload(workload) = resource.model else {
         return Err(bad(format!("it is a {}", resource.kind.kind)));
-    }
-    let name = resource.name();
-    if *name.namespace != *namespace {
-        let (found, expected) = (name.namespace.to_string(), namespace.to_owned());
+    };
+    if *workload.name.namespace != *namespace {
+        let (found, expected) = (workload.name.namespace.to_string(), namespace.to_owned());
         return Err(BadNode::ForeignWorkload { found, expected });
     }
-    Ok((object, name))
+    Ok((object, workload))
 }
 
 /// The registry has limits of its own; here it only has to be a duration.
@@ -151,7 +164,9 @@ mod tests {
         );
         let read = introduction(Some(&node)).unwrap();
         assert_eq!(read.identity.workload, ObjectName::parse("shop/orders-1"));
-        assert_eq!(read.workload.unwrap().1, Duration::from_secs(3));
+        let workload = read.workload.unwrap();
+        assert_eq!(workload.lease, Duration::from_secs(3));
+        assert_eq!(workload.service_account, "default");
         assert!(!is_goodbye(Some(&node)));
     }
 

@@ -1,9 +1,9 @@
-//! The streams of all proxies: `envoy.service.discovery.v3.AggregatedDiscoveryService`.
+//! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, and the certificate authority
+//! beside it.
 
-mod incoming;
 mod stream;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -11,22 +11,23 @@ use envoy_types::pb::envoy::service::discovery::v3::{
         AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
     },
 };
-use futures_util::Stream;
+use futures_util::{Stream, stream as streams};
 use leno_api::wire::TOKEN_HEADER;
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use crate::{
-    access::{Access, Caller, Role},
+    access::{Access, Caller, Denied, Role},
+    ca::Authority,
     push::Push,
     registry::Registry,
     telemetry::Metrics,
+    transport::{self, Incoming, Peer, Port},
 };
 
+/// For [`Incoming`]: as many as there may be streams; each proxy needs one.
+pub const PORT: Port = Port { purpose: "proxies", most: MAX_STREAMS };
 /// Streams open at the same time.
 pub const MAX_STREAMS: usize = 10_000;
 /// The largest request; the largest there is names what a reconnecting proxy has.
@@ -46,6 +47,7 @@ pub struct Discovery {
     pub push: Arc<Push>,
     pub registry: Arc<Registry>,
     pub access: Access,
+    pub authority: Arc<Authority>,
     pub metrics: Arc<Metrics>,
     /// True once streams are to end.
     pub stop: watch::Receiver<bool>,
@@ -63,12 +65,14 @@ struct Service {
 ///
 /// # Errors
 /// When the transport fails as a whole.
-pub async fn serve(
-    listener: TcpListener,
-    shared: Discovery,
-) -> Result<(), tonic::transport::Error> {
-    let incoming = incoming::connections(listener);
+pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::transport::Error> {
+    // Every connection as it comes; none of them can fail the others.
+    let incoming = streams::unfold(incoming, |mut incoming| async {
+        let connection = incoming.next().await?;
+        Some((Ok::<_, Infallible>(connection), incoming))
+    });
     let mut stop = shared.stop.clone();
+    let authority = shared.authority.clone().service();
     let (open, mut all_ended) = mpsc::channel(1);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let service = Service { shared: Arc::new(shared), streams, open };
@@ -79,6 +83,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
         .add_service(service)
+        .add_service(authority)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that whoever could say stop is gone, which says the same.
             stop.wait_for(|stop| *stop).await.ok();
@@ -95,11 +100,25 @@ impl Service {
         status
     }
 
+    /// Whoever has shown a certificate is who it names, whatever else they send.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let shown = transport::identity(request.extensions().get::<Peer>());
+        let shown = shown
+            .map_err(|ended| self.refuse("denied", Status::unauthenticated(ended.to_string())))?;
+        if let Some(id) = shown {
+            return Ok(Caller::workload(id));
+        }
         let header = request.metadata().get(TOKEN_HEADER);
         let caller = self.shared.access.caller(header.map(|value| value.as_bytes()));
-        let caller = caller
-            .map_err(|denied| self.refuse("denied", Status::unauthenticated(denied.to_string())))?;
+        let caller = caller.map_err(|denied| {
+            let hint = match denied {
+                Denied::OnlyForACertificate(_) => {
+                    ": get the certificate with it, then connect with that"
+                }
+                _ => "",
+            };
+            self.refuse("denied", Status::unauthenticated(format!("{denied}{hint}")))
+        })?;
         if caller.role == Role::Viewer {
             let message =
                 format!("{caller} is not a proxy: use a token of the role workload or admin");

@@ -84,7 +84,7 @@ impl Source {
                     access: access(options, identity),
                     id: proxy_name(options),
                     namespace: options.namespace.clone(),
-                    workload: own_workload(options, inbound, identity.is_expected()),
+                    workload: own_workload(options, inbound, identity),
                     lease: Duration::from_secs(options.lease.into()),
                     services: services
                         .map(|name| ObjectName::new(&options.namespace, name))
@@ -142,7 +142,7 @@ fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
 pub(super) fn own_workload(
     options: &Options,
     inbound: Option<SocketAddr>,
-    mutual_tls: bool,
+    identity: &Identity,
 ) -> Option<serde_json::Value> {
     let (name, inbound) = (options.name.as_deref()?, inbound?);
     if options.services.is_empty() {
@@ -160,11 +160,14 @@ pub(super) fn own_workload(
         "services": options.services, "address": address, "ports": ports,
         "sidecar": {"port": inbound.port()},
     });
-    if mutual_tls {
+    if identity.is_expected() {
         spec["sidecar"]["mutualTls"] = true.into();
     }
-    if let Some(account) = &options.service_account {
-        spec["serviceAccount"] = account.as_str().into();
+    // A certificate from files is here already, and callers expect what the workload says.
+    let certificate = identity.current();
+    let certified = certificate.as_ref().map(|certificate| &*certificate.id().service_account);
+    if let Some(account) = options.service_account.as_deref().or(certified) {
+        spec["serviceAccount"] = account.into();
     }
     if let Some(zone) = &options.zone {
         spec["zone"] = zone.as_str().into();

@@ -6,8 +6,6 @@
 
 mod extract;
 mod key_cache;
-#[cfg(test)]
-pub(super) mod signing;
 mod verified;
 mod verify;
 
@@ -26,7 +24,7 @@ use self::{
     verify::{Expected, KeySet, Unverified},
 };
 pub use self::{
-    key_cache::{KeyCache, KeyStatus, Timing},
+    key_cache::{KeyCache, Timing},
     verified::Verified,
     verify::{Refused, Token},
 };
@@ -122,6 +120,12 @@ impl Jwt {
         };
         rule.write_outputs(&token, request.headers_mut());
         Ok(Some(token))
+    }
+
+    /// The URL as it may be logged: without the query parameters in which tokens may be, valid or not. `None` when it
+    /// may be logged as it is.
+    pub fn loggable(&self, uri: &Uri) -> Option<Uri> {
+        self.places.without_params(uri)
     }
 
     fn examine(
@@ -278,5 +282,7 @@ impl Keys {
     }
 }
 
+#[cfg(test)]
+pub(super) mod signing;
 #[cfg(test)]
 mod tests;

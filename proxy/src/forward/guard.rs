@@ -23,6 +23,19 @@ use crate::{
     telemetry::metrics::Families,
 };
 
+/// Keeps tokens in a URL out of the log: they are secrets, also where the request is refused.
+pub(super) fn hide_tokens<B>(exchange: &mut Exchange, port: &InboundPort, request: &Request<B>) {
+    let Some(uri) = port.guards.as_ref().and_then(|guards| guards.jwt.loggable(request.uri()))
+    else {
+        return;
+    };
+    exchange.note_for_log(|record| {
+        if let Some(line) = &mut record.line {
+            line.uri = uri;
+        }
+    });
+}
+
 /// Checks a request for `port`. Its head is changed as RequestAuthentication says: claims become headers, tokens that
 /// are not for the application go.
 pub(super) fn request<B>(
@@ -73,6 +86,8 @@ fn authenticate<B>(
     // Before 1970 every token is one of the future.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     guards.jwt.authenticate(request, now, &worker.tokens).map_err(|refused| {
+        let counter = &worker.shared.families.tokens_refused;
+        counter.with_label_values(&[refused.label()]).inc();
         let detail = format!("the token is refused: {refused}");
         Error::downstream(StatusCode::UNAUTHORIZED, Flag::AU, detail)
     })

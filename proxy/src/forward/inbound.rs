@@ -28,24 +28,28 @@ pub(super) fn decide(
     let inbound = exchange.snapshot.inbound.clone();
     let named = request.headers_mut().remove(DESTINATION);
     let secured = exchange.downstream.secured.clone();
+    let by_server_name;
     let port = match &secured {
-        Some(secured) => by_server_name(exchange, secured, &inbound)?,
+        Some(secured) => {
+            by_server_name = find_by_server_name(exchange, secured, &inbound)?;
+            &by_server_name
+        }
         None => {
             let by_sidecar =
                 named.as_ref().and_then(|name| inbound.by_destination.get(name.to_str().ok()?));
             let port = by_sidecar.or_else(|| by_host(&inbound, target));
-            let port = port.or(inbound.only_http.as_ref());
-            port.cloned().ok_or_else(|| no_port(&target.host))?
+            port.or(inbound.only_http.as_ref()).ok_or_else(|| no_port(&target.host))?
         }
     };
     let cluster = port.cluster.clone();
     exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
+    guard::hide_tokens(exchange, port, request);
     if secured.is_none() && port.mode == TlsMode::Strict {
         exchange.count_for(&cluster);
         let detail = "this port takes mutual TLS only";
         return Err(Error::downstream(StatusCode::FORBIDDEN, Flag::AD, detail));
     }
-    guard::request(exchange, &port, target, request)
+    guard::request(exchange, port, target, request)
         .inspect_err(|_| exchange.count_for(&cluster))?;
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
@@ -57,7 +61,7 @@ pub(super) fn decide(
 }
 
 /// What the TLS server name says holds for the whole connection; no field of a request can say otherwise.
-fn by_server_name(
+fn find_by_server_name(
     exchange: &mut Exchange,
     secured: &Secured,
     inbound: &Arc<Inbound>,

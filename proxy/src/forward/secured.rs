@@ -81,3 +81,81 @@ impl Secured {
         Some((port, scope))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use leno_api::model::{
+        peer_authentication::TlsMode, service::Protocol, traffic_policy::Settings,
+    };
+
+    use super::*;
+    use crate::{
+        cluster::{Cluster, ClusterKey},
+        telemetry::scope::ScopeLabels,
+        tls::fixture,
+    };
+
+    fn inbound() -> Arc<Inbound> {
+        let address = "127.0.0.1:9001".parse().unwrap();
+        let cluster = Cluster {
+            key: ClusterKey::Application(ObjectName::new("shop", "orders"), address),
+            name: "inbound:9001".into(),
+            destination: None,
+            protocol: Protocol::Http,
+            settings: Settings::default(),
+            endpoints: Box::default(),
+            even: true,
+            scope: Scope::new(ScopeLabels::default()),
+            state: Arc::default(),
+        };
+        let port = InboundPort {
+            destination: "shop/orders:80".into(),
+            protocol: Protocol::Http,
+            cluster: cluster.into(),
+            address,
+            mode: TlsMode::Strict,
+            guards: None,
+        };
+        let mut inbound = Inbound::default();
+        inbound.by_destination.insert("shop/orders:80".into(), port.into());
+        inbound.into()
+    }
+
+    fn secured(destination: Option<(ObjectName, u16)>) -> Secured {
+        let id = fixture::id("shop", "users");
+        let peer = Peer { principal: id.principal().into(), id, not_after: 0 };
+        Secured::new(peer.into(), &fixture::id("shop", "orders"), destination, None)
+    }
+
+    #[test]
+    fn the_port_is_found_once_for_each_configuration() {
+        let secured = secured(Some((ObjectName::new("shop", "orders"), 80)));
+        let first = inbound();
+        let (port, scope) = secured.port(&first).unwrap();
+        let proven = scope.labels().proven.clone().unwrap();
+        assert_eq!(proven.source.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/users"));
+        let (again, same) = secured.port(&first).unwrap();
+        assert!(Arc::ptr_eq(&port, &again) && Arc::ptr_eq(&scope, &same));
+        let next = inbound();
+        let (other, _) = secured.port(&next).unwrap();
+        assert!(Arc::ptr_eq(&other, &next.by_destination["shop/orders:80"]));
+        drop((port, again, first));
+        assert!(secured.port(&Arc::default()).is_none(), "a port that is gone is gone");
+    }
+
+    #[test]
+    fn a_name_of_nobody_is_no_port() {
+        assert!(secured(None).port(&inbound()).is_none());
+        let elsewhere = secured(Some((ObjectName::new("shop", "orders"), 81)));
+        assert!(elsewhere.port(&inbound()).is_none());
+    }
+
+    #[test]
+    fn the_application_is_told_in_envoys_form() {
+        let certificate = secured(None).certificate.unwrap();
+        assert_eq!(
+            certificate,
+            "By=spiffe://cluster.local/ns/shop/sa/orders;URI=spiffe://cluster.local/ns/shop/sa/users"
+        );
+    }
+}

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// For all of it: name, connection, handshake, answer.
+/// For all of it: name, connection, handshake, answer, redirects.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Largest document.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -29,9 +29,9 @@ pub enum FetchError {
     /// Not a URL that can be fetched.
     #[error("{0}")]
     Url(&'static str),
-    /// Over [`TIME_LIMIT`].
-    #[error("no answer within {TIME_LIMIT:?}")]
-    TooSlow,
+    /// Not done in time.
+    #[error("no answer within {0:?}")]
+    TooSlow(Duration),
     /// Over [`MAX_BODY_BYTES`].
     #[error("the answer is longer than {MAX_BODY_BYTES} bytes")]
     TooLarge,
@@ -56,28 +56,28 @@ pub enum FetchError {
 }
 
 /// Fetches documents. Certificates are checked against what this machine trusts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fetcher {
     /// Read when first needed: who fetches only over http, or nothing, needs no roots.
     tls: OnceCell<Arc<ClientConfig>>,
+    time_limit: Duration,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self { tls: OnceCell::new(), time_limit: TIME_LIMIT }
+    }
 }
 
 impl Fetcher {
-    /// One that trusts `roots` instead.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn trusting(roots: RootCertStore) -> Result<Self, FetchError> {
-        Ok(Self { tls: OnceCell::new_with(Some(client_config(roots)?)) })
-    }
-
     /// The body behind `url` (http or https). Redirects are followed within the same scheme only: nobody may turn https
     /// into http, nor make one of our own plain URLs look as if it were protected.
     ///
     /// # Errors
     /// When it did not answer 200 in time, or with too much.
     pub async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
-        timeout(TIME_LIMIT, self.follow(url)).await.unwrap_or(Err(FetchError::TooSlow))
+        let limit = self.time_limit;
+        timeout(limit, self.follow(url)).await.unwrap_or(Err(FetchError::TooSlow(limit)))
     }
 
     async fn follow(&self, url: &Uri) -> Result<Bytes, FetchError> {
@@ -227,4 +227,4 @@ async fn collect(response: Response<Incoming>) -> Result<Response<Bytes>, FetchE
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 
 mod connector;
 
-pub use connector::{BootstrapError, ConnectError, Connector};
+pub use connector::{BootstrapError, Connector};
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -34,8 +34,8 @@ const SIGNER_SPREAD: Duration = Duration::from_millis(500);
 /// Between two renewals where the authority has said that another root signs, but still uses the old one itself.
 const SIGNER_RETRY: Duration = Duration::from_secs(5);
 
-#[expect(clippy::all, reason = "generated")]
-mod proto {
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+pub(super) mod proto {
     tonic::include_proto!("leno.ca.v1");
 }
 

@@ -75,7 +75,7 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
         /// The rule.
-        source: Refusal,
+        source: Box<Refusal>,
     },
     /// They do not fit together.
     #[error("{certificate} and {key}: {source}")]
@@ -85,7 +85,7 @@ pub enum Error {
         /// Which file.
         key: PathBuf,
         /// Why.
-        source: tls::Error,
+        source: Box<tls::Error>,
     },
     /// The certificate is of another authority.
     #[error("{certificate} leads to none of the roots in {roots}: {source}")]
@@ -95,7 +95,7 @@ pub enum Error {
         /// Which file.
         roots: PathBuf,
         /// Why.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
 }
 
@@ -124,7 +124,12 @@ impl Files {
         loop {
             identity.wait(now() + LOOK_EVERY).await;
             let contents = match self.read() {
-                Ok(contents) if contents == seen => continue,
+                Ok(contents) if contents == seen => {
+                    if failing.take().is_some() {
+                        identity.recovered();
+                    }
+                    continue;
+                }
                 Ok(contents) => contents,
                 Err(error) => {
                     fail_once(&identity, &mut failing, error.to_string());
@@ -170,16 +175,21 @@ impl Files {
             reason: reason(&error),
         })?;
         let leaf = chain.first().map_or(&[][..], |leaf| leaf);
-        let leaf = Leaf::read(leaf)
-            .map_err(|source| Error::Certificate { path: self.certificate.clone(), source })?;
-        let material = Material { chain, key, roots, trust_domain: leaf.id.trust_domain };
-        let credentials = Credentials::new(material, previous).map_err(|source| {
-            Error::Mismatch { certificate: self.certificate.clone(), key: self.key.clone(), source }
+        let leaf = Leaf::read(leaf).map_err(|source| Error::Certificate {
+            path: self.certificate.clone(),
+            source: source.into(),
         })?;
+        let material = Material { chain, key, roots, trust_domain: leaf.id.trust_domain };
+        let credentials =
+            Credentials::new(material, previous).map_err(|source| Error::Mismatch {
+                certificate: self.certificate.clone(),
+                key: self.key.clone(),
+                source: source.into(),
+            })?;
         credentials.check_path().map_err(|source| Error::Path {
             certificate: self.certificate.clone(),
             roots: self.roots.clone(),
-            source,
+            source: source.into(),
         })?;
         Ok(credentials)
     }

@@ -128,7 +128,7 @@ async fn sniff(worker: &Worker, stream: &TcpStream, limit: Duration) -> Option<F
         Protocol::NeedMore => None,
         protocol => Some(protocol),
     };
-    match look(worker, stream, limit, &mut bytes, verdict).await? {
+    match look(worker, stream, Instant::now() + limit, &mut bytes, verdict).await? {
         Looked::Verdict(protocol) => Some(First::Protocol(protocol)),
         Looked::Unclear => Some(First::Protocol(Protocol::Opaque)),
         Looked::Nothing => Some(First::Nothing),
@@ -141,15 +141,21 @@ async fn whose(worker: &Worker, stream: &TcpStream, may_be_foreign: bool) -> Opt
     if !may_be_foreign {
         return Some(Hello::Ours);
     }
-    let mut bytes = vec![0; hello::MOST];
-    let verdict = |bytes: &[u8]| match hello::read(bytes) {
-        Hello::NeedMore => None,
-        hello => Some(hello),
-    };
-    match look(worker, stream, worker.shared.limits.head_timeout, &mut bytes, verdict).await? {
-        Looked::Verdict(hello) => Some(hello),
-        Looked::Unclear | Looked::Nothing => Some(Hello::NeedMore),
+    let deadline = Instant::now() + handshake::LIMIT;
+    // Few need the larger room, and many who wait for the rest of their hello must not hold it.
+    for room in [hello::USUAL, hello::MOST] {
+        let mut bytes = vec![0; room];
+        let verdict = |bytes: &[u8]| match hello::read(bytes) {
+            Hello::NeedMore if bytes.len() < room => None,
+            hello => Some(hello),
+        };
+        match look(worker, stream, deadline, &mut bytes, verdict).await? {
+            Looked::Verdict(Hello::NeedMore) => {}
+            Looked::Verdict(hello) => return Some(hello),
+            Looked::Unclear | Looked::Nothing => break,
+        }
     }
+    Some(Hello::NeedMore)
 }
 
 enum Looked<T> {
@@ -159,16 +165,15 @@ enum Looked<T> {
     Nothing,
 }
 
-/// Looks at the first bytes, again and again, without taking them, until `verdict` can tell or `limit` has passed.
+/// Looks at the first bytes, again and again, without taking them, until `verdict` can tell or `deadline` has passed.
 /// `None` when the connection has ended or the proxy drains.
 async fn look<T>(
     worker: &Worker,
     stream: &TcpStream,
-    limit: Duration,
+    deadline: Instant,
     bytes: &mut [u8],
     verdict: impl Fn(&[u8]) -> Option<T>,
 ) -> Option<Looked<T>> {
-    let deadline = Instant::now() + limit;
     let mut drain = worker.shared.drain.clone();
     let mut pause = LOOK_AGAIN;
     let mut known = 0;

@@ -60,6 +60,8 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     };
     let secured = Rc::new(Secured::new(peer, credentials.id(), destination, server_name));
     drop(credentials);
+    // Moved about by what follows, and large.
+    let stream = Box::new(stream);
     let ports = worker.snapshot().inbound.clone();
     let port = secured.port(&ports).map(|(port, _)| port);
     if port.as_ref().is_some_and(|port| port.mode == TlsMode::Disable) {
@@ -95,7 +97,7 @@ fn spoken(inside: Inside, port: Option<&InboundPort>) -> Option<Spoken<'_>> {
 
 async fn bytes(
     worker: &Rc<Worker>,
-    mut stream: Stream<TcpStream>,
+    mut stream: Box<Stream<TcpStream>>,
     downstream: &Downstream,
     port: &InboundPort,
 ) {
@@ -127,5 +129,28 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_at_once_are_bounded() {
+        let count = Rc::new(Cell::new(0));
+        let mut held: Vec<_> = (0..MOST_AT_ONCE).map(|_| UnderWay::begin(&count)).collect();
+        assert!(held.iter().all(Option::is_some) && UnderWay::begin(&count).is_none());
+        held.pop();
+        assert!(UnderWay::begin(&count).is_some());
+        drop(held);
+        assert_eq!(count.get(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_to_an_http_port_is_http() {
+        assert!(spoken(Inside::Tcp, None).is_none());
+        assert!(matches!(spoken(Inside::Http1, None), Some(Spoken::Http { http2: false })));
+        assert!(matches!(spoken(Inside::Http2, None), Some(Spoken::Http { http2: true })));
     }
 }

@@ -4,6 +4,8 @@ use rustls::server::Acceptor;
 
 /// Our protocols in ALPN (docs/decisions/0004), also those of versions to come.
 const OURS: &[u8] = b"leno-";
+/// Bytes that most hellos have less of.
+pub const USUAL: usize = 2 * 1024;
 /// Bytes within which a ClientHello is looked for. Ours have less than 3 KiB, the largest that are seen in the wild
 /// (post-quantum key shares, long tickets) less than 8 KiB.
 pub const MOST: usize = 16 * 1024;

@@ -14,6 +14,7 @@ use std::{
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
+    core::Collector,
     local::{LocalHistogram, LocalIntCounter},
 };
 use rustc_hash::FxHashMap;
@@ -195,6 +196,8 @@ pub struct Families {
     pub certificate_renewals: IntCounterVec,
     /// Handshakes of mesh hops, by side and how they went.
     pub tls_handshakes: IntCounterVec,
+    /// Requests whose tokens were refused, by reason.
+    pub tokens_refused: IntCounterVec,
     /// Requests and connections that a policy denied, by policy.
     pub authorization_denied: IntCounterVec,
     /// Those that an AUDIT policy matched, by policy.
@@ -208,32 +211,9 @@ impl Families {
     /// When a name is taken in `registry`.
     pub fn register(registry: Registry) -> prometheus::Result<Self> {
         let series_labels: Vec<&str> = SCOPE_LABELS.iter().chain(&SERIES_LABELS).copied().collect();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let histogram = |name: &str, help: &str| {
-            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            let family = HistogramVec::new(options, &series_labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let single = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
+        let new = New(&registry);
+        let counter = |name, help, labels: &[&str]| new.counters(name, help, labels);
+        let histogram = |name, help| new.histograms(name, help, &series_labels);
         Ok(Self {
             requests: counter("istio_requests_total", "Finished requests.", &series_labels)?,
             duration: histogram(
@@ -260,7 +240,7 @@ impl Families {
                 counter("istio_tcp_received_bytes_total", "Bytes from callers.", &SCOPE_LABELS)?,
                 counter("istio_tcp_sent_bytes_total", "Bytes to callers.", &SCOPE_LABELS)?,
             ],
-            connections: gauges(
+            connections: new.gauges(
                 "leno_downstream_connections",
                 "Open downstream connections.",
                 &["listener"],
@@ -270,27 +250,28 @@ impl Families {
                 "Downstream connections refused or broken off.",
                 &["listener", "reason"],
             )?,
-            generation: gauge("leno_config_generation", "The configuration generation in force.")?,
-            config_changed: gauge(
-                "leno_config_last_change_timestamp_seconds",
-                "When it last changed.",
+            generation: new
+                .gauge("leno_config_generation", "The configuration generation in force.")?,
+            config_changed: new
+                .gauge("leno_config_last_change_timestamp_seconds", "When it last changed.")?,
+            rejected: new.gauges(
+                "leno_config_rejected_resources",
+                "Resources refused.",
+                &["kind"],
             )?,
-            rejected: gauges("leno_config_rejected_resources", "Resources refused.", &["kind"])?,
-            control_plane_connected: gauge(
+            control_plane_connected: new.gauge(
                 "leno_control_plane_connected",
                 "1 while the control plane can be reached.",
             )?,
-            panics: single("leno_panics_total", "Panics survived.")?,
-            log_lines_dropped: single(
-                "leno_access_log_dropped_total",
-                "Access log lines dropped.",
-            )?,
+            panics: new.counter("leno_panics_total", "Panics survived.")?,
+            log_lines_dropped: new
+                .counter("leno_access_log_dropped_total", "Access log lines dropped.")?,
             retries: counter(
                 "leno_retries_total",
                 "Attempts after the first.",
                 &["service", "result"],
             )?,
-            certificate_expiry: gauge(
+            certificate_expiry: new.gauge(
                 "leno_certificate_expiry_timestamp_seconds",
                 "When the proxy's own certificate expires; 0 while there is none.",
             )?,
@@ -303,6 +284,11 @@ impl Families {
                 "leno_tls_handshakes_total",
                 "Handshakes of mesh hops: ok, resumed, or why not.",
                 &["side", "result"],
+            )?,
+            tokens_refused: counter(
+                "leno_tokens_refused_total",
+                "Requests whose token was refused.",
+                &["reason"],
             )?,
             authorization_denied: counter(
                 "leno_authorization_denied_total",
@@ -399,6 +385,47 @@ impl Families {
             response_bytes: self.response_bytes.with_label_values(values).local(),
             unflushed: Cell::new(false),
         })
+    }
+}
+
+/// Makes families and registers them; fails when a name is taken.
+struct New<'a>(&'a Registry);
+
+impl New<'_> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, family: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use leno_api::model::identity::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, Ia5String, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd, string::Ia5String,
 };
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
@@ -89,9 +89,10 @@ impl Wanted {
         params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(self.not_before);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(self.not_after);
         params.key_usages.clone_from(&self.usages);
-        if self.authority {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        }
+        params.is_ca = match self.authority {
+            true => IsCa::Ca(BasicConstraints::Unconstrained),
+            false => IsCa::ExplicitNoCa,
+        };
         params
     }
 }

@@ -17,6 +17,8 @@ const ROOT_WARNING_SECONDS: u64 = 30 * 86_400;
 const UNREACHABLE: &str =
     "is `leno control-plane` running? set --server, and for https:// --ca-file";
 const NO_RENEWAL: &str = "`leno proxy-config certs ADMIN` says why a proxy does not renew, with --renew it tries at once";
+const OWN_NOT_RENEWED: &str =
+    "the control plane renews its own certificate; its log says why it does not";
 const OLD_ROOT: &str = "`leno ca rotate-root` replaces the root while everything runs";
 const NOT_LIVE: &str =
     "`leno get KIND NAME -n NAMESPACE -o yaml` says in its status which proxies reject it and why";
@@ -31,7 +33,7 @@ pub struct Finding {
     pub hint: Option<&'static str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     Ok,
     /// Still works.
@@ -86,22 +88,42 @@ fn trusted(root: &Root, now: u64) -> Finding {
     Finding::new(format!("root {}", short(&root.fingerprint)), state, because).or(OLD_ROOT)
 }
 
-/// The certificates of all proxies.
+/// The certificates of all proxies. The authority remembers also those of proxies that have gone.
 pub fn certificates(certificates: &[Certificate], now: u64) -> Vec<Finding> {
-    certificates.iter().map(|certificate| issued(certificate, now)).collect()
+    let current = certificates.iter().filter(|certificate| !is_forgotten(certificate, now));
+    current.map(|certificate| issued(certificate, now)).collect()
+}
+
+/// Nobody has been heard of for a whole life of the certificate after its end: the proxy has been taken away.
+fn is_forgotten(certificate: &Certificate, now: u64) -> bool {
+    let (Moment(begin), Moment(end)) = (certificate.not_before, certificate.not_after);
+    now > end.saturating_add(end.saturating_sub(begin))
 }
 
 fn issued(certificate: &Certificate, now: u64) -> Finding {
-    let (Moment(begin), Moment(end)) = (certificate.not_before, certificate.not_after);
+    let Certificate { proxy, spiffe_id, not_before, not_after, .. } = certificate;
+    let what = format!("certificate of {proxy}");
+    alive(what, Some(spiffe_id), (*not_before, *not_after), now).or(NO_RENEWAL)
+}
+
+/// The certificate of the control plane's ports.
+pub fn own(life: (Moment, Moment), now: u64) -> Finding {
+    alive("its certificate".to_owned(), None, life, now).or(OWN_NOT_RENEWED)
+}
+
+fn alive(what: String, id: Option<&str>, life: (Moment, Moment), now: u64) -> Finding {
+    let (Moment(begin), Moment(end)) = life;
     let left = end.saturating_sub(now).saturating_mul(100) / end.saturating_sub(begin).max(1);
-    let (state, because) = match left {
-        _ if now >= end => (State::Wrong, format!("ended {}", distance(end, now))),
-        left if left < LEAST_LEFT_PERCENT => {
-            (State::Warning, format!("ends {}, {left} % of its life are left", distance(end, now)))
+    let when = distance(end, now);
+    match (now >= end, left < LEAST_LEFT_PERCENT, id) {
+        (true, ..) => Finding::new(what, State::Wrong, format!("ended {when}")),
+        (_, true, _) => {
+            let because = format!("ends {when}, {left} % of its life are left");
+            Finding::new(what, State::Warning, because)
         }
-        _ => (State::Ok, format!("{}, ends {}", certificate.spiffe_id, distance(end, now))),
-    };
-    Finding::new(format!("certificate of {}", certificate.proxy), state, because).or(NO_RENEWAL)
+        (.., Some(id)) => Finding::new(what, State::Ok, format!("{id}, ends {when}")),
+        (.., None) => Finding::new(what, State::Ok, format!("ends {when}")),
+    }
 }
 
 /// A resource that is not live on every proxy that uses it.
@@ -128,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    fn certificate(now_left: i64) -> Finding {
+    fn certificate(now_left: i64) -> Option<Finding> {
         let now = 1_000_000_u64;
         let certificate = Certificate {
             proxy: "shop/order-1".to_owned(),
@@ -137,19 +159,20 @@ mod tests {
             not_after: Moment(now.saturating_add_signed(now_left)),
             ..Certificate::default()
         };
-        certificates(&[certificate], now).remove(0)
+        certificates(&[certificate], now).pop()
     }
 
     #[test]
     fn a_certificate_is_worth_a_word_long_before_it_ends() {
-        let fine = certificate(200);
+        let fine = certificate(200).unwrap();
         assert_eq!((fine.state, fine.hint), (State::Ok, None));
-        let late = certificate(199);
+        let late = certificate(199).unwrap();
         assert_eq!((late.state, late.hint), (State::Warning, Some(NO_RENEWAL)));
         assert_eq!(late.because, "ends in 3m19s, 19 % of its life are left");
-        let over = certificate(0);
+        let over = certificate(0).unwrap();
         assert_eq!((over.state, over.because.as_str()), (State::Wrong, "ended now"));
-        assert_eq!(certificate(-90).because, "ended 90s ago");
+        assert_eq!(certificate(-90).unwrap().because, "ended 90s ago");
+        assert_eq!(certificate(-1_001), None, "it is not coming back");
     }
 
     #[test]

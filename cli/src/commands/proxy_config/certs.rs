@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{ask, send};
 use crate::{
+    commands::ca::short,
     error::Error,
     moments::{Moment, distance},
 };
@@ -88,12 +89,13 @@ fn described(root: &Value, now: u64) -> String {
     }
     let end = moment(root, "not_after")
         .map(|end| format!("until {} ({})", Moment(end), distance(end, now)));
-    let parts = [Some(text(root, "fingerprint")), Some(text(root, "subject")), end];
+    let parts = [Some(short(&text(root, "fingerprint"))), Some(text(root, "subject")), end];
     let parts: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     parts.join("  ")
 }
 
-fn moment(value: &Value, field: &str) -> Option<u64> {
+/// A point in time of an answer, in Unix seconds.
+pub fn moment(value: &Value, field: &str) -> Option<u64> {
     Moment::deserialize(value.get(field)?).ok().map(|moment| moment.0)
 }
 

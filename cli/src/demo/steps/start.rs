@@ -33,9 +33,8 @@ pub async fn run(
     narrator.step("A control plane, an online shop, a sidecar beside every service")?;
     let begun = Instant::now();
     let control_plane = mesh::start_control_plane(processes, directory).await?;
-    let api = control_plane.api;
-    narrator
-        .say(&format!("control plane up in {}, its API at http://{api}", took(begun.elapsed())))?;
+    let api = control_plane.client.server();
+    narrator.say(&format!("control plane up in {}, its API at {api}", took(begun.elapsed())))?;
 
     let begun = Instant::now();
     let mesh = mesh::start_shop(processes, directory, control_plane).await?;

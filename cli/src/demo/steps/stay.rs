@@ -6,7 +6,11 @@ use tokio::time::sleep;
 
 use super::Voice;
 use crate::demo::{
-    Error, mesh::Mesh, observation::Customer, process::Processes, resources::canary,
+    Error,
+    mesh::{Mesh, NAMESPACE},
+    observation::Customer,
+    process::Processes,
+    resources::canary,
 };
 
 /// How often it is looked whether everything still runs.
@@ -42,7 +46,7 @@ fn addresses(
     let (count, rate) = (processes.count(), customer.rate());
     narrator.say(&format!("{count} processes are up, and {rate} orders a second go on."))?;
     narrator.say("")?;
-    narrator.say(&format!("control plane    http://{}", mesh.api))?;
+    narrator.say(&format!("control plane    {}", mesh.client.server()))?;
     narrator.say(&format!("into the mesh    http://{}  (Host: order)", mesh.customer))?;
     for (app, sidecar) in mesh.apps.iter().zip(&mesh.sidecars) {
         let instance = app.plan.instance;
@@ -58,17 +62,29 @@ fn addresses(
 
 fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error> {
     let leno = std::env::current_exe()?.display().to_string();
-    let (api, customer, admin) = (mesh.api, mesh.customer, mesh.customer_admin);
-    let file = file.display();
+    let (server, roots) = (mesh.client.server(), mesh.roots.display());
+    let (customer, admin, file) = (mesh.customer, mesh.customer_admin, file.display());
+    narrator.say("In another terminal:")?;
+    narrator.say("")?;
+    narrator.say(&format!(
+        "export LENO_SERVER={server} LENO_CA_FILE={roots} LENO_NAMESPACE={NAMESPACE}"
+    ))?;
+    narrator.say(&format!("alias leno={leno}"))?;
     for (what, command) in [
         (
             "what is configured, and on how many proxies it is live",
-            format!("{leno} get httproutes -n shop --server http://{api}"),
+            "leno get httproutes".to_owned(),
         ),
-        ("what the customer's sidecar makes of it", format!("{leno} proxy-config routes {admin}")),
+        ("is everything well: certificates, roots, what is not live", "leno check".to_owned()),
+        ("what the customer's sidecar makes of it", format!("leno proxy-config routes {admin}")),
+        (
+            "the root of all certificates replaced, while orders go on",
+            "leno ca rotate-root".to_owned(),
+        ),
         (
             "the same API with Kubernetes' own tool",
-            format!("kubectl --server=http://{api} get services.leno.dev,workloads -n shop"),
+            // kubectl asks for a password over TLS unless it is given a token; on this machine it needs neither.
+            format!("kubectl --server=http://{} get services.leno.dev -n {NAMESPACE}", mesh.api),
         ),
         (
             "an order through the mesh",
@@ -78,8 +94,12 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
             ),
         ),
         (
-            "a canary of your own: edit the weights, apply, look at the first two again",
-            format!("{leno} apply -f {file} --server http://{api}"),
+            "somebody who may not: 403, only order may ask user",
+            format!("curl -i http://{customer}/users/u1 -H 'Host: user'"),
+        ),
+        (
+            "a canary of your own: edit the weights, apply, look at the first again",
+            format!("leno apply -f {file}"),
         ),
     ] {
         narrator.say(&format!("# {what}"))?;

@@ -134,6 +134,6 @@ async fn a_server_that_stops_ends_its_watches_and_finishes_what_is_under_way() {
     let mut answer = Vec::new();
     late.read_to_end(&mut answer).await.unwrap();
     assert_eq!(Answer::read(answer).code, 201);
-    tokio::time::timeout(PATIENCE, server.serving).await.expect("it goes on").unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, server.serving).await.expect("it goes on").unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }

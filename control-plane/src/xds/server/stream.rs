@@ -23,7 +23,7 @@ use crate::{
     registry::{self, Registry},
     store,
     xds::{
-        node::{self, BadNode, Introduction},
+        node::{self, BadNode, Introduction, Registration},
         session::{Effects, Oddity, Request, Response, Session, Violation},
     },
 };
@@ -128,9 +128,11 @@ async fn open<'a>(
     let first = timeout(FIRST_REQUEST, requests.message()).await.map_err(|_| Ended::Silent)?;
     let Ok(Some(first)) = first else { return Ok(None) };
     let introduction = node::introduction(first.node.as_ref())?;
-    allow(caller, &introduction)?;
+    allow(caller, &introduction).map_err(Ended::NotAllowed)?;
     let lease = match introduction.workload {
-        Some((workload, length)) => Some(register(&shared.registry, workload, length).await?),
+        Some(Registration { object, lease, .. }) => {
+            Some(register(&shared.registry, object, lease).await?)
+        }
         None => None,
     };
     let connection = shared.push.connect(introduction.name.clone(), introduction.identity).await;
@@ -140,13 +142,20 @@ async fn open<'a>(
     Ok(Some((Stream { shared, name, session, connection, lease, since: None }, first)))
 }
 
-/// A workload's token is good for one namespace.
-fn allow(caller: &Caller, introduction: &Introduction) -> Result<(), Ended> {
+/// A workload's token or certificate is good for one namespace, and for one service account if it names one.
+fn allow(caller: &Caller, introduction: &Introduction) -> Result<(), String> {
     let namespace = &*introduction.identity.namespace;
     if caller.namespace.as_deref().is_some_and(|own| own != namespace) {
-        return Err(Ended::NotAllowed(format!(
-            "{caller} may not speak for a proxy in namespace {namespace:?}"
-        )));
+        return Err(format!("{caller} may not speak for a proxy in namespace {namespace:?}"));
+    }
+    let registered = introduction.workload.as_ref().map(|workload| &*workload.service_account);
+    let (Some(own), Some(registered)) = (caller.service_account.as_deref(), registered) else {
+        return Ok(());
+    };
+    if own != registered {
+        return Err(format!(
+            "{caller} may not register a workload of the service account {registered:?}: only of {own:?}"
+        ));
     }
     Ok(())
 }

@@ -1,3 +1,5 @@
+mod security;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::{HeaderMap, Method};

@@ -86,6 +86,12 @@ impl Places {
         if found.len() > limit { Err(Refused::Malformed) } else { Ok(found) }
     }
 
+    /// The URL without any parameter in which a token may be; `None` when there is none in it.
+    pub fn without_params(&self, uri: &Uri) -> Option<Uri> {
+        let is_one = |pair: &str| self.params.iter().any(|place| place.param(pair).is_some());
+        uri.query()?.split('&').any(is_one).then(|| without(uri, is_one)).flatten()
+    }
+
     fn find_params<'p, 'r>(
         &'p self,
         uri: &'r Uri,
@@ -127,14 +133,17 @@ impl Place {
     fn token<'v>(&self, value: &'v HeaderValue) -> Option<&'v [u8]> {
         let (value, prefix) = (value.as_bytes().trim_ascii_start(), self.prefix().as_bytes());
         let (start, rest) = value.split_at_checked(prefix.len())?;
-        start.eq_ignore_ascii_case(prefix).then(|| rest.trim_ascii())
+        let token = start.eq_ignore_ascii_case(prefix).then(|| rest.trim_ascii())?;
+        // Nothing is no token, not a bad one.
+        (!token.is_empty()).then_some(token)
     }
 
     /// The value of `name=value`, if it is this parameter. Names are compared decoded.
     fn param<'q>(&self, pair: &'q str) -> Option<&'q str> {
         let At::Param(wanted) = &self.at else { return None };
         let (name, value) = pair.split_once('=')?;
-        percent_decode_str(name).eq(wanted.bytes()).then_some(value)
+        let same = percent_decode_str(name).eq(wanted.bytes());
+        (same && !value.is_empty()).then_some(value)
     }
 
     /// Takes every token at this place out of the request.
@@ -148,8 +157,8 @@ impl Place {
                 Ok(())
             }
             At::Param(_) => {
-                let stripped = self.without_param(request.uri()).ok_or(Refused::Malformed)?;
-                *request.uri_mut() = stripped;
+                let stripped = without(request.uri(), |pair| self.param(pair).is_some());
+                *request.uri_mut() = stripped.ok_or(Refused::Malformed)?;
                 Ok(())
             }
         }
@@ -163,18 +172,18 @@ impl Place {
             headers.append(name.clone(), value);
         }
     }
+}
 
-    fn without_param(&self, uri: &Uri) -> Option<Uri> {
-        let kept = uri.query()?.split('&').filter(|pair| self.param(pair).is_none());
-        let kept: Vec<_> = kept.collect();
-        let path = uri.path();
-        let changed = if kept.is_empty() {
-            PathAndQuery::try_from(path)
-        } else {
-            PathAndQuery::try_from(format!("{path}?{}", kept.join("&")))
-        };
-        let mut parts = uri.clone().into_parts();
-        parts.path_and_query = Some(changed.ok()?);
-        Uri::from_parts(parts).ok()
-    }
+/// The URL without the parameters (`name=value`) for which `goes` holds. Others stay as they were written.
+fn without(uri: &Uri, goes: impl Fn(&str) -> bool) -> Option<Uri> {
+    let kept: Vec<_> = uri.query()?.split('&').filter(|pair| !goes(pair)).collect();
+    let path = uri.path();
+    let changed = if kept.is_empty() {
+        PathAndQuery::try_from(path)
+    } else {
+        PathAndQuery::try_from(format!("{path}?{}", kept.join("&")))
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(changed.ok()?);
+    Uri::from_parts(parts).ok()
 }

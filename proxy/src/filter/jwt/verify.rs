@@ -188,11 +188,6 @@ impl Token {
         Ok(())
     }
 
-    /// `iss`.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
     /// `iss/sub`, Istio's request principal; needs both.
     pub fn principal(&self) -> Option<&str> {
         self.principal.as_deref()

@@ -4,9 +4,10 @@ mod nonsense;
 
 use std::{net::SocketAddr, time::Instant as Clock};
 
+use leno_api::model::Model;
 use leno_control_plane::{
     Running, Settings,
-    access::{Role, TokenFile},
+    access::{NewToken, Role, TokenFile},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,6 +18,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::{identity, telemetry::metrics::Families};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SERVICES: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/services";
@@ -37,7 +39,19 @@ impl Plane {
     async fn with(directory: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::ephemeral(directory.path().into());
         change(&mut settings);
-        Self { running: leno_control_plane::start(settings).await.unwrap(), directory }
+        let asked = Clock::now();
+        loop {
+            match leno_control_plane::start(settings.clone()).await {
+                Ok(running) => return Self { running, directory },
+                // The one before in this process may still be writing its last words.
+                Err(error)
+                    if asked.elapsed() < PATIENCE && error.to_string().contains("is using") =>
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn xds(&self) -> SocketAddr {
@@ -96,6 +110,8 @@ impl Plane {
 
 struct Proxy {
     link: Link,
+    /// What the mesh trusts, which everybody gets unasked.
+    bundle: Option<Item>,
 }
 
 impl Proxy {
@@ -114,19 +130,45 @@ impl Proxy {
         adjust(&mut options);
         let (source, link) = ControlPlaneSource::new(options);
         tokio::spawn(source.run());
-        Self { link }
+        Self { link, bundle: None }
     }
 
     async fn update(&mut self) -> Update {
         timeout(PATIENCE, self.link.updates.recv()).await.expect("in time").expect("open")
     }
 
+    /// The next change that is about more than the trust bundle.
     async fn change(&mut self) -> Change {
         loop {
-            if let Update::Changed(change) = self.update().await {
+            if let Update::Changed(change) = self.update().await
+                && let Some(change) = self.without_bundle(change).await
+            {
                 return change;
             }
         }
+    }
+
+    /// The trust bundle, when nothing else comes with it.
+    async fn trusted(&mut self) -> Item {
+        while self.bundle.is_none() {
+            if let Update::Changed(change) = self.update().await {
+                assert!(self.without_bundle(change).await.is_none());
+            }
+        }
+        self.bundle.clone().unwrap()
+    }
+
+    /// What else a change is about. One that is about the bundle alone is made live.
+    async fn without_bundle(&mut self, mut change: Change) -> Option<Change> {
+        let is_bundle = |item: &Item| matches!(item.resource.model, Model::TrustBundle(_));
+        let Some(bundle) = change.upserts.iter().position(is_bundle) else { return Some(change) };
+        self.bundle = Some(change.upserts.remove(bundle));
+        let hosts = change.present_hosts.len() + change.absent_hosts.len();
+        if change.upserts.len() + change.removed.len() + hosts > 0 {
+            return Some(change);
+        }
+        self.verdict(&change, &[]).await;
+        None
     }
 
     /// The next change, made live.
@@ -396,7 +438,9 @@ async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
     let tokens = TokenFile::open(directory.path()).unwrap();
     let issue = |name: &str, role, namespace| {
         let file = directory.path().join(name);
-        let token = tokens.issue(name, role, namespace).unwrap();
+        let new =
+            NewToken { name, role, namespace, service_account: None, expires: None, once: false };
+        let token = tokens.issue(new).unwrap();
         std::fs::write(&file, format!("{token}\n")).unwrap();
         file
     };
@@ -423,6 +467,58 @@ async fn only_a_token_for_its_namespace_lets_a_proxy_in() {
         options.workload = Some(workload("p1", "orders"));
     });
     assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    plane.running.stop().await;
+}
+
+/// Over TLS a proxy is who its certificate says it is; the token was for the certificate only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_says_who_the_proxy_is() {
+    let directory = TempDir::new().unwrap();
+    let new = NewToken {
+        name: "orders",
+        role: Role::Workload,
+        namespace: Some("shop"),
+        service_account: Some("orders"),
+        expires: None,
+        once: true,
+    };
+    let token = TokenFile::open(directory.path()).unwrap().issue(new).unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, &token).unwrap();
+    let plane = Plane::with(directory, |settings| settings.require_token = true).await;
+    let families = Families::register(prometheus::Registry::new()).unwrap();
+    let ca_file = plane.running.roots.clone();
+    let source = identity::Source::ControlPlane(identity::control_plane::Options {
+        address: plane.xds().to_string(),
+        ca_file: ca_file.clone(),
+        token_file: Some(token_file),
+        namespace: "shop".to_owned(),
+        service_account: "orders".to_owned(),
+        proxy: "shop/p1".to_owned(),
+        ttl: None,
+    });
+    let (identity, keeping) = identity::start(source, &families).unwrap();
+    // Its certificate is waited for.
+    let start = |account: &str| {
+        let mut own = workload("p1", "orders");
+        own["spec"]["serviceAccount"] = account.into();
+        let (identity, ca_file) = (identity.clone(), Some(ca_file.clone()));
+        Proxy::start(plane.xds(), |options| {
+            let connector = Connector::new(identity.clone(), ca_file);
+            options.access = Access::Secured { identity, connector };
+            options.workload = Some(own);
+        })
+    };
+    let mut proxy = start("orders");
+    tokio::spawn(keeping);
+    assert_eq!(names(&proxy.accepted().await), ["Workload shop/p1"]);
+    let certificate = identity.current().unwrap();
+    assert_eq!(certificate.id().principal(), "cluster.local/ns/shop/sa/orders");
+    let Model::TrustBundle(bundle) = proxy.trusted().await.resource.model else { panic!() };
+    assert_eq!(bundle.trust_domain, *certificate.trust_domain());
+    drop(proxy);
+    let reason = start("somebody-else").disconnected().await;
+    assert!(reason.contains("somebody-else"), "{reason}");
     plane.running.stop().await;
 }
 
@@ -459,8 +555,9 @@ async fn what_the_last_run_held_is_not_sent_again() {
     let mut proxy = Proxy::start(plane.xds(), |_| {});
     proxy.ask("orders").await;
     let change = proxy.accepted().await;
-    let item = &change.upserts[0];
-    let held = vec![(item.resource.key(), item.version.clone())];
+    let bundle = proxy.trusted().await;
+    let held = change.upserts.iter().chain([&bundle]);
+    let held = held.map(|item| (item.resource.key(), item.version.clone())).collect();
     drop(proxy);
     let mut proxy = Proxy::start(plane.xds(), |options| {
         options.held = held;
