@@ -32,7 +32,7 @@ impl Ring {
         let mut points = Vec::new();
         for (place, (name, weight)) in endpoints.iter().enumerate() {
             let own = hash(name.as_bytes(), 0);
-            let count = points_of(*weight, total, (weighty * POINTS).min(MAX_POINTS));
+            let count = points_of(*weight, total, weighty);
             points.extend((0..count).map(|number| (rehash(own, number), place as u32)));
         }
         points.sort_unstable();
@@ -48,11 +48,12 @@ impl Ring {
     }
 }
 
-/// At least one for who weighs anything.
-fn points_of(weight: u32, total: u64, of: u64) -> u64 {
+/// Of `total` weight among `endpoints`; at least one for who weighs anything.
+fn points_of(weight: u32, total: u64, endpoints: u64) -> u64 {
+    let all = endpoints.saturating_mul(POINTS).min(MAX_POINTS);
     match weight {
         0 => 0,
-        _ => (u128::from(weight) * u128::from(of) / u128::from(total.max(1))).max(1) as u64,
+        _ => (u128::from(weight) * u128::from(all) / u128::from(total.max(1))).max(1) as u64,
     }
 }
 
@@ -94,10 +95,17 @@ mod tests {
 
     #[test]
     fn the_size_is_bounded() {
-        let names = names(8_000);
-        assert!(ring(&names, [1; 8_000]).points.len() as u64 <= MAX_POINTS + 8_000);
-        let heavy = ring(&names, (0..8_000).map(|place| if place == 0 { u32::MAX } else { 1 }));
-        assert!(heavy.points.len() as u64 <= MAX_POINTS + 8_000);
+        for (weights, most) in [
+            (vec![1; 11], 11 * POINTS),
+            (vec![1; 100_000], MAX_POINTS),
+            ([&[u32::MAX][..], &[1; 100_000]].concat(), MAX_POINTS + 100_000),
+        ] {
+            let total = weights.iter().copied().map(u64::from).sum();
+            let endpoints = weights.len() as u64;
+            let points: u64 =
+                weights.iter().map(|weight| points_of(*weight, total, endpoints)).sum();
+            assert!((most / 2..=most).contains(&points), "{points}");
+        }
     }
 
     proptest! {

@@ -251,7 +251,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// Whatever happens, however the clock jumps: requests pass freely only while it is closed, never more probes are
     /// under way or done than allowed, and while it is open none passes.

@@ -361,7 +361,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// Whatever happens, however the clock jumps: after each evaluation no more are ejected than may be, and unless
     /// health checks fail somebody has a share.
