@@ -75,6 +75,7 @@ fn the_slower_of_two_is_asked_again() {
     for tenth in 1..=1000 {
         latencies.observe(0, 0, millis(tenth * 100 - 1), millis(10), false);
         latencies.settle(millis(tenth * 100));
+        latencies.settle(millis(0));
         if tenth == 101 {
             assert_eq!(
                 latencies.estimate(1),
