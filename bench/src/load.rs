@@ -1,12 +1,13 @@
 //! The load generator. It runs on the rig's own thread, on the core that the proxy does not have.
 //!
 //! `http1` drives keep-alive connections with plain epoll, because a generator dearer than the
-//! proxy would measure itself; `http2` drives the `h2` client, for HTTP/2 and gRPC. Both know two
-//! [`Pacing`]s and fill in one [`Sample`].
+//! proxy would measure itself; `http2` drives the `h2` client, for HTTP/2 and gRPC; `tls` drives
+//! rustls, for handshakes and bulk under mutual TLS. All fill in one [`Sample`].
 
 pub mod http1;
 pub mod http2;
 pub mod response;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! `suite` holds what is measured, `peer` the programs compared with their configurations, `load`
-//! the generators, `measure` the accounting from `/proc`, `report` the table, plot and JSON.
+//! the generators, `identity` the certificates where TLS is measured, `measure` the accounting from `/proc`, `report` the table, plot and JSON.
 //! `origin` and `relay` run as processes of this same binary, under hidden subcommands.
 
 mod cores;
+mod identity;
 mod load;
 mod measure;
 mod origin;

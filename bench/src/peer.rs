@@ -16,6 +16,7 @@ mod relay;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -24,9 +25,13 @@ use tempfile::TempDir;
 
 pub use self::process::Process;
 use crate::cores::Cores;
+use crate::identity::Identity;
 
 /// The name callers use for the service behind the proxy.
 pub const HOST: &str = "origin";
+/// The service accounts of its sidecar and of its callers.
+pub const SERVICE_ACCOUNT: &str = "origin";
+pub const CALLER_ACCOUNT: &str = "caller";
 /// The header that says under which configuration a request was answered.
 pub const STAMP_HEADER: &str = "x-stamp";
 /// How long a program may take from its start to its first answer.
@@ -49,11 +54,25 @@ pub enum Mode {
     Tcp,
 }
 
+/// Where a program stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// Between a caller and the service, both plain text; there is no other proxy.
+    Alone,
+    /// Beside a caller: plain text in, and out to the sidecar of the service.
+    Caller,
+    /// Beside the service: its callers are sidecars.
+    Service,
+}
+
 /// The configuration a proxy gets, in no proxy's language.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     pub mode: Mode,
-    /// Where the service [`HOST`] is.
+    pub hop: Hop,
+    /// With which the hop between sidecars is under mutual TLS. None: it is plain text.
+    pub identity: Option<Arc<Identity>>,
+    /// Where the service [`HOST`] is, or its sidecar.
     pub origin: SocketAddr,
     /// Routes of that service by path (`/route-N`), beside the one for everything else.
     pub routes: usize,
@@ -75,6 +94,8 @@ impl Setup {
     pub fn new(mode: Mode, origin: SocketAddr) -> Self {
         Setup {
             mode,
+            hop: Hop::Alone,
+            identity: None,
             origin,
             routes: 0,
             services: 0,
@@ -82,6 +103,16 @@ impl Setup {
             stamp: None,
             connections: CONNECTIONS,
         }
+    }
+
+    /// With which callers must be met under TLS.
+    fn accepts_with(&self) -> Option<&Identity> {
+        self.identity.as_deref().filter(|_| self.hop == Hop::Service)
+    }
+
+    /// With which the sidecar of the service is called.
+    fn calls_with(&self) -> Option<&Identity> {
+        self.identity.as_deref().filter(|_| self.hop == Hop::Caller)
     }
 
     /// Addresses of the workloads of service `service`; nothing listens there.
@@ -126,6 +157,16 @@ pub trait Peer {
     fn remark(&self, _mode: Mode) -> Option<&'static str> {
         None
     }
+
+    /// What it is called by TLS callers of the service.
+    fn server_name(&self) -> &'static str {
+        HOST
+    }
+
+    /// The application protocol that it is offered under TLS.
+    fn alpn(&self) -> &'static [u8] {
+        b"http/1.1"
+    }
 }
 
 /// Where a program runs: its directory, its ports, its core.
@@ -146,6 +187,8 @@ pub struct Running {
     pub process: Option<Process>,
     /// What it needs beside it; not measured, and ended with it.
     pub _beside: Vec<Process>,
+    /// The other sidecar of its hop; measured with it.
+    pub partner: Option<Box<Running>>,
     /// Where callers connect.
     pub address: SocketAddr,
     /// The tunnel to ask for first, where the peer carries opaque TCP in one.
@@ -171,6 +214,11 @@ pub fn managed(programs: &Programs) -> Box<dyn Peer> {
     Box::new(managed::LenoManaged { program: programs.leno.clone() })
 }
 
+/// Two sidecars of Leno that speak plain text to each other, for what TLS costs.
+pub fn plain(programs: &Programs) -> Box<dyn Peer> {
+    Box::new(leno::LenoPlain(leno::Leno { program: programs.leno.clone() }))
+}
+
 /// No proxy: callers reach the origin. What a proxy adds is the difference to this.
 pub fn direct() -> Box<dyn Peer> {
     Box::new(direct::Direct)
@@ -187,6 +235,7 @@ pub struct Programs {
 pub const RELAY: &str = "null relay";
 pub const LENO: &str = "leno";
 pub const LENO_MANAGED: &str = "leno (control plane)";
+pub const LENO_PLAIN: &str = "leno (plain text)";
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const ENVOY: &str = "envoy";
@@ -240,6 +289,7 @@ impl Place {
         Ok(Running {
             process: Some(process),
             _beside: Vec::new(),
+            partner: None,
             address: self.listen,
             tunnel: None,
         })

@@ -8,11 +8,14 @@ mod connections;
 mod exchanges;
 mod instructions;
 mod latency;
+mod mesh;
 mod reload;
 mod scale;
 mod tcp;
+mod tls;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -20,12 +23,17 @@ use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::cores::Cores;
+use crate::identity::{Authority, Identity};
 use crate::load::http1::Http1Load;
 use crate::load::http2::Http2Load;
+use crate::load::tls::{self as tls_load, Handshakes, Requests};
 use crate::load::{Pacing, Sample, Target};
 use crate::measure;
 use crate::origin;
-use crate::peer::{Found, HOST, Peer, Place, Process, Programs, Running, Setup};
+use crate::peer::{
+    CALLER_ACCOUNT, Found, HOST, Hop, Mode, Peer, Place, Process, Programs, Running,
+    SERVICE_ACCOUNT, Setup,
+};
 use crate::report::{Figure, Program, Report, Skipped};
 
 /// The suites there are, as the command line names them.
@@ -39,7 +47,11 @@ pub enum Suite {
     Grpc,
     /// Opaque TCP: small exchanges and bulk.
     Tcp,
-    /// Memory of an idle proxy, and of each idle connection.
+    /// Mutual TLS, callers' side: handshakes, full and resumed, and bulk.
+    Tls,
+    /// Two sidecars with mutual TLS between them.
+    Mesh,
+    /// Memory of an idle proxy, and of each idle connection, plain and under mutual TLS.
     Connections,
     /// Latency a proxy adds at 30 % of the slowest one's capacity.
     Latency,
@@ -96,10 +108,12 @@ pub struct Measured {
     pub disturbance: f64,
 }
 
-/// The two load generators behind one face.
+/// The load generators behind one face.
 pub enum Load {
     Http1(Http1Load),
     Http2(Http2Load),
+    Handshakes(Handshakes),
+    Bulk(Requests),
 }
 
 impl Suite {
@@ -109,6 +123,8 @@ impl Suite {
             Suite::Http2 => exchanges::http2(bench),
             Suite::Grpc => exchanges::grpc(bench),
             Suite::Tcp => tcp::run(bench),
+            Suite::Tls => tls::run(bench),
+            Suite::Mesh => mesh::run(bench),
             Suite::Connections => connections::run(bench),
             Suite::Latency => latency::run(bench),
             Suite::Reload => reload::run(bench),
@@ -123,6 +139,8 @@ impl Suite {
             Suite::Http2 => "http2",
             Suite::Grpc => "grpc",
             Suite::Tcp => "tcp",
+            Suite::Tls => "tls",
+            Suite::Mesh => "mesh",
             Suite::Connections => "connections",
             Suite::Latency => "latency",
             Suite::Reload => "reload",
@@ -137,6 +155,8 @@ impl Suite {
             Suite::Http2 => "HTTP/2 requests",
             Suite::Grpc => "Unary gRPC calls",
             Suite::Tcp => "Opaque TCP",
+            Suite::Tls => "Mutual TLS",
+            Suite::Mesh => "Two sidecars with mutual TLS",
             Suite::Connections => "Memory of connections",
             Suite::Latency => "Latency added",
             Suite::Reload => "Changes of configuration",
@@ -184,6 +204,15 @@ impl Bench {
         }
         let origin = Origin::start(&settings)?;
         Ok(Bench { settings, peers: present, origin, report })
+    }
+
+    /// Lets `peer` take part, too, at place `at`.
+    pub fn add(&mut self, peer: Box<dyn Peer>, at: usize) -> Result<()> {
+        let found = peer.find().map_err(|missing| anyhow::anyhow!(missing.reason))?;
+        let program = Program { name: peer.name(), version: found.version.clone() };
+        self.report.programs.insert(at.min(self.report.programs.len()), program);
+        self.peers.insert(at.min(self.peers.len()), (peer, found));
+        Ok(())
     }
 
     /// Runs `measure` for every program in every round and files what it returns under `figures`.
@@ -249,6 +278,52 @@ impl Contestant<'_> {
     }
 }
 
+/// Who takes part in hops under mutual TLS.
+pub struct Identities {
+    pub caller: Arc<Identity>,
+    pub service: Arc<Identity>,
+    _authority: Authority,
+}
+
+impl Identities {
+    pub fn new() -> Result<Self> {
+        let authority = Authority::new()?;
+        let (caller, service) =
+            (authority.issue(CALLER_ACCOUNT)?, authority.issue(SERVICE_ACCOUNT)?);
+        Ok(Identities { caller, service, _authority: authority })
+    }
+}
+
+impl Contestant<'_> {
+    /// Starts the program as the sidecar of the service: its callers come under mutual TLS.
+    pub fn start_service(
+        &self,
+        settings: &Settings,
+        origin: &Origin,
+        identities: &Identities,
+        connections: usize,
+    ) -> Result<(Place, Running)> {
+        let setup = Setup {
+            hop: Hop::Service,
+            identity: Some(identities.service.clone()),
+            connections,
+            ..Setup::new(Mode::Http1, origin.addresses.http1)
+        };
+        self.start(settings, &setup)
+    }
+
+    /// How callers reach it then.
+    pub fn tls_target(&self, running: &Running, identities: &Identities) -> tls_load::Target {
+        tls_load::Target {
+            address: running.address,
+            server_name: self.peer.server_name().to_owned(),
+            host: HOST,
+            alpn: self.peer.alpn(),
+            identity: identities.caller.clone(),
+        }
+    }
+}
+
 impl Running {
     /// Requests for `path` through this program.
     pub fn target(&self, path: &str) -> Target {
@@ -266,6 +341,16 @@ impl Load {
         match self {
             Load::Http1(load) => load.run(pacing, duration),
             Load::Http2(load) => load.run(pacing, duration),
+            Load::Handshakes(load) => load.run(pacing, duration),
+            Load::Bulk(load) => load.run(pacing, duration),
+        }
+    }
+
+    /// What a phase needs that is not measured.
+    pub fn prepare(&mut self) -> Result<()> {
+        match self {
+            Load::Handshakes(load) => load.prepare(),
+            Load::Http1(_) | Load::Http2(_) | Load::Bulk(_) => Ok(()),
         }
     }
 
@@ -296,6 +381,7 @@ impl Load {
         running: &Running,
         pacing: Pacing,
     ) -> Result<Measured> {
+        self.prepare()?;
         let Cores { proxy, load } = settings.cores;
         let busy = || anyhow::Ok(measure::core_busy(proxy)? + measure::core_busy(load)?);
         let ours = || measure::cpu_time(std::process::id());
@@ -318,13 +404,23 @@ impl Load {
 }
 
 impl Running {
+    /// Of this program, and of the other sidecar where there are two.
     fn cpu_time(&self) -> Result<Duration> {
-        self.process.as_ref().map_or(Ok(Duration::ZERO), |process| measure::cpu_time(process.id()))
+        let ids =
+            [self.process.as_ref(), self.partner.as_ref().and_then(|one| one.process.as_ref())];
+        ids.into_iter().flatten().map(|process| measure::cpu_time(process.id())).sum()
     }
 
+    /// The same.
     pub fn memory(&self) -> Result<measure::Memory> {
         let process = self.process.as_ref().context("no process to measure")?;
-        measure::memory(process.id())
+        let own = measure::memory(process.id())?;
+        let Some(partner) = &self.partner else { return Ok(own) };
+        let other = partner.memory()?;
+        Ok(measure::Memory {
+            proportional: own.proportional + other.proportional,
+            peak: own.peak + other.peak,
+        })
     }
 }
 

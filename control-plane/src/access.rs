@@ -6,8 +6,9 @@
 //! also read the data directory of a locally started control plane; `--require-token` ends that,
 //! and any other bind never had it.
 //!
-//! - `tokens.rs`: the file; this file: the decisions
+//! - `tokens.rs`: the file; `member.rs`: proxies as they are told apart; this file: the decisions
 
+mod member;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -17,7 +18,13 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 use leno_api::model::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 
-pub use self::tokens::{NewToken, TokenError, TokenFile, TokenInfo};
+pub use self::{
+    member::{Member, shown},
+    tokens::{NewToken, TokenError, TokenFile, TokenInfo},
+};
+
+/// The account of a workload's token that names none.
+pub const DEFAULT_ACCOUNT: &str = "default";
 
 /// What the bearer of a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +140,16 @@ impl Caller {
             role: Role::Workload,
             namespace: Some(id.namespace.to_string()),
             service_account: Some(id.service_account.to_string()),
+        }
+    }
+
+    /// Whether it may have the configuration of a proxy in this namespace. A workload's token without one, which only a
+    /// file written by hand can hold, is good for none.
+    pub fn speaks_for(&self, namespace: &str) -> bool {
+        match (self.role, self.namespace.as_deref()) {
+            (Role::Viewer, _) => false,
+            (Role::Admin, None) => true,
+            (_, own) => own == Some(namespace),
         }
     }
 

@@ -39,7 +39,10 @@ mod user;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -57,7 +60,7 @@ pub use self::{
     jwks::BadSource,
     rotation::{Action as Rotation, Refused},
 };
-use crate::store;
+use crate::{access::Member, store};
 
 /// The wire: generated from `api/proto/ca.proto`.
 pub mod proto {
@@ -115,12 +118,45 @@ pub struct Peer {
     pub not_after: Option<i64>,
     /// The certificate and what came with it: connections may outlive the trust in its root, too.
     pub chain: Arc<[CertificateDer<'static>]>,
+    /// Shared by all that is known of the connection.
+    pub admission: Admission,
 }
+
+/// Whether anybody has let a request of a connection pass: those of which nobody has may not stay.
+#[derive(Debug, Clone, Default)]
+pub struct Admission(Arc<AtomicBool>);
+
+impl Admission {
+    /// A request has proven who sends it.
+    pub fn grant(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_granted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// It says nothing of who somebody is.
+impl PartialEq for Admission {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Admission {}
 
 impl Peer {
     /// Of a connection without TLS.
     pub fn plain(remote: SocketAddr) -> Self {
-        Self { remote, tls: false, identity: None, not_after: None, chain: Arc::default() }
+        Self {
+            remote,
+            tls: false,
+            identity: None,
+            not_after: None,
+            chain: Arc::default(),
+            admission: Admission::default(),
+        }
     }
 }
 
@@ -139,10 +175,10 @@ pub enum PeerError {
 
 /// Who is there and how far they are; implemented over the push.
 pub trait Fleet: Send + Sync {
-    /// Names of all proxies with an open stream.
-    fn connected(&self) -> Vec<String>;
+    /// All proxies with an open stream.
+    fn connected(&self) -> Vec<Member>;
     /// Of these, those that acknowledged the `TrustBundle` of this `metadata.generation` or a later one.
-    fn have_bundle(&self, generation: u64) -> Vec<String>;
+    fn have_bundle(&self, generation: u64) -> Vec<Member>;
 }
 
 /// Why there is no authority, or what it could not do.

@@ -38,6 +38,7 @@ pub use self::{
     task::Task,
 };
 use crate::{
+    access::Member,
     plan::{Identity, ProxyId, Verdict, Wish},
     store::Store,
     telemetry::Metrics,
@@ -63,19 +64,20 @@ pub struct Push {
 
 #[derive(Debug)]
 enum Command {
-    Connect { id: ProxyId, name: String, identity: Identity, mailbox: Arc<Mailbox> },
+    Connect { id: ProxyId, member: Member, identity: Identity, mailbox: Arc<Mailbox> },
     Subscribe { id: ProxyId, sequence: u64, add: Vec<Wish>, remove: Vec<Wish> },
     Verdicts { id: ProxyId, verdicts: Vec<Verdict> },
     Holders { key: Key, answer: oneshot::Sender<Holders> },
 }
 
-/// Who runs an object, by the names that people know proxies by.
+/// Who runs an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
     /// Every proxy with a stream, whether or not it has the object in scope.
-    pub connected: BTreeSet<String>,
-    /// Those that accepted the object in this generation. Of several streams of one name the latest counts.
-    pub live: BTreeSet<String>,
+    pub connected: BTreeSet<Member>,
+    /// Those that accepted the object in this generation, on every stream that they have: replicas may share a name,
+    /// and a stream that broke unseen is missed within seconds.
+    pub live: BTreeSet<Member>,
     /// The generation that is planned now; 0 where there is no such object.
     pub generation: u64,
 }
@@ -98,14 +100,14 @@ impl Push {
         (Arc::new(Self { commands, gone, next: AtomicU64::new(1) }), task)
     }
 
-    /// Enters a proxy; `name` is what people know it by.
+    /// Enters a proxy.
     ///
     /// # Errors
     /// At shutdown.
-    pub async fn connect(&self, name: String, identity: Identity) -> Result<Connection, Stopped> {
+    pub async fn connect(&self, member: Member, identity: Identity) -> Result<Connection, Stopped> {
         let id = ProxyId(self.next.fetch_add(1, Ordering::Relaxed));
         let mailbox = Arc::new(Mailbox::default());
-        let command = Command::Connect { id, name, identity, mailbox: mailbox.clone() };
+        let command = Command::Connect { id, member, identity, mailbox: mailbox.clone() };
         self.commands.send(command).await.map_err(|_| Stopped)?;
         let (commands, gone) = (self.commands.clone(), self.gone.clone());
         Ok(Connection { id, mailbox, commands, gone })

@@ -27,13 +27,14 @@ use std::{
 
 use leno_api::{
     Invalid, Resource,
-    model::{Model, duration, workload::LEASE_ANNOTATION},
+    model::{Model, ObjectName, duration, workload::LEASE_ANNOTATION},
 };
 use serde_json::{Map, Value};
 use tokio::{sync::Notify, time::Instant};
 
 use self::lease::Leases;
 use crate::{
+    access::DEFAULT_ACCOUNT,
     objects::{self, Author, timestamp},
     store::{self, Expect, Key, Selection, Store, Stored},
 };
@@ -64,6 +65,10 @@ pub enum Error {
     WrittenByHand(Key),
     #[error("{0} has no lease to renew: register it again")]
     NotLeased(Key),
+    #[error(
+        "{key} is a workload of the service account {account:?}, which is still here: wait until its lease lapses, or use another name"
+    )]
+    OtherAccount { key: Key, account: String },
     #[error(transparent)]
     Objects(#[from] objects::Error),
     #[error(transparent)]
@@ -100,20 +105,25 @@ impl Registry {
     }
 
     /// Writes a workload (a whole `Workload` object) under a lease, or the lease anew where it is
-    /// there already.
-    pub async fn register(&self, mut workload: Value, ttl: Duration) -> Result<Key, Error> {
+    /// there already. Whoever has only proven the service account `own` takes over no workload of another.
+    pub async fn register(
+        &self,
+        mut workload: Value,
+        ttl: Duration,
+        own: Option<&str>,
+    ) -> Result<Key, Error> {
         annotate(&mut workload, ttl);
         let lease = lease_of(&workload).map_err(Error::BadLease)?.unwrap_or(ttl);
         let resource = Resource::from_json(workload.clone()).map_err(Error::Invalid)?;
         let Model::Workload(model) = &resource.model else {
             return Err(Error::NotAWorkload(resource.key().to_string()));
         };
-        let key = Key::new(GROUP, PLURAL, &model.name.namespace, &model.name.name);
+        let key = key(&model.name);
         name_fully(&mut workload, &key);
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.write(&key, &workload).await {
+            match self.write(&key, &workload, own).await {
                 Ok(content) => {
                     self.grant(&key, lease, content);
                     return Ok(key);
@@ -140,10 +150,11 @@ impl Registry {
         Err(Error::NotLeased(key.clone()))
     }
 
-    /// Removes a registered workload at once: its process has said goodbye.
-    pub async fn deregister(&self, key: &Key) -> Result<(), Error> {
+    /// Removes a registered workload at once: its process has said goodbye. Not one that by now is of another service
+    /// account than `own`.
+    pub async fn deregister(&self, key: &Key, own: Option<&str>) -> Result<(), Error> {
         match self.store.get(key) {
-            Some(stored) if lease_of_stored(&stored).is_some() => {}
+            Some(stored) if lease_of_stored(&stored).is_some() => check_account(&stored, own)?,
             _ => return Err(Error::NotLeased(key.clone())),
         }
         self.leases().release(key);
@@ -151,12 +162,20 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether a workload, where there is one, is of the service account `own`.
+    ///
+    /// # Errors
+    /// [`Error::OtherAccount`]
+    pub fn check_account(&self, key: &Key, own: Option<&str>) -> Result<(), Error> {
+        self.store.get(key).map_or(Ok(()), |stored| check_account(&stored, own))
+    }
+
     /// How many workloads are held by a lease.
     pub fn leased(&self) -> usize {
         self.leases().len()
     }
 
-    async fn write(&self, key: &Key, workload: &Value) -> Result<u64, Error> {
+    async fn write(&self, key: &Key, workload: &Value, own: Option<&str>) -> Result<u64, Error> {
         let author = Author { manager: MANAGER.into(), now: timestamp::rfc3339(SystemTime::now()) };
         let Some(stored) = self.store.get(key) else {
             let object =
@@ -166,6 +185,7 @@ impl Registry {
         if lease_of_stored(&stored).is_none() {
             return Err(Error::WrittenByHand(key.clone()));
         }
+        check_account(&stored, own)?;
         let mut live = stored.json()?;
         objects::strip_revision(&mut live);
         let object = objects::updated(&live, workload.clone(), &author)?;
@@ -199,6 +219,11 @@ impl Registry {
     }
 }
 
+/// Under which a workload is stored.
+pub fn key(workload: &ObjectName) -> Key {
+    Key::new(GROUP, PLURAL, &workload.namespace, &workload.name)
+}
+
 /// How long an object may stay without renewal: `None` where it has no lease annotation.
 pub fn lease_of(object: &Value) -> Result<Option<Duration>, String> {
     let annotations = object.get("metadata").and_then(|metadata| metadata.get("annotations"));
@@ -210,6 +235,22 @@ pub fn lease_of(object: &Value) -> Result<Option<Duration>, String> {
         return Err(format!("a lease is {}s to {}s", MIN_LEASE.as_secs(), MAX_LEASE.as_secs()));
     }
     Ok(Some(ttl))
+}
+
+/// Whose identity a workload has.
+pub fn account_of(object: &Value) -> &str {
+    let account = object.get("spec").and_then(|spec| spec.get("serviceAccount"));
+    account.and_then(Value::as_str).unwrap_or(DEFAULT_ACCOUNT)
+}
+
+fn check_account(stored: &Stored, own: Option<&str>) -> Result<(), Error> {
+    let Some(own) = own else { return Ok(()) };
+    let object = stored.json()?;
+    let account = account_of(&object);
+    if account == own {
+        return Ok(());
+    }
+    Err(Error::OtherAccount { key: stored.key.clone(), account: account.to_owned() })
 }
 
 /// Of a stored object, which was checked before it was stored.

@@ -21,10 +21,7 @@ mod refusal;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use leno_api::model::identity::SpiffeId;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -53,22 +50,25 @@ pub struct Port {
     pub most: usize,
 }
 
-/// A connection may outlive the certificate with which it was opened.
+/// A connection may outlive the certificate with which it was opened, and the trust in its root.
 #[derive(Debug, thiserror::Error)]
-#[error("the client certificate of this connection has ended: connect anew with one that is valid")]
+#[error(
+    "the client certificate of this connection has ended, or its root is not trusted any more: connect anew with one that is valid"
+)]
 pub struct CertificateEnded;
 
 /// Whom the client certificate of a connection names; `None` where none was shown.
 ///
 /// # Errors
-/// When it is not valid any more.
-pub fn identity(peer: Option<&Peer>) -> Result<Option<&SpiffeId>, CertificateEnded> {
+/// When it is not valid any more, or `authority` does not trust its root any more.
+pub fn identity<'a>(
+    peer: Option<&'a Peer>,
+    authority: &Authority,
+) -> Result<Option<&'a SpiffeId>, CertificateEnded> {
     let Some((peer, id)) = peer.and_then(|peer| Some((peer, peer.identity.as_ref()?))) else {
         return Ok(None);
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let ended = peer.not_after.is_none_or(|end| i64::try_from(now).is_ok_and(|now| end <= now));
-    if ended { Err(CertificateEnded) } else { Ok(Some(id)) }
+    if authority.is_current(peer) { Ok(Some(id)) } else { Err(CertificateEnded) }
 }
 
 impl Incoming {

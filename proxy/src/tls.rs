@@ -9,6 +9,7 @@
 //! - `server.rs`, `client.rs`: handshakes
 //! - `control_plane.rs`: the connection to the control plane, which only a root and a name are known of
 //! - `path.rs`: paths to trusted roots
+//! - `half_open.rs`: how many handshakes there may be, and who gives way
 //! - `failure.rs`: what went wrong, under a name that can be counted
 
 pub mod client;
@@ -17,6 +18,7 @@ pub mod credentials;
 pub mod failure;
 #[cfg(test)]
 pub mod fixture;
+pub mod half_open;
 mod path;
 pub mod server;
 pub mod verify;

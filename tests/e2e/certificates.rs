@@ -51,17 +51,18 @@ impl Authority {
 
     /// The same for any URI.
     pub fn issue_to(&self, uri: &str) -> Issued {
+        self.issue_as(uri, |_| {})
+    }
+
+    /// The same with something changed, for better or worse.
+    pub fn issue_as(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri).unwrap())];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let now = std::time::SystemTime::now();
-        params.not_before = (now - Duration::from_secs(60)).into();
-        params.not_after = (now + HOUR).into();
+        let mut params = params_for(uri);
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Issued { certificate, key }
     }
+
 
     /// Flags with which a proxy has a certificate for `account`.
     pub fn flags(&self, account: &str) -> Vec<String> {
@@ -70,6 +71,12 @@ impl Authority {
 
     /// The same with this one, in files of that name.
     pub fn flags_for(&self, name: &str, issued: &Issued) -> Vec<String> {
+        self.flags_trusting(name, issued, &[])
+    }
+
+    /// The same, trusting others besides.
+    pub fn flags_trusting(&self, name: &str, issued: &Issued, others: &[&Self]) -> Vec<String> {
+        let roots = others.iter().fold(self.root.clone(), |roots, other| roots + &other.root);
         let write = |file: &str, text: &str| -> PathBuf {
             let path = self.folder.path().join(file);
             fs::write(&path, text).unwrap();
@@ -79,11 +86,41 @@ impl Authority {
         let files = [
             ("--tls-certificate", write(&format!("{name}.pem"), &issued.certificate.pem())),
             ("--tls-key", write(&format!("{name}.key"), &issued.key.serialize_pem())),
-            ("--tls-roots", write("roots.pem", &self.root)),
+            ("--tls-roots", write("roots.pem", &roots)),
         ];
         let flag = |(flag, path): (&str, PathBuf)| [flag.to_owned(), path.display().to_string()];
         files.into_iter().flat_map(flag).collect()
     }
+}
+
+impl Issued {
+    /// Signed by nobody but itself.
+    pub fn by_itself(uri: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = params_for(uri).self_signed(&key).unwrap();
+        Self { certificate, key }
+    }
+
+    /// The key as rustls wants it.
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
+    }
+}
+
+/// A URI as subject alternative name.
+pub fn uri(uri: &str) -> SanType {
+    SanType::URI(Ia5String::try_from(uri).unwrap())
+}
+
+fn params_for(id: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![uri(id)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let now = std::time::SystemTime::now();
+    params.not_before = (now - Duration::from_secs(60)).into();
+    params.not_after = (now + HOUR).into();
+    params
 }
 
 impl Mesh {
@@ -118,13 +155,18 @@ pub fn config(alpn: &str, issued: Option<&Issued>) -> ClientConfig {
     let mut config = match issued {
         None => builder.with_no_client_auth(),
         Some(issued) => {
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(issued.key.serialize_der()));
-            builder.with_client_auth_cert(vec![issued.certificate.der().clone()], key).unwrap()
+            let chain = vec![issued.certificate.der().clone()];
+            builder.with_client_auth_cert(chain, issued.private_key()).unwrap()
         }
     };
     config.alpn_protocols =
         if alpn.is_empty() { Vec::new() } else { vec![alpn.as_bytes().to_vec()] };
     config
+}
+
+/// Takes every server for who it says it is.
+pub fn believer() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Believer(Arc::new(aws_lc_rs::default_provider())))
 }
 
 #[derive(Debug)]

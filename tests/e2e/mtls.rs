@@ -15,14 +15,14 @@ const CALLER: &str = "spiffe://cluster.local/ns/default/sa/caller";
 const CALLEE: &str = "spiffe://cluster.local/ns/default/sa/callee";
 
 /// A sidecar beside an application and the sidecar of a caller, both with certificates.
-struct Pair {
-    caller: Proxy,
-    callee: Proxy,
-    authority: Authority,
+pub struct Pair {
+    pub caller: Proxy,
+    pub callee: Proxy,
+    pub authority: Authority,
 }
 
 /// The application serves `services`, each a name, its protocol and its port's address. `policies` are known to both.
-async fn pair(services: &[(&str, &str, &Origin)], policies: &[&str]) -> Pair {
+pub async fn pair(services: &[(&str, &str, &Origin)], policies: &[&str]) -> Pair {
     pair_as(services, policies, "callee").await
 }
 
@@ -38,7 +38,7 @@ async fn pair_as(services: &[(&str, &str, &Origin)], policies: &[&str], account:
     Pair { caller: caller.start().await, callee, authority }
 }
 
-fn side(services: &[(&str, &str, &Origin)], policies: &[&str], callee: Option<&Proxy>) -> Mesh {
+pub fn side(services: &[(&str, &str, &Origin)], policies: &[&str], callee: Option<&Proxy>) -> Mesh {
     let mut mesh = Mesh::default();
     for (name, protocol, _) in services {
         mesh = mesh.yaml(&format!(
@@ -63,21 +63,21 @@ fn side(services: &[(&str, &str, &Origin)], policies: &[&str], callee: Option<&P
     policies.iter().fold(mesh, |mesh, policy| mesh.yaml(policy))
 }
 
-fn mode(mode: &str) -> String {
+pub fn mode(mode: &str) -> String {
     format!(
         "apiVersion: leno.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: mode, namespace: default}}\n\
          spec: {{mtls: {{mode: {mode}}}}}"
     )
 }
 
-fn authorization(name: &str, spec: &str) -> String {
+pub fn authorization(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: leno.dev/v1alpha1\nkind: AuthorizationPolicy\n\
          metadata: {{name: {name}, namespace: default}}\nspec: {spec}"
     )
 }
 
-async fn echo_bytes(greeting: &'static [u8]) -> Origin {
+pub async fn echo_bytes(greeting: &'static [u8]) -> Origin {
     Origin::raw(move |mut stream, _| async move {
         stream.write_all(greeting).await.unwrap();
         let (mut read, mut write) = stream.split();
@@ -87,14 +87,14 @@ async fn echo_bytes(greeting: &'static [u8]) -> Origin {
     .await
 }
 
-async fn tunnel(proxy: &Proxy, host: &str) -> Wire {
+pub async fn tunnel(proxy: &Proxy, host: &str) -> Wire {
     let mut wire = Wire::connect(proxy.outbound).await;
     wire.send(format!("CONNECT {host}:80 HTTP/1.1\r\nHost: {host}:80\r\n\r\n")).await;
     assert_eq!(wire.head().await.unwrap().status, 200);
     wire
 }
 
-async fn refused(proxy: &Proxy, reason: &str, count: f64) {
+pub async fn refused(proxy: &Proxy, reason: &str, count: f64) {
     let labels = [("listener", "inbound"), ("reason", reason)];
     proxy.counts("leno_downstream_connections_refused_total", &labels, count).await;
 }
@@ -361,6 +361,36 @@ async fn only_the_expected_identity_is_spoken_to() {
     assert!(caller.metric("leno_tls_handshakes_total", &labels).await.is_some());
     assert!(callee.metric("leno_tls_handshakes_total", &[("side", "server")]).await.is_some());
     assert_eq!(echo.requests().len(), 0);
+}
+
+/// The callee's refusal comes after the caller's handshake, and is a failed connection all the same.
+#[tokio::test]
+async fn a_caller_of_another_root_is_refused() {
+    let (a, b, bytes) =
+        (Origin::echo("a").await, Origin::echo_http2("b").await, echo_bytes(b"x").await);
+    let services = [("users", "http", &a), ("orders", "http2", &b), ("store", "tcp", &bytes)];
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let callee = side(&services, &[], None)
+        .arguments(&["--name", "callee"])
+        .identity(&ours, "callee")
+        .start()
+        .await;
+    let flags = theirs.flags_trusting("caller", &theirs.issue("caller"), &[&ours]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let caller = side(&services, &[], Some(&callee)).arguments(&flags).start().await;
+    for (at, host) in ["users", "orders"].into_iter().enumerate() {
+        let answer = client::get(caller.outbound, host, "/").await;
+        let detail = caller.access_log(at + 1).await[at]["response_code_details"].clone();
+        assert!(detail.as_str().unwrap().contains("TLS"), "{detail}");
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (503, "upstream connect failed (UF)\n")
+        );
+    }
+    assert!(tunnel(&caller, "store").await.is_closed().await);
+    let labels = [("side", "server"), ("result", "unknown_ca")];
+    assert!(callee.metric("leno_tls_handshakes_total", &labels).await.is_some_and(|n| n >= 3.0));
+    assert_eq!((a.accepted(), b.accepted(), bytes.accepted()), (0, 0, 0));
 }
 
 #[tokio::test]

@@ -23,7 +23,13 @@ impl Peer for Direct {
     }
 
     fn start(&self, _found: &Found, _place: &Place, setup: &Setup) -> Result<Running> {
-        Ok(Running { process: None, _beside: Vec::new(), address: setup.origin, tunnel: None })
+        Ok(Running {
+            process: None,
+            _beside: Vec::new(),
+            partner: None,
+            address: setup.origin,
+            tunnel: None,
+        })
     }
 
     fn reload(&self, _running: &Running) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Envoy, one worker (`--concurrency 1`), with a route table it watches as a file: how it takes
 //! changes without a control plane. The configuration is JSON, which Envoy reads as well as YAML.
 
+mod tls;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -75,7 +77,15 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
             "typed_config": http_connection_manager(place, setup)?,
         })
     };
-    let mut clusters = vec![cluster("origin", setup.mode, &[setup.origin.to_string()])];
+    let mut chain = json!({"filters": [filter]});
+    if let (Some(identity), Some(fields)) = (setup.accepts_with(), chain.as_object_mut()) {
+        fields.insert("transport_socket".to_owned(), tls::downstream(identity)?);
+    }
+    let mut origin = cluster("origin", setup.mode, &[setup.origin.to_string()]);
+    if let (Some(identity), Some(fields)) = (setup.calls_with(), origin.as_object_mut()) {
+        fields.insert("transport_socket".to_owned(), tls::upstream(identity)?);
+    }
+    let mut clusters = vec![origin];
     for service in 0..setup.services {
         let addresses: Vec<String> = setup.workload_addresses(service).collect();
         clusters.push(cluster(&format!("service-{service}"), setup.mode, &addresses));
@@ -87,7 +97,7 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
             "listeners": [{
                 "name": "in",
                 "address": address(&place.listen.to_string()),
-                "filter_chains": [{"filters": [filter]}],
+                "filter_chains": [chain],
             }],
             "clusters": clusters,
         },

@@ -40,6 +40,28 @@ impl Peer for Haproxy {
     }
 }
 
+/// Callers must show a certificate of our root; whose it is would be a rule for requests.
+fn accept(setup: &Setup) -> String {
+    setup.accepts_with().map_or_else(String::new, |identity| {
+        format!(
+            " ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.3 alpn http/1.1",
+            identity.both.display(),
+            identity.roots.display()
+        )
+    })
+}
+
+/// The chain is checked, but not who it is: with a server name it would look for that as a DNS name.
+fn connect(setup: &Setup) -> String {
+    setup.calls_with().map_or_else(String::new, |identity| {
+        format!(
+            " ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.3 alpn http/1.1",
+            identity.both.display(),
+            identity.roots.display()
+        )
+    })
+}
+
 fn config(place: &Place, setup: &Setup) -> Result<String> {
     let (listen, admin, origin) = (place.listen, place.admin, setup.origin);
     let mut text = String::from(
@@ -55,10 +77,11 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         )?;
     } else {
         let protocol = if setup.mode == Mode::Http1 { "" } else { " proto h2" };
+        let (accept, connect) = (accept(setup), connect(setup));
         write!(
             text,
             "  mode http\n  http-reuse always\n\n\
-             frontend in\n  bind {listen}{protocol}\n  \
+             frontend in\n  bind {listen}{accept}{protocol}\n  \
              unique-id-format %{{+X}}o\\ %ci:%cp_%fi:%fp_%Ts_%rt:%pid\n  \
              unique-id-header x-request-id\n  option forwardfor\n"
         )?;
@@ -81,7 +104,7 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         write!(
             text,
             "  use_backend origin if {{ req.hdr(host) -i {HOST} }}\n\n\
-             backend origin\n  server origin {origin}{protocol}\n"
+             backend origin\n  server origin {origin}{connect}{protocol}\n"
         )?;
     }
     write!(

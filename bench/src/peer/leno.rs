@@ -1,15 +1,16 @@
 //! Leno's sidecar, one worker, with its configuration in a file it watches.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use std::time::Instant;
 
 use super::{
-    Found, HOST, LENO, Missing, Mode, Peer, Place, Process, Running, STAMP_HEADER, Setup,
-    version_of,
+    Found, HOST, Hop, LENO, LENO_PLAIN, Missing, Mode, Peer, Place, Process, Running,
+    SERVICE_ACCOUNT, STAMP_HEADER, Setup, version_of,
 };
 
 pub const CONFIG: &str = "mesh.yaml";
@@ -23,7 +24,8 @@ pub struct Leno {
 /// The one line it prints.
 #[derive(Deserialize)]
 struct Addresses {
-    outbound: std::net::SocketAddr,
+    outbound: SocketAddr,
+    inbound: SocketAddr,
 }
 
 impl Peer for Leno {
@@ -51,7 +53,9 @@ impl Peer for Leno {
 
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
         let any = "127.0.0.1:0";
-        let arguments = [
+        // The workload it stands beside: that of the service, as its configuration calls it.
+        let name = if setup.hop == Hop::Service { "origin-0" } else { "caller" };
+        let mut arguments = vec![
             "proxy",
             "--config",
             CONFIG,
@@ -65,9 +69,16 @@ impl Peer for Leno {
             "1",
             "--namespace",
             "bench",
+            "--name",
+            name,
         ];
+        if let Some(identity) = &setup.identity {
+            arguments.extend(["--tls-certificate", text(&identity.certificate)?]);
+            arguments.extend(["--tls-key", text(&identity.key)?]);
+            arguments.extend(["--tls-roots", text(&identity.roots)?]);
+        }
         let tunnel = (setup.mode == Mode::Tcp).then(|| format!("{HOST}:{PORT}"));
-        running(place.spawn(&found.program, &arguments)?, tunnel)
+        running(place.spawn(&found.program, &arguments)?, setup.hop, tunnel)
     }
 
     fn reload(&self, _running: &Running) -> Result<()> {
@@ -80,14 +91,52 @@ impl Peer for Leno {
             "leno carries opaque TCP in a CONNECT tunnel, asked for once before the measurement",
         )
     }
+
+    fn server_name(&self) -> &'static str {
+        "80.origin.bench.leno"
+    }
+
+    fn alpn(&self) -> &'static [u8] {
+        b"leno-http/1.1"
+    }
+}
+
+/// The same with plain text between sidecars, whatever the setup says.
+pub struct LenoPlain(pub Leno);
+
+impl Peer for LenoPlain {
+    fn name(&self) -> &'static str {
+        LENO_PLAIN
+    }
+
+    fn find(&self) -> Result<Found, Missing> {
+        self.0.find()
+    }
+
+    fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
+        self.0.configure(place, &Setup { identity: None, ..setup.clone() })
+    }
+
+    fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
+        self.0.start(found, place, &Setup { identity: None, ..setup.clone() })
+    }
+
+    fn reload(&self, running: &Running) -> Result<()> {
+        self.0.reload(running)
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a file whose name is not text")
 }
 
 /// A sidecar runs once it has said where it listens.
-pub fn running(mut process: Process, tunnel: Option<String>) -> Result<Running> {
+pub fn running(mut process: Process, hop: Hop, tunnel: Option<String>) -> Result<Running> {
     let line = process.first_line()?;
     let addresses: Addresses = serde_json::from_str(&line)
         .with_context(|| format!("leno printed no addresses but: {line}"))?;
-    Ok(Running { process: Some(process), _beside: Vec::new(), address: addresses.outbound, tunnel })
+    let address = if hop == Hop::Service { addresses.inbound } else { addresses.outbound };
+    Ok(Running { process: Some(process), _beside: Vec::new(), partner: None, address, tunnel })
 }
 
 pub fn config(setup: &Setup) -> Result<String> {
@@ -99,7 +148,7 @@ pub fn config(setup: &Setup) -> Result<String> {
     };
     let mut text = String::new();
     service(&mut text, HOST, protocol)?;
-    workload(&mut text, HOST, 0, &setup.origin.to_string())?;
+    origin(&mut text, setup)?;
     for number in 0..setup.routes {
         route(&mut text, &format!("route-{number}"), &format!("/route-{number}"), "")?;
     }
@@ -153,6 +202,25 @@ fn workload(text: &mut String, service: &str, number: usize, address: &str) -> R
     Ok(())
 }
 
+/// The service itself. Beside a caller its sidecar's port is what is known; its own is never called
+/// from there.
+fn origin(text: &mut String, setup: &Setup) -> Result<()> {
+    if setup.hop != Hop::Caller {
+        return workload(text, HOST, 0, &setup.origin.to_string());
+    }
+    let (address, mutual_tls) = (setup.origin, setup.identity.is_some());
+    write!(
+        text,
+        "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {HOST}-0, namespace: bench}}\n\
+         spec: {{services: [{HOST}], address: {}, serviceAccount: {SERVICE_ACCOUNT}, \
+         ports: {{main: {PORT}}}, sidecar: {{port: {}, mutualTls: {mutual_tls}}}}}\n---\n",
+        address.ip(),
+        address.port()
+    )?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +239,9 @@ mod tests {
             let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
             assert!(problems.is_empty(), "{problems:?}");
             assert_eq!(resources.len(), 2 + 3 + 1 + 2 * (1 + 2));
+            let beside_caller = config(&Setup { hop: Hop::Caller, ..setup }).unwrap();
+            let (resources, problems) = leno_api::yaml::resources(&beside_caller);
+            assert!(problems.is_empty() && resources.len() == 12, "{problems:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::leno::{self, Leno};
 use super::{
-    Found, HOST, LENO_MANAGED, Missing, Peer, Place, Process, Running, STAMP_HEADER, Setup,
+    Found, HOST, Hop, LENO_MANAGED, Missing, Peer, Place, Process, Running, STAMP_HEADER, Setup,
 };
 
 /// What the control plane said when it started, for later changes.
@@ -88,7 +88,8 @@ impl Peer for LenoManaged {
             "--namespace",
             "bench",
         ];
-        let running = leno::running(place.spawn(&found.program, &arguments)?, None)?;
+        let process = place.spawn(&found.program, &arguments)?;
+        let running = leno::running(process, Hop::Alone, None)?;
         Ok(Running { _beside: vec![control_plane], ..running })
     }
 

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use std::time::Instant;
 
 use super::{Found, HOST, Missing, Mode, NGINX, Peer, Place, Running, STAMP_HEADER, Setup, debian};
+use crate::identity::Identity;
 
 const CONFIG: &str = "nginx.conf";
 /// Debian builds opaque TCP as a module of another package.
@@ -31,6 +32,7 @@ impl Peer for Nginx {
     }
 
     fn start(&self, found: &Found, place: &Place, setup: &Setup) -> Result<Running> {
+        anyhow::ensure!(setup.calls_with().is_none(), "nginx compares DNS names, not SPIFFE IDs");
         anyhow::ensure!(
             setup.mode != Mode::Tcp || Path::new(STREAM_MODULE).exists(),
             "nginx lacks its stream module: apt-get install libnginx-mod-stream"
@@ -88,12 +90,25 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         }
         writeln!(text, "}}")?;
     }
+    let tls = if setup.accepts_with().is_some() { " ssl" } else { "" };
     let http2 = if setup.mode == Mode::Http1 { "" } else { " http2" };
     let pass = if setup.mode == Mode::Grpc { "grpc_pass grpc://" } else { "proxy_pass http://" };
     writeln!(
         text,
-        "  server {{\n    listen {listen}{http2} backlog=4096;\n    server_name {HOST};"
+        "  server {{\n    listen {listen}{tls}{http2} backlog=4096;\n    server_name {HOST};"
     )?;
+    if let Some(identity) = setup.accepts_with() {
+        let Identity { certificate, key, roots, .. } = identity;
+        writeln!(
+            text,
+            "    ssl_certificate {};\n    ssl_certificate_key {};\n    \
+             ssl_client_certificate {};\n    ssl_verify_client on;\n    \
+             ssl_protocols TLSv1.3;\n    proxy_max_temp_file_size 0;",
+            certificate.display(),
+            key.display(),
+            roots.display()
+        )?;
+    }
     if setup.mode != Mode::Http1 {
         // Its HTTP/2 closes a connection after so many requests, too.
         writeln!(text, "    http2_max_concurrent_streams 1024;")?;

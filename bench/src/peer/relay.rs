@@ -33,6 +33,7 @@ impl Peer for Relay {
         Ok(Running {
             process: Some(process),
             _beside: Vec::new(),
+            partner: None,
             address: addresses.outbound,
             tunnel: None,
         })

@@ -9,7 +9,7 @@ use super::{Bench, Contestant, Load, Origin, Settings};
 use crate::load::Pacing;
 use crate::load::http1::Http1Load;
 use crate::peer::{DIRECT, ENVOY, Mode, Setup, direct};
-use crate::report::{Figure, Program};
+use crate::report::Figure;
 
 const CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -21,10 +21,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         Some(rate) => rate,
         None => calibrate(bench)?,
     };
-    let none = direct();
-    let found = none.find().map_err(|missing| anyhow::anyhow!(missing.reason))?;
-    bench.report.programs.insert(0, Program { name: DIRECT, version: found.version.clone() });
-    bench.peers.insert(0, (none, found));
+    bench.add(direct(), 0)?;
     bench.report.work.push(format!(
         "{CONNECTIONS} keep-alive connections, GET with a body of 1 KiB, {rate:.0} requests a \
          second for {:?}; latency counts from the time a request was due",
@@ -37,7 +34,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     ];
     bench
         .rounds(figures, |settings, origin, contestant| turn(settings, origin, contestant, rate))?;
-    let added: Vec<Figure> = bench.report.figures.iter().filter_map(added).collect();
+    let added = bench.report.figures.iter().filter_map(added);
+    let added: Vec<Figure> = added.map(aimed).collect();
     bench.report.figures.extend(added);
     Ok(())
 }
@@ -77,8 +75,12 @@ fn turn(
     ])
 }
 
+fn aimed(figure: Figure) -> Figure {
+    if figure.id == "p99-added" { figure.at_most(0.6, ENVOY) } else { figure }
+}
+
 /// The same figure less what it is without a proxy in the same round.
-fn added(figure: &Figure) -> Option<Figure> {
+pub fn added(figure: &Figure) -> Option<Figure> {
     let base = figure.rounds_of(DIRECT)?.to_vec();
     let id = match figure.id {
         "p50" => "p50-added",
@@ -86,9 +88,6 @@ fn added(figure: &Figure) -> Option<Figure> {
         _ => return None,
     };
     let mut added = Figure::new(id, format!("{} added", figure.title), figure.unit).decimals(0);
-    if id == "p99-added" {
-        added = added.at_most(0.6, ENVOY);
-    }
     for series in figure.series.iter().filter(|series| series.program != DIRECT) {
         for (round, (value, base)) in series.rounds.iter().zip(&base).enumerate() {
             if let (Some(value), Some(base)) = (value, base) {

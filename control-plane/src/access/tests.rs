@@ -165,6 +165,55 @@ fn of_many_that_use_a_token_at_once_one_succeeds() {
 }
 
 #[test]
+fn nobody_waits_for_whoever_holds_the_lock() {
+    let directory = TempDir::new().unwrap();
+    let tokens = std::sync::Arc::new(TokenFile::open(directory.path()).unwrap());
+    let once = NewToken { once: true, ..new("orders", Role::Workload, Some("shop")) };
+    let token = tokens.issue(once).unwrap();
+    // A command line that was stopped in the middle of making a token.
+    let lock = fs::File::options().write(true).open(directory.path().join("tokens.json.lock"));
+    let lock = lock.unwrap();
+    lock.lock().unwrap();
+    let using = std::thread::spawn({
+        let (tokens, token) = (tokens.clone(), token.clone());
+        move || tokens.consume(token.as_bytes()).unwrap()
+    });
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let asking = std::thread::spawn({
+        let tokens = tokens.clone();
+        // Until well after the other one has begun to wait.
+        move || {
+            for _ in 0..50 {
+                sender.send(tokens.find(token.as_bytes()).unwrap().is_some()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+    });
+    for _ in 0..50 {
+        assert!(receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits"));
+    }
+    asking.join().unwrap();
+    lock.unlock().unwrap();
+    assert!(using.join().unwrap());
+}
+
+#[test]
+fn a_workload_token_without_a_namespace_is_good_for_none() {
+    let directory = TempDir::new().unwrap();
+    let tokens = TokenFile::open(directory.path()).unwrap();
+    let token = tokens.issue(new("x", Role::Workload, Some("shop"))).unwrap();
+    let text = fs::read_to_string(tokens.path()).unwrap();
+    let edited = text.replace("\"namespace\": \"shop\",", "");
+    assert_ne!(text, edited);
+    fs::write(tokens.path(), edited).unwrap();
+    let caller = access(&directory, "127.0.0.1:0", false).caller(Some(&bearer_of(&token))).unwrap();
+    let target = Target { group: "leno.dev", plural: "workloads", namespace: Some("shop") };
+    assert!(caller.may(Action::Write(target)).is_err());
+    assert!(caller.may(Action::Read(Target { namespace: None, ..target })).is_err());
+    assert!(!caller.speaks_for("shop") && !caller.speaks_for(""));
+}
+
+#[test]
 fn other_tokens_are_used_as_often_as_one_likes() {
     let directory = TempDir::new().unwrap();
     let tokens = TokenFile::open(directory.path()).unwrap();

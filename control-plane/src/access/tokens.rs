@@ -7,7 +7,7 @@ use std::{
     fs,
     hint::black_box,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -89,7 +89,8 @@ struct Read {
     tokens: Vec<Token>,
 }
 
-type Stamp = (SystemTime, u64);
+/// When it was written, its length, and which file it is: it is replaced, and two may be written within the clock's grain.
+type Stamp = (SystemTime, u64, u64);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -199,6 +200,9 @@ impl TokenFile {
     }
 
     /// Lets one change happen at a time, of all processes. The change says what it found and whether to write.
+    ///
+    /// Whoever only asks whose a token is waits for none of it: another process may hold the lock for long, and disks
+    /// are slow.
     fn change<T>(
         &self,
         change: impl FnOnce(&mut Vec<Token>) -> Result<(T, bool), TokenError>,
@@ -207,17 +211,17 @@ impl TokenFile {
             path: self.path.clone(),
             reason: error.to_string(),
         };
-        let mut read = self.locked();
         let _lock = self.lock_file().map_err(failed)?;
-        // The stamp could miss a change within the clock's grain.
-        read.stamp = None;
-        self.refresh(&mut read)?;
-        let mut tokens = read.tokens.clone();
+        // From the disk: what was read last could miss a change within the clock's grain.
+        let mut current = Read::default();
+        self.refresh(&mut current)?;
+        let mut tokens = current.tokens;
         let (found, write) = change(&mut tokens)?;
         if write {
             self.write(&Contents { tokens }).map_err(failed)?;
-            read.stamp = None;
-            self.refresh(&mut read)?;
+            let mut written = Read::default();
+            self.refresh(&mut written)?;
+            *self.locked() = written;
         }
         Ok(found)
     }
@@ -238,7 +242,9 @@ impl TokenFile {
     fn refresh(&self, read: &mut Read) -> Result<(), TokenError> {
         let failed = |reason: String| TokenError::Read { path: self.path.clone(), reason };
         let stamp = match fs::metadata(&self.path) {
-            Ok(metadata) => metadata.modified().ok().map(|time| (time, metadata.len())),
+            Ok(metadata) => {
+                metadata.modified().ok().map(|time| (time, metadata.len(), metadata.ino()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 *read = Read::default();
                 return Ok(());
@@ -271,7 +277,12 @@ impl TokenFile {
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(contents)?)?;
         file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&beside, &self.path)?;
+        // Or a used token could be unused again after a power failure.
+        match self.path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            Some(directory) => fs::File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Everything that was issued or refused, one JSON line each; and the last certificate of each proxy, kept in memory and
 //! read back from the log at start.
+//!
+//! Refusals have a log of their own: anybody can cause as many as they like, and must not push out of the log what was
+//! issued.
 
 use std::{
     collections::HashMap,
     fs,
     io::{self, BufRead, BufReader, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -18,7 +21,8 @@ use super::{
 };
 use crate::objects::timestamp;
 
-const FILE: &str = "audit.log";
+const ISSUED: &str = "audit.log";
+const REFUSED: &str = "refused.log";
 /// A full file is put aside: with some 500 bytes a line, 33,000 lines.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// Files that were put aside and are kept.
@@ -85,16 +89,19 @@ pub struct Refusal {
 
 #[derive(Debug)]
 pub struct Audit {
-    path: PathBuf,
-    max_bytes: u64,
-    inner: Mutex<Inner>,
+    issued: Mutex<(Log, Table)>,
+    refused: Mutex<Log>,
 }
 
+/// One file, and those that were put aside when it was full.
 #[derive(Debug)]
-struct Inner {
+struct Log {
+    path: PathBuf,
+    max_bytes: u64,
     file: fs::File,
     size: u64,
-    table: Table,
+    /// The last line is not whole: the next one must not be added to it.
+    torn: bool,
 }
 
 /// By proxy and identity: nobody overwrites what is known of another by calling itself like it.
@@ -111,14 +118,15 @@ impl Audit {
     }
 
     fn with_size(directory: &Path, max_bytes: u64) -> Result<Self, FileError> {
-        let path = directory.join(FILE);
+        let path = directory.join(ISSUED);
         let mut table = Table::default();
-        for file in [aside(&path, 1), path.clone()] {
+        let aside = (1..=KEPT).rev().map(|number| aside(&path, number));
+        for file in aside.chain([path.clone()]) {
             restore(&file, &mut table).map_err(|error| FileError::io("read", &file, &error))?;
         }
-        let opened = open(&path).map_err(|error| FileError::io("open", &path, &error));
-        let (file, size) = opened?;
-        Ok(Self { path, max_bytes, inner: Mutex::new(Inner { file, size, table }) })
+        let refused = Log::open(directory.join(REFUSED), max_bytes)?;
+        let issued = (Log::open(path, max_bytes)?, table);
+        Ok(Self { issued: Mutex::new(issued), refused: Mutex::new(refused) })
     }
 
     /// Writes down what is about to be handed out.
@@ -140,9 +148,10 @@ impl Audit {
             certificate: Some(certificate.clone()),
             refusal: None,
         };
-        let mut inner = self.inner();
-        self.write(&mut inner, &line)?;
-        inner.table.insert(certificate, time);
+        let mut issued = locked(&self.issued);
+        let (log, table) = &mut *issued;
+        log.write(&line)?;
+        table.insert(certificate, time);
         Ok(())
     }
 
@@ -160,33 +169,51 @@ impl Audit {
         let (event, remote) = (Event::Refused, remote.to_owned());
         let refusal = Some(refusal);
         let line = Line { time, event, remote, proof: None, certificate: None, refusal };
-        self.write(&mut self.inner(), &line)
+        locked(&self.refused).write(&line)
     }
 
     /// The last certificate of each proxy, by name.
     pub fn certificates(&self) -> Vec<Certificate> {
-        let mut all: Vec<_> = self.inner().table.0.values().cloned().collect();
+        let mut all: Vec<_> = locked(&self.issued).1.0.values().cloned().collect();
         all.sort_by(|a, b| (&a.proxy, &a.spiffe_id).cmp(&(&b.proxy, &b.spiffe_id)));
         all
     }
+}
 
-    fn write(&self, inner: &mut Inner, line: &Line) -> Result<(), FileError> {
-        let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut text| {
-            text.push(b'\n');
-            let size = text.len() as u64;
-            if inner.size > 0 && inner.size + size > self.max_bytes {
-                (inner.file, inner.size) = rotate(&self.path)?;
-            }
-            inner.file.write_all(&text)?;
-            inner.size += size;
-            Ok(())
-        });
+impl Log {
+    fn open(path: PathBuf, max_bytes: u64) -> Result<Self, FileError> {
+        match open(&path) {
+            Ok((file, size, torn)) => Ok(Self { path, max_bytes, file, size, torn }),
+            Err(error) => Err(FileError::io("open", &path, &error)),
+        }
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), FileError> {
+        let text = serde_json::to_vec(line).map_err(io::Error::from);
+        let written = text.and_then(|text| self.append(text));
         written.map_err(|error| FileError::io("write", &self.path, &error))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn append(&mut self, mut text: Vec<u8>) -> io::Result<()> {
+        text.push(b'\n');
+        if self.size > 0 && self.size + text.len() as u64 > self.max_bytes {
+            rotate(&self.path)?;
+            (self.file, self.size, self.torn) = open(&self.path)?;
+        }
+        if self.torn {
+            text.insert(0, b'\n');
+        }
+        // Until all of it is there.
+        self.torn = true;
+        self.file.write_all(&text)?;
+        self.torn = false;
+        self.size += text.len() as u64;
+        Ok(())
     }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Table {
@@ -209,22 +236,26 @@ impl Table {
     }
 }
 
-fn open(path: &Path) -> io::Result<(fs::File, u64)> {
+/// With its size, and whether a crash or a full disk has cut its last line short.
+fn open(path: &Path) -> io::Result<(fs::File, u64, bool)> {
     let mut options = fs::OpenOptions::new();
-    let file = options.create(true).append(true).mode(PRIVATE).open(path)?;
+    let file = options.create(true).append(true).read(true).mode(PRIVATE).open(path)?;
     let size = file.metadata()?.len();
-    Ok((file, size))
+    let mut last = [b'\n'];
+    if let Some(at) = size.checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    Ok((file, size, last != *b"\n"))
 }
 
-fn rotate(path: &Path) -> io::Result<(fs::File, u64)> {
+fn rotate(path: &Path) -> io::Result<()> {
     for number in (1..KEPT).rev() {
         match fs::rename(aside(path, number), aside(path, number + 1)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    fs::rename(path, aside(path, 1))?;
-    open(path)
+    fs::rename(path, aside(path, 1))
 }
 
 fn aside(path: &Path, number: usize) -> PathBuf {
@@ -318,14 +349,38 @@ mod tests {
         let known = audit.certificates();
         assert_eq!(known, [certificate("a", end + 9), certificate("b", end)]);
         drop(audit);
-        let path = directory.path().join(FILE);
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let path = directory.path().join(ISSUED);
+        for (path, lines) in [(&path, 3), (&directory.path().join(REFUSED), 1)] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let text = fs::read_to_string(path).unwrap();
+            assert_eq!(text.lines().count(), lines);
+            assert!(!text.contains('\u{1b}'), "control characters are escaped");
+        }
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 4);
-        assert!(!text.contains('\u{1b}'), "control characters are escaped");
         fs::write(&path, text + "{\"time\": \"cut sh").unwrap();
-        assert_eq!(Audit::open(directory.path()).unwrap().certificates(), known);
+        let audit = Audit::open(directory.path()).unwrap();
+        assert_eq!(audit.certificates(), known);
+        // What follows a line that was cut short is not lost with it.
+        audit.issued(102, "192.0.2.1:1", "certificate", certificate("c", end)).unwrap();
+        let known = Audit::open(directory.path()).unwrap().certificates();
+        assert_eq!(known.last(), Some(&certificate("c", end)));
+    }
+
+    #[test]
+    fn strangers_push_nothing_out_of_what_was_issued() {
+        let directory = TempDir::new().unwrap();
+        let audit = Audit::with_size(directory.path(), 2000).unwrap();
+        let end = super::super::now() + 1000;
+        for proxy in 0..20 {
+            let certificate = certificate(&proxy.to_string(), end);
+            audit.issued(0, "192.0.2.1:1", "certificate", certificate).unwrap();
+        }
+        for number in 0..1000 {
+            audit.refused(number, "192.0.2.1:1", refusal("no proof")).unwrap();
+        }
+        let audit = Audit::with_size(directory.path(), 2000).unwrap();
+        assert_eq!(audit.certificates().len(), 20, "from all files that are kept");
     }
 
     #[test]
@@ -340,8 +395,9 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        let kept = ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3", "audit.log.4"];
-        assert_eq!(names, kept);
+        let kept =
+            ["refused.log", "refused.log.1", "refused.log.2", "refused.log.3", "refused.log.4"];
+        assert_eq!(names[1..], kept);
         for name in names {
             assert!(fs::metadata(directory.path().join(name)).unwrap().len() <= 500);
         }
@@ -352,7 +408,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let audit = Audit::open(directory.path()).unwrap();
         audit.refused(0, "192.0.2.1:1", refusal(&"x".repeat(1 << 20))).unwrap();
-        assert!(fs::metadata(directory.path().join(FILE)).unwrap().len() < 1000);
+        assert!(fs::metadata(directory.path().join(REFUSED)).unwrap().len() < 1000);
     }
 
     #[test]

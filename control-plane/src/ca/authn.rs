@@ -8,13 +8,9 @@ use super::{
     jwt,
     root::Trust,
 };
-use crate::access::{Role, TokenError, TokenFile, TokenInfo, bearer};
+use crate::access::{DEFAULT_ACCOUNT, Role, TokenError, TokenFile, TokenInfo, bearer};
 
-/// The account of a workload's token that names none.
-const DEFAULT_ACCOUNT: &str = "default";
-
-/// A proven identity.
-#[derive(Debug)]
+/// A proven identity. Not to be shown, since the token is in it.
 pub struct Proven {
     pub id: SpiffeId,
     /// For the audit log; no secret.

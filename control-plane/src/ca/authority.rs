@@ -139,12 +139,14 @@ impl Authority {
         let (identity, not_after) = verified.transpose()?.unzip();
         let chain = chain.unwrap_or_default().iter();
         let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
-        Ok(Peer { remote, tls: true, identity, not_after, chain })
+        Ok(Peer { tls: true, identity, not_after, chain, ..Peer::plain(remote) })
     }
 
     /// Whether the certificate of a connection would still be accepted now: it has not ended, and its root is trusted.
     pub fn is_current(&self, peer: &Peer) -> bool {
-        self.trust().accepts(&peer.chain, now())
+        let now = now();
+        // Where nobody said when it ends, it cannot be relied upon.
+        peer.not_after.is_some_and(|end| end > now) && self.trust().accepts(&peer.chain, now)
     }
 
     /// The trusted roots as PEM.
@@ -220,10 +222,14 @@ impl Authority {
         for extension in certificate.extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::SubjectAlternativeName(names) => {
-                    uris.extend(names.general_names.iter().filter_map(|name| match name {
-                        GeneralName::URI(uri) => Some(*uri),
-                        _ => None,
-                    }));
+                    for name in &names.general_names {
+                        match name {
+                            GeneralName::URI(uri) => uris.push(*uri),
+                            // It may be a URI to somebody else.
+                            GeneralName::Invalid(..) => return Err(PeerError::Malformed),
+                            _ => {}
+                        }
+                    }
                 }
                 ParsedExtension::ParseError { .. } => return Err(PeerError::Malformed),
                 _ => {}

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leno_api::model::identity::SpiffeId;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
@@ -14,9 +15,10 @@ use super::{
     files::{self, PUBLIC},
     jwks, now, rfc3339,
     root::Trust,
-    rotation::{State, View},
+    rotation::{RootId, State, View},
     user::Contents,
 };
+use crate::access::{Member, shown};
 
 /// The trusted roots in the data directory: the bootstrap bundle of whoever is on this machine.
 pub const ROOT_FILE: &str = "root.pem";
@@ -70,17 +72,12 @@ impl Authority {
     pub fn status(&self, fleet: &dyn Fleet) -> Status {
         let trust = self.trust();
         let view = self.view(fleet);
-        let connected: BTreeSet<String> = fleet.connected().into_iter().collect();
+        let connected: BTreeSet<Member> = fleet.connected().into_iter().collect();
         let have = connected.intersection(&view.acknowledged).count();
-        let waiting_for = connected.difference(&view.acknowledged).take(MAX_NAMED).cloned();
-        let other: BTreeSet<&String> = view
-            .certificates
-            .iter()
-            .filter(|(proxy, root)| connected.contains(proxy) && *root != trust.signer.root)
-            .map(|(proxy, _)| proxy)
-            .collect();
-        let holders: BTreeSet<&String> = view.certificates.iter().map(|(proxy, _)| proxy).collect();
-        let absent = holders.into_iter().filter(|proxy| !connected.contains(*proxy)).count();
+        let waiting_for = connected.difference(&view.acknowledged).take(MAX_NAMED);
+        let other = view.holders(&connected, |root| root != trust.signer.root);
+        let absent = view.certificates.iter().map(|(proxy, _)| proxy);
+        let absent = absent.filter(|proxy| !is_connected(proxy, &connected)).count();
         Status {
             trust_domain: self.settings.trust_domain.to_string(),
             source: if self.settings.user.is_some() { "files" } else { "own" },
@@ -88,8 +85,8 @@ impl Authority {
             generation: self.generation(),
             connected: connected.len(),
             have_bundle: have,
-            waiting_for: waiting_for.collect(),
-            on_other_root: other.into_iter().take(MAX_NAMED).cloned().collect(),
+            waiting_for: shown(waiting_for, &connected),
+            on_other_root: shown(other.into_iter().take(MAX_NAMED), &connected),
             absent,
             step: trust.rotation.as_ref().map(State::step),
             next: self.next(trust.rotation.as_ref(), fleet),
@@ -119,18 +116,16 @@ impl Authority {
 
     fn view(&self, fleet: &dyn Fleet) -> View {
         let (now, generation) = (now(), self.generation());
-        let valid: Vec<Certificate> =
-            self.certificates().into_iter().filter(|one| one.not_after > now).collect();
-        let mut expected: BTreeSet<String> = fleet.connected().into_iter().collect();
+        let valid = self.certificates().into_iter().filter(|one| one.not_after > now);
+        let certificates: Vec<(Member, RootId)> = valid.filter_map(holder).collect();
+        let mut expected: BTreeSet<Member> = fleet.connected().into_iter().collect();
         if self.opened.elapsed() < RETURN {
-            expected.extend(valid.iter().map(|certificate| certificate.proxy.clone()));
+            let back = certificates.iter().map(|(member, _)| member);
+            let away: Vec<_> = back.filter(|m| !is_connected(m, &expected)).cloned().collect();
+            expected.extend(away);
         }
         let acknowledged = generation.map(|generation| fleet.have_bundle(generation));
-        View {
-            expected,
-            acknowledged: acknowledged.into_iter().flatten().collect(),
-            certificates: valid.into_iter().map(|one| (one.proxy, one.signer)).collect(),
-        }
+        View { expected, acknowledged: acknowledged.into_iter().flatten().collect(), certificates }
     }
 
     /// Everything that follows from new roots or a new signer. What fails is tried again by the task.
@@ -263,6 +258,19 @@ async fn keep_keys(authority: &Authority) {
         ticks.tick().await;
         issuer.read_again(TICK).await;
     }
+}
+
+/// Whose certificate it is, and under which root.
+fn holder(certificate: Certificate) -> Option<(Member, RootId)> {
+    // Ours are all of this form.
+    let id = SpiffeId::parse(&certificate.spiffe_id).ok()?;
+    Some((Member { name: certificate.proxy, id: Some(id) }, certificate.signer))
+}
+
+/// As who it has proven to be, or by an administrator who speaks for it.
+fn is_connected(member: &Member, connected: &BTreeSet<Member>) -> bool {
+    connected.contains(member)
+        || connected.contains(&Member { name: member.name.clone(), id: None })
 }
 
 fn roots(trust: &Trust) -> Vec<RootStatus> {

@@ -53,6 +53,8 @@ fn write_beside(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         _ => {}
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    // Whatever the umask: what is public is there for everybody.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

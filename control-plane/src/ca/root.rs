@@ -4,6 +4,7 @@
 //! `ca/state.json` says which roots there are (see `rotation`); `ca/root-<digits>.pem` and `.key` hold each.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -95,11 +96,14 @@ impl Trust {
     /// # Errors
     /// Says what does not fit.
     pub fn assemble(
-        roots: Vec<Root>,
+        mut roots: Vec<Root>,
         path: Vec<CertificateDer<'static>>,
         key: KeyPair,
         now: i64,
     ) -> Result<Self, String> {
+        // Bundles are put together by hand; the same root twice must not keep the others from every proxy.
+        let mut known = BTreeSet::new();
+        roots.retain(|root| known.insert(root.fingerprint.clone()));
         if roots.is_empty() || roots.len() > MAX_ROOTS {
             return Err(format!("{} roots, there must be 1 to {MAX_ROOTS}", roots.len()));
         }
@@ -167,10 +171,13 @@ impl Roots {
             Err(_) if !path.exists() => return self.first_state(now),
             text => text?,
         };
-        serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+        let state = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
             path,
             reason: format!("{error}. Restore it from a backup"),
-        })
+        })?;
+        // Whoever was killed while it made a root has left a key behind that nobody will ever need.
+        self.tidy(&state)?;
+        Ok(state)
     }
 
     /// Keeps the state, and only the files that it needs.
@@ -183,14 +190,23 @@ impl Roots {
             reason: error.to_string(),
         })?;
         files::write(&self.directory.join(STATE), &text, PRIVATE)?;
-        for stale in self.listed()?.into_iter().filter(|id| !needs(state, id)) {
-            for kind in ["pem", "key"] {
-                let path = self.file(&stale, kind);
-                if let Err(error) = fs::remove_file(&path)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(path = %path.display(), %error, "a root that is no longer needed cannot be removed");
-                }
+        self.tidy(state)?;
+        Ok(())
+    }
+
+    /// Removes the files of all roots that a state does not need, half-written ones as well.
+    fn tidy(&self, state: &State) -> Result<(), FileError> {
+        for name in self.names()? {
+            let Some((id, kind)) = name.strip_prefix("root-").and_then(|name| name.split_once('.'))
+            else {
+                continue;
+            };
+            if needs(state, id) && ["pem", "key"].contains(&kind) {
+                continue;
+            }
+            let path = self.directory.join(&name);
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "a root that is no longer needed cannot be removed");
             }
         }
         Ok(())
@@ -246,15 +262,20 @@ impl Roots {
 
     /// Of each root whose certificate was written (the key comes before it).
     fn listed(&self) -> Result<Vec<String>, FileError> {
+        let names = self.names()?.into_iter();
+        let ids = names.filter_map(|name| {
+            name.strip_prefix("root-")?.strip_suffix(".pem").map(ToOwned::to_owned)
+        });
+        Ok(ids.collect())
+    }
+
+    fn names(&self) -> Result<Vec<String>, FileError> {
         let failed = |error: io::Error| FileError::io("read", &self.directory, &error);
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_str().unwrap_or_default();
-            let id = name.strip_prefix("root-").and_then(|name| name.strip_suffix(".pem"));
-            found.extend(id.map(ToOwned::to_owned));
-        }
-        Ok(found)
+        let entries = fs::read_dir(&self.directory).map_err(failed)?;
+        let names = entries.map(|entry| Ok(entry.map_err(failed)?.file_name()));
+        // Ours are all of ASCII.
+        let names = names.filter_map(|name| name.map(|name| name.into_string().ok()).transpose());
+        names.collect()
     }
 
     fn read(&self, id: &str) -> Result<Root, Error> {

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Member, shown};
+
 /// A root: its SHA-256 in lower-case hex.
 pub type RootId = String;
 
@@ -70,11 +72,30 @@ pub enum Needs<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct View {
     /// Everybody who must be asked: those connected, and those that may be about to come back.
-    pub expected: BTreeSet<String>,
+    pub expected: BTreeSet<Member>,
     /// Those that acknowledged the roots that are published now.
-    pub acknowledged: BTreeSet<String>,
+    pub acknowledged: BTreeSet<Member>,
     /// Proxy and root of each certificate that has not ended.
-    pub certificates: Vec<(String, RootId)>,
+    pub certificates: Vec<(Member, RootId)>,
+}
+
+impl View {
+    /// Of `members`, those with a certificate of such a root. Whoever has proven nothing has whatever was issued to
+    /// anybody of that name.
+    pub fn holders<'a>(
+        &self,
+        members: &'a BTreeSet<Member>,
+        such: impl Fn(&str) -> bool,
+    ) -> BTreeSet<&'a Member> {
+        let found = self.certificates.iter().filter(|(_, root)| such(root));
+        let holders: BTreeSet<&Member> = found.map(|(holder, _)| holder).collect();
+        let names: BTreeSet<&str> = holders.iter().map(|holder| &*holder.name).collect();
+        let holds = |member: &&Member| match member.id {
+            Some(_) => holders.contains(*member),
+            None => names.contains(&*member.name),
+        };
+        members.iter().filter(holds).collect()
+    }
 }
 
 /// Why a step is not taken.
@@ -216,7 +237,7 @@ impl Needs<'_> {
     /// [`Refused`] names who is not there yet.
     pub fn check(self, view: &View) -> Result<(), Refused> {
         let all = view.expected.len();
-        let acknowledged = |proxy: &&String| view.acknowledged.contains(*proxy);
+        let acknowledged = |proxy: &&Member| view.acknowledged.contains(*proxy);
         match split(view, acknowledged) {
             (have, lagging) if self.acknowledged() && !lagging.is_empty() => {
                 return Err(Refused::Lagging { have, all, lagging });
@@ -226,12 +247,7 @@ impl Needs<'_> {
         let (Needs::Unused(root) | Needs::AcknowledgedAndUnused(root)) = self else {
             return Ok(());
         };
-        let users: BTreeSet<&String> = view
-            .certificates
-            .iter()
-            .filter(|(_, signer)| signer == root)
-            .map(|(proxy, _)| proxy)
-            .collect();
+        let users = view.holders(&view.expected, |signer| signer == root);
         match split(view, |proxy| !users.contains(proxy)) {
             (_, lagging) if lagging.is_empty() => Ok(()),
             (have, lagging) => Err(Refused::InUse { have, all, lagging }),
@@ -239,9 +255,9 @@ impl Needs<'_> {
     }
 }
 
-fn split(view: &View, has: impl Fn(&&String) -> bool) -> (usize, Vec<String>) {
-    let (have, lagging): (Vec<&String>, Vec<&String>) = view.expected.iter().partition(has);
-    (have.len(), lagging.into_iter().cloned().collect())
+fn split(view: &View, has: impl Fn(&&Member) -> bool) -> (usize, Vec<String>) {
+    let (have, lagging): (Vec<&Member>, Vec<&Member>) = view.expected.iter().partition(has);
+    (have.len(), shown(lagging, &view.expected))
 }
 
 fn names(all: &[String]) -> String {
@@ -254,6 +270,8 @@ fn names(all: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use leno_api::model::identity::SpiffeId;
+
     use super::*;
 
     fn step(state: &State, action: Action) -> Result<State, Refused> {
@@ -261,8 +279,8 @@ mod tests {
     }
 
     fn view(expected: &[&str], acknowledged: &[&str], certificates: &[(&str, &str)]) -> View {
-        let set = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let certificates = certificates.iter().map(|(p, r)| (p.to_string(), r.to_string()));
+        let set = |names: &[&str]| names.iter().map(|name| Member::from(*name)).collect();
+        let certificates = certificates.iter().map(|(p, r)| (Member::from(*p), r.to_string()));
         View {
             expected: set(expected),
             acknowledged: set(acknowledged),
@@ -333,6 +351,38 @@ mod tests {
         undo.check(&view(&["p"], &["p"], &[("p", "a")])).unwrap();
         // A root that proxies cannot use must not stay because they cannot use it.
         undo.check(&view(&["p"], &[], &[("p", "a")])).unwrap();
+    }
+
+    #[test]
+    fn nobody_is_up_to_date_in_anothers_name() {
+        let of = |name: &str, account: Option<&str>| {
+            let domain = leno_api::model::identity::TrustDomain::default();
+            let id = account.map(|account| SpiffeId::new(&domain, "shop", account));
+            Member { name: name.into(), id }
+        };
+        let (real, fake) = (of("p", Some("orders")), of("p", Some("web")));
+        let mut view = View {
+            expected: [real.clone(), fake.clone()].into(),
+            acknowledged: [fake.clone()].into(),
+            certificates: vec![(real.clone(), "a".into()), (fake.clone(), "b".into())],
+        };
+        let said = |needs: Needs<'_>, view: &View| needs.check(view).unwrap_err().to_string();
+        let lagging = said(Needs::Acknowledged, &view);
+        assert!(lagging.starts_with("1 of 2"), "{lagging}");
+        assert!(lagging.ends_with("p (spiffe://cluster.local/ns/shop/sa/orders)"), "{lagging}");
+        let in_use = said(Needs::Unused("a"), &view);
+        assert!(in_use.ends_with("p (spiffe://cluster.local/ns/shop/sa/orders)"), "{in_use}");
+        // Whoever proves nothing is nobody else either, and is taken to have what anybody of that name has.
+        let bare = of("p", None);
+        view.acknowledged = [bare.clone()].into();
+        view.expected = [real.clone(), bare.clone()].into();
+        assert!(said(Needs::Acknowledged, &view).contains("sa/orders"));
+        view.expected = [bare].into();
+        view.certificates = vec![(fake, "b".into()), (real, "a".into())];
+        assert!(
+            Needs::Unused("a").check(&view).is_err() && Needs::Unused("b").check(&view).is_err()
+        );
+        Needs::Unused("c").check(&view).unwrap();
     }
 
     #[test]

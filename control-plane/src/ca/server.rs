@@ -86,11 +86,7 @@ impl Service {
             Terms { serial: rand::random(), now: now(), ttl: self.ttl(request.ttl_seconds) };
         let leaf = trust.signer.svid(&csr.key, &proven.id, terms)?;
         let certificate = certificate(request, &proven, &leaf, &trust);
-        let remote = peer.remote.to_string();
-        authority
-            .audit
-            .issued(terms.now, &remote, &proven.by, certificate)
-            .map_err(Refused::Audit)?;
+        self.write_down(terms.now, peer, proven.by, certificate).await?;
         authority.metrics.issued.inc();
         Ok(response(authority, leaf, &trust))
     }
@@ -114,6 +110,19 @@ impl Service {
         Ok(limits.issue(&proven.id.to_string(), &request.proxy, Instant::now())?)
     }
 
+    /// Away from the threads that serve: disks can be slow.
+    async fn write_down(
+        &self,
+        time: i64,
+        peer: &Peer,
+        by: String,
+        certificate: Certificate,
+    ) -> Result<(), Refused> {
+        let (authority, remote) = (self.authority.clone(), peer.remote.to_string());
+        let write = move || authority.audit.issued(time, &remote, &by, certificate);
+        spawn_blocking(write).await.map_err(|_| Refused::Stopping)?.map_err(Refused::Audit)
+    }
+
     /// On the disk before the certificate is made. A token that somebody else used meanwhile is refused.
     async fn consume(&self, proven: &Proven) -> Result<(), Refused> {
         let Some(token) = proven.once.clone() else { return Ok(()) };
@@ -134,21 +143,18 @@ impl Service {
         }
     }
 
-    fn refuse(&self, peer: &Peer, request: &IssueRequest, refused: &Refused) -> Status {
+    async fn refuse(&self, peer: &Peer, request: IssueRequest, refused: &Refused) -> Status {
         let (code, label) = refused.class();
         self.authority.metrics.refused.with_label_values(&[label]).inc();
         let reason = refused.to_string();
         if let Some(source) = std::error::Error::source(refused) {
             tracing::error!(reason, %source, "a certificate could not be issued");
         }
-        let refusal = Refusal {
-            proxy: request.proxy.clone(),
-            namespace: request.namespace.clone(),
-            service_account: request.service_account.clone(),
-            reason: reason.clone(),
-        };
-        let remote = peer.remote.to_string();
-        if let Err(error) = self.authority.audit.refused(now(), &remote, refusal) {
+        let IssueRequest { proxy, namespace, service_account, .. } = request;
+        let refusal = Refusal { proxy, namespace, service_account, reason: reason.clone() };
+        let (authority, remote) = (self.authority.clone(), peer.remote);
+        let write = move || authority.audit.refused(now(), &remote.to_string(), refusal);
+        if let Ok(Err(error)) = spawn_blocking(write).await {
             tracing::error!(%error, reason, %remote, "a refusal is missing from the audit log");
         }
         Status::new(code, reason)
@@ -178,7 +184,7 @@ impl proto::certificate_authority_server::CertificateAuthority for Service {
         let request = request.into_inner();
         match self.answer(&peer, authorization, &request).await {
             Ok(response) => Ok(Response::new(response)),
-            Err(refused) => Err(self.refuse(&peer, &request, &refused)),
+            Err(refused) => Err(self.refuse(&peer, request, &refused).await),
         }
     }
 }

@@ -41,11 +41,11 @@ struct Mesh {
 struct Nobody;
 
 impl Fleet for Nobody {
-    fn connected(&self) -> Vec<String> {
+    fn connected(&self) -> Vec<Member> {
         Vec::new()
     }
 
-    fn have_bundle(&self, _generation: u64) -> Vec<String> {
+    fn have_bundle(&self, _generation: u64) -> Vec<Member> {
         Vec::new()
     }
 }
@@ -122,7 +122,9 @@ impl Mesh {
     }
 
     fn audit(&self) -> String {
-        fs::read_to_string(self.directory.path().join("ca/audit.log")).unwrap()
+        ["audit.log", "refused.log"]
+            .map(|name| fs::read_to_string(self.directory.path().join("ca").join(name)).unwrap())
+            .concat()
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{Api, Failure, MAX_BODY_BYTES, body};
 use crate::{
-    access::{Action, Caller, Target},
+    access::{Action, Caller, Member, Target},
     ca::{Certificate, Fleet, RotateError, Rotation, Status},
     push::Holders,
     store,
@@ -93,11 +93,11 @@ impl Api {
 }
 
 impl Fleet for Moment {
-    fn connected(&self) -> Vec<String> {
+    fn connected(&self) -> Vec<Member> {
         self.0.connected.iter().cloned().collect()
     }
 
-    fn have_bundle(&self, generation: u64) -> Vec<String> {
+    fn have_bundle(&self, generation: u64) -> Vec<Member> {
         // The push may not have seen the latest bundle; what it knows is about an older one then.
         if self.0.generation < generation {
             return Vec::new();

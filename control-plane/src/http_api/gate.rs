@@ -33,6 +33,9 @@ pub(super) async fn check(
     let peer = request.extensions().get::<Peer>();
     match admitted.and_then(|()| caller(&api, peer, request.headers())) {
         Ok(caller) => {
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.admission.grant();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -45,7 +48,7 @@ pub(super) async fn check(
 fn caller(api: &Api, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller, Failure> {
     let authorization = headers.get(header::AUTHORIZATION);
     if authorization.is_none()
-        && let Some(id) = transport::identity(peer)?
+        && let Some(id) = transport::identity(peer, &api.authority)?
     {
         return Ok(Caller::workload(id));
     }

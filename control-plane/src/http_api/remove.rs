@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Api, Failure, MAX_BODY_BYTES, body, failure,
     resources::Call,
-    write::{ATTEMPTS, author},
+    write::{ATTEMPTS, author, check_owner},
 };
 use crate::{
     objects,
@@ -126,6 +126,7 @@ fn deletion(
     object: &Value,
     call: &Call,
 ) -> Result<(Operation, Option<Value>), Failure> {
+    check_owner(&call.caller, &stored.key, object)?;
     let expect = Expect::Exactly(stored.modified);
     let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
     if finalizers.is_none_or(Vec::is_empty) {

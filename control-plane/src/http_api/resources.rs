@@ -208,7 +208,11 @@ fn on_part(
             "status is written by the control plane: it says what the proxies made of the resource",
         )),
         (Some("lease"), Method::PUT) if call.place.kind.kind == "Workload" => {
-            api.registry.renew(&call.place.key(name))?;
+            let key = call.place.key(name);
+            if let Some(stored) = api.store.get(&key) {
+                write::check_owner(&call.caller, &key, &stored.json()?)?;
+            }
+            api.registry.renew(&key)?;
             list::one(api, &call.place, name, &call.rendering)
         }
         (Some("lease"), _) if call.place.kind.kind == "Workload" => {

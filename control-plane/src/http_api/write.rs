@@ -194,6 +194,9 @@ impl Writer<'_> {
             return Err(Failure::already_exists(kind, &key.name));
         }
         let before = live.map(Stored::json).transpose()?;
+        if let Some(before) = &before {
+            check_owner(self.caller, key, before)?;
+        }
         let (mut object, pinned) = match &before {
             None => (self.made(key, intent)?, false),
             Some(before) => self.changed(key, before, intent)?,
@@ -337,6 +340,29 @@ impl Writer<'_> {
             )));
         }
         Ok(resource)
+    }
+}
+
+/// A workload may only touch what workloads registered, and where its account is known, only those of that account:
+/// what is there now decides, not what is to be there.
+///
+/// # Errors
+/// 403
+pub(super) fn check_owner(caller: &Caller, key: &Key, live: &Value) -> Result<(), Failure> {
+    if caller.role != Role::Workload {
+        return Ok(());
+    }
+    if !matches!(registry::lease_of(live), Ok(Some(_))) {
+        return Err(Failure::forbidden(format!(
+            "{caller} may only touch workloads under a lease, and {key} was written by hand"
+        )));
+    }
+    let account = registry::account_of(live);
+    match &caller.service_account {
+        Some(own) if own != account => Err(Failure::forbidden(format!(
+            "{caller} may only touch workloads of the service account {own:?}, and {key} is of {account:?}"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loop of the single writer.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use super::{
     tally::{SETTLE, Tally},
 };
 use crate::{
+    access::Member,
     plan::{Item, Planner, ProxyId},
     store::{self, Change, Event, Selection, Store, Stored, Watch},
     telemetry::Metrics,
@@ -49,7 +50,7 @@ pub struct Task {
 }
 
 struct Proxy {
-    name: String,
+    member: Member,
     mailbox: Arc<Mailbox>,
     /// Subscriptions planned in, and up to which of them it was told.
     sequence: u64,
@@ -165,9 +166,9 @@ impl Task {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Connect { id, name, identity, mailbox } => {
+            Command::Connect { id, member, identity, mailbox } => {
                 self.planner.connect(id, identity);
-                self.proxies.insert(id, Proxy { name, mailbox, sequence: 0, told: 0 });
+                self.proxies.insert(id, Proxy { member, mailbox, sequence: 0, told: 0 });
             }
             Command::Subscribe { id, sequence, add, remove } => {
                 let Some(proxy) = self.proxies.get_mut(&id) else { return };
@@ -190,16 +191,18 @@ impl Task {
     }
 
     fn holders(&self, key: &Key) -> Holders {
-        let mut latest: HashMap<&str, ProxyId> = HashMap::new();
-        for (id, proxy) in &self.proxies {
-            let known = latest.entry(&proxy.name).or_insert(*id);
-            *known = (*known).max(*id);
-        }
-        let live = latest.iter().filter(|(_, id)| self.tally.is_live(key, **id));
+        let streams = self.proxies.iter();
+        let lagging: BTreeSet<&Member> = streams
+            .clone()
+            .filter(|(id, _)| !self.tally.is_live(key, **id))
+            .map(|(_, proxy)| &proxy.member)
+            .collect();
+        let connected: BTreeSet<Member> = streams.map(|(_, proxy)| proxy.member.clone()).collect();
+        let live = connected.iter().filter(|member| !lagging.contains(member)).cloned();
         Holders {
-            live: live.map(|(name, _)| (*name).to_owned()).collect(),
-            connected: latest.keys().map(|name| (*name).to_owned()).collect(),
+            live: live.collect(),
             generation: self.planner.item(key).map_or(0, |item| item.generation),
+            connected,
         }
     }
 
@@ -331,8 +334,9 @@ impl Task {
             return;
         }
         let proxies = due.iter().flat_map(|report| &report.named).map(|(id, _)| *id);
-        let names =
-            proxies.filter_map(|id| Some((id, self.proxies.get(&id)?.name.clone()))).collect();
+        let names = proxies
+            .filter_map(|id| Some((id, self.proxies.get(&id)?.member.name.clone())))
+            .collect();
         permit.send((due, names));
     }
 }

@@ -293,19 +293,28 @@ async fn who_has_an_object_is_known_by_name_and_generation() {
             Verdict { key: item.key.clone(), version: item.version.clone(), result: Ok(()) };
         connection.report(vec![verdict]).await.unwrap();
     };
-    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let names =
+        |names: &[&str]| names.iter().map(|name| Member::from(*name)).collect::<BTreeSet<_>>();
     assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&[]));
     accept(&one).await;
     let holders = push.holders(key.clone()).await.unwrap();
     assert_eq!((&holders.live, &holders.connected), (&names(&["one"]), &names(&["one", "two"])));
     assert_eq!(holders.generation, 1);
-    // It comes back and has not said anything yet: what its broken stream said counts no more.
+    // It comes back, or another one comes that calls itself like it: what one stream said says nothing of the other.
     let again = push.connect("one".into(), identity("shop", None)).await.unwrap();
     again.subscribe(1, vec![named("shop/a")], vec![]).await.unwrap();
     assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&[]));
     accept(&again).await;
     assert_eq!(push.holders(key.clone()).await.unwrap().live, names(&["one"]));
-    drop((one, again));
+    let domain = leno_api::model::identity::TrustDomain::default();
+    let id = leno_api::model::identity::SpiffeId::new(&domain, "shop", "web");
+    let proven = Member { name: "two".into(), id: Some(id) };
+    let impostor = push.connect(proven.clone(), identity("shop", None)).await.unwrap();
+    impostor.subscribe(1, vec![named("shop/a")], vec![]).await.unwrap();
+    accept(&impostor).await;
+    let holders = push.holders(key.clone()).await.unwrap();
+    assert!(holders.live.contains(&proven) && !holders.live.contains(&Member::from("two")));
+    drop((one, again, impostor));
     tokio::time::sleep(Duration::from_millis(1)).await;
     let holders = push.holders(key).await.unwrap();
     assert_eq!((holders.live, holders.connected), (names(&[]), names(&["two"])));

@@ -35,7 +35,7 @@ async fn after(time: Duration) {
 async fn a_registered_workload_stays_while_renewed_and_goes_when_its_lease_lapses() {
     let store = store();
     let registry = start(&store);
-    assert_eq!(registry.register(workload("a"), TTL).await.unwrap(), key("a"));
+    assert_eq!(registry.register(workload("a"), TTL, None).await.unwrap(), key("a"));
     let object = store.get(&key("a")).unwrap().json().unwrap();
     assert_eq!(object["metadata"]["annotations"][LEASE_ANNOTATION], "15s");
     assert_eq!(object["metadata"]["generation"], 1);
@@ -71,7 +71,7 @@ async fn a_workload_written_with_the_annotation_gets_a_lease() {
 async fn after_a_restart_everyone_has_a_full_lease() {
     let store = store();
     let first = Registry::new(store.clone());
-    first.register(workload("a"), TTL).await.unwrap();
+    first.register(workload("a"), TTL, None).await.unwrap();
     drop(first);
     after(TTL * 10).await;
     let second = start(&store);
@@ -86,7 +86,7 @@ async fn after_a_restart_everyone_has_a_full_lease() {
 async fn a_status_is_no_sign_of_life_and_does_not_hinder_removal() {
     let store = store();
     let registry = start(&store);
-    registry.register(workload("a"), TTL).await.unwrap();
+    registry.register(workload("a"), TTL, None).await.unwrap();
     for round in 0..14 {
         after(Duration::from_secs(1)).await;
         store.write_status(key("a"), 1, json!({"round": round})).await.unwrap();
@@ -99,12 +99,12 @@ async fn a_status_is_no_sign_of_life_and_does_not_hinder_removal() {
 async fn goodbye_removes_at_once() {
     let store = store();
     let registry = start(&store);
-    registry.register(workload("a"), TTL).await.unwrap();
-    registry.deregister(&key("a")).await.unwrap();
+    registry.register(workload("a"), TTL, None).await.unwrap();
+    registry.deregister(&key("a"), None).await.unwrap();
     assert!(store.get(&key("a")).is_none());
-    assert!(registry.deregister(&key("a")).await.is_err());
+    assert!(registry.deregister(&key("a"), None).await.is_err());
     store.put(key("hand"), workload("hand").to_string().into(), Expect::Any).await.unwrap();
-    assert!(registry.deregister(&key("hand")).await.is_err());
+    assert!(registry.deregister(&key("hand"), None).await.is_err());
     assert!(store.get(&key("hand")).is_some());
 }
 
@@ -112,14 +112,14 @@ async fn goodbye_removes_at_once() {
 async fn registering_again_writes_only_what_changed() {
     let store = store();
     let registry = start(&store);
-    registry.register(workload("a"), TTL).await.unwrap();
+    registry.register(workload("a"), TTL, None).await.unwrap();
     store.write_status(key("a"), 1, json!({"live": 1})).await.unwrap();
     after(Duration::from_secs(5)).await;
-    registry.register(workload("a"), TTL).await.unwrap();
+    registry.register(workload("a"), TTL, None).await.unwrap();
     assert_eq!(store.revision(), 2);
     let mut moved = workload("a");
     moved["spec"]["address"] = json!("127.0.0.2");
-    registry.register(moved, TTL).await.unwrap();
+    registry.register(moved, TTL, None).await.unwrap();
     let stored = store.get(&key("a")).unwrap().json().unwrap();
     assert_eq!(stored["metadata"]["generation"], 2);
     assert_eq!(stored["status"]["live"], 1);
@@ -133,17 +133,23 @@ async fn what_cannot_be_registered_is_refused_with_its_reason() {
     let registry = Registry::new(store.clone());
     let mut unknown = workload("a");
     unknown["spec"]["adress"] = json!("x");
-    let error = registry.register(unknown, TTL).await.unwrap_err();
+    let error = registry.register(unknown, TTL, None).await.unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("adress"), "{error}");
     let service = json!({"apiVersion": "leno.dev/v1alpha1", "kind": "Service",
         "metadata": {"name": "a", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}});
-    assert!(matches!(registry.register(service, TTL).await, Err(Error::NotAWorkload(_))));
+    assert!(matches!(registry.register(service, TTL, None).await, Err(Error::NotAWorkload(_))));
     for ttl in [Duration::ZERO, MAX_LEASE * 2] {
-        assert!(matches!(registry.register(workload("a"), ttl).await, Err(Error::BadLease(_))));
+        assert!(matches!(
+            registry.register(workload("a"), ttl, None).await,
+            Err(Error::BadLease(_))
+        ));
     }
     store.put(key("a"), workload("a").to_string().into(), Expect::Any).await.unwrap();
-    assert!(matches!(registry.register(workload("a"), TTL).await, Err(Error::WrittenByHand(_))));
-    assert!(registry.register(json!([]), TTL).await.is_err());
+    assert!(matches!(
+        registry.register(workload("a"), TTL, None).await,
+        Err(Error::WrittenByHand(_))
+    ));
+    assert!(registry.register(json!([]), TTL, None).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +172,7 @@ async fn a_registry_that_fell_behind_catches_up() {
 async fn a_process_that_did_not_run_removes_nobody_for_that() {
     let store = store();
     let registry = start(&store);
-    registry.register(workload("a"), TTL).await.unwrap();
+    registry.register(workload("a"), TTL, None).await.unwrap();
     after(Duration::from_secs(5)).await;
     // The clock jumps without the driver having run: as after SIGSTOP, or a suspended machine.
     tokio::time::advance(Duration::from_secs(3600)).await;
@@ -174,4 +180,34 @@ async fn a_process_that_did_not_run_removes_nobody_for_that() {
     registry.renew(&key("a")).expect("it was removed for our own absence");
     after(TTL + Duration::from_secs(1)).await;
     assert!(store.get(&key("a")).is_none(), "from then on it counts again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_of_another_account_is_neither_taken_over_nor_removed() {
+    let store = store();
+    let registry = start(&store);
+    let of = |account: &str| {
+        let mut object = workload("a");
+        object["spec"]["serviceAccount"] = account.into();
+        object
+    };
+    registry.register(of("web"), TTL, Some("web")).await.unwrap();
+    let taken = registry.register(of("orders"), TTL, Some("orders")).await.unwrap_err();
+    assert!(
+        matches!(taken, Error::OtherAccount { ref account, .. } if account == "web"),
+        "{taken}"
+    );
+    let removed = registry.deregister(&key("a"), Some("orders")).await;
+    assert!(matches!(removed, Err(Error::OtherAccount { .. })));
+    assert_eq!(account_of(&store.get(&key("a")).unwrap().json().unwrap()), "web");
+    registry.register(of("web"), TTL, Some("web")).await.unwrap();
+    // Its owner gone, the name is free; and an administrator may always.
+    registry.deregister(&key("a"), Some("web")).await.unwrap();
+    registry.register(of("orders"), TTL, Some("orders")).await.unwrap();
+    registry.register(of("web"), TTL, None).await.unwrap();
+    // Without an account it is of the default one.
+    registry.register(workload("b"), TTL, Some("default")).await.unwrap();
+    assert!(registry.check_account(&key("b"), Some("web")).is_err());
+    registry.check_account(&key("b"), Some("default")).unwrap();
+    registry.check_account(&key("none"), Some("web")).unwrap();
 }

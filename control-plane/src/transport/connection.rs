@@ -25,11 +25,18 @@ pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The preface of HTTP/2 (RFC 9113, section 3.4). Every request of HTTP/1 that names its host has more.
 pub(super) const OPENING_BYTES: usize = 24;
 
-/// One that is fit to be served, and who is at its other end. Reading fails when it does not begin in time.
+/// How long a connection may take until one of its requests has been let pass. Whoever can prove nothing would
+/// otherwise keep the place of somebody else for ever, at the price of a ping now and then.
+pub(super) const ADMISSION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One that is fit to be served, and who is at its other end. Reading fails when it does not begin in time, and when
+/// nobody has admitted it in time.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
     opening: Option<Opening>,
+    /// Until it is admitted.
+    trial: Option<Pin<Box<Sleep>>>,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
@@ -51,7 +58,8 @@ impl Connection {
     pub(super) fn new(stream: Stream, peer: Peer, permit: OwnedSemaphorePermit) -> Self {
         let deadline = Box::pin(sleep(OPENING_TIMEOUT));
         let opening = Some(Opening { missing: OPENING_BYTES, deadline });
-        Self { stream, opening, peer, _permit: permit }
+        let trial = Some(Box::pin(sleep(ADMISSION_TIMEOUT)));
+        Self { stream, opening, trial, peer, _permit: permit }
     }
 
     pub fn peer(&self) -> &Peer {
@@ -74,12 +82,21 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, opening, .. } = self.get_mut();
+        let Self { stream, opening, trial, peer, .. } = self.get_mut();
         let before = buffer.filled().len();
         let read = match stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
+        if trial.is_some() && peer.admission.is_granted() {
+            *trial = None;
+        }
+        // Also while there is something to read: who sends without end is no better.
+        if let Some(trial) = trial
+            && trial.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let Some(pending) = opening else { return read };
         if read.is_pending() {
             ready!(pending.deadline.as_mut().poll(context));

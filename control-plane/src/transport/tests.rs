@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     accept::MAX_HALF_OPEN,
-    connection::{OPENING_BYTES, OPENING_TIMEOUT},
+    connection::{ADMISSION_TIMEOUT, OPENING_BYTES, OPENING_TIMEOUT},
     *,
 };
 use crate::{
@@ -183,8 +183,28 @@ async fn one_that_has_begun_to_be_served_may_say_too_little_only_for_a_while() {
     let mut client = server.connect().await;
     client.write_all(&[b'x'; OPENING_BYTES]).await.unwrap();
     let mut connection = server.next().await;
+    connection.peer().admission.grant();
     connection.read_exact(&mut [0; OPENING_BYTES]).await.unwrap();
     assert!(timeout(OPENING_TIMEOUT * 10, connection.read_u8()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_proves_nothing_does_not_stay() {
+    let mut server = Server::start(PORT).await;
+    let mut client = server.connect().await;
+    client.write_all(&[b'x'; OPENING_BYTES]).await.unwrap();
+    let mut connection = server.next().await;
+    // However much it has to say.
+    let talking = tokio::spawn(async move {
+        while client.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut said = Vec::new();
+    let ended = timeout(ADMISSION_TIMEOUT * 2, connection.read_to_end(&mut said)).await.unwrap();
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert!(said.len() > OPENING_BYTES);
+    talking.abort();
 }
 
 #[tokio::test]
@@ -222,16 +242,16 @@ async fn more_connections_than_there_may_be_wait_for_others_to_end() {
     assert_eq!(server.next().await.peer().remote, second.local_addr().unwrap());
 }
 
-#[test]
-fn an_identity_lasts_as_long_as_its_certificate() {
+#[tokio::test]
+async fn an_identity_lasts_as_long_as_the_trust_in_its_certificate() {
+    let directory = TempDir::new().unwrap();
+    let tokens = Arc::new(TokenFile::open(directory.path()).unwrap());
+    let authority = authority(directory.path(), Arc::new(MemoryStore::new()), tokens).await;
     let id = SpiffeId::new(&TrustDomain::default(), "shop", "orders");
     let plain = Peer::plain(SocketAddr::from(([127, 0, 0, 1], 1)));
-    let shown =
-        |not_after| Peer { tls: true, identity: Some(id.clone()), not_after, ..plain.clone() };
-    assert!(matches!(identity(None), Ok(None)));
-    assert!(matches!(identity(Some(&plain)), Ok(None)));
-    assert_eq!(identity(Some(&shown(Some(i64::MAX)))).unwrap(), Some(&id));
-    for ended in [Some(1), None] {
-        assert!(identity(Some(&shown(ended))).is_err());
-    }
+    assert!(matches!(identity(None, &authority), Ok(None)));
+    assert!(matches!(identity(Some(&plain), &authority), Ok(None)));
+    // Whatever is said beside it, the certificate itself must be good: none is here.
+    let shown = Peer { tls: true, identity: Some(id), not_after: Some(i64::MAX), ..plain };
+    assert!(identity(Some(&shown), &authority).is_err());
 }

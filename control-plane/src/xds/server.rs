@@ -102,7 +102,8 @@ impl Service {
 
     /// Whoever has shown a certificate is who it names, whatever else they send.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let shown = transport::identity(request.extensions().get::<Peer>());
+        let peer = request.extensions().get::<Peer>();
+        let shown = transport::identity(peer, &self.shared.authority);
         let shown = shown
             .map_err(|ended| self.refuse("denied", Status::unauthenticated(ended.to_string())))?;
         if let Some(id) = shown {
@@ -155,6 +156,9 @@ impl AggregatedDiscoveryService for Service {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
         let caller = self.caller(&request)?;
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.admission.grant();
+        }
         let permit = self.permit()?;
         let (responses, receiver) = mpsc::channel(RESPONSES_AHEAD);
         let shared = self.shared.clone();

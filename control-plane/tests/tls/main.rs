@@ -228,6 +228,83 @@ async fn an_identity_is_good_for_its_own_namespace_and_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_the_place_of_another_account() {
+    let plane = Plane::start(|_, settings| settings.require_token = true).await;
+    let (web, orders) = (("shop", "web"), ORDERS);
+    let owner = plane.trust.with(&plane.certificate(web, "web-1").await).channel(plane.xds());
+    let registration = node("shop/web-1", "shop", Some(workload("web-1", "web")));
+    let mut owner = Stream::open(owner, None, registration).await.unwrap();
+    owner.bundle().await;
+    let thief = plane.certificate(orders, "orders-1").await;
+    let certified = plane.trust.with(&thief).channel(plane.xds());
+    let token = plane.token(Role::Workload, Some(orders), false);
+    let bare = plane.trust.channel(plane.xds());
+    for (channel, token) in [(&certified, None), (&bare, Some(&*token))] {
+        // Neither by registering over it nor by calling itself like it.
+        for node in [
+            node("shop/web-1", "shop", Some(workload("web-1", "orders"))),
+            node("shop/web-1", "shop", None),
+        ] {
+            let stream = Stream::open(channel.clone(), token, node).await.unwrap();
+            let ended = stream.ending().await;
+            assert_eq!(ended.code(), Code::PermissionDenied, "{ended}");
+            assert!(ended.message().contains("of the service account \"web\""), "{ended}");
+        }
+    }
+    let path = "/apis/leno.dev/v1alpha1/namespaces/shop/workloads/web-1";
+    let trust = plane.trust.with(&thief);
+    assert_eq!(trust.http(plane.api(), "DELETE", path, None, "").await.0, 403);
+    let (_, object) = trust.http(plane.api(), "GET", path, None, "").await;
+    assert_eq!(object["spec"]["serviceAccount"], "web", "{object}");
+    plane.running.stop().await;
+}
+
+/// Whoever stole a root and is connected already is not served for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_nobodys_once_its_root_is_dropped() {
+    let plane = Plane::start(|_, _| {}).await;
+    let held = plane.certificate(ORDERS, "orders-1").await;
+    let trust = plane.trust.with(&held);
+    let channel = trust.channel(plane.xds());
+    let mut before = Stream::open(channel.clone(), None, node("o", "shop", None)).await.unwrap();
+    before.bundle().await;
+    let early = trust.dial(plane.api(), b"http/1.1").await.unwrap();
+    for (action, step) in [("add", "added"), ("switch", "switched"), ("drop", "idle")] {
+        plane.taken(action, step, true).await;
+    }
+    let refused = Stream::open(channel, None, node("o", "shop", None)).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let path = "/apis/leno.dev/v1alpha1/namespaces/shop/workloads";
+    let (code, status) = http_over(early, "GET", path, None, "").await;
+    assert_eq!(code, 401, "{status}");
+    plane.running.stop().await;
+}
+
+/// Who has the certificate of another account may choose every name, and still counts as nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_waits_for_the_real_one_whatever_others_call_themselves() {
+    let plane = Plane::start(|_, _| {}).await;
+    let mut real = Member::join(&plane, "one", "a").await;
+    let mut fake = Member::join(&plane, "one", "b").await;
+    real.learn(&json!(1)).await;
+    fake.learn(&json!(1)).await;
+    let added = plane.taken("add", "added", false).await;
+    fake.learn(&added).await;
+    let lagging = "1 of 2 proxies have the roots of the step before, wait for: one (spiffe://cluster.local/ns/shop/sa/a)";
+    plane.until_blocked("switch", lagging).await;
+    real.learn(&added).await;
+    let switched = plane.until_done("switch").await;
+    real.learn(&switched).await;
+    fake.learn(&switched).await;
+    fake.renew(&plane).await;
+    let in_use = "1 of 2 proxies have a certificate of the other root, wait for: one (spiffe://cluster.local/ns/shop/sa/a)";
+    plane.until_blocked("drop", in_use).await;
+    real.renew(&plane).await;
+    plane.until_done("drop").await;
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_loopback_plain_text_and_tls_share_each_port() {
     let plane = Plane::start(|_, _| {}).await;
     let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", plane.xds()));

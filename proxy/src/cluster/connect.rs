@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Flag, Retry},
     telemetry::metrics::Families,
     tls::{
-        self, Credentials, Failure, Inside, Side,
+        self, Credentials, Failure, Inside, Reason, Side,
         client::{self, Target},
     },
 };
@@ -40,7 +40,53 @@ pub enum Stream {
     /// Plain.
     Tcp(TcpStream),
     /// Under mutual TLS.
-    Tls(Box<client::Stream<TcpStream>>),
+    Tls(Box<Encrypted>),
+}
+
+/// A connection under TLS. In TLS 1.3 the server judges our certificate when the handshake is over for us, so its
+/// refusal comes where its first words are expected.
+#[derive(Debug)]
+pub struct Encrypted {
+    stream: client::Stream<TcpStream>,
+    /// Whether it has said anything: then it has taken us.
+    heard: bool,
+    refusal: Refusal,
+}
+
+/// Why the server does not accept who we are, once it has said so; nothing was processed then.
+pub type Refusal = Arc<OnceLock<String>>;
+
+impl Stream {
+    /// Where a refusal will be found; `None` where nobody is asked who they are.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(encrypted) => Some(encrypted.refusal.clone()),
+        }
+    }
+}
+
+impl Encrypted {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        let heard = std::mem::replace(&mut self.heard, true);
+        Poll::Ready(read.map_err(|error| match error.kind() {
+            // TLS that makes no sense is told like this; it must not be taken for HTTP that makes none.
+            io::ErrorKind::InvalidData => {
+                let failure = Failure::of_io(&error);
+                if !heard && failure.reason == Reason::Refused {
+                    // It can be set once only, and this is the first thing that was read.
+                    let _ = self.refusal.set(failure.text.clone());
+                }
+                io::Error::new(io::ErrorKind::ConnectionAborted, format!("TLS: {failure}"))
+            }
+            _ => error,
+        }))
+    }
 }
 
 impl Connector {
@@ -86,7 +132,8 @@ impl Connector {
     ) -> Result<Stream, Error> {
         let outcome = done.as_ref().map(client::resumed);
         tls::count(&self.families, Side::Client, outcome);
-        done.map(|stream| Stream::Tls(Box::new(stream))).map_err(|failure| {
+        let encrypted = |stream| Encrypted { stream, heard: false, refusal: Refusal::default() };
+        done.map(|stream| Stream::Tls(Box::new(encrypted(stream)))).map_err(|failure| {
             let expected = target.expected();
             let detail = format!("TLS with {expected}: {}: {failure}", failure.reason.as_str());
             failed(endpoint.address, &detail)
@@ -139,7 +186,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(encrypted) => encrypted.poll_read(context, buffer),
         }
     }
 }
@@ -152,7 +199,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_write(context, bytes),
         }
     }
 
@@ -163,28 +210,30 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Self::Tls(encrypted) => {
+                Pin::new(&mut encrypted.stream).poll_write_vectored(context, pieces)
+            }
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(encrypted) => encrypted.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_shutdown(context),
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     Cluster, Endpoint, State,
     breaker::{Permit, Resource},
-    connect::{Connector, Stream},
+    connect::{Connector, Refusal, Stream},
 };
 use crate::{
     error::{Error, Flag, Retry},
@@ -72,6 +72,7 @@ struct Idle {
 #[derive(Debug)]
 struct Shared {
     sender: Http2Sender,
+    refusal: Option<Refusal>,
     open: Rc<Cell<bool>>,
     streams: Rc<Cell<u32>>,
 }
@@ -87,6 +88,7 @@ pub struct Connection {
     pub sender: Sender,
     /// How long it lay idle: one that did may have been closed by the peer in the meantime.
     pub idle: Duration,
+    refusal: Option<Refusal>,
     held: Held,
     pool: Rc<Pool>,
 }
@@ -101,6 +103,11 @@ enum Held {
 }
 
 impl Connection {
+    /// Why the peer does not accept who we are, if that is why nothing came back.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_ref()?.get().map(String::as_str)
+    }
+
     /// Gives an HTTP/1.1 connection back whose exchange is complete on both sides.
     pub fn give_back(self, cluster: &Cluster) {
         let Self { sender, held, pool, .. } = self;
@@ -145,10 +152,12 @@ impl Pools {
             },
         };
         let stream = self.connect(cluster, endpoint, Inside::Http1).await?;
+        let refusal = stream.refusal();
         let sender = client::http1(stream, || {})
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        Ok(Connection { sender, idle: Duration::ZERO, held: Held::Alone(permit), pool })
+        let held = Held::Alone(permit);
+        Ok(Connection { sender, idle: Duration::ZERO, refusal, held, pool })
     }
 
     /// A connection to `endpoint` that speaks HTTP/2, shared with other exchanges.
@@ -207,10 +216,12 @@ impl Pools {
             }
         };
         let stream = self.connect(cluster, endpoint, Inside::Http2).await?;
+        let refusal = stream.refusal();
         let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
-        pool.shared.borrow_mut().push(Shared { sender, open, streams: Rc::default() });
+        let streams = Rc::default();
+        pool.shared.borrow_mut().push(Shared { sender, refusal, open, streams });
         Ok(())
     }
 
@@ -357,6 +368,8 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
             return Some(Connection {
                 sender,
                 idle: since.elapsed(),
+                // It has answered before.
+                refusal: None,
                 held: Held::Alone(permit),
                 pool: pool.clone(),
             });
@@ -376,6 +389,7 @@ fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     Some(Connection {
         sender: Sender::Http2(found.sender.clone()),
         idle: Duration::ZERO,
+        refusal: found.refusal.clone(),
         held: Held::Stream(Counted::one_of(&found.streams)),
         pool: pool.clone(),
     })

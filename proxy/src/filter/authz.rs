@@ -4,6 +4,7 @@
 //! no ALLOW policy matches is denied. AUDIT changes nothing. Where a fact is missing or says several things, what
 //! follows from it never allows more ([`rule`]).
 
+mod paths;
 mod rule;
 
 use std::{

@@ -154,8 +154,11 @@ async fn attempt(
         Ok(response) => Ok((response, connection)),
         Err(SendError { failure, request, detail }) => {
             let body = exchange.progress.as_ref().and_then(|progress| progress.ended());
-            let detail = format!("{}: {detail}", lease.endpoint.address);
-            let mut error = outcome::of_send(failure, body, detail);
+            let address = lease.endpoint.address;
+            let mut error = match connection.refusal() {
+                Some(refusal) => outcome::unwelcome(format!("TLS with {address}: {refusal}")),
+                None => outcome::of_send(failure, body, format!("{address}: {detail}")),
+            };
             if request.is_none() && spare.is_some() && stale && failure == Failure::Closed {
                 error.retry = Retry::Safe;
             }

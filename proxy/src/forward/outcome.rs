@@ -32,6 +32,11 @@ pub fn of_send(failure: Failure, body: Option<End>, detail: String) -> Error {
     }
 }
 
+/// The endpoint did not accept who we are: a connection that failed, although we learn of it late.
+pub fn unwelcome(detail: String) -> Error {
+    Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UF, Retry::Safe, detail)
+}
+
 /// A request whose body never came in full: the caller's doing, whatever upstream made of it.
 fn of_request_body(body: Option<End>) -> Option<Error> {
     match body? {

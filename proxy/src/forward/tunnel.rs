@@ -150,7 +150,7 @@ async fn through(
 ) -> Moved {
     match upstream {
         Stream::Tcp(upstream) => pipe(downstream, upstream, idle).await,
-        Stream::Tls(upstream) => pipe(downstream, upstream, idle).await,
+        encrypted @ Stream::Tls(_) => pipe(downstream, encrypted, idle).await,
     }
 }
 

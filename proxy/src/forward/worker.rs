@@ -1,7 +1,7 @@
 //! What a worker thread has at hand.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -27,6 +27,7 @@ use crate::{
         record::{Direction, Record},
         scope::Scope,
     },
+    tls::half_open::HalfOpen,
 };
 
 /// What all workers share.
@@ -75,7 +76,7 @@ pub struct Worker {
     /// Tokens of callers that were verified already.
     pub tokens: Verified,
     /// TLS handshakes with callers under way.
-    pub handshakes: Rc<Cell<u32>>,
+    pub handshakes: HalfOpen,
     snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
     /// Metrics of this worker, not yet added to the shared ones.
     pub series: SeriesCache,
@@ -133,7 +134,7 @@ impl Worker {
             pools: Pools::new(connector.clone()),
             connector,
             tokens: Verified::default(),
-            handshakes: Rc::default(),
+            handshakes: HalfOpen::default(),
             snapshot,
             series: SeriesCache::default(),
             random,

@@ -1,6 +1,6 @@
 //! Inbound connections under mutual TLS: the handshake within its bounds, then what is inside.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use leno_api::model::{peer_authentication::TlsMode, service::Protocol};
 use tokio::{
@@ -26,9 +26,6 @@ use crate::{
 
 /// For a handshake: two round trips and two signatures. Whoever takes longer only holds memory.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
-/// Handshakes under way in one worker; each holds some 30 KiB. Ten thousand half-open ones must not be possible, and
-/// a fleet that comes back all at once is served a few hundred at a time.
-const MOST_AT_ONCE: u32 = 512;
 
 /// Serves a connection that begins with a ClientHello to its end.
 pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
@@ -36,15 +33,19 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     let Some(credentials) = worker.shared.identity.current() else {
         return refuse("no_certificate");
     };
-    let Some(under_way) = UnderWay::begin(&worker.handshakes) else {
+    let now = Instant::now();
+    let place = worker.handshakes.begin(downstream.address.ip(), now.into_std());
+    let Some(mut place) = place else {
         // A reset tells the caller at once, and costs no state here.
         let _ = stream.set_zero_linger();
         return refuse("handshake_limit");
     };
-    let deadline = Instant::now() + LIMIT;
     let handshake = Box::pin(tls::server::accept(stream, &credentials));
-    let done = timeout_at(deadline, handshake).await;
-    drop(under_way);
+    let done = tokio::select! {
+        done = timeout_at(now + LIMIT, handshake) => done,
+        () = place.lost() => return refuse("handshake_limit"),
+    };
+    drop(place);
     let done = done.unwrap_or_else(|_| Err(Failure::timeout()));
     tls::count(
         &worker.shared.families,
@@ -114,38 +115,9 @@ async fn bytes(
     }
 }
 
-/// A handshake under way, counted until dropped.
-struct UnderWay(Rc<Cell<u32>>);
-
-impl UnderWay {
-    fn begin(count: &Rc<Cell<u32>>) -> Option<Self> {
-        (count.get() < MOST_AT_ONCE).then(|| {
-            count.set(count.get() + 1);
-            Self(count.clone())
-        })
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn handshakes_at_once_are_bounded() {
-        let count = Rc::new(Cell::new(0));
-        let mut held: Vec<_> = (0..MOST_AT_ONCE).map(|_| UnderWay::begin(&count)).collect();
-        assert!(held.iter().all(Option::is_some) && UnderWay::begin(&count).is_none());
-        held.pop();
-        assert!(UnderWay::begin(&count).is_some());
-        drop(held);
-        assert_eq!(count.get(), 0);
-    }
 
     #[test]
     fn a_tunnel_to_an_http_port_is_http() {

@@ -11,13 +11,13 @@ struct Ships {
 }
 
 impl Fleet for Ships {
-    fn connected(&self) -> Vec<String> {
-        self.connected.iter().map(ToString::to_string).collect()
+    fn connected(&self) -> Vec<Member> {
+        self.connected.iter().map(|name| Member::from(*name)).collect()
     }
 
-    fn have_bundle(&self, generation: u64) -> Vec<String> {
+    fn have_bundle(&self, generation: u64) -> Vec<Member> {
         self.asked.lock().unwrap().push(generation);
-        self.have.iter().map(ToString::to_string).collect()
+        self.have.iter().map(|name| Member::from(*name)).collect()
     }
 }
 

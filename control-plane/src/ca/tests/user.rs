@@ -168,3 +168,17 @@ async fn garbage_changes_nothing_and_good_files_take_over() {
     let text = fs::read_to_string(path.join(ROOT_FILE)).unwrap();
     assert_eq!(text, mesh.authority.bundle_pem());
 }
+
+#[tokio::test]
+async fn a_root_that_stands_twice_is_one() {
+    let directory = TempDir::new().unwrap();
+    let (one, two) = (root("one"), root("two"));
+    write(directory.path(), &[&one, &two, &one], &[&one]);
+    let mesh = open(directory).await.unwrap();
+    let key = crate::store::Key::new("leno.dev", "trustbundles", "leno-system", "mesh");
+    let mut bundle = mesh.store.get(&key).unwrap().json().unwrap();
+    crate::objects::strip_revision(&mut bundle);
+    // Proxies read what is stored: it must be valid, or none of them gets any root.
+    leno_api::Resource::from_json(bundle.clone()).unwrap();
+    assert_eq!(bundle["spec"]["roots"].as_array().unwrap().len(), 2);
+}

@@ -60,6 +60,56 @@ async fn a_workload_writes_itself_under_a_lease_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_workload_touches_nothing_of_others() {
+    let (server, issue) = guarded().await;
+    let (admin, shop) = (issue(Role::Admin, None), issue(Role::Workload, Some("shop")));
+    let tokens = TokenFile::open(server.directory.path()).unwrap();
+    let orders = NewToken {
+        name: "orders",
+        role: Role::Workload,
+        namespace: Some("shop"),
+        service_account: Some("orders"),
+        expires: None,
+        once: false,
+    };
+    let orders = format!("Bearer {}", tokens.issue(orders).unwrap());
+    let leased = |name: &str, account: &str| {
+        let mut object = workload(name);
+        object["metadata"]["annotations"] = json!({"leno.dev/lease": "30s"});
+        object["spec"]["serviceAccount"] = account.into();
+        object
+    };
+    let call = |token: &str, method, path: &str| {
+        server.call(method, path.to_owned()).header("Authorization", token)
+    };
+    for object in [workload("hand"), leased("web", "web"), leased("mine", "orders")] {
+        call(&admin, "POST", WORKLOADS).with(JSON, &object).send().await.ok();
+    }
+    let before = [server.stored("workloads", "web"), server.stored("workloads", "hand")];
+    // Neither what people wrote nor what is of another account: not by any verb, nor by claiming to be its owner.
+    for (token, name) in [(&orders, "web"), (&orders, "hand"), (&shop, "hand")] {
+        let path = format!("{WORKLOADS}/{name}");
+        let taken = leased(name, "orders");
+        call(token, "PUT", &path).with(JSON, &taken).send().await.refused(403, "Forbidden");
+        let patch = json!({"metadata": taken["metadata"], "spec": {"serviceAccount": "orders"}});
+        call(token, "PATCH", &path).with(MERGE, &patch).send().await.refused(403, "Forbidden");
+        let apply = format!("{path}?fieldManager=x&force=true");
+        call(token, "PATCH", &apply).with(APPLY, &taken).send().await.refused(403, "Forbidden");
+        let many = call(token, "POST", APPLY_MANY).with(JSON, &json!([taken])).send().await;
+        assert_eq!(many.ok()["items"][0]["reason"], "Forbidden");
+        call(token, "PUT", &format!("{path}/lease")).send().await.refused(403, "Forbidden");
+        call(token, "DELETE", &path).send().await.refused(403, "Forbidden");
+        call(token, "DELETE", WORKLOADS).send().await.refused(403, "Forbidden");
+    }
+    let after = [server.stored("workloads", "web"), server.stored("workloads", "hand")];
+    assert_eq!(after, before);
+    // Its own it may; and a token without an account all that is leased in its namespace.
+    call(&orders, "PUT", &format!("{WORKLOADS}/mine/lease")).send().await.ok();
+    call(&orders, "DELETE", &format!("{WORKLOADS}/mine")).send().await.ok();
+    call(&shop, "DELETE", &format!("{WORKLOADS}/web")).send().await.ok();
+}
+
+#[tokio::test]
 async fn a_lease_is_renewed_where_there_is_one() {
     let server = Server::start().await;
     server.post(WORKLOADS, &workload("hand")).await.ok();

@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::Discovery;
 use crate::{
-    access::Caller,
+    access::{Caller, Member},
     push::{Connection, Pending},
     registry::{self, Registry},
     store,
@@ -62,6 +62,9 @@ impl From<&Ended> for Status {
             Ended::NotAllowed(_) => Self::permission_denied(message),
             Ended::Registry(registry::Error::WrittenByHand(_)) => Self::already_exists(message),
             Ended::Registry(registry::Error::Store(_)) => Self::unavailable(message),
+            Ended::Registry(registry::Error::OtherAccount { .. }) => {
+                Self::permission_denied(message)
+            }
             Ended::Registry(_) => Self::invalid_argument(message),
             Ended::Violation(_) => Self::resource_exhausted(message),
         }
@@ -73,6 +76,8 @@ struct Lease {
     key: store::Key,
     workload: Value,
     length: Duration,
+    /// The service account that its proxy has proven.
+    own: Option<String>,
 }
 
 struct Stream<'a> {
@@ -129,15 +134,23 @@ async fn open<'a>(
     let Ok(Some(first)) = first else { return Ok(None) };
     let introduction = node::introduction(first.node.as_ref())?;
     allow(caller, &introduction).map_err(Ended::NotAllowed)?;
-    let lease = match introduction.workload {
-        Some(Registration { object, lease, .. }) => {
-            Some(register(&shared.registry, object, lease).await?)
+    let own = caller.service_account.clone();
+    let lease = match (introduction.workload, &introduction.identity.workload) {
+        (Some(Registration { object, lease, .. }), _) => {
+            Some(register(&shared.registry, object, lease, own).await?)
         }
-        None => None,
+        // Its name says beside which workload it stands, and so what it gets.
+        (None, Some(name)) => {
+            let key = registry::key(name);
+            shared.registry.check_account(&key, own.as_deref())?;
+            None
+        }
+        (None, None) => None,
     };
-    let connection = shared.push.connect(introduction.name.clone(), introduction.identity).await;
-    let connection = connection.map_err(|_| Ended::Stopping)?;
     let name = introduction.name;
+    let member = Member::new(name.clone(), caller, shared.authority.trust_domain());
+    let connection = shared.push.connect(member, introduction.identity).await;
+    let connection = connection.map_err(|_| Ended::Stopping)?;
     let session = Session::default();
     Ok(Some((Stream { shared, name, session, connection, lease, since: None }, first)))
 }
@@ -145,7 +158,7 @@ async fn open<'a>(
 /// A workload's token or certificate is good for one namespace, and for one service account if it names one.
 fn allow(caller: &Caller, introduction: &Introduction) -> Result<(), String> {
     let namespace = &*introduction.identity.namespace;
-    if caller.namespace.as_deref().is_some_and(|own| own != namespace) {
+    if !caller.speaks_for(namespace) {
         return Err(format!("{caller} may not speak for a proxy in namespace {namespace:?}"));
     }
     let registered = introduction.workload.as_ref().map(|workload| &*workload.service_account);
@@ -164,10 +177,11 @@ async fn register(
     registry: &Registry,
     workload: Value,
     length: Duration,
+    own: Option<String>,
 ) -> Result<Lease, registry::Error> {
     let length = length.clamp(registry::MIN_LEASE, registry::MAX_LEASE);
-    let key = registry.register(workload.clone(), length).await?;
-    Ok(Lease { key, workload, length })
+    let key = registry.register(workload.clone(), length, own.as_deref()).await?;
+    Ok(Lease { key, workload, length, own })
 }
 
 impl Stream<'_> {
@@ -246,7 +260,8 @@ impl Stream<'_> {
             self.lease = Some(lease);
             return;
         }
-        match register(registry, lease.workload.clone(), lease.length).await {
+        let (workload, own) = (lease.workload.clone(), lease.own.clone());
+        match register(registry, workload, lease.length, own).await {
             Ok(lease) => self.lease = Some(lease),
             // Somebody has taken it into their own hands.
             Err(registry::Error::WrittenByHand(key)) => {
@@ -262,7 +277,8 @@ impl Stream<'_> {
     /// The proxy leaves for good: nobody is to be sent there any more.
     async fn leave(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        if let Err(error) = self.shared.registry.deregister(&lease.key).await {
+        let removed = self.shared.registry.deregister(&lease.key, lease.own.as_deref()).await;
+        if let Err(error) = removed {
             tracing::warn!(proxy = self.name, %error, "cannot remove its workload; the lease will");
         }
     }

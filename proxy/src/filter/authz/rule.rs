@@ -9,6 +9,8 @@
 //! - A header that occurs several times may be read by the application as any of its values, or as all of them
 //!   joined by commas. A condition on it allows only if it holds for every reading, and denies if it holds for one
 //!   (CVE-2026-26308). A value that is not UTF-8 allows nothing.
+//! - A path may be read by the application as it is, or after it has decoded what may be decoded, or with slashes joined
+//!   (`paths.rs`). A condition on it allows only if it holds for every reading, and denies if it holds for one.
 //! - A host means the same with and without the port after it: `shop.example` in a policy is also
 //!   `shop.example:8080`. The port is the caller's to write, so a policy must not depend on it unless it names it.
 
@@ -20,7 +22,7 @@ use leno_api::model::authorization_policy::{
 };
 use serde_json::Value;
 
-use super::{Facts, HttpFacts};
+use super::{Facts, HttpFacts, paths};
 use crate::filter::jwt::Token;
 
 /// Claims whose one string holds several values between blanks (RFC 8693 section 4.2; Istio has both).
@@ -64,7 +66,7 @@ impl Rule {
         }
         let model::Rule { from, to, when } = &self.rule;
         (from.is_empty() || from.iter().any(|source| is_from(source, facts)))
-            && (to.is_empty() || to.iter().any(|operation| is_to(operation, facts)))
+            && (to.is_empty() || to.iter().any(|operation| is_to(operation, facts, sense)))
             && when.iter().all(|condition| is_when(condition, facts, sense))
     }
 }
@@ -92,11 +94,11 @@ fn is_from(source: &Source, facts: &Facts<'_>) -> bool {
         && (facts.http.is_none() || source.request_principals.matches(request_principal(facts)))
 }
 
-fn is_to(operation: &Operation, facts: &Facts<'_>) -> bool {
+fn is_to(operation: &Operation, facts: &Facts<'_>, sense: Sense) -> bool {
     is_port(&operation.ports, facts.destination.port())
         && facts.http.as_ref().is_none_or(|http| {
             operation.methods.matches(Some(http.method))
-                && operation.paths.matches(Some(http.path))
+                && is_path(&operation.paths, http.path, sense)
                 && is_host(&operation.hosts, http)
         })
 }
@@ -144,6 +146,17 @@ fn request_principal<'a>(facts: &Facts<'a>) -> Option<&'a str> {
 
 fn is_port(ports: &Patterns, port: u16) -> bool {
     ports.is_empty() || ports.matches(Some(&port.to_string()))
+}
+
+fn is_path(patterns: &Patterns, path: &str, sense: Sense) -> bool {
+    if patterns.is_empty() {
+        return true;
+    }
+    let matches = |reading: &str| patterns.matches(Some(reading));
+    match sense {
+        Sense::Grant => matches(path) && paths::others(path).iter().all(|other| matches(other)),
+        Sense::Refuse => matches(path) || paths::others(path).iter().any(|other| matches(other)),
+    }
 }
 
 fn is_host(hosts: &Patterns, http: &HttpFacts<'_>) -> bool {
