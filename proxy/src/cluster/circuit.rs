@@ -8,11 +8,6 @@
 //! After Nygard, "Release It!" (2007), with the sliding window, slow calls and exponential open time that resilience4j
 //! and Hystrix made common.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 pub mod gate;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,6 +19,8 @@ use gate::{Gate, Probes};
 pub const MIN_OPEN: Duration = Duration::from_millis(100);
 /// The longest: after an hour somebody should see for themselves.
 pub const MAX_OPEN: Duration = Duration::from_secs(3600);
+/// As `error_percent`: failures never open it, only slow requests do.
+pub const NEVER: u8 = 101;
 /// The most probes: more is traffic.
 pub const MAX_PROBES: u8 = 100;
 
@@ -35,7 +32,7 @@ pub struct Settings {
     pub window: Duration,
     /// How many results it takes to judge; at least 1.
     pub minimum: u64,
-    /// It opens when so many of a hundred fail: 1 to 100.
+    /// It opens when so many of a hundred fail: 1 to 100, or [`NEVER`].
     pub error_percent: u8,
     /// Whether slow requests open it, too.
     pub slow: Option<Slow>,
@@ -190,6 +187,7 @@ impl Default for Settings {
 
 impl Settings {
     /// Whether a request that took `latency` counts as slow.
+    #[cfg(test)]
     pub fn is_slow(&self, latency: Duration) -> bool {
         self.slow.is_some_and(|slow| latency > slow.threshold)
     }
@@ -201,7 +199,7 @@ impl Settings {
         Self {
             window: Window::new(self.window).length(),
             minimum: self.minimum.max(1),
-            error_percent: self.error_percent.clamp(1, 100),
+            error_percent: self.error_percent.clamp(1, NEVER),
             slow,
             open_for,
             open_max: self.open_max.clamp(open_for, MAX_OPEN),
@@ -217,8 +215,14 @@ impl Settings {
 }
 
 impl Circuit {
-    /// A closed breaker. Settings out of range are moved to its end.
+    /// A closed breaker with a gate of its own. Settings out of range are moved to its end.
+    #[cfg(test)]
     pub fn new(settings: Settings, now: Duration) -> Self {
+        Self::at(Arc::default(), settings, now)
+    }
+
+    /// A closed breaker that speaks through `gate`. Settings out of range are moved to its end.
+    pub fn at(gate: Arc<Gate>, settings: Settings, now: Duration) -> Self {
         let settings = settings.clamped();
         Self {
             settings,
@@ -226,16 +230,23 @@ impl Circuit {
             phase: Phase::Closed { since: now },
             times: 0,
             now,
-            gate: Arc::default(),
+            gate,
         }
     }
 
     /// What the workers look at.
+    #[cfg(test)]
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
 
+    /// Lets everything pass for good: nobody wants a breaker any more.
+    pub fn retire(self) {
+        self.gate.close();
+    }
+
     /// The settings in force.
+    #[cfg(test)]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -10,11 +10,6 @@
 //!
 //! Each worker keeps [`Latencies`] of its own for each cluster: nothing is shared but the attempts under way.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use std::time::Duration;
 
 use super::{balance::draw::Draw, outlier::Factor};
@@ -77,6 +72,11 @@ impl Latencies {
     pub fn new(decay: Duration) -> Self {
         let decay = nanos(decay.clamp(DECAY_RANGE.0, DECAY_RANGE.1));
         Self { decay, cells: Vec::new(), baseline: 1.0, worst: 0.0, settled: Duration::ZERO }
+    }
+
+    /// Takes another decay over; what was measured stays.
+    pub fn retune(&mut self, decay: Duration) {
+        self.decay = nanos(decay.clamp(DECAY_RANGE.0, DECAY_RANGE.1));
     }
 
     /// Takes the cluster's present endpoints over, in their order; what is known of those that stay is kept.
@@ -207,7 +207,7 @@ pub fn pick(
         (0..DRAWS).find_map(|_| {
             let place = draw_one(random())?;
             let candidate = load(place);
-            accepts(candidate.factor, random).then_some((place, candidate))
+            candidate.factor.accepts(random).then_some((place, candidate))
         })
     };
     let Some((first, one)) = accepted(&mut |random| draw.draw(random)) else {
@@ -218,15 +218,6 @@ pub fn pick(
     };
     let less = other.cost(draw.weight(second)) < one.cost(draw.weight(first));
     Some(if less { second } else { first })
-}
-
-/// A candidate on its ramp is taken as often as its factor says.
-fn accepts(factor: Factor, random: &mut dyn FnMut() -> u64) -> bool {
-    match factor {
-        Factor::FULL => true,
-        Factor::NONE => false,
-        Factor(share) => (random() >> 56) as u8 <= share,
-    }
 }
 
 /// Of all, from a random one onwards so that equals take turns.

@@ -6,11 +6,6 @@
 //! which all of it is ignored. Whether an endpoint passes its active health checks is taken in, so that one
 //! [`Factor`] per endpoint says all that a balancer must know.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 mod judge;
 pub mod settings;
 pub mod streak;
@@ -139,6 +134,15 @@ impl Factor {
     pub fn share(self) -> f64 {
         f64::from(self.0) / f64::from(u8::MAX)
     }
+
+    /// Whether to take a candidate that was drawn: on its ramp it is taken as often as this says.
+    pub fn accepts(self, random: &mut dyn FnMut() -> u64) -> bool {
+        match self {
+            Self::FULL => true,
+            Self::NONE => false,
+            Self(share) => (random() >> 56) as u8 <= share,
+        }
+    }
 }
 
 impl Detector {
@@ -190,6 +194,13 @@ impl Detector {
     }
 
     /// Takes in whether an endpoint passes its active health checks; without any it does.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "for active health checks, which the side thread does not make yet"
+        )
+    )]
     pub fn checked(&mut self, endpoint: u64, now: Duration, passes: bool) {
         self.pass_to(now);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else {
@@ -216,6 +227,7 @@ impl Detector {
     }
 
     /// What each endpoint gets, as of the last call with a time.
+    #[cfg(test)]
     pub fn factors(&self) -> impl Iterator<Item = (u64, Factor)> {
         self.endpoints.iter().map(|(endpoint, entry)| (*endpoint, self.factor_of(entry)))
     }
@@ -239,6 +251,7 @@ impl Detector {
     }
 
     /// Whether too few are available, so that all are used.
+    #[cfg(test)]
     pub fn panicking(&self) -> bool {
         self.panicking
     }

@@ -1,11 +1,6 @@
 //! What one endpoint has under way and how its attempts ended, in one atomic word: all the traffic between workers that
 //! a request causes is one addition when it begins and one when it ends.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::window::Batch;

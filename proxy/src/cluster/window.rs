@@ -1,11 +1,6 @@
 //! Results of the last seconds: a sliding window of fixed buckets. Pure: `now` is the time since any fixed start, and
 //! where it goes backwards no time has passed.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use std::{fmt, time::Duration};
 
 /// The window moves by a tenth of its length: it holds the last nine tenths for certain, and what is older than its
@@ -151,7 +146,7 @@ impl Window {
 
 /// A time in words: `80 ms`, `2.5 s`, `300 s`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span(pub Duration);
+pub struct Span(pub Duration);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

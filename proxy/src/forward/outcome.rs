@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::{
-    error::{Error, Flag, Retry},
+    cluster::{circuit, window::Kind},
+    error::{Error, Fault, Flag, Retry},
     http::{body::End, client::Failure},
 };
 
@@ -58,6 +59,45 @@ pub fn timed_out(limit: Duration) -> Error {
     Error::upstream(StatusCode::GATEWAY_TIMEOUT, Flag::UT, Retry::Unsafe, detail)
 }
 
+/// How an attempt that was answered ended, as far as its endpoint is to be judged by it. `grpc` is the status where the
+/// head says it already.
+pub fn of_answer(status: StatusCode, grpc: Option<u8>) -> Kind {
+    const UNAVAILABLE: u8 = 14;
+    /// UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, DATA_LOSS: the server's fault.
+    const ERRORS: [u8; 4] = [2, 4, 13, 15];
+    match (status.as_u16(), grpc) {
+        (502..=504, _) | (_, Some(UNAVAILABLE)) => Kind::Gateway,
+        (500..=599, _) => Kind::Error,
+        (_, Some(status)) if ERRORS.contains(&status) => Kind::Error,
+        _ => Kind::Success,
+    }
+}
+
+/// How an attempt without an answer ended, as far as its endpoint is to be judged by it; `None` where that says nothing
+/// about the endpoint: the caller's doing, or ours.
+pub fn of_error(error: &Error) -> Option<Kind> {
+    (error.fault == Fault::Upstream).then_some(Kind::Local)
+}
+
+/// A request that a breaker does not let through, and when it may.
+pub fn of_open_circuit(
+    name: &str,
+    circuit: Option<&circuit::State>,
+    retry_after: Duration,
+) -> Error {
+    let why = match circuit {
+        Some(circuit @ circuit::State::Open { cause, .. }) => format!("{circuit}: {cause}"),
+        Some(circuit::State::HalfOpen { probes, cause, .. }) => {
+            format!("half-open, all of {} probes are under way; it was open: {cause}", probes.of)
+        }
+        Some(circuit::State::Closed { .. }) | None => "open".to_owned(),
+    };
+    let detail = format!("{name}: the breaker is {why}");
+    let mut error = Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail);
+    error.retry_after = Some(retry_after);
+    error
+}
+
 /// The flag of a response whose body ended like this.
 pub fn of_response_body(end: End) -> Flag {
     match end {
@@ -84,6 +124,11 @@ pub fn grpc_status(error: &Error) -> u8 {
     }
 }
 
+/// The `grpc-status` of a head or of trailers.
+pub fn grpc_status_of(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
+}
+
 /// What the caller is told: no addresses, no names, but the flag under which the log knows more.
 pub fn message(error: &Error) -> &'static str {
     match error.flag {
@@ -92,7 +137,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::UH => "no endpoint: the service has no instance",
         Flag::UF => "upstream connect failed",
         Flag::UC => "upstream connection ended before the response",
-        Flag::UO => "over the limits of this service",
+        Flag::UO => "over the limits of this service, or its breaker is open",
         Flag::UT => "upstream timed out",
         Flag::UPE => "upstream response is not valid HTTP",
         Flag::DC => "request incomplete",
@@ -107,7 +152,6 @@ pub fn message(error: &Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
 
     #[test]
     fn every_failure_has_one_fault_flag_and_status() {

@@ -22,7 +22,8 @@ fn scope() -> Arc<Scope> {
 
 fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
     let endpoint = |address: &SocketAddr| {
-        Endpoint::new("a".to_owned(), *address, false, 1, Security::Plain, scope())
+        let (name, security) = ("a".to_owned(), Security::Plain);
+        Endpoint::new(name, *address, false, 1, security, scope(), Arc::default())
     };
     Cluster {
         key: ClusterKey::Service(ObjectName::new("shop", "orders"), 80),
@@ -30,8 +31,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         destination: None,
         protocol: Protocol::Auto,
         settings,
-        endpoints: addresses.iter().map(endpoint).collect(),
-        even: true,
+        endpoints: addresses.iter().map(endpoint).collect::<Vec<_>>().into(),
         scope: scope(),
         state: Arc::default(),
     }

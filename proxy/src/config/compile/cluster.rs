@@ -63,22 +63,24 @@ fn build(
             proven: proven(&security, own),
             ..labels.clone()
         };
-        let endpoint = match known.get(&(&*name, address)) {
+        let known = known.get(&(&*name, address)).copied();
+        let endpoint = match known {
             Some(same)
                 if same.weight == workload.weight
                     && same.via_sidecar == via_sidecar
                     && same.security.is_same(&security)
                     && *same.scope.labels() == labels =>
             {
-                (*same).clone()
+                same.clone()
             }
-            _ => Endpoint::new(
+            known => Endpoint::new(
                 name,
                 address,
                 via_sidecar,
                 workload.weight,
                 security,
                 Scope::new(labels),
+                known.map_or_else(Arc::default, |known| known.vitals.clone()),
             ),
         };
         endpoints.push(endpoint);
@@ -90,7 +92,6 @@ fn build(
         destination: HeaderValue::from_str(&key.to_string()).ok(),
         protocol: port.protocol,
         settings,
-        even: endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight),
         endpoints: endpoints.into(),
         scope: old.map_or_else(|| Scope::new(labels), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),

@@ -154,7 +154,8 @@ fn application(
     }
     let scope = Scope::new(labels);
     let workload = own.party.workload.clone();
-    let endpoint = Endpoint::new(workload, address, false, 1, Security::Plain, scope.clone());
+    let (security, vitals) = (Security::Plain, Arc::default());
+    let endpoint = Endpoint::new(workload, address, false, 1, security, scope.clone(), vitals);
     // The application's own limits are for the policies of its callers; here only the process is protected.
     let settings = Settings { max_connections: 65_536, max_pending: 65_536, ..Settings::default() };
     let cluster = Arc::new(Cluster {
@@ -163,8 +164,7 @@ fn application(
         destination: None,
         protocol: port.protocol,
         settings,
-        endpoints: Box::new([endpoint]),
-        even: true,
+        endpoints: vec![endpoint].into(),
         scope,
         state: Arc::new(State::default()),
     });

@@ -15,7 +15,10 @@ use tokio::{
 use super::*;
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint, Security},
-    forward::worker::{Counted, Shared, Unrouted},
+    forward::{
+        observed::Mailbox,
+        worker::{Counted, Shared, Unrouted},
+    },
     http::server::Limits,
     identity::Identity,
     snapshot::{Inbound, Published, Snapshot},
@@ -58,16 +61,15 @@ async fn application(
 }
 
 fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
-    let endpoint =
-        Endpoint::new("orders-1".to_owned(), address, false, 1, Security::Plain, scope());
+    let (name, security) = ("orders-1".to_owned(), Security::Plain);
+    let endpoint = Endpoint::new(name, address, false, 1, security, scope(), Arc::default());
     Arc::new(Cluster {
         key: ClusterKey::Application(ObjectName::new("shop", "orders"), address),
         name: "inbound".into(),
         destination: None,
         protocol,
         settings: Settings::default(),
-        endpoints: Box::new([endpoint]),
-        even: true,
+        endpoints: vec![endpoint].into(),
         scope: scope(),
         state: Arc::default(),
     })
@@ -92,6 +94,8 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         max_connections: 10,
         drain,
         on_demand_timeout: Duration::ZERO,
+        mailbox: Mailbox::default(),
+        started: std::time::Instant::now(),
     }));
     (Rc::new(worker), draining)
 }
