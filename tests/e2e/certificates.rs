@@ -63,7 +63,6 @@ impl Authority {
         Issued { certificate, key }
     }
 
-
     /// Flags with which a proxy has a certificate for `account`.
     pub fn flags(&self, account: &str) -> Vec<String> {
         self.flags_for(account, &self.issue(account))

@@ -45,6 +45,8 @@ mod process_life;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod resilience;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod streaming;

@@ -191,3 +191,6 @@ fn limit(at: &Path<'_>, raw: Option<i64>, least: i64, slot: &mut u32, problems: 
         None => problems.add(at, format!("must be {least} to {MAX_LIMIT}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ pub const DECAY: Duration = Duration::from_secs(10);
 /// The range of decays. Zero would forget everything at once.
 pub const DECAY_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(600));
+/// What stands for a latency where none is measured: then only the attempts under way count.
+const UNMEASURED: f64 = 1.0;
 /// How often a candidate is drawn before all are looked at. With half of them ejected one pick in 256 comes to that,
 /// so that the mean cost does not depend on how many there are.
 const DRAWS: u32 = 8;
@@ -33,7 +35,7 @@ pub struct Latencies {
     /// In nanoseconds, as are all averages.
     decay: f64,
     cells: Vec<Cell>,
-    /// The median of those measured; 1 where none is, as then only the attempts under way count.
+    /// The median of those measured, or [`UNMEASURED`].
     baseline: f64,
     /// The worst of late among what succeeded; fades to the baseline.
     worst: f64,
@@ -71,7 +73,7 @@ impl Latencies {
     /// Without endpoints; `decay` is clamped to [`DECAY_RANGE`].
     pub fn new(decay: Duration) -> Self {
         let decay = nanos(decay.clamp(DECAY_RANGE.0, DECAY_RANGE.1));
-        Self { decay, cells: Vec::new(), baseline: 1.0, worst: 0.0, settled: Duration::ZERO }
+        Self { decay, cells: Vec::new(), baseline: UNMEASURED, worst: 0.0, settled: Duration::ZERO }
     }
 
     /// Takes another decay over; what was measured stays.
@@ -136,6 +138,10 @@ impl Latencies {
             _ => latency,
         };
         cell.average = Some(average);
+        if self.baseline == UNMEASURED {
+            // Until the median is known: else whoever answers last gets everything until then, as it looks fastest.
+            self.baseline = average;
+        }
         cell.failures += FAILURE_STEP * (f64::from(u8::from(failed)) - cell.failures);
         cell.observed = cell.observed.max(now);
         if !failed {
@@ -167,7 +173,7 @@ impl Latencies {
     fn median(&self) -> f64 {
         let mut averages: Vec<f64> = self.cells.iter().filter_map(|cell| cell.average).collect();
         if averages.is_empty() {
-            return 1.0;
+            return UNMEASURED;
         }
         // Of two the lower: else the slower of two endpoints would stay so for good, as nobody asks it.
         let middle = (averages.len() - 1) / 2;

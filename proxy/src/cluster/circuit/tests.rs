@@ -192,7 +192,7 @@ fn settings_are_moved_into_their_ranges() {
     assert!(circuit.push(at(1), &results(0, 1000)).is_some());
     let most = Settings { open_for: Duration::MAX, error_percent: 255, probes: 255, ..zero };
     let settings = *Circuit::new(most, at(0)).settings();
-    assert_eq!((settings.error_percent, settings.probes), (100, MAX_PROBES));
+    assert_eq!((settings.error_percent, settings.probes), (NEVER, MAX_PROBES));
     assert_eq!((settings.open_for, settings.open_max), (MAX_OPEN, MAX_OPEN));
 }
 

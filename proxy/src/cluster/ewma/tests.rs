@@ -29,6 +29,14 @@ fn counts(draw: &Draw, count: usize, load: impl Fn(usize) -> Load) -> Vec<u32> {
 }
 
 #[test]
+fn the_first_measurement_stands_for_all_until_there_is_a_median() {
+    let mut latencies = Latencies::default();
+    latencies.reconcile([1, 2]);
+    latencies.observe(0, 1, Duration::from_secs(1), Duration::from_millis(3), false);
+    assert_eq!((latencies.at(0), latencies.at(1)), (3e6, 3e6));
+}
+
+#[test]
 fn peaks_are_taken_at_once_and_forgotten_slowly() {
     let mut latencies = latencies(1);
     let estimate = |latencies: &Latencies| latencies.estimate(0).unwrap().as_millis();
