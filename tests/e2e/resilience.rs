@@ -175,7 +175,10 @@ async fn a_breaker_opens_says_why_and_closes_again() {
     let mesh = Mesh::default().service("shop", "http", &[origin.address]).policy("shop", policy);
     let proxy = mesh.start().await;
     let cluster = "default/shop:80";
-    assert_eq!(proxy.cluster(cluster).await["circuit"]["state"], "closed");
+    until("the breaker to be there", async || {
+        (proxy.cluster(cluster).await["circuit"]["state"] == "closed").then_some(())
+    })
+    .await;
     let mut wire = Wire::connect(proxy.outbound).await;
     let mut asked = 0;
     let rejected: Answer = until("the breaker to open", async || {

@@ -18,7 +18,7 @@ use crate::{
         window::{Batch, Span},
     },
     snapshot::Snapshot,
-    telemetry::metrics::{EJECTION_CAUSES, Families},
+    telemetry::metrics::resilience::{EJECTION_CAUSES, Resilience},
 };
 
 /// How often. What a worker saw is told after as long, so that an endpoint is ejected within a quarter of a second.
@@ -32,7 +32,12 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         let snapshot = shared.published.load();
-        sampler.sample(&snapshot, shared.now(), &shared.mailbox.take(), &shared.families);
+        sampler.sample(
+            &snapshot,
+            shared.now(),
+            &shared.mailbox.take(),
+            &shared.families.resilience,
+        );
     }
 }
 
@@ -63,31 +68,31 @@ impl Sampler {
         snapshot: &Arc<Snapshot>,
         now: Duration,
         mail: &Mail,
-        families: &Families,
+        figures: &Resilience,
     ) {
         if !Arc::ptr_eq(&self.snapshot, snapshot) {
-            self.reconcile(snapshot, now, families);
+            self.reconcile(snapshot, now, figures);
         }
         for (id, watched) in &mut self.watched {
             let reports = mail.get(id);
             if reports.is_some() || watched.restless {
-                watched.sample(now, reports, families);
+                watched.sample(now, reports, figures);
             }
         }
     }
 
     /// Takes a new configuration over; what is known of clusters and endpoints that stay is kept.
-    fn reconcile(&mut self, snapshot: &Arc<Snapshot>, now: Duration, families: &Families) {
+    fn reconcile(&mut self, snapshot: &Arc<Snapshot>, now: Duration, figures: &Resilience) {
         self.snapshot = snapshot.clone();
         let mut before = std::mem::take(&mut self.watched);
         for cluster in snapshot.clusters.values().filter(|cluster| cluster.is_judged()) {
             let watched = before.remove(&cluster.state.id);
             let mut watched = watched.unwrap_or_else(|| Watched::new(cluster.clone()));
-            watched.reconcile(cluster, now, families);
+            watched.reconcile(cluster, now, figures);
             self.watched.insert(cluster.state.id, watched);
         }
         for gone in before.into_values() {
-            families.forget_cluster(&gone.cluster.name);
+            figures.forget_cluster(&gone.cluster.name);
         }
     }
 }
@@ -97,22 +102,22 @@ impl Watched {
         Self { cluster, detector: None, circuit: None, rejected: 0, restless: true }
     }
 
-    fn reconcile(&mut self, cluster: &Arc<Cluster>, now: Duration, families: &Families) {
+    fn reconcile(&mut self, cluster: &Arc<Cluster>, now: Duration, figures: &Resilience) {
         let first = self.detector.is_none() && self.circuit.is_none();
         if Arc::ptr_eq(&self.cluster, cluster) && !first {
             return;
         }
         self.cluster = cluster.clone();
-        self.reconcile_detector(now, families);
-        self.reconcile_circuit(now, families);
+        self.reconcile_detector(now, figures);
+        self.reconcile_circuit(now, figures);
         self.restless = true;
     }
 
-    fn reconcile_detector(&mut self, now: Duration, families: &Families) {
+    fn reconcile_detector(&mut self, now: Duration, figures: &Resilience) {
         let detection = &self.cluster.settings.outlier_detection;
         if !detection.enabled {
             if self.detector.take().is_some() {
-                families.endpoints_ejected.with_label_values(&[&*self.cluster.name]).set(0);
+                figures.endpoints_ejected.with_label_values(&[&*self.cluster.name]).set(0);
             }
             for endpoint in self.cluster.endpoints.iter() {
                 endpoint.vitals.decide(Factor::FULL, None);
@@ -125,13 +130,13 @@ impl Watched {
         detector.reconcile(now, self.cluster.endpoints.iter().map(|endpoint| endpoint.vitals.id));
     }
 
-    fn reconcile_circuit(&mut self, now: Duration, families: &Families) {
+    fn reconcile_circuit(&mut self, now: Duration, figures: &Resilience) {
         let state = &self.cluster.state;
         if !self.cluster.settings.circuit.is_on() {
             if let Some(circuit) = self.circuit.take() {
                 circuit.retire();
                 state.circuit.store(None);
-                families.forget_circuit(&self.cluster.name);
+                figures.forget_circuit(&self.cluster.name);
             }
             return;
         }
@@ -140,18 +145,18 @@ impl Watched {
             self.circuit.get_or_insert_with(|| Circuit::at(state.gate.clone(), settings, now));
         circuit.reconfigure(settings);
         state.circuit.store(Some(Arc::new(circuit.state())));
-        families.circuit_state.with_label_values(&[&*self.cluster.name]).set(level(circuit));
+        figures.circuit_state.with_label_values(&[&*self.cluster.name]).set(level(circuit));
     }
 
     fn sample(
         &mut self,
         now: Duration,
         reports: Option<&FxHashMap<u64, Report>>,
-        families: &Families,
+        figures: &Resilience,
     ) {
         let total = self.take_in(now, reports);
-        self.judge_cluster(now, &total, families);
-        self.judge_endpoints(now, families);
+        self.judge_cluster(now, &total, figures);
+        self.judge_endpoints(now, figures);
         let unsettled = |endpoint: &Arc<Endpoint>| endpoint.vitals.factor() != Factor::FULL;
         let closed = matches!(
             self.circuit.as_ref().map(Circuit::state),
@@ -179,7 +184,7 @@ impl Watched {
         total
     }
 
-    fn judge_cluster(&mut self, now: Duration, total: &Batch, families: &Families) {
+    fn judge_cluster(&mut self, now: Duration, total: &Batch, figures: &Resilience) {
         let Some(circuit) = &mut self.circuit else { return };
         let (name, state) = (&self.cluster.name, &self.cluster.state);
         let ticked = circuit.tick(now);
@@ -189,17 +194,17 @@ impl Watched {
         }
         state.circuit.store(Some(Arc::new(circuit.state())));
         if ticked.is_some() || pushed.is_some() {
-            families.circuit_state.with_label_values(&[&**name]).set(level(circuit));
+            figures.circuit_state.with_label_values(&[&**name]).set(level(circuit));
         }
         let rejected = state.gate.rejected();
         if rejected > self.rejected {
-            let counter = families.circuit_rejected.with_label_values(&[&**name]);
+            let counter = figures.circuit_rejected.with_label_values(&[&**name]);
             counter.inc_by(rejected - self.rejected);
             self.rejected = rejected;
         }
     }
 
-    fn judge_endpoints(&mut self, now: Duration, families: &Families) {
+    fn judge_endpoints(&mut self, now: Duration, figures: &Resilience) {
         let Some(detector) = &mut self.detector else { return };
         let changes = detector.evaluate(now);
         for endpoint in self.cluster.endpoints.iter() {
@@ -210,13 +215,13 @@ impl Watched {
             return;
         }
         let ejected = i64::try_from(detector.ejected()).unwrap_or(i64::MAX);
-        families.endpoints_ejected.with_label_values(&[&*self.cluster.name]).set(ejected);
+        figures.endpoints_ejected.with_label_values(&[&*self.cluster.name]).set(ejected);
         for change in changes {
-            self.tell(change, now, families);
+            self.tell(change, now, figures);
         }
     }
 
-    fn tell(&self, change: Change, now: Duration, families: &Families) {
+    fn tell(&self, change: Change, now: Duration, figures: &Resilience) {
         let name = &*self.cluster.name;
         let of = |id: u64| {
             let found = self.cluster.endpoints.iter().find(|endpoint| endpoint.vitals.id == id);
@@ -227,7 +232,7 @@ impl Watched {
             Change::Ejected { endpoint, until, times, cause } => {
                 let (endpoint, time) = (of(endpoint), Span(until.saturating_sub(now)));
                 tracing::warn!(times, "{name}: {endpoint} is ejected for {time}: {cause}");
-                families.ejections.with_label_values(&[name, label(&cause)]).inc();
+                figures.ejections.with_label_values(&[name, label(&cause)]).inc();
             }
             Change::Returned { endpoint, early } => {
                 let why = if early { ", as too many were ejected" } else { "" };

@@ -5,6 +5,8 @@
 //! count for the worker alone; what has come together is added to the shared series every [`FLUSH_AFTER`], since the
 //! ten atomic counters of one exchange would travel between the cores with every request.
 
+pub mod resilience;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -20,6 +22,7 @@ use prometheus::{
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use self::resilience::Resilience;
 use super::scope::{SCOPE_LABELS, Scope};
 use crate::error::Flag;
 
@@ -47,14 +50,6 @@ const BUCKETS: &[f64] = &[
 ];
 const SERIES_LABELS: [&str; 4] =
     ["request_protocol", "response_code", "grpc_response_status", "response_flags"];
-/// Why endpoints are ejected.
-pub const EJECTION_CAUSES: [&str; 5] = [
-    "consecutive_5xx",
-    "consecutive_gateway_errors",
-    "consecutive_local_errors",
-    "success_rate",
-    "latency",
-];
 /// A worker forgets its handles beyond this many; they are found again when needed.
 const MAX_CACHED_SERIES: usize = 8192;
 
@@ -210,14 +205,8 @@ pub struct Families {
     pub authorization_denied: IntCounterVec,
     /// Those that an AUDIT policy matched, by policy.
     pub authorization_audited: IntCounterVec,
-    /// Endpoints ejected so far, by service and cause.
-    pub ejections: IntCounterVec,
-    /// Endpoints ejected now, by service.
-    pub endpoints_ejected: IntGaugeVec,
-    /// Where error-rate and slow-call breakers are, by service: 0 closed, 1 half-open, 2 open.
-    pub circuit_state: IntGaugeVec,
-    /// What they rejected, by service.
-    pub circuit_rejected: IntCounterVec,
+    /// Of breakers and ejections.
+    pub resilience: Resilience,
 }
 
 impl Families {
@@ -316,43 +305,9 @@ impl Families {
                 "Requests and connections that an AUDIT policy matched.",
                 &["policy"],
             )?,
-            ejections: counter(
-                "leno_outlier_ejections_total",
-                "Endpoints taken out of service for a while.",
-                &["service", "cause"],
-            )?,
-            endpoints_ejected: new.gauges(
-                "leno_endpoints_ejected",
-                "Endpoints that are out of service now.",
-                &["service"],
-            )?,
-            circuit_state: new.gauges(
-                "leno_circuit_state",
-                "The error-rate and slow-call breaker: 0 closed, 1 half-open, 2 open.",
-                &["service"],
-            )?,
-            circuit_rejected: counter(
-                "leno_circuit_rejected_total",
-                "Requests rejected by the error-rate and slow-call breaker.",
-                &["service"],
-            )?,
+            resilience: Resilience::register(&new)?,
             registry,
         })
-    }
-
-    /// Takes a service port that is no more out of the registry.
-    pub fn forget_cluster(&self, name: &str) {
-        self.forget_circuit(name);
-        let _ = self.endpoints_ejected.remove_label_values(&[name]);
-        for cause in EJECTION_CAUSES {
-            let _ = self.ejections.remove_label_values(&[name, cause]);
-        }
-    }
-
-    /// The same for a breaker that is no more. One that never mattered has no series.
-    pub fn forget_circuit(&self, name: &str) {
-        let _ = self.circuit_state.remove_label_values(&[name]);
-        let _ = self.circuit_rejected.remove_label_values(&[name]);
     }
 
     /// For exposition.
