@@ -210,9 +210,20 @@ impl Bench {
     pub fn add(&mut self, peer: Box<dyn Peer>, at: usize) -> Result<()> {
         let found = peer.find().map_err(|missing| anyhow::anyhow!(missing.reason))?;
         let program = Program { name: peer.name(), version: found.version.clone() };
-        self.report.programs.insert(at.min(self.report.programs.len()), program);
-        self.peers.insert(at.min(self.peers.len()), (peer, found));
+        let last = self.peers.len();
+        self.report.programs.insert(at.min(last), program);
+        self.peers.insert(at.min(last), (peer, found));
         Ok(())
+    }
+
+    /// Leaves out a program that cannot do this work.
+    pub fn leave_out(&mut self, name: &str, reason: &str) {
+        let present = self.peers.len();
+        self.peers.retain(|(peer, _)| peer.name() != name);
+        self.report.programs.retain(|program| program.name != name);
+        if self.peers.len() < present {
+            self.report.remarks.push(format!("{name} is left out: {reason}"));
+        }
     }
 
     /// Runs `measure` for every program in every round and files what it returns under `figures`.

@@ -44,6 +44,13 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), root, folder: tempfile::tempdir().unwrap() }
     }
 
+    /// One whose certificate and key are known, as PEM.
+    pub fn of(root: String, key: &str) -> Self {
+        let key = KeyPair::from_pem(key).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&root, key).unwrap();
+        Self { issuer, root, folder: tempfile::tempdir().unwrap() }
+    }
+
     /// A certificate for an account of the namespace `default`, valid for an hour.
     pub fn issue(&self, account: &str) -> Issued {
         self.issue_to(&format!("spiffe://cluster.local/ns/default/sa/{account}"))

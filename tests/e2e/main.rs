@@ -9,7 +9,11 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod authorization;
+#[cfg(test)]
 mod bad_http2_upstreams;
+#[cfg(test)]
+mod bad_peers;
 #[cfg(test)]
 mod bad_requests;
 #[cfg(test)]
@@ -18,6 +22,8 @@ mod bad_upstreams;
 mod certificates;
 #[cfg(test)]
 mod client;
+#[cfg(test)]
+mod control_plane;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
@@ -45,14 +51,4 @@ mod process_life;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
-mod resilience;
-#[cfg(test)]
-mod routes;
-#[cfg(test)]
-mod streaming;
-#[cfg(test)]
-mod telemetry;
-#[cfg(test)]
-mod tunnels;
-#[cfg(test)]
-mod two_sidecars;
+mod rotation;

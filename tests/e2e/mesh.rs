@@ -131,7 +131,9 @@ impl Mesh {
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let log = folder.path().join("access.log");
         let mut defaults = vec![("--access-log", "json"), ("--workers", "1")];
-        defaults.push(("--config", config.to_str().unwrap()));
+        if !self.arguments.iter().any(|argument| argument == "--control-plane") {
+            defaults.push(("--config", config.to_str().unwrap()));
+        }
         defaults.push(("--access-log-file", log.to_str().unwrap()));
         defaults.extend(["--outbound", "--inbound", "--admin"].map(|flag| (flag, "127.0.0.1:0")));
         for (flag, value) in defaults {
@@ -262,6 +264,40 @@ impl Proxy {
         let what = format!("{family} {labels:?} to be {value}");
         until(&what, async || (self.metric(family, labels).await == Some(value)).then_some(()))
             .await;
+    }
+
+    /// Everything that the proxy shows to people or leaves on the disk.
+    pub async fn shown(&self) -> Vec<u8> {
+        let mut shown = Vec::new();
+        for path in [
+            "/help",
+            "/ready",
+            "/stats/prometheus",
+            "/config_dump",
+            "/clusters",
+            "/clusters?format=json",
+            "/listeners",
+            "/listeners?format=json",
+            "/certs",
+            "/issuers",
+            "/server_info",
+            "/logging",
+        ] {
+            shown.extend(client::get(self.admin, &self.admin.to_string(), path).await.body);
+        }
+        // Logs and state; the configuration file is the test's.
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path != self.config() {
+                    shown.extend(fs::read(path).unwrap());
+                }
+            }
+        }
+        shown
     }
 
     /// The access log, once it has at least `lines` lines.

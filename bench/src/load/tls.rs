@@ -57,6 +57,7 @@ pub struct Handshakes {
     target: Target,
     config: Arc<ClientConfig>,
     tickets: Arc<Tickets>,
+    stock: usize,
 }
 
 /// Tickets there are at the beginning of a phase. One that uses them up ends early.
@@ -103,6 +104,7 @@ impl Handshakes {
             target: target.clone(),
             config: Arc::new(config),
             tickets,
+            stock: STOCK,
         })
     }
 
@@ -115,8 +117,8 @@ impl Handshakes {
         let mut config = (*self.config).clone();
         config.resumption = Resumption::store(Arc::new(Fresh(self.tickets.clone())));
         let config = Arc::new(config);
-        for _ in 0..STOCK {
-            if self.tickets.count() >= STOCK {
+        for _ in 0..self.stock {
+            if self.tickets.count() >= self.stock {
                 break;
             }
             let mut connection = connect(&self.target, &config).context("get a ticket")?;
@@ -369,5 +371,88 @@ impl ClientSessionStore for Fresh {
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned as Served};
+
+    use super::*;
+    use crate::identity::Authority;
+
+    /// Answers every request with a byte; it trusts callers of `trusted` only.
+    fn server(identity: &Identity, trusted: &Identity) -> SocketAddr {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&trusted.roots).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier.unwrap())
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(&identity.certificate).unwrap()],
+                PrivateKeyDer::from_pem_file(&identity.key).unwrap(),
+            )
+            .unwrap();
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
+        let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let tls = ServerConnection::new(config.clone()).unwrap();
+                let mut stream = Served::new(tls, stream.unwrap());
+                // Ends with the goodbye, or with a caller that is not trusted.
+                while stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx";
+                    stream.write_all(answer).unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    fn target(address: SocketAddr, identity: &Arc<Identity>) -> Target {
+        let (server_name, identity) = ("origin".to_owned(), identity.clone());
+        Target { address, server_name, host: "origin", alpn: b"http/1.1", identity }
+    }
+
+    #[test]
+    fn full_and_resumed_handshakes_are_what_they_say() {
+        let authority = Authority::new().unwrap();
+        let identity = authority.issue("caller").unwrap();
+        let address = server(&identity, &identity);
+        for kind in [Kind::Full, Kind::Resumed] {
+            let mut load = Handshakes::new(&target(address, &identity), kind, 1).unwrap();
+            // A few suffice here.
+            load.stock = 3;
+            load.prepare().unwrap();
+            let sample = load.run(Pacing::Closed, Duration::from_millis(200)).unwrap();
+            sample.check().unwrap();
+            assert_eq!(sample.errors, 0, "{kind:?}: {:?}", sample.first_error);
+        }
+        let mut bulk = Requests::connect(&target(address, &identity), "/", 1).unwrap();
+        bulk.touch_each().unwrap();
+        bulk.run(Pacing::Closed, Duration::from_millis(50)).unwrap().check().unwrap();
+    }
+
+    /// For the client the handshake is done before the server refuses.
+    #[test]
+    fn a_handshake_that_the_server_refuses_does_not_count() {
+        let (authority, other) = (Authority::new().unwrap(), Authority::new().unwrap());
+        let (service, stranger) =
+            (authority.issue("origin").unwrap(), other.issue("caller").unwrap());
+        let address = server(&service, &service);
+        let mut load = Handshakes::new(&target(address, &stranger), Kind::Full, 1).unwrap();
+        let sample = load.run(Pacing::Closed, Duration::from_millis(100)).unwrap();
+        assert_eq!(sample.completed, 0);
+        assert!(sample.errors > 0 && sample.check().is_err());
     }
 }

@@ -30,8 +30,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
          server; handshakes per second and core are a million by the CPU of one"
             .to_owned(),
     );
-    // The relay has no TLS.
-    bench.peers.retain(|(peer, _)| peer.name() != RELAY);
+    bench.leave_out(RELAY, "it has no TLS");
     let identities = Identities::new()?;
     let figures = vec![
         Figure::new("full-cpu", "CPU per full handshake", "µs"),

@@ -27,6 +27,11 @@ pub enum BadSource {
         "{0:?} is no place for the keys of an issuer: give a file, or a URL that begins with https:// (http:// is possible to a loopback address only)"
     )]
     NotAPlace(String),
+    /// Without the URL, since the secret is in it.
+    #[error(
+        "the URL of an issuer's keys has a user or a password in it, which would be sent in the clear parts of a request: keys are public, give a URL without"
+    )]
+    Secret,
     #[error("the keys in {} cannot be used: {reason}", .path.display())]
     Damaged { path: PathBuf, reason: String },
 }
@@ -126,6 +131,11 @@ impl Source {
             return Ok(Self::File(text.into()));
         }
         let bad = || BadSource::NotAPlace(text.to_owned());
+        let authority =
+            text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+        if authority.is_some_and(|authority| authority.contains('@')) {
+            return Err(BadSource::Secret);
+        }
         let url: Uri = text.parse().map_err(|_| bad())?;
         let host = url.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
         let loopback = host == "localhost"

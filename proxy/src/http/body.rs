@@ -17,6 +17,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+use super::head;
+
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -199,8 +201,12 @@ impl HttpBody for Passing {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle = None;
+                if let Some(trailers) = frame.trailers_mut() {
+                    // Some applications look for a field there that is missing in the head.
+                    head::remove_spellings(trailers, &head::CLIENT_CERTIFICATE);
+                }
                 if let Some(watch) = &mut this.watch {
                     if let Some(data) = frame.data_ref() {
                         watch.data(data);

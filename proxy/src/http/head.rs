@@ -236,24 +236,22 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Removed whether `Connection` names them or not.
-const ALWAYS_REMOVED: [HeaderName; 6] = [
-    header::UPGRADE,
-    header::TRANSFER_ENCODING,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-    CLIENT_CERTIFICATE,
-];
+const ALWAYS_REMOVED: [HeaderName; 5] =
+    [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS];
 
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1): `Connection` and what it names,
 /// `Keep-Alive`, `Proxy-Connection`, `TE` (but `trailers` stays), `Transfer-Encoding`, `Upgrade`; and who the caller
 /// before the last one says it was.
-/// Returns the value of `Upgrade` when `Connection` named it.
+/// Returns the value of `Upgrade` when `Connection` named it, unless that would hide what follows from us: HTTP/2 in the
+/// open (RFC 9113 section 3.1 has ended it), alone or among others.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     // One look at the fields that are there: most heads have none of these, and asking for each by name would cost
     // 1,300 instructions a time.
     let concerns_connection = |name: &HeaderName| {
-        *name == header::CONNECTION || *name == header::TE || ALWAYS_REMOVED.contains(name)
+        *name == header::CONNECTION
+            || *name == header::TE
+            || ALWAYS_REMOVED.contains(name)
+            || reads_as(name, &CLIENT_CERTIFICATE)
     };
     if !headers.keys().any(concerns_connection) {
         return None;
@@ -269,7 +267,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
             .filter(may_be_named)
             .collect();
         if named.contains(&header::UPGRADE) {
-            upgrade = headers.get(header::UPGRADE).cloned();
+            upgrade = headers.get(header::UPGRADE).filter(|value| !offers_http2(value)).cloned();
         }
         headers.remove(header::CONNECTION);
         for name in named.into_iter().filter(|name| *name != header::TE) {
@@ -279,6 +277,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     for name in &ALWAYS_REMOVED {
         headers.remove(name);
     }
+    remove_spellings(headers, &CLIENT_CERTIFICATE);
     if let Some(te) = headers.get(header::TE)
         && te != "trailers"
     {
@@ -291,6 +290,28 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         }
     }
     upgrade
+}
+
+fn offers_http2(protocols: &HeaderValue) -> bool {
+    let mut protocols = protocols.as_bytes().split(|byte| *byte == b',');
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Removes a field that only a sidecar may set, in all spellings in which an application may read it.
+pub fn remove_spellings(headers: &mut HeaderMap, field: &HeaderName) {
+    let spellings = headers.keys().filter(|name| reads_as(name, field));
+    for name in spellings.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// Whether some application takes `name` for `field`: to many (CGI and what came of it) all that is neither letter nor
+/// digit is the same.
+fn reads_as(name: &HeaderName, field: &HeaderName) -> bool {
+    let (name, field) = (name.as_str().as_bytes(), field.as_str().as_bytes());
+    let same =
+        |(a, b): (&u8, &u8)| a == b || (!a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric());
+    name.len() == field.len() && name.iter().zip(field).all(same)
 }
 
 /// `Connection` may not name fields that are needed end to end; naming `Host` or `Content-Length` to have a proxy

@@ -1,6 +1,6 @@
 //! One downstream connection: what it speaks, then served as that.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use leno_api::model::{peer_authentication::TlsMode, service::Protocol as Declared};
 use tokio::{
@@ -234,10 +234,22 @@ async fn server_first(
     {
         return Some(protocol);
     }
-    if guard::connection(worker, downstream, port).inspect_err(failed).is_ok() {
+    let port = in_force(worker, port)?;
+    if guard::connection(worker, downstream, &port).inspect_err(failed).is_ok() {
         tunnel::join(worker, &port.cluster, stream, dialled, None).await;
     }
     None
+}
+
+/// The same port as it is now: its mode and policies may be others than when a caller came who then kept silent. `None`
+/// when it takes no plain connections any more; then this one is refused.
+fn in_force(worker: &Worker, port: &InboundPort) -> Option<Arc<InboundPort>> {
+    let port = worker.snapshot().inbound.by_destination.get(&*port.destination).cloned();
+    let plain = port.filter(|port| port.mode != TlsMode::Strict);
+    if plain.is_none() {
+        refused(&worker.shared, Direction::Inbound, "plaintext_refused");
+    }
+    plain
 }
 
 async fn opaque(
@@ -246,8 +258,9 @@ async fn opaque(
     downstream: &Downstream,
     port: &InboundPort,
 ) {
+    let Some(port) = in_force(worker, port) else { return };
     let forwarded = async {
-        guard::connection(worker, downstream, port)?;
+        guard::connection(worker, downstream, &port)?;
         tunnel::forward(worker, &port.cluster, &mut stream, None).await
     };
     if let Err(error) = forwarded.await {

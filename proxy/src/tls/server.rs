@@ -1,6 +1,6 @@
 //! The accepting side of a mesh hop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leno_api::{
     destination::parse_server_name,
@@ -17,7 +17,10 @@ use rustls::{
     sign::SingleCertAndKey,
     version::TLS13,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -31,6 +34,10 @@ use super::{
 /// One per handshake, 0.8 KiB each with the client's certificate in it. A client that opens many connections at once
 /// gets as many tickets; one that opens them one after the other needs no second.
 const TICKETS: usize = 1;
+/// How long a client that was refused has for closing its end, and how much of what it had sent is thrown away for it: a
+/// head and some body.
+const PARTING: Duration = Duration::from_millis(500);
+const MOST_AFTER_REFUSAL: usize = 128 * 1024;
 
 /// An encrypted stream to a client.
 pub type Stream<IO> = tokio_rustls::server::TlsStream<IO>;
@@ -64,7 +71,13 @@ where
     let acceptor = TlsAcceptor::from(credentials.server());
     let handshake =
         acceptor.accept_with(io, |connection| connection.set_buffer_limit(Some(BUFFER_LIMIT)));
-    let stream = handshake.await.map_err(|error| Failure::of_io(&error))?;
+    let stream = match handshake.into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, io)) => {
+            part(io).await;
+            return Err(Failure::of_io(&error));
+        }
+    };
     let (_, connection) = stream.get_ref();
     // Again also after a full handshake: a parse costs a hundredth of it, and there is one path less to be wrong.
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
@@ -80,6 +93,26 @@ where
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let peer = Arc::new(Peer::from(leaf));
     Ok(Accepted { stream, peer, inside, destination, server_name, resumed })
+}
+
+/// Closes so that the alert arrives. A client sends its first request before it hears that its certificate was refused;
+/// closing over those bytes would reset the connection, and a reset overtakes what was sent before.
+async fn part(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let parting = async {
+        let mut rest = [0; 512];
+        let mut left = MOST_AFTER_REFUSAL;
+        if io.shutdown().await.is_err() {
+            return;
+        }
+        while let Ok(length @ 1..) = io.read(&mut rest).await {
+            left = left.saturating_sub(length);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that neither closes nor sends has had its time to hear us.
+    let _ = timeout(PARTING, parting).await;
 }
 
 pub(super) fn configure(

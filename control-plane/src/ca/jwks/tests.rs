@@ -72,6 +72,12 @@ fn places_of_keys() {
     for bad in ["http://example.com/keys", "ftp://127.0.0.1/keys", "https://", "http://10.0.0.1/"] {
         assert!(matches!(Source::parse(bad), Err(BadSource::NotAPlace(_))), "{bad}");
     }
+    for secret in ["https://user:hunter2@example.com/keys", "https://hunter2@example.com"] {
+        let refused = Source::parse(secret).unwrap_err();
+        assert!(matches!(refused, BadSource::Secret), "{refused}");
+        assert!(!refused.to_string().contains("hunter2"));
+    }
+    assert!(Source::parse("https://example.com/keys?for=a@b").is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -200,3 +200,15 @@ fn only_keys_for_signatures_are_kept() {
     let mixed = json!([{"kty": "later"}, {"kty": "oct", "k": "c2VjcmV0"}, signer.jwk()]);
     assert_eq!(read(mixed).unwrap().0.len(), 1);
 }
+
+#[test]
+fn extensions_that_must_be_known_are_refused() {
+    let signer = Signer::new("a");
+    let key = EncodingKey::from_ec_der(signer.key.serialized_der());
+    for crit in [vec!["exp".to_owned()], vec![]] {
+        let header =
+            Header { kid: Some("a".into()), crit: Some(crit), ..Header::new(Algorithm::ES256) };
+        let token = encode(&header, &claims(), &key).unwrap();
+        assert_eq!(signer.keys().check(token.as_bytes(), EXPECTED), Err(BadToken::Critical));
+    }
+}

@@ -7,7 +7,10 @@ use std::{
 };
 
 use leno_api::{Key, Problem, yaml};
-use notify::{RecursiveMode, Watcher};
+use notify::{
+    Event, EventKind, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -108,9 +111,11 @@ impl FileSource {
     pub async fn follow(mut self, updates: mpsc::Sender<Update>) -> Result<(), Error> {
         let (events, mut changed) = mpsc::channel(1);
         let watch = |source| Error::Watch { path: self.path.clone(), source };
-        let mut watcher = notify::recommended_watcher(move |_| {
-            // A full channel holds the news already.
-            let _ = events.try_send(());
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if is_news(&event) {
+                // A full channel holds the news already.
+                let _ = events.try_send(());
+            }
         })
         .map_err(watch)?;
         // The folder, not the file: editors and Kubernetes replace files instead of writing to them.
@@ -258,6 +263,15 @@ fn name_of(value: &serde_json::Value) -> String {
     format!("{kind} {namespace}/{}", text("/metadata/name").unwrap_or("?"))
 }
 
+/// Whether a file may have changed. Reading the file is an event, too, and would be its own cause.
+fn is_news(event: &notify::Result<Event>) -> bool {
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    match event {
+        Ok(event) => !event.kind.is_access() || event.kind == written,
+        Err(_) => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +298,28 @@ mod tests {
         std::fs::write(&path, SERVICE.replace("port: 80", "port: 80, prot: x")).unwrap();
         let error = FileSource::open(path).unwrap_err().to_string();
         assert!(error.contains("mesh.yaml:4: spec.ports[0].prot: unknown field `prot`"), "{error}");
+    }
+
+    #[test]
+    fn reading_the_file_is_no_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.yaml");
+        std::fs::write(&path, SERVICE).unwrap();
+        let (events, seen) = std::sync::mpsc::channel();
+        let mut watcher = notify::recommended_watcher(move |event| {
+            let news = is_news(&event);
+            let _ = events.send((news, event.unwrap().paths));
+        })
+        .unwrap();
+        watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();
+        std::fs::read(&path).unwrap();
+        let other = dir.path().join("other.yaml");
+        std::fs::write(&other, SERVICE).unwrap();
+        let next = || seen.recv_timeout(Duration::from_secs(10)).unwrap();
+        let events: Vec<_> = std::iter::repeat_with(next).take(2).collect();
+        assert!(!events[0].0 && events[0].1 == [path], "it was opened: {events:?}");
+        let written = std::iter::once(events[1].clone()).chain(std::iter::repeat_with(next));
+        assert!(written.take(4).any(|(news, paths)| news && paths == [other.clone()]));
     }
 
     #[test]

@@ -1,23 +1,33 @@
 //! What else a path may mean to the application. The proxy forwards paths as they come (but for dot segments), since to
 //! some applications `//` and `%2F` matter; to many others they are one slash, and then a policy that looked at the path
-//! as it came has looked at another one.
+//! as it came has looked at another one. The same goes for path parameters (`/admin;x=1`), which Java servers take out.
 
 /// Other readings of `path`, which is normal as far as dot segments go: with escapes of letters, digits and `-._~`
 /// decoded (RFC 3986 section 6.2.2.2: they always mean the same), and those of slashes and backslashes, too; and that
 /// with repeated slashes joined. What other escapes hide (blanks, other scripts) is no way to another resource, so that
-/// policies may be written with them. Escapes are decoded once. Empty for nearly all paths.
+/// policies may be written with them. Escapes are decoded once. Then both without path parameters (RFC 3986 section 3.3),
+/// which are taken out before dot segments are resolved: `/..;/` climbs. Empty for nearly all paths.
 pub(super) fn others(path: &str) -> Vec<String> {
-    if !path.contains('%') && !path.contains("//") {
+    if !path.contains(['%', ';']) && !path.contains("//") {
         return Vec::new();
     }
-    let decoded = decoded(path);
+    let whole = decoded(path);
+    // An escaped slash in a parameter ends it, or goes with it.
+    let bare = [without_parameters(&whole), decoded(&without_parameters(path))];
     let mut others = Vec::new();
-    for other in [without_dots(&decoded), without_dots(&joined(&decoded))] {
-        if other != path && !others.contains(&other) {
-            others.push(other);
+    for reading in std::iter::once(whole).chain(bare) {
+        for other in [without_dots(&reading), without_dots(&joined(&reading))] {
+            if other != path && !others.contains(&other) {
+                others.push(other);
+            }
         }
     }
     others
+}
+
+fn without_parameters(path: &str) -> String {
+    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    path.split('/').map(bare).collect::<Vec<_>>().join("/")
 }
 
 fn decoded(path: &str) -> String {
@@ -115,6 +125,14 @@ mod tests {
             ("/a%2", &[]),
             ("/a%zz%2fb", &["/a%zz/b"]),
             ("/a%\u{e4}", &[]),
+            ("/admin;x=1", &["/admin"]),
+            ("/admin;", &["/admin"]),
+            ("/a;x=1/b;y", &["/a/b"]),
+            ("/open/..;/admin", &["/admin"]),
+            ("/open/%2e%2E;x/admin", &["/open/..;x/admin", "/admin"]),
+            ("/;/admin", &["//admin", "/admin"]),
+            ("/admin;a%2f..%2fb", &["/b", "/admin"]),
+            ("/a%3Bb", &[]),
         ] {
             assert_eq!(others(path), expected, "{path}");
         }
@@ -122,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn readings_are_paths(path in "/([a/.%]|%2[fFeE]|%5c|%61|\\PC){0,20}") {
+        fn readings_are_paths(path in "/([a/.%;]|%2[fFeE]|%5c|%61|\\PC){0,20}") {
             for other in others(&path) {
                 prop_assert!(other.starts_with('/') && other != path);
             }

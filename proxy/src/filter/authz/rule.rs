@@ -9,7 +9,7 @@
 //! - A header that occurs several times may be read by the application as any of its values, or as all of them
 //!   joined by commas. A condition on it allows only if it holds for every reading, and denies if it holds for one
 //!   (CVE-2026-26308). A value that is not UTF-8 allows nothing.
-//! - A path may be read by the application as it is, or after it has decoded what may be decoded, or with slashes joined
+//! - A path may be read by the application as it is, decoded, with slashes joined, or without path parameters
 //!   (`paths.rs`). A condition on it allows only if it holds for every reading, and denies if it holds for one.
 //! - A host means the same with and without the port after it: `shop.example` in a policy is also
 //!   `shop.example:8080`. The port is the caller's to write, so a policy must not depend on it unless it names it.

@@ -124,6 +124,37 @@ fn hop_by_hop_fields_go_and_nothing_else_can_be_named() {
 }
 
 #[test]
+fn nobody_upgrades_to_what_hides_requests() {
+    for (protocols, passed) in [
+        ("websocket", true),
+        ("h2c", false),
+        (" H2C ", false),
+        ("websocket, h2c", false),
+        ("h2c,websocket", false),
+        ("h2c-like", true),
+    ] {
+        let mut map = headers(&[("connection", "Upgrade"), ("upgrade", protocols)]);
+        assert_eq!(strip_hop_by_hop(&mut map).is_some(), passed, "{protocols}");
+    }
+}
+
+#[test]
+fn no_spelling_says_who_the_caller_is() {
+    let mut map = headers(&[
+        ("x-forwarded-client-cert", "URI=spiffe://evil"),
+        ("x_forwarded_client_cert", "URI=spiffe://evil"),
+        ("x-forwarded_client-cert", "URI=spiffe://evil"),
+        ("x.forwarded.client.cert", "URI=spiffe://evil"),
+        ("x-forwarded-client-certs", "another field"),
+        ("x-forwarded-client-cer", "another field"),
+        ("xaforwarded-client-cert", "another field"),
+    ]);
+    strip_hop_by_hop(&mut map);
+    assert_eq!(map.len(), 3, "{map:?}");
+    assert!(map.values().all(|value| value == "another field"));
+}
+
+#[test]
 fn forwarding_is_recorded_and_bounded() {
     let mut map = headers(&[("forwarded", "for=1.2.3.4")]);
     let caller = "[::ffff:10.0.0.1]:5".parse().unwrap();

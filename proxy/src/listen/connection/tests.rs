@@ -75,13 +75,18 @@ fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
     })
 }
 
+fn publish(published: &Published, http: Arc<InboundPort>, tcp: Arc<InboundPort>) {
+    let by_destination = [((*tcp.destination).into(), tcp.clone())].into_iter().collect();
+    let (only_http, only_tcp) = (Some(http), Some(tcp));
+    let inbound = Arc::new(Inbound { by_destination, only_http, only_tcp, ..Inbound::default() });
+    published.publish(Arc::new(Snapshot { loaded: true, inbound, ..Snapshot::default() }));
+}
+
 /// A worker beside an application with one port that speaks HTTP and one, `tcp`, that does not.
 /// It drains when told.
 fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::Sender<bool>) {
     let (published, _) = Published::new(false);
-    let inbound = Inbound { only_http: Some(http), only_tcp: Some(tcp), ..Inbound::default() };
-    let inbound = Arc::new(inbound);
-    published.publish(Arc::new(Snapshot { loaded: true, inbound, ..Snapshot::default() }));
+    publish(&published, http, tcp);
     let (draining, drain) = watch::channel(false);
     let worker = Worker::new(Arc::new(Shared {
         published,
@@ -136,6 +141,37 @@ async fn a_request_after_a_long_silence_goes_to_the_port_that_speaks_http() {
         tokio::time::sleep(SERVER_FIRST + Duration::from_millis(100)).await;
         other.write_all(b"\0ping").await.unwrap();
         assert_eq!(read(&mut other).await, "pong");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn what_is_in_force_when_a_caller_speaks_holds_for_it() {
+    let test = async {
+        let http = application(OK, false, Declared::Http).await;
+        let open = application(b"pong", false, Declared::Tcp).await;
+        let strict = InboundPort {
+            destination: open.destination.clone(),
+            protocol: open.protocol,
+            cluster: open.cluster.clone(),
+            address: open.address,
+            mode: TlsMode::Strict,
+            guards: None,
+        };
+        let (worker, _draining) = worker(http.clone(), open.clone());
+        let mut early = connect(&worker).await;
+        let mut silent = connect(&worker).await;
+        // Until the application is connected to on their behalf.
+        while open.cluster.endpoints[0].active() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        early.write_all(b"\0ping").await.unwrap();
+        assert_eq!(read(&mut early).await, "pong");
+        publish(&worker.shared.published, http, strict.into());
+        silent.write_all(b"\0ping").await.unwrap();
+        let mut answer = [0; 4];
+        let closed = timeout(Duration::from_secs(5), silent.read_exact(&mut answer)).await;
+        closed.unwrap().expect_err("nothing is forwarded in plain text any more");
     };
     LocalSet::new().run_until(test).await;
 }

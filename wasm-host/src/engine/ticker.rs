@@ -1,0 +1,87 @@
+//! The thread that advances an engine's clock, asleep while there is no instance.
+
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use wasmtime::EngineWeak;
+
+/// Owns the thread; dropping it ends the thread.
+#[derive(Debug)]
+pub(crate) struct Ticker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instances: usize,
+    ended: bool,
+}
+
+/// Keeps the clock running. Each instance has one.
+#[derive(Debug)]
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+}
+
+impl Ticker {
+    pub(crate) fn new(engine: EngineWeak, tick: Duration) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let ticking = shared.clone();
+        thread::Builder::new().name("wasm-ticker".to_owned()).spawn(move || {
+            while ticking.wait_for_instances() {
+                thread::sleep(tick);
+                let Some(engine) = engine.upgrade() else { return };
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { shared })
+    }
+
+    /// Starts the clock if it rests.
+    pub(crate) fn run(&self) -> Running {
+        self.shared.change(|state| state.instances += 1);
+        Running { shared: self.shared.clone() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn instances(&self) -> usize {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).instances
+    }
+}
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    /// False once the engine is gone.
+    fn wait_for_instances(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |state: &mut State| state.instances == 0 && !state.ended;
+        let state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        !state.ended
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.ended = true);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.instances = state.instances.saturating_sub(1));
+    }
+}

@@ -1,0 +1,94 @@
+//! One call into the guest: its deadline, what it may not do to us, and the end of an instance that broke.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
+
+use super::exports::Callback;
+use crate::{
+    embedder::Host,
+    engine::{Engine, ticker::Running},
+    fault::Fault,
+    state::State,
+};
+
+pub(crate) struct Runner<H: Host> {
+    pub(crate) store: Store<State<H>>,
+    engine: Engine,
+    /// Ticks that a call may take.
+    ticks: u64,
+    broken: bool,
+    /// Last, so that the clock runs until the store is gone.
+    _clock: Running,
+}
+
+impl<H: Host> Runner<H> {
+    pub(crate) fn new(engine: &Engine, state: State<H>) -> Self {
+        let clock = engine.ticker().run();
+        let mut store = Store::new(engine.wasmtime(), state);
+        store.limiter(|state| &mut state.limiter);
+        store.epoch_deadline_trap();
+        Self { store, engine: engine.clone(), ticks: 1, broken: false, _clock: clock }
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Duration) {
+        self.ticks = self.engine.ticks(deadline);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Calls a function of the guest in a context.
+    pub(crate) fn call<P: WasmParams, R: WasmResults>(
+        &mut self,
+        (name, function): &(&'static str, TypedFunc<P, R>),
+        context: u32,
+        parameters: P,
+    ) -> Result<R, Fault> {
+        self.run(name, context, |store| function.call(store, parameters))
+    }
+
+    /// As [`Runner::call`]. A callback that is not there does nothing; an instance that broke says so
+    /// nevertheless.
+    pub(crate) fn call_if_there<P: WasmParams, R: WasmResults + Default>(
+        &mut self,
+        callback: &Callback<P, R>,
+        context: u32,
+        parameters: P,
+    ) -> Result<R, Fault> {
+        match callback {
+            Some(callback) => self.call(callback, context, parameters),
+            None if self.broken => Err(Fault::poisoned("the plugin")),
+            None => Ok(R::default()),
+        }
+    }
+
+    /// Runs the guest. After a fault nothing runs any more: its memory is in no state that anybody knows.
+    pub(crate) fn run<R>(
+        &mut self,
+        name: &'static str,
+        context: u32,
+        run: impl FnOnce(&mut Store<State<H>>) -> wasmtime::Result<R>,
+    ) -> Result<R, Fault> {
+        if self.broken {
+            return Err(Fault::poisoned(name));
+        }
+        let state = self.store.data_mut();
+        state.current = context;
+        state.effective = None;
+        state.limiter.refused = false;
+        self.store.set_epoch_deadline(self.ticks);
+        let store = &mut self.store;
+        let fault = match catch_unwind(AssertUnwindSafe(|| run(store))) {
+            Ok(Ok(result)) => return Ok(result),
+            Ok(Err(error)) => Fault::of(name, &error, self.store.data().limiter.refused),
+            Err(payload) => Fault::panic(name, &*payload),
+        };
+        self.broken = true;
+        Err(fault)
+    }
+}
