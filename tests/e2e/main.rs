@@ -51,4 +51,18 @@ mod process_life;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod resilience;
+#[cfg(test)]
 mod rotation;
+#[cfg(test)]
+mod routes;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod telemetry;
+#[cfg(test)]
+mod tunnels;
+#[cfg(test)]
+mod two_sidecars;
