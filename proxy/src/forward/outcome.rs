@@ -185,6 +185,68 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_are_judged_by_what_is_their_doing() {
+        let of = |status: u16, grpc| of_answer(StatusCode::from_u16(status).unwrap(), grpc);
+        for (status, grpc, kind) in [
+            (200, None, Kind::Success),
+            (101, None, Kind::Success),
+            (404, None, Kind::Success),
+            (429, None, Kind::Success),
+            (500, None, Kind::Error),
+            (501, None, Kind::Error),
+            (502, None, Kind::Gateway),
+            (503, None, Kind::Gateway),
+            (504, None, Kind::Gateway),
+            (599, None, Kind::Error),
+            (200, Some(0), Kind::Success),
+            // NOT_FOUND and RESOURCE_EXHAUSTED are the caller's.
+            (200, Some(5), Kind::Success),
+            (200, Some(8), Kind::Success),
+            (200, Some(2), Kind::Error),
+            (200, Some(13), Kind::Error),
+            (200, Some(14), Kind::Gateway),
+        ] {
+            assert_eq!(of(status, grpc), kind, "{status} {grpc:?}");
+        }
+        assert_eq!(of_error(&timed_out(Duration::from_secs(1))), Some(Kind::Local));
+        assert_eq!(of_error(&unwelcome(String::new())), Some(Kind::Local));
+        let closed = |body| of_send(Failure::Closed, body, String::new());
+        assert_eq!(of_error(&closed(None)), Some(Kind::Local));
+        assert_eq!(of_error(&closed(Some(End::TimedOut))), None, "the caller sent too slowly");
+        let ours = Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, "");
+        assert_eq!(of_error(&ours), None, "a rejection of ours");
+    }
+
+    #[test]
+    fn an_open_breaker_says_why_and_until_when() {
+        let cause = circuit::Cause::Errors {
+            failures: 6,
+            total: 10,
+            window: Duration::from_secs(10),
+            allowed: 50,
+        };
+        let (since, until) = (Duration::ZERO, Duration::from_secs(5));
+        let open = circuit::State::Open { since, until, cause, times: 1 };
+        let probes = circuit::gate::Probes { of: 3, ..Default::default() };
+        let half_open = circuit::State::HalfOpen { since, probes, cause, times: 1 };
+        let why = "error rate 60 % of 10 in 10 s, allowed below 50 %";
+        for (state, detail) in [
+            (Some(&open), format!("the breaker is open: {why}")),
+            (Some(&half_open), format!("all of 3 probes are under way; it was open: {why}")),
+            (None, "the breaker is open".to_owned()),
+        ] {
+            let error = of_open_circuit("shop/orders:80", state, Duration::from_secs(4));
+            assert!(error.detail.ends_with(&detail), "{}", error.detail);
+            assert!(error.detail.starts_with("shop/orders:80: "), "{}", error.detail);
+            assert_eq!(
+                (error.status.as_u16(), error.flag, error.fault),
+                (503, Flag::UO, Fault::Ours)
+            );
+            assert_eq!(error.retry_after, Some(Duration::from_secs(4)));
+        }
+    }
+
+    #[test]
     fn grpc_callers_get_grpc_statuses() {
         let of = |status: u16, flag| {
             let status = StatusCode::from_u16(status).unwrap();
