@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster::{Admitted, Cluster, Lease, pool::Connection},
-    error::{Error, Flag, Retry},
+    error::{Error, Fault, Flag, Retry},
     http::{
         body::{Body, Incoming},
         client::{Failure, SendError},
@@ -206,6 +206,13 @@ async fn attempt(
             };
             if request.is_none() && spare.is_some() && stale && failure == Failure::Closed {
                 error.retry = Retry::Safe;
+            }
+            if !connection.idle.is_zero()
+                && error.retry == Retry::Safe
+                && failure != Failure::Refused
+            {
+                // That an idle connection has ended says nothing about its endpoint; making the next one will.
+                error.fault = Fault::Ours;
             }
             *kept = request.or(spare);
             Err(error)
