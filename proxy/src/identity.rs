@@ -170,34 +170,35 @@ impl Identity {
 
     /// Trusts what the mesh trusts from now on. Only where the control plane is the source: otherwise the roots come with
     /// the certificate.
-    pub fn trust(&self, bundle: &TrustBundle) {
+    ///
+    /// # Errors
+    /// Why it cannot be used; what was trusted before stays. Whoever sent it must be told: a rotation waits until everybody
+    /// has the new root.
+    pub fn trust(&self, bundle: &TrustBundle) -> Result<(), String> {
         if self.source != Some("control-plane") {
-            return;
+            return Ok(());
         }
         if let Some(own) = self.trust_domain().filter(|own| *own != bundle.trust_domain) {
             let theirs = &bundle.trust_domain;
-            tracing::error!("a trust bundle of {theirs} is ignored: this proxy belongs to {own}");
-            return;
+            return Err(format!("it is of trust domain {theirs}, and this proxy belongs to {own}"));
         }
         let mut state = self.state();
         let roots: Vec<_> =
             bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec())).collect();
-        state.bundle = Some(status::Bundle { roots: roots.clone(), signer: bundle.signer.clone() });
-        state.bundles += 1;
-        if let Some(current) = self.current() {
-            match retrusted(&current, roots) {
-                Ok(None) => {}
-                Ok(Some(credentials)) => {
-                    tracing::info!("{} roots are trusted", credentials.roots().len());
-                    self.publish(credentials);
-                }
-                Err(error) => tracing::error!("the trust bundle cannot be used: {error}"),
-            }
+        if let Some(current) = self.current()
+            && let Some(credentials) =
+                retrusted(&current, roots.clone()).map_err(|error| error.to_string())?
+        {
+            tracing::info!("{} roots are trusted", credentials.roots().len());
+            self.publish(credentials);
         }
+        state.bundle = Some(status::Bundle { roots, signer: bundle.signer.clone() });
+        state.bundles += 1;
         drop(state);
         if self.is_signer_outdated() {
             self.wake.notify_one();
         }
+        Ok(())
     }
 
     /// Asks for a new certificate now.

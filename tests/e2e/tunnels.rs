@@ -132,6 +132,43 @@ async fn a_reset_on_one_side_ends_the_other() {
     proxy.quiet("default/holds:80").await;
 }
 
+/// What broke off must not look like a whole: half of it may mean something else.
+#[tokio::test]
+async fn what_breaks_off_is_not_taken_for_its_end() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let hears = Origin::raw(move |mut stream, _| {
+        let told = told.clone();
+        async move {
+            let mut bytes = Vec::new();
+            let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes).await;
+            let _ = told.send((bytes, end.is_err()));
+        }
+    })
+    .await;
+    let breaks = Origin::raw(|mut stream, _| async move {
+        stream.write_all(b"half").await.unwrap();
+        let _ = tokio::io::AsyncReadExt::read_u8(&mut stream).await;
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let proxy = Mesh::default()
+        .service("hears", "tcp", &[hears.address])
+        .service("breaks", "tcp", &[breaks.address])
+        .start()
+        .await;
+    let mut wire = tunnel(&proxy, "hears").await;
+    wire.send("half").await;
+    until("the bytes", async || (hears.accepted() == 1).then_some(())).await;
+    wire.stream.set_zero_linger().unwrap();
+    drop(wire);
+    assert!(heard.recv().await.unwrap().1, "the application took it for whole");
+    let mut wire = tunnel(&proxy, "breaks").await;
+    assert_eq!(wire.exactly(4).await.unwrap(), b"half");
+    wire.send("x").await;
+    let end = tokio::io::AsyncReadExt::read_u8(&mut wire.stream).await.unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n";
 

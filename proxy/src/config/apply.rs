@@ -178,24 +178,29 @@ impl Applier {
                 self.families.forget_policy(&key.name.to_string());
             }
         }
+        let mut refused = Vec::new();
         for Item { resource, json, version } in change.upserts {
             let key = resource.key();
             self.rejected.remove(&key.to_string());
-            self.texts.insert(key, (json, version));
             if let Model::TrustBundle(bundle) = &resource.model {
                 // Before the change is acknowledged: a rotation goes on when everybody trusts the new root.
-                self.identity.trust(bundle);
+                if let Err(reason) = self.identity.trust(bundle) {
+                    tracing::error!("{key} is rejected: {reason}");
+                    refused.push((key, reason));
+                    continue;
+                }
                 self.unsaved_since.get_or_insert_with(Instant::now);
             }
+            self.texts.insert(key, (json, version));
             self.inputs.insert(Arc::new(resource), &mut dirty);
         }
         let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
         if file_was_good {
             self.rejected.retain(|name, _| !name.starts_with("File "));
         }
-        for (name, reason) in change.rejected {
-            self.rejected.insert(name, reason);
-        }
+        self.rejected.extend(change.rejected);
+        let told = refused.iter().map(|(key, reason)| (key.to_string(), reason.clone()));
+        self.rejected.extend(told);
         self.count_rejected();
         let hosts_changed = self.note_hosts(change.hosts);
         dirty.hosts |= hosts_changed;
@@ -205,7 +210,7 @@ impl Applier {
         }
         if let Some(live) = change.live {
             // A source that has ended does not wait for the answer.
-            let _ = live.send(());
+            let _ = live.send(refused);
         }
     }
 

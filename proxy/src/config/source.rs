@@ -35,8 +35,8 @@ pub struct Change {
     pub hosts: Vec<(String, Option<bool>)>,
     /// Resources that cannot be used, with the reason. Their last good version stays.
     pub rejected: Vec<(Name, String)>,
-    /// Told when the change is in force.
-    pub live: Option<oneshot::Sender<()>>,
+    /// Told when the change is in force, and what of it is not, with the reason.
+    pub live: Option<oneshot::Sender<Vec<(Key, String)>>>,
 }
 
 /// A resource with the text it was read from.
@@ -67,7 +67,7 @@ pub async fn follow(
                 let Some(update) = update else { return };
                 match hand_over(update, &updates).await {
                     Handed::Gone => return,
-                    Handed::Verdict(id) => Command::Verdict { id, rejected: Vec::new() },
+                    Handed::Verdict(id, rejected) => Command::Verdict { id, rejected },
                     Handed::Nothing => continue,
                 }
             }
@@ -88,7 +88,7 @@ pub async fn follow(
 
 enum Handed {
     Nothing,
-    Verdict(u64),
+    Verdict(u64, Vec<(Key, String)>),
     Gone,
 }
 
@@ -122,7 +122,7 @@ async fn hand_over(update: control_plane::Update, updates: &mpsc::Sender<Update>
     match live {
         None => Handed::Nothing,
         Some((id, live)) => match live.await {
-            Ok(()) => Handed::Verdict(id),
+            Ok(rejected) => Handed::Verdict(id, rejected),
             Err(_) => Handed::Gone,
         },
     }

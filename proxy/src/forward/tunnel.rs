@@ -74,6 +74,9 @@ pub(super) async fn connect(
                 let idle = cluster.settings.idle_timeout;
                 let moved = through(&mut downstream, &mut stream, idle).await;
                 tcp.close(&moved);
+                if moved.end != End::Complete {
+                    upgrade::cut(downstream);
+                }
                 moved
             }
             Err(_) => Moved { received: 0, sent: 0, end: End::Dropped },
@@ -115,7 +118,8 @@ pub(super) fn upgraded(
     });
 }
 
-/// Forwards a connection that is not HTTP to `cluster`. `caller`: whom it is counted for, where the caller is known.
+/// Forwards a connection that is not HTTP to `cluster`, and says how that ended. `caller`: whom it is counted for, where the
+/// caller is known.
 ///
 /// # Errors
 /// When no endpoint can be reached; the caller can only be told by closing.
@@ -124,24 +128,25 @@ pub async fn forward(
     cluster: &Cluster,
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     caller: Option<&Scope>,
-) -> Result<(), Error> {
+) -> Result<End, Error> {
     let dialled = dial(worker, cluster).await?;
-    join(worker, cluster, downstream, dialled, caller).await;
-    Ok(())
+    Ok(join(worker, cluster, downstream, dialled, caller).await)
 }
 
-/// Moves bytes between `downstream` and an endpoint that is connected already, to the end.
+/// Moves bytes between `downstream` and an endpoint that is connected already, to the end. When that is not
+/// [`End::Complete`], the caller must not be left to think so.
 pub async fn join(
     worker: &Worker,
     cluster: &Cluster,
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     Dialled { mut stream, lease, permit }: Dialled,
     caller: Option<&Scope>,
-) {
+) -> End {
     let counted = TcpCount::open(worker, caller.unwrap_or(&lease.endpoint.scope));
     let moved = through(downstream, &mut stream, cluster.settings.idle_timeout).await;
     counted.close(&moved);
     drop((lease, permit));
+    moved.end
 }
 
 async fn through(
@@ -150,7 +155,15 @@ async fn through(
     idle: Duration,
 ) -> Moved {
     match upstream {
-        Stream::Tcp(upstream) => pipe(downstream, upstream, idle).await,
+        Stream::Tcp(upstream) => {
+            let moved = pipe(downstream, upstream, idle).await;
+            if moved.end != End::Complete {
+                // An ordinary end would say that these were all bytes. If it is closed already there is nothing to be done.
+                let _ = upstream.set_zero_linger();
+            }
+            moved
+        }
+        // Ends unannounced, which says the same.
         encrypted @ Stream::Tls(_) => pipe(downstream, encrypted, idle).await,
     }
 }

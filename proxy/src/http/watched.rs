@@ -30,6 +30,10 @@ impl<S, W> Watched<S, W> {
     pub(super) fn by(watch: W, inner: S) -> Self {
         Self { inner, watch }
     }
+
+    pub(super) fn inner(&self) -> &S {
+        &self.inner
+    }
 }
 
 impl<S: AsyncRead + Unpin, W: Watch> AsyncRead for Watched<S, W> {

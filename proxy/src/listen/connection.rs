@@ -21,7 +21,10 @@ use crate::{
         exchange, guard, tunnel,
         worker::{Downstream, Worker},
     },
-    http::server::{self, Ended},
+    http::{
+        body::End,
+        server::{self, Ended},
+    },
     snapshot::{Inbound, InboundPort},
     telemetry::record::Direction,
 };
@@ -236,7 +239,8 @@ async fn server_first(
     }
     let port = in_force(worker, port)?;
     if guard::connection(worker, downstream, &port).inspect_err(failed).is_ok() {
-        tunnel::join(worker, &port.cluster, stream, dialled, None).await;
+        let end = tunnel::join(worker, &port.cluster, stream, dialled, None).await;
+        cut_unless_whole(stream, end);
     }
     None
 }
@@ -263,9 +267,20 @@ async fn opaque(
         guard::connection(worker, downstream, &port)?;
         tunnel::forward(worker, &port.cluster, &mut stream, None).await
     };
-    if let Err(error) = forwarded.await {
-        refused(&worker.shared, downstream.direction, error.flag.as_str());
-        tracing::debug!("{}: {error}", downstream.address);
+    match forwarded.await {
+        Ok(end) => cut_unless_whole(&stream, end),
+        Err(error) => {
+            refused(&worker.shared, downstream.direction, error.flag.as_str());
+            tracing::debug!("{}: {error}", downstream.address);
+        }
+    }
+}
+
+/// An ordinary end would tell the caller that it has all bytes.
+fn cut_unless_whole(stream: &TcpStream, end: End) {
+    if end != End::Complete {
+        // If it is closed already there is nothing to be done.
+        let _ = stream.set_zero_linger();
     }
 }
 

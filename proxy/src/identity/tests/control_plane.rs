@@ -433,11 +433,15 @@ async fn new_roots_are_trusted_at_once_and_a_new_signer_renews() {
     let plane = Plane::start(&root).await;
     let identity = plane.proxy(&families());
     let before = first(&identity).await;
-    identity.trust(&bundle("example.org", &[&next], &next));
+    let foreign = identity.trust(&bundle("example.org", &[&next], &next)).unwrap_err();
+    assert!(foreign.contains("example.org") && foreign.contains("cluster.local"), "{foreign}");
+    let mut broken = bundle("cluster.local", &[&root], &root);
+    broken.roots = vec![vec![0x30, 0].into()];
+    assert!(identity.trust(&broken).unwrap_err().contains("trusted root 1"));
     assert_eq!(identity.current().unwrap().generation(), before.generation());
-    identity.trust(&bundle("cluster.local", &[&root], &root));
+    identity.trust(&bundle("cluster.local", &[&root], &root)).unwrap();
     assert_eq!(identity.current().unwrap().generation(), before.generation(), "nothing new");
-    identity.trust(&bundle("cluster.local", &[&root, &next], &root));
+    identity.trust(&bundle("cluster.local", &[&root, &next], &root)).unwrap();
     let added = identity.current().unwrap();
     assert_eq!((added.roots().len(), added.serial()), (2, before.serial()));
     assert_eq!(identity.status().roots.len(), 2);
@@ -449,11 +453,11 @@ async fn new_roots_are_trusted_at_once_and_a_new_signer_renews() {
         let response = issue(&issuer, call, &wanted(&spiffe("orders"), DAY));
         Ok(IssueResponse { roots: both.clone(), ..response })
     }));
-    identity.trust(&bundle("cluster.local", &[&root, &next], &next));
+    identity.trust(&bundle("cluster.local", &[&root, &next], &next)).unwrap();
     until("a certificate of the next root", || identity.status().renewals == 2).await;
     let switched = identity.current().unwrap();
     assert_eq!(switched.roots().len(), 2);
-    identity.trust(&bundle("cluster.local", &[&next], &next));
+    identity.trust(&bundle("cluster.local", &[&next], &next)).unwrap();
     let dropped = identity.current().unwrap();
     assert_eq!((dropped.roots().len(), dropped.serial()), (1, switched.serial()));
     assert!(dropped.check_path().is_ok());
@@ -469,7 +473,7 @@ async fn a_bundle_that_overtakes_a_certificate_counts() {
     let newest = bundle("cluster.local", &[&root, &next], &root);
     let (issuer, trusting) = (root.clone(), identity.clone());
     plane.answer(Arc::new(move |call| {
-        trusting.trust(&newest);
+        trusting.trust(&newest).unwrap();
         Ok(issue(&issuer, call, &wanted(&spiffe("orders"), DAY)))
     }));
     identity.renew();

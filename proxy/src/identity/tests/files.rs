@@ -88,12 +88,13 @@ async fn files_are_read_at_start_and_when_they_change() {
     // Roots that come with the files are not replaced by somebody's bundle.
     let before = identity.current().unwrap().generation();
     let other = Authority::new("other");
-    identity.trust(&TrustBundle {
+    let bundle = TrustBundle {
         name: leno_api::model::ObjectName::new("leno-system", "mesh"),
         trust_domain: TrustDomain::parse("cluster.local").unwrap(),
         roots: vec![other.certificate.to_vec().into()],
         signer: String::new(),
-    });
+    };
+    identity.trust(&bundle).unwrap();
     assert_eq!(identity.current().unwrap().generation(), before);
 }
 
