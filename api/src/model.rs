@@ -13,6 +13,7 @@ pub mod ip_block;
 pub mod name;
 pub mod pattern;
 pub mod peer_authentication;
+mod range;
 pub mod request_authentication;
 pub mod service;
 pub mod tcp_route;

@@ -2,5 +2,6 @@
 //! by GET, and requests that a web page could make on somebody's behalf are refused.
 
 mod gate;
+mod health;
 mod pages;
 pub mod server;

@@ -27,7 +27,11 @@ use crate::{
         apply::Applier,
         source::{MAX_WAITING, file},
     },
-    forward::worker::{Shared, Unrouted, Worker},
+    forward::{
+        observed::Mailbox,
+        sampler,
+        worker::{Shared, Unrouted, Worker},
+    },
     http::{fetch::Fetcher, server::Limits},
     identity::{self, Identity},
     listen::{accept, bind},
@@ -182,6 +186,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         max_connections: connection_limit(&options),
         drain: draining,
         on_demand_timeout: ON_DEMAND_TIMEOUT,
+        mailbox: Mailbox::default(),
+        started: Instant::now(),
     });
     let (updates, incoming) = mpsc::channel(MAX_WAITING);
     let (questions, asked) = mpsc::channel(16);
@@ -199,6 +205,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     for (at, (outbound, inbound)) in bound.outbound.into_iter().zip(bound.inbound).enumerate() {
         start_worker(at, shared.clone(), outbound, inbound)?;
     }
+    tokio::task::spawn_local(sampler::run(shared.clone()));
     announce(&bound.addresses);
     let (stop, mut stops) = mpsc::channel(4);
     let admin_listener =
@@ -340,6 +347,8 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
             flushing.series.flush();
         }
     });
+    let telling = worker.clone();
+    tokio::task::spawn_local(async move { telling.tell_observations().await });
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;

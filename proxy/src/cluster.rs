@@ -3,24 +3,31 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod circuit;
 pub mod connect;
+pub mod endpoints;
+pub mod ewma;
+pub mod outlier;
 pub mod pool;
+pub mod tally;
+pub mod vitals;
+pub mod window;
 
 use std::{
+    cell::{Cell, RefCell},
     fmt,
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use leno_api::model::{
-    ObjectName,
-    service::Protocol,
-    traffic_policy::{Balancer, Settings},
-    workload::Workload,
+    ObjectName, service::Protocol, traffic_policy::Settings, workload::Workload,
 };
 
 use crate::{
@@ -29,6 +36,10 @@ use crate::{
 };
 use balance::Candidate;
 use breaker::Limits;
+use circuit::gate::{Admit, Gate, Probe};
+use endpoints::Endpoints;
+use tally::Verdict;
+use vitals::Vitals;
 
 /// What identifies a cluster: `shop/orders:80`, or `inbound:9001` for the application beside us.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,8 +105,8 @@ pub struct Endpoint {
     pub security: Security,
     /// For metrics; made at the first call, since most of the endpoints that a proxy knows are never called.
     scope: OnceLock<Arc<Scope>>,
-    /// Exchanges under way from this proxy.
-    active: AtomicU32,
+    /// How it does.
+    pub vitals: Arc<Vitals>,
 }
 
 impl Security {
@@ -111,22 +122,24 @@ impl Security {
 }
 
 impl Endpoint {
-    /// A new endpoint: `workload`, which `calling` reaches.
+    /// A new endpoint: `workload`, which `calling` reaches. `vitals` are those of the same instance where it was known before.
     pub fn new(
         workload: Arc<Workload>,
         calling: Arc<Calling>,
         address: SocketAddr,
         via_sidecar: bool,
         security: Security,
+        vitals: Arc<Vitals>,
     ) -> Arc<Self> {
         let weight = workload.weight;
         let whose = Whose::Workload(workload, calling);
-        Self::with(whose, address, via_sidecar, weight, security, OnceLock::new())
+        Self::with(whose, address, via_sidecar, weight, security, OnceLock::new(), vitals)
     }
 
     /// The application beside us, in plain; counted for `scope`.
     pub fn own(workload: Arc<str>, address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
-        Self::with(Whose::Own(workload), address, false, 1, Security::Plain, scope.into())
+        let (whose, security) = (Whose::Own(workload), Security::Plain);
+        Self::with(whose, address, false, 1, security, scope.into(), Arc::default())
     }
 
     fn with(
@@ -136,11 +149,11 @@ impl Endpoint {
         weight: u32,
         security: Security,
         scope: OnceLock<Arc<Scope>>,
+        vitals: Arc<Vitals>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let active = AtomicU32::new(0);
-        Arc::new(Self { id, whose, address, via_sidecar, weight, security, scope, active })
+        Arc::new(Self { id, whose, address, via_sidecar, weight, security, scope, vitals })
     }
 
     /// Whose it is: `shop/orders-1`.
@@ -199,7 +212,7 @@ impl Endpoint {
 
     /// Exchanges under way from this proxy.
     pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.vitals.tally.active()
     }
 }
 
@@ -256,9 +269,7 @@ pub struct Cluster {
     /// The policy in force.
     pub settings: Settings,
     /// In a stable order.
-    pub endpoints: Box<[Arc<Endpoint>]>,
-    /// Whether all of them have the same weight.
-    pub even: bool,
+    pub endpoints: Endpoints,
     /// For requests that reached no endpoint.
     pub scope: Arc<Scope>,
     /// What carries over from one configuration to the next.
@@ -266,73 +277,159 @@ pub struct Cluster {
 }
 
 /// Counters of a cluster, shared by all workers and all generations of the configuration.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
+    /// Unique in this process.
+    pub id: u64,
     /// Next place of round robin.
     turn: AtomicU64,
     /// Connections, pending and exchanges in use.
     pub limits: Limits,
     /// Of the own application: whom its callers are counted for.
     pub callers: Callers,
+    /// Whether the error-rate and slow-call breaker lets requests through; open for all where there is none.
+    pub gate: Arc<Gate>,
+    /// Where the error-rate and slow-call breaker is, for people; `None` where there is none.
+    pub circuit: ArcSwapOption<circuit::State>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            turn: AtomicU64::default(),
+            limits: Limits::default(),
+            callers: Callers::default(),
+            gate: Arc::default(),
+            circuit: ArcSwapOption::empty(),
+        }
+    }
+}
+
+/// Why an exchange may not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many as may be are under way.
+    Full,
+    /// The error-rate and slow-call breaker is not closed.
+    Open {
+        /// After which time another request may pass.
+        retry_after: Duration,
+    },
 }
 
 impl Cluster {
-    /// The endpoint for the next attempt, not one of `tried` unless there is no other.
-    pub fn pick(&self, tried: &[u64], random: &mut dyn FnMut() -> u64) -> Option<Arc<Endpoint>> {
-        let turn = match self.settings.balancer {
-            Balancer::RoundRobin => self.state.turn.fetch_add(1, Ordering::Relaxed),
-            Balancer::LeastRequest | Balancer::Random => 0,
-        };
-        let pick = |random: &mut dyn FnMut() -> u64, turn| match self.settings.balancer {
-            Balancer::RoundRobin => balance::round_robin(&self.endpoints, turn),
-            Balancer::LeastRequest => balance::least_request(&self.endpoints, self.even, random),
-            Balancer::Random => balance::random(&self.endpoints, random),
-        };
-        let first = &self.endpoints[pick(random, turn)?];
-        if !tried.contains(&first.id) {
-            return Some(first.clone());
-        }
-        // From the unlucky one onwards the next that was not tried: every endpoint gets its chance.
-        let start = pick(random, turn)?;
-        let next = (0..self.endpoints.len()).map(|step| (start + step) % self.endpoints.len());
-        let untried =
-            next.map(|at| &self.endpoints[at]).find(|endpoint| !tried.contains(&endpoint.id));
-        Some(untried.unwrap_or(first).clone())
+    /// Whether attempts are judged. Of the own application there is one instance: whatever it does, it is asked.
+    pub fn is_judged(&self) -> bool {
+        matches!(self.key, ClusterKey::Service(..))
     }
 
-    /// Begins an exchange, unless as many are under way as the breaker allows.
+    /// The place of the endpoint for the next attempt, not one of `tried` unless there is no other. `latency` is what
+    /// the endpoint at a place is expected to take.
+    pub fn pick(
+        &self,
+        tried: &[u64],
+        latency: impl Fn(usize) -> f64,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        self.endpoints.pick(self.settings.balancer, tried, latency, &self.state.turn, random)
+    }
+
+    /// Begins an exchange, unless as many are under way as the breaker allows, or it is open.
     ///
     /// # Errors
-    /// The cluster itself, when it is full.
-    pub fn admit(self: Arc<Self>) -> Result<Admitted, Arc<Self>> {
-        match self.state.limits.enter(self.settings.max_exchanges) {
-            true => Ok(Admitted(self)),
-            false => Err(self),
+    /// The cluster itself, and why not.
+    pub fn admit(self: Arc<Self>, now: Duration) -> Result<Admitted, (Arc<Self>, Refusal)> {
+        if !self.state.limits.enter(self.settings.max_exchanges) {
+            return Err((self, Refusal::Full));
+        }
+        match self.pass(now) {
+            Ok(pass) => Ok(Admitted { cluster: self, pass }),
+            Err(retry_after) => {
+                self.state.limits.leave();
+                Err((self, Refusal::Open { retry_after }))
+            }
         }
     }
 
-    /// Takes a picked endpoint for one attempt.
-    pub fn lease(&self, endpoint: Arc<Endpoint>) -> Lease {
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Lease { endpoint }
+    /// Passes the error-rate and slow-call breaker.
+    ///
+    /// # Errors
+    /// When it is not closed: after which time another request may pass.
+    pub fn pass(&self, now: Duration) -> Result<Pass, Duration> {
+        match self.state.gate.admit(now) {
+            Admit::Pass => Ok(Pass { probe: RefCell::default() }),
+            Admit::Probe(probe) => {
+                Ok(Pass { probe: RefCell::new(Some((self.state.gate.clone(), probe))) })
+            }
+            Admit::Reject { retry_after } => Err(retry_after),
+        }
+    }
+
+    /// Takes the endpoint at `place` for one attempt; `None` where it has as many under way as can be counted.
+    pub fn lease(&self, place: usize) -> Option<Lease> {
+        let endpoint = self.endpoints.get(place)?.clone();
+        endpoint.vitals.tally.begin().then(|| Lease {
+            endpoint,
+            place,
+            begun: Instant::now(),
+            verdict: Cell::new(Verdict::Neither),
+        })
+    }
+
+    /// Whether the breaker counts such an answer as slow.
+    pub fn is_slow(&self, latency: Duration) -> bool {
+        self.settings.circuit.slow_calls.is_some_and(|slow| latency > slow.threshold)
     }
 }
 
 /// A cluster with one exchange under way, counted until dropped.
 #[derive(Debug)]
-pub struct Admitted(Arc<Cluster>);
+pub struct Admitted {
+    cluster: Arc<Cluster>,
+    pass: Pass,
+}
+
+impl Admitted {
+    /// How it got past the breaker.
+    pub fn pass(&self) -> &Pass {
+        &self.pass
+    }
+}
 
 impl std::ops::Deref for Admitted {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
-        &self.0
+        &self.cluster
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.state.limits.leave();
+        self.cluster.state.limits.leave();
+    }
+}
+
+/// A way past the error-rate and slow-call breaker; a probe of a half-open one is given back when dropped.
+#[derive(Debug)]
+pub struct Pass {
+    probe: RefCell<Option<(Arc<Gate>, Probe)>>,
+}
+
+impl Pass {
+    /// Tells the breaker how it ended.
+    pub fn settle(&self, verdict: Verdict, slow: bool) {
+        if let Some((gate, probe)) = self.probe.take() {
+            gate.finish(probe, verdict, slow);
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.settle(Verdict::Neither, false);
     }
 }
 
@@ -341,10 +438,22 @@ impl Drop for Admitted {
 pub struct Lease {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
+    /// Where it was when it was picked.
+    pub place: usize,
+    /// When the attempt began.
+    pub begun: Instant,
+    verdict: Cell<Verdict>,
+}
+
+impl Lease {
+    /// How the attempt went; nobody can tell unless this is called.
+    pub fn judge(&self, verdict: Verdict) {
+        self.verdict.set(verdict);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.vitals.tally.end(self.verdict.get());
     }
 }

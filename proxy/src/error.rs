@@ -1,7 +1,7 @@
 //! The one error of the pipe. It says whose fault it was, whether trying again is safe, and under which letters
 //! everybody will find it in the access log.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -94,6 +94,8 @@ pub struct Error {
     pub fault: Fault,
     /// Whether trying again is safe.
     pub retry: Retry,
+    /// When to come back, where that is known.
+    pub retry_after: Option<Duration>,
     /// For logs: what exactly. Never sent to the caller when it names addresses.
     pub detail: Cow<'static, str>,
 }
@@ -105,7 +107,14 @@ impl Error {
         flag: Flag,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, flag, fault: Fault::Downstream, retry: Retry::Unsafe, detail: detail.into() }
+        Self {
+            status,
+            flag,
+            fault: Fault::Downstream,
+            retry: Retry::Unsafe,
+            retry_after: None,
+            detail: detail.into(),
+        }
     }
 
     /// The callee failed.
@@ -115,12 +124,26 @@ impl Error {
         retry: Retry,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, flag, fault: Fault::Upstream, retry, detail: detail.into() }
+        Self {
+            status,
+            flag,
+            fault: Fault::Upstream,
+            retry,
+            retry_after: None,
+            detail: detail.into(),
+        }
     }
 
     /// This proxy refuses or cannot.
     pub fn ours(status: StatusCode, flag: Flag, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, flag, fault: Fault::Ours, retry: Retry::Unsafe, detail: detail.into() }
+        Self {
+            status,
+            flag,
+            fault: Fault::Ours,
+            retry: Retry::Unsafe,
+            retry_after: None,
+            detail: detail.into(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! - `attempt`: one try upstream; `retry` says whether there is another (pure).
 //! - `response`: the way back; the record moves into the body and ends with it.
 //! - [`outcome`]: one classification of everything that can go wrong (pure).
+//! - [`observed`]: what a worker sees of endpoints (pure); [`sampler`]: what the side thread decides from it.
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
 //! - [`tunnel`]: bytes instead of HTTP.
 
@@ -14,10 +15,12 @@ pub mod exchange;
 pub mod guard;
 mod inbound;
 mod mirror;
+pub mod observed;
 mod outbound;
 pub mod outcome;
 mod response;
 pub mod retry;
+pub mod sampler;
 pub mod secured;
 pub mod tunnel;
 pub mod worker;

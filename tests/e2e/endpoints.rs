@@ -64,8 +64,8 @@ async fn least_request_avoids_the_busy() {
     })
     .await;
     let fast = Origin::echo("fast").await;
-    let proxy =
-        Mesh::default().service("shop", "http", &[slow.address, fast.address]).start().await;
+    let mesh = Mesh::default().service("shop", "http", &[slow.address, fast.address]);
+    let proxy = mesh.policy("shop", "balancer: {leastRequest: {}}").start().await;
     let mut stuck = Wire::connect(proxy.outbound).await;
     while slow.accepted() == 0 {
         stuck = Wire::connect(proxy.outbound).await;

@@ -51,6 +51,8 @@ mod process_life;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod resilience;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;

@@ -1,5 +1,13 @@
 //! `TrafficPolicy`.
 
+mod balancer;
+mod circuit;
+mod outlier;
+
+pub use balancer::Balancer;
+pub use circuit::{Circuit, SlowCalls};
+pub use outlier::{LatencyOutlier, OutlierDetection, SuccessRate};
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,7 +26,8 @@ use crate::{
 };
 
 const MAX_TARGETS: usize = 16;
-const MAX_LIMIT: i64 = 10_000_000;
+/// Of connections, requests and the like: far above what one proxy can have.
+const MAX_LIMIT: u32 = 10_000_000;
 
 /// How callers treat some services. Limits are per proxy and service port.
 #[derive(Clone, Debug)]
@@ -59,22 +68,14 @@ pub struct Settings {
     pub max_pending: u32,
     /// Exchanges at once.
     pub max_exchanges: u32,
+    /// When no more is sent to what fails.
+    pub circuit: Circuit,
+    /// When an endpoint is ejected.
+    pub outlier_detection: OutlierDetection,
     /// Idle connections kept per worker and endpoint.
     pub max_idle: u32,
     /// How long an idle connection is kept.
     pub pool_idle_timeout: Duration,
-}
-
-/// Which endpoint gets the next request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balancer {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The less busy of two chosen at random, by weight.
-    #[default]
-    LeastRequest,
-    /// At random, by weight.
-    Random,
 }
 
 impl Default for Settings {
@@ -87,6 +88,8 @@ impl Default for Settings {
             max_connections: 1024,
             max_pending: 1024,
             max_exchanges: 65_536,
+            circuit: Circuit::default(),
+            outlier_detection: OutlierDetection::default(),
             max_idle: 64,
             // Below the 60 s after which servers commonly close: a connection must not be used as it ends.
             pool_idle_timeout: Duration::from_secs(50),
@@ -101,8 +104,13 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let targets = parse_targets(&at.field("targetRefs"), raw.target_refs, &name, problems);
     let mut settings = Settings::default();
     if let Some(balancer) = raw.balancer {
-        settings.balancer = parse_balancer(&at.field("balancer"), &balancer, problems)?;
+        settings.balancer = balancer::parse_balancer(at.field("balancer"), balancer, problems);
     }
+    settings.outlier_detection = outlier::parse_outlier_detection(
+        at.field("outlierDetection"),
+        raw.outlier_detection,
+        problems,
+    );
     if let Some(timeouts) = raw.timeouts {
         let here = at.field("timeouts");
         let mut set = |field: &str, raw: Option<String>, slot: &mut Duration| {
@@ -122,6 +130,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     if let Some(breaker) = raw.breaker {
         let here = at.field("breaker");
+        settings.circuit = circuit::parse_circuit(here, &breaker, problems);
         limit(
             &here.field("maxConnections"),
             breaker.max_connections,
@@ -175,22 +184,13 @@ pub(crate) fn parse_targets(
     targets
 }
 
-fn parse_balancer(at: &Path<'_>, raw: &raw::Balancer, problems: &mut Problems) -> Option<Balancer> {
-    match (raw.round_robin.is_some(), raw.least_request.is_some(), raw.random.is_some()) {
-        (true, false, false) => Some(Balancer::RoundRobin),
-        (false, true, false) => Some(Balancer::LeastRequest),
-        (false, false, true) => Some(Balancer::Random),
-        _ => {
-            problems.add(at, "set exactly one of roundRobin, leastRequest, random (to `{}`)");
-            None
-        }
-    }
-}
-
 fn limit(at: &Path<'_>, raw: Option<i64>, least: i64, slot: &mut u32, problems: &mut Problems) {
     let Some(number) = raw else { return };
-    match u32::try_from(number).ok().filter(|_| (least..=MAX_LIMIT).contains(&number)) {
+    match u32::try_from(number).ok().filter(|_| (least..=i64::from(MAX_LIMIT)).contains(&number)) {
         Some(number) => *slot = number,
         None => problems.add(at, format!("must be {least} to {MAX_LIMIT}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

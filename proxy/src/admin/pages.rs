@@ -1,10 +1,14 @@
 //! What the endpoints show.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use leno_api::model::{ObjectName, peer_authentication::TlsMode, traffic_policy::Balancer};
+use leno_api::model::{ObjectName, peer_authentication::TlsMode};
 use serde_json::{Value, json};
 
+use super::health;
 use crate::{
     cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
@@ -30,13 +34,13 @@ POST /quitquitquit        end the process
 
 /// `/clusters` as JSON.
 pub(super) fn clusters(shared: &Shared) -> Value {
-    let snapshot = shared.published.load();
+    let (snapshot, now) = (shared.published.load(), shared.now());
     let clusters: Vec<Value> =
-        snapshot.clusters.values().map(|cluster| self::cluster(cluster)).collect();
+        snapshot.clusters.values().map(|cluster| self::cluster(cluster, now)).collect();
     json!({ "clusters": clusters })
 }
 
-fn cluster(cluster: &Cluster) -> Value {
+fn cluster(cluster: &Cluster, now: Duration) -> Value {
     let limits = &cluster.state.limits;
     let settings = &cluster.settings;
     let endpoints: Vec<Value> = cluster
@@ -47,17 +51,14 @@ fn cluster(cluster: &Cluster) -> Value {
                 "workload": endpoint.workload(), "address": endpoint.address.to_string(),
                 "weight": endpoint.weight, "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
                 "tls": security(endpoint), "peer": endpoint.peer(),
+                "health": health::endpoint(endpoint, now),
             })
         })
         .collect();
     json!({
         "name": &*cluster.name,
         "protocol": cluster.protocol,
-        "balancer": match settings.balancer {
-            Balancer::RoundRobin => "roundRobin",
-            Balancer::LeastRequest => "leastRequest",
-            Balancer::Random => "random",
-        },
+        "balancer": settings.balancer.name(),
         "active": limits.exchanges(),
         "pending": limits.in_use(Resource::Pending),
         "connections": limits.in_use(Resource::Connections),
@@ -66,6 +67,7 @@ fn cluster(cluster: &Cluster) -> Value {
             "maxConnections": settings.max_connections, "maxPending": settings.max_pending,
             "maxExchanges": settings.max_exchanges,
         },
+        "circuit": health::circuit(cluster, now),
         "endpoints": endpoints,
     })
 }
@@ -80,7 +82,7 @@ fn security(endpoint: &Endpoint) -> &'static str {
 
 /// `/clusters` as lines in Envoy's form: `cluster::address::figure::value`.
 pub(super) fn clusters_text(shared: &Shared) -> String {
-    let mut text = String::new();
+    let (mut text, now) = (String::new(), shared.now());
     for cluster in shared.published.load().clusters.values() {
         let (name, limits) = (&cluster.name, &cluster.state.limits);
         let mut line = |rest: String| {
@@ -96,13 +98,18 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("rq_pending_active::{}", limits.in_use(Resource::Pending)));
         line(format!("rq_active::{}", limits.exchanges()));
         line(format!("rq_rejected::{}", limits.rejected()));
-        for endpoint in &cluster.endpoints {
+        for rest in health::circuit_lines(cluster, now) {
+            line(rest);
+        }
+        for endpoint in cluster.endpoints.iter() {
             let address = endpoint.address;
             line(format!("{address}::workload::{}", endpoint.workload()));
             line(format!("{address}::rq_active::{}", endpoint.active()));
             line(format!("{address}::weight::{}", endpoint.weight));
             line(format!("{address}::tls::{}", security(endpoint)));
-            line(format!("{address}::health_flags::healthy"));
+            for rest in health::endpoint_lines(endpoint, now) {
+                line(format!("{address}::{rest}"));
+            }
         }
     }
     text

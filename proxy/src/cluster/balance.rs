@@ -1,5 +1,12 @@
 //! Which endpoint is next. Pure: state comes in as arguments.
 
+pub mod bounded;
+pub mod draw;
+pub mod hash;
+pub mod maglev;
+pub mod ring_hash;
+pub mod zone;
+
 /// What a balancer needs to know of an endpoint.
 pub trait Candidate {
     /// At least 1.
@@ -98,7 +105,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -123,7 +130,7 @@ mod tests {
     }
 
     /// SplitMix64: deterministic and uniform.
-    fn generator(mut state: u64) -> impl FnMut() -> u64 {
+    pub(in crate::cluster) fn generator(mut state: u64) -> impl FnMut() -> u64 {
         move || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = state;

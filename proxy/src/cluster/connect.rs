@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{Endpoint, Security};
 use crate::{
-    error::{Error, Flag, Retry},
+    error::{Error, Fault, Flag, Retry},
     telemetry::metrics::Families,
     tls::{
         self, Credentials, Failure, Inside, Reason, Side,
@@ -111,10 +111,10 @@ impl Connector {
         let deadline = Instant::now() + limit;
         match &endpoint.security {
             Security::Plain => tcp(endpoint.address, limit).await.map(Stream::Tcp),
-            Security::Unavailable(reason) => Err(failed(endpoint.address, reason)),
+            Security::Unavailable(reason) => Err(unproven(endpoint.address, reason)),
             Security::Mutual(target) => {
                 let credentials = (self.credentials)()
-                    .ok_or_else(|| failed(endpoint.address, &"no certificate yet"))?;
+                    .ok_or_else(|| unproven(endpoint.address, &"no certificate yet"))?;
                 let stream = tcp(endpoint.address, limit).await?;
                 // On the heap: callers hold room for the largest thing they wait for, with TLS or without.
                 let handshake = Box::pin(client::connect(stream, &credentials, target, inside));
@@ -160,6 +160,11 @@ async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Error>
         Ok(Err(error)) => Err(failed(address, &error)),
         Err(_) => Err(failed(address, &format_args!("no answer within {timeout:?}"))),
     }
+}
+
+/// We cannot say who we are: nothing that an endpoint should be judged by.
+fn unproven(address: SocketAddr, reason: &dyn fmt::Display) -> Error {
+    Error { fault: Fault::Ours, ..failed(address, reason) }
 }
 
 fn failed(address: SocketAddr, reason: &dyn fmt::Display) -> Error {

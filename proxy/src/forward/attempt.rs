@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use super::{
     exchange::{DESTINATION, Exchange},
     outcome, retry,
+    worker::Judged,
 };
 use crate::{
-    cluster::{Cluster, Lease, pool::Connection},
-    error::{Error, Flag, Retry},
+    cluster::{Admitted, Cluster, Lease, pool::Connection},
+    error::{Error, Fault, Flag, Retry},
     http::{
         body::{Body, Incoming},
         client::{Failure, SendError},
@@ -35,10 +36,30 @@ pub(super) struct Received {
     pub(super) deadline: Option<Instant>,
 }
 
+/// How long it may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// All attempts together: until when, and how long that was.
+    deadline: Option<(Instant, Duration)>,
+    /// One attempt; `ZERO` is none.
+    attempt: Duration,
+}
+
+impl Limits {
+    /// Until when an attempt that begins now must be answered, and how long it then took.
+    fn next(self) -> Option<(Instant, Duration)> {
+        if self.attempt.is_zero() {
+            return self.deadline;
+        }
+        let own = (Instant::now() + self.attempt, self.attempt);
+        Some(self.deadline.filter(|deadline| deadline.0 <= own.0).unwrap_or(own))
+    }
+}
+
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
 pub(super) async fn run(
     exchange: &mut Exchange,
-    cluster: &Cluster,
+    cluster: &Admitted,
     rule: Option<&Rule>,
     request: Request<Body>,
     upgrade: Option<&HeaderValue>,
@@ -47,24 +68,21 @@ pub(super) async fn run(
     let request = prepare(request, http2, upgrade)?;
     let limit =
         rule.and_then(|rule| rule.request_timeout).unwrap_or(cluster.settings.request_timeout);
-    let deadline = (!limit.is_zero()).then(|| Instant::now() + limit);
-    let attempt_limit = rule.map_or(Duration::ZERO, |rule| rule.attempt_timeout);
-    let attempts = attempts(exchange, cluster, request, http2, attempt_limit);
-    let (response, lease, connection) = match deadline {
-        None => attempts.await?,
-        Some(deadline) => tokio::time::timeout_at(deadline, attempts)
-            .await
-            .map_err(|_| outcome::timed_out(limit))??,
+    let limits = Limits {
+        deadline: (!limit.is_zero()).then(|| (Instant::now() + limit, limit)),
+        attempt: rule.map_or(Duration::ZERO, |rule| rule.attempt_timeout),
     };
+    let (response, lease, connection) = attempts(exchange, cluster, request, http2, limits).await?;
+    let deadline = limits.deadline.map(|(deadline, _)| deadline);
     Ok(Received { response, lease, connection, deadline })
 }
 
 async fn attempts(
     exchange: &mut Exchange,
-    cluster: &Cluster,
+    cluster: &Admitted,
     request: Request<Body>,
     http2: bool,
-    limit: Duration,
+    limits: Limits,
 ) -> Result<(Response<Incoming>, Lease, Connection), Error> {
     let mut kept = Some(request);
     let mut tried: Vec<u64> = Vec::new();
@@ -76,35 +94,27 @@ async fn attempts(
                 "the request was lost",
             ));
         };
-        let endpoint = cluster.pick(&tried, &mut || exchange.worker.random()).ok_or_else(|| {
-            let detail = format!("{} has no endpoint", cluster.name);
-            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
-        })?;
-        let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
-        exchange.note(|record| {
-            record.attempts += 1;
-            record.upstream = Some(endpoint.address);
-            record.scope = Some(scope);
-        });
-        exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());
-        let id = endpoint.id;
-        let lease = cluster.lease(endpoint);
-        let failed = match limit.is_zero() {
-            true => attempt(exchange, cluster, &lease, request, http2, &mut kept).await,
-            false => {
-                let attempt = attempt(exchange, cluster, &lease, request, http2, &mut kept);
-                tokio::time::timeout(limit, attempt)
-                    .await
-                    .unwrap_or_else(|_| Err(outcome::timed_out(limit)))
-            }
+        let lease = exchange.worker.lease(cluster, &tried)?;
+        note_endpoint(exchange, &lease);
+        let attempt = attempt(exchange, cluster, &lease, request, http2, &mut kept);
+        let attempted = match limits.next() {
+            None => attempt.await,
+            Some((deadline, limit)) => tokio::time::timeout_at(deadline, attempt)
+                .await
+                .unwrap_or_else(|_| Err(outcome::timed_out(limit))),
         };
-        let error = match failed {
-            Ok((response, connection)) => return Ok((response, lease, connection)),
+        let judged = judge(exchange, cluster, &lease, attempted.as_ref().map(|answer| &answer.0));
+        let error = match attempted {
+            Ok((response, connection)) => {
+                settle(judged, cluster);
+                return Ok((response, lease, connection));
+            }
             Err(error) => error,
         };
-        tried.push(id);
+        tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
         if !retry::again(&error, attempts, kept.is_some()) {
+            settle(judged, cluster);
             return Err(error);
         }
         exchange
@@ -115,6 +125,41 @@ async fn attempts(
             .with_label_values(&[&*cluster.name, error.flag.as_str()])
             .inc();
         tracing::debug!(attempts, "{}: trying again: {error}", cluster.name);
+    }
+}
+
+fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
+    let endpoint = &lease.endpoint;
+    let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
+    exchange.note(|record| {
+        record.attempts += 1;
+        record.upstream = Some(endpoint.address);
+        record.scope = Some(scope);
+    });
+    exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());
+}
+
+/// Says how an attempt went to all that judge endpoints by it; `None` where it says nothing about the endpoint.
+fn judge(
+    exchange: &Exchange,
+    cluster: &Cluster,
+    lease: &Lease,
+    attempted: Result<&Response<Incoming>, &Error>,
+) -> Option<Judged> {
+    let (kind, timed) = match attempted {
+        Ok(response) => {
+            let grpc = outcome::grpc_status_of(response.headers());
+            (outcome::of_answer(response.status(), grpc), true)
+        }
+        Err(error) => (outcome::of_error(error)?, error.flag == Flag::UT),
+    };
+    Some(exchange.worker.observe(cluster, lease, kind, timed))
+}
+
+/// Tells the breaker how the last attempt went, in case it waits for that.
+fn settle(judged: Option<Judged>, cluster: &Admitted) {
+    if let Some(judged) = judged {
+        judged.settle(cluster.pass());
     }
 }
 
@@ -161,6 +206,13 @@ async fn attempt(
             };
             if request.is_none() && spare.is_some() && stale && failure == Failure::Closed {
                 error.retry = Retry::Safe;
+            }
+            if !connection.idle.is_zero()
+                && error.retry == Retry::Safe
+                && failure != Failure::Refused
+            {
+                // That an idle connection has ended says nothing about its endpoint; making the next one will.
+                error.fault = Fault::Ours;
             }
             *kept = request.or(spare);
             Err(error)

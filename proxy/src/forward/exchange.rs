@@ -10,7 +10,7 @@ use super::{
     worker::{Downstream, Worker},
 };
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Refusal},
     error::{Error, Flag},
     filter::jwt::CHALLENGE,
     http::{
@@ -172,12 +172,9 @@ impl Exchange {
         let request = self.watch_body(request);
         mirror::send_copies(self, &routed, &request);
         let Routed { cluster, rule, backend } = routed;
-        let admitted = cluster.admit().map_err(|full| {
-            full.state.limits.reject();
-            self.count_for(&full);
-            let limit = full.settings.max_exchanges;
-            let detail = format!("{}: {limit} exchanges are under way", full.name);
-            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+        let admitted = cluster.admit(self.worker.shared.now()).map_err(|(cluster, refusal)| {
+            self.count_for(&cluster);
+            refused(&cluster, refusal)
         })?;
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
         let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
@@ -291,7 +288,8 @@ impl Exchange {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
         if error.flag == Flag::UO {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            let retry_after = error.retry_after.map_or(RETRY_AFTER, whole_seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         let close =
             error.status == StatusCode::BAD_REQUEST || error.status == StatusCode::REQUEST_TIMEOUT;
@@ -308,6 +306,29 @@ impl Exchange {
             self.worker.finish(&record);
         }
     }
+}
+
+/// Why `cluster` takes no more.
+fn refused(cluster: &Cluster, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Full => {
+            cluster.state.limits.reject();
+            let limit = cluster.settings.max_exchanges;
+            let detail = format!("{}: {limit} exchanges are under way", cluster.name);
+            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+        }
+        Refusal::Open { retry_after } => outcome::of_open_circuit(
+            &cluster.name,
+            cluster.state.circuit.load().as_deref(),
+            retry_after,
+        ),
+    }
+}
+
+/// Rounded up, at least one: who is told 0 comes back at once.
+fn whole_seconds(time: std::time::Duration) -> HeaderValue {
+    let seconds = time.as_millis().div_ceil(1000).max(1);
+    HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
 }
 
 impl Drop for Exchange {

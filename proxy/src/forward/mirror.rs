@@ -10,7 +10,12 @@ use super::{
     exchange::{Exchange, Routed},
     worker::Worker,
 };
-use crate::{cluster::Cluster, error::Error, http::body::Body, snapshot::Mirror};
+use crate::{
+    cluster::{Cluster, tally::Verdict},
+    error::Error,
+    http::body::Body,
+    snapshot::Mirror,
+};
 
 /// A copy may not outlive this: nobody waits for its answer.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
@@ -60,9 +65,10 @@ async fn send(
 ) -> Result<(), Error> {
     use leno_api::model::service::Protocol;
     // Over the limit the copy is left out: it must never crowd out real requests.
-    let Ok(cluster) = cluster.admit() else { return Ok(()) };
-    let Some(endpoint) = cluster.pick(&[], &mut || worker.random()) else { return Ok(()) };
-    let lease = cluster.lease(endpoint);
+    let Ok(cluster) = cluster.admit(worker.shared.now()) else { return Ok(()) };
+    // Its answer is nobody's, so that it decides nothing about the endpoint; a probe goes back to real requests.
+    cluster.pass().settle(Verdict::Neither, false);
+    let Ok(lease) = worker.lease(&cluster, &[]) else { return Ok(()) };
     attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let mut connection = match http2 {

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::{
-    error::{Error, Flag, Retry},
+    cluster::{circuit, window::Kind},
+    error::{Error, Fault, Flag, Retry},
     http::{body::End, client::Failure},
 };
 
@@ -58,6 +59,45 @@ pub fn timed_out(limit: Duration) -> Error {
     Error::upstream(StatusCode::GATEWAY_TIMEOUT, Flag::UT, Retry::Unsafe, detail)
 }
 
+/// How an attempt that was answered ended, as far as its endpoint is to be judged by it. `grpc` is the status where the
+/// head says it already.
+pub fn of_answer(status: StatusCode, grpc: Option<u8>) -> Kind {
+    const UNAVAILABLE: u8 = 14;
+    /// UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, DATA_LOSS: the server's fault.
+    const ERRORS: [u8; 4] = [2, 4, 13, 15];
+    match (status.as_u16(), grpc) {
+        (502..=504, _) | (_, Some(UNAVAILABLE)) => Kind::Gateway,
+        (500..=599, _) => Kind::Error,
+        (_, Some(status)) if ERRORS.contains(&status) => Kind::Error,
+        _ => Kind::Success,
+    }
+}
+
+/// How an attempt without an answer ended, as far as its endpoint is to be judged by it; `None` where that says nothing
+/// about the endpoint: the caller's doing, or ours.
+pub fn of_error(error: &Error) -> Option<Kind> {
+    (error.fault == Fault::Upstream).then_some(Kind::Local)
+}
+
+/// A request that a breaker does not let through, and when it may.
+pub fn of_open_circuit(
+    name: &str,
+    circuit: Option<&circuit::State>,
+    retry_after: Duration,
+) -> Error {
+    let why = match circuit {
+        Some(circuit @ circuit::State::Open { cause, .. }) => format!("{circuit}: {cause}"),
+        Some(circuit::State::HalfOpen { probes, cause, .. }) => {
+            format!("half-open, all of {} probes are under way; it was open: {cause}", probes.of)
+        }
+        Some(circuit::State::Closed { .. }) | None => "open".to_owned(),
+    };
+    let detail = format!("{name}: the breaker is {why}");
+    let mut error = Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail);
+    error.retry_after = Some(retry_after);
+    error
+}
+
 /// The flag of a response whose body ended like this.
 pub fn of_response_body(end: End) -> Flag {
     match end {
@@ -84,6 +124,11 @@ pub fn grpc_status(error: &Error) -> u8 {
     }
 }
 
+/// The `grpc-status` of a head or of trailers.
+pub fn grpc_status_of(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
+}
+
 /// What the caller is told: no addresses, no names, but the flag under which the log knows more.
 pub fn message(error: &Error) -> &'static str {
     match error.flag {
@@ -92,7 +137,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::UH => "no endpoint: the service has no instance",
         Flag::UF => "upstream connect failed",
         Flag::UC => "upstream connection ended before the response",
-        Flag::UO => "over the limits of this service",
+        Flag::UO => "over the limits of this service, or its breaker is open",
         Flag::UT => "upstream timed out",
         Flag::UPE => "upstream response is not valid HTTP",
         Flag::DC => "request incomplete",
@@ -107,7 +152,6 @@ pub fn message(error: &Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
 
     #[test]
     fn every_failure_has_one_fault_flag_and_status() {
@@ -137,6 +181,68 @@ mod tests {
             let error = of_send(failure, body, String::new());
             let got = (error.status.as_u16(), error.flag, error.fault, error.retry);
             assert_eq!(got, (status, flag, fault, retry), "{failure:?} {body:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_judged_by_what_is_their_doing() {
+        let of = |status: u16, grpc| of_answer(StatusCode::from_u16(status).unwrap(), grpc);
+        for (status, grpc, kind) in [
+            (200, None, Kind::Success),
+            (101, None, Kind::Success),
+            (404, None, Kind::Success),
+            (429, None, Kind::Success),
+            (500, None, Kind::Error),
+            (501, None, Kind::Error),
+            (502, None, Kind::Gateway),
+            (503, None, Kind::Gateway),
+            (504, None, Kind::Gateway),
+            (599, None, Kind::Error),
+            (200, Some(0), Kind::Success),
+            // NOT_FOUND and RESOURCE_EXHAUSTED are the caller's.
+            (200, Some(5), Kind::Success),
+            (200, Some(8), Kind::Success),
+            (200, Some(2), Kind::Error),
+            (200, Some(13), Kind::Error),
+            (200, Some(14), Kind::Gateway),
+        ] {
+            assert_eq!(of(status, grpc), kind, "{status} {grpc:?}");
+        }
+        assert_eq!(of_error(&timed_out(Duration::from_secs(1))), Some(Kind::Local));
+        assert_eq!(of_error(&unwelcome(String::new())), Some(Kind::Local));
+        let closed = |body| of_send(Failure::Closed, body, String::new());
+        assert_eq!(of_error(&closed(None)), Some(Kind::Local));
+        assert_eq!(of_error(&closed(Some(End::TimedOut))), None, "the caller sent too slowly");
+        let ours = Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, "");
+        assert_eq!(of_error(&ours), None, "a rejection of ours");
+    }
+
+    #[test]
+    fn an_open_breaker_says_why_and_until_when() {
+        let cause = circuit::Cause::Errors {
+            failures: 6,
+            total: 10,
+            window: Duration::from_secs(10),
+            allowed: 50,
+        };
+        let (since, until) = (Duration::ZERO, Duration::from_secs(5));
+        let open = circuit::State::Open { since, until, cause, times: 1 };
+        let probes = circuit::gate::Probes { of: 3, ..Default::default() };
+        let half_open = circuit::State::HalfOpen { since, probes, cause, times: 1 };
+        let why = "error rate 60 % of 10 in 10 s, allowed below 50 %";
+        for (state, detail) in [
+            (Some(&open), format!("the breaker is open: {why}")),
+            (Some(&half_open), format!("all of 3 probes are under way; it was open: {why}")),
+            (None, "the breaker is open".to_owned()),
+        ] {
+            let error = of_open_circuit("shop/orders:80", state, Duration::from_secs(4));
+            assert!(error.detail.ends_with(&detail), "{}", error.detail);
+            assert!(error.detail.starts_with("shop/orders:80: "), "{}", error.detail);
+            assert_eq!(
+                (error.status.as_u16(), error.flag, error.fault),
+                (503, Flag::UO, Fault::Ours)
+            );
+            assert_eq!(error.retry_after, Some(Duration::from_secs(4)));
         }
     }
 

@@ -8,7 +8,7 @@ use http_body::Body as _;
 
 use super::{attempt::Received, exchange::Exchange, outcome, tunnel, worker::Worker};
 use crate::{
-    cluster::{Admitted, Lease, pool::Connection},
+    cluster::{Admitted, Lease, pool::Connection, tally::Verdict},
     error::{Error, Flag, Retry},
     filter::headers,
     http::{
@@ -61,7 +61,7 @@ pub(super) fn pass_on(
         ));
     };
     record.status = response.status().as_u16();
-    record.grpc_status = grpc_status(response.headers());
+    record.grpc_status = outcome::grpc_status_of(response.headers());
     let mut ending = Ending {
         worker: exchange.worker.clone(),
         record,
@@ -110,10 +110,6 @@ fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
-}
-
 /// What remains to be done when the response's body ends.
 struct Ending {
     worker: Rc<Worker>,
@@ -128,7 +124,7 @@ impl Watch for Ending {
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
-        self.record.grpc_status = grpc_status(trailers).or(self.record.grpc_status);
+        self.record.grpc_status = outcome::grpc_status_of(trailers).or(self.record.grpc_status);
     }
 
     fn end(&mut self, end: End) {
@@ -143,6 +139,9 @@ impl Watch for Ending {
             // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
             if end == End::Complete && request_complete {
                 connection.give_back(&cluster);
+            }
+            if matches!(end, End::SenderFailed | End::TimedOut) {
+                lease.judge(Verdict::Failure);
             }
             drop((lease, cluster));
         }

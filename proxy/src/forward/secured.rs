@@ -103,8 +103,7 @@ mod tests {
             destination: None,
             protocol: Protocol::Http,
             settings: Settings::default(),
-            endpoints: Box::default(),
-            even: true,
+            endpoints: Vec::new().into(),
             scope: Scope::new(ScopeLabels::default()),
             state: Arc::default(),
         };

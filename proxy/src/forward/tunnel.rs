@@ -23,6 +23,7 @@ use crate::{
         breaker::{Permit, Resource},
         connect::Stream,
         pool::Connection,
+        window::Kind,
     },
     error::{Error, Flag},
     http::{
@@ -207,20 +208,34 @@ pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> 
             let detail = format!("{}: too many connections", cluster.name);
             Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
         })?;
+    let pass = cluster.pass(worker.shared.now()).map_err(|retry_after| {
+        outcome::of_open_circuit(
+            &cluster.name,
+            cluster.state.circuit.load().as_deref(),
+            retry_after,
+        )
+    })?;
     let mut tried = Vec::new();
     loop {
-        let endpoint = cluster.pick(&tried, &mut || worker.random()).ok_or_else(|| {
-            let detail = format!("{} has no endpoint", cluster.name);
-            Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
-        })?;
-        let lease = cluster.lease(endpoint);
+        let lease = worker.lease(cluster, &tried)?;
         tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
         let limit = cluster.settings.connect_timeout;
-        match worker.connector.open(&lease.endpoint, Inside::Tcp, limit).await {
-            Ok(stream) => return Ok(Dialled { stream, lease, permit }),
-            Err(error) if !retry::again(&error, attempts, true) => return Err(error),
-            Err(_) => {}
+        let opened = worker.connector.open(&lease.endpoint, Inside::Tcp, limit).await;
+        // Of bytes nobody knows what they say: that there is a connection is all there is to judge by.
+        let kind = match &opened {
+            Ok(_) => Some(Kind::Success),
+            Err(error) => outcome::of_error(error),
+        };
+        let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok()));
+        match opened {
+            Err(error) if retry::again(&error, attempts, true) => {}
+            ended => {
+                if let Some(judged) = judged {
+                    judged.settle(&pass);
+                }
+                return ended.map(|stream| Dialled { stream, lease, permit });
+            }
         }
     }
 }

@@ -11,12 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
+use leno_api::model::traffic_policy::Balancer;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::secured::Secured;
+use super::{
+    observed::{Attempted, Mailbox, Observed},
+    secured::Secured,
+};
 use crate::{
-    cluster::{connect::Connector, pool::Pools},
+    cluster::{
+        Cluster, Lease, Pass, connect::Connector, pool::Pools, tally::Verdict, window::Kind,
+    },
+    error::{Error, Flag},
     filter::jwt::Verified,
     http::server::Limits,
     identity::Identity,
@@ -29,6 +37,23 @@ use crate::{
     },
     tls::half_open::HalfOpen,
 };
+
+/// How old observations are at most when the side thread hears of them.
+const TELL_AFTER: Duration = Duration::from_millis(100);
+
+/// How an attempt was judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    verdict: Verdict,
+    slow: bool,
+}
+
+impl Judged {
+    /// Tells the breaker, where this was one of its probes.
+    pub fn settle(self, pass: &Pass) {
+        pass.settle(self.verdict, self.slow);
+    }
+}
 
 /// What all workers share.
 #[derive(Debug)]
@@ -53,6 +78,17 @@ pub struct Shared {
     pub drain: watch::Receiver<bool>,
     /// How long a call waits for a host that nobody has asked for before.
     pub on_demand_timeout: Duration,
+    /// What workers have seen of endpoints.
+    pub mailbox: Mailbox,
+    /// When time began for breakers and endpoints.
+    pub started: Instant,
+}
+
+impl Shared {
+    /// The time since the process began.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
 }
 
 /// Whom to count requests for that found no service, by direction.
@@ -81,6 +117,9 @@ pub struct Worker {
     /// Metrics of this worker, not yet added to the shared ones.
     pub series: SeriesCache,
     random: RefCell<SmallRng>,
+    observed: RefCell<Observed>,
+    /// Wakes whoever tells what was observed when there is something to tell again.
+    wake: Notify,
 }
 
 /// A downstream connection.
@@ -138,6 +177,8 @@ impl Worker {
             snapshot,
             series: SeriesCache::default(),
             random,
+            observed: RefCell::default(),
+            wake: Notify::new(),
         }
     }
 
@@ -154,6 +195,60 @@ impl Worker {
     /// The random source itself, for the time of `use_it`.
     pub fn with_random<T>(&self, use_it: impl FnOnce(&mut SmallRng) -> T) -> T {
         use_it(&mut self.random.borrow_mut())
+    }
+
+    /// An endpoint for the next attempt, not one of `tried` unless there is no other.
+    ///
+    /// # Errors
+    /// When there is none, or it has as many attempts under way as can be counted.
+    pub fn lease(&self, cluster: &Cluster, tried: &[u64]) -> Result<Lease, Error> {
+        let mut random = || self.random();
+        let place = match cluster.settings.balancer {
+            Balancer::PeakEwma { .. } if cluster.is_judged() => {
+                let mut observed = self.observed.borrow_mut();
+                let latencies = observed.latencies(cluster);
+                cluster.pick(tried, |place| latencies.at(place), &mut random)
+            }
+            _ => cluster.pick(tried, |_| 1.0, &mut random),
+        };
+        let unavailable = |flag, detail| Error::ours(StatusCode::SERVICE_UNAVAILABLE, flag, detail);
+        let place = place
+            .ok_or_else(|| unavailable(Flag::UH, format!("{} has no endpoint", cluster.name)))?;
+        cluster.lease(place).ok_or_else(|| {
+            cluster.state.limits.reject();
+            let detail =
+                format!("{}: an endpoint is at the most attempts there can be", cluster.name);
+            unavailable(Flag::UO, detail)
+        })
+    }
+
+    /// Takes in how an attempt went up to now: for the balancer, and for who decides about endpoints and breakers.
+    /// `timed`: it was answered, or took too long. What is a probe of a breaker is told to the breaker by
+    /// [`Judged::settle`].
+    pub fn observe(&self, cluster: &Cluster, lease: &Lease, kind: Kind, timed: bool) -> Judged {
+        let latency = lease.begun.elapsed();
+        let verdict = if kind == Kind::Success { Verdict::Success } else { Verdict::Failure };
+        lease.judge(verdict);
+        if cluster.is_judged() {
+            let attempted = Attempted { kind, latency, timed };
+            let (id, now) = (lease.endpoint.vitals.id, self.shared.now());
+            let mut observed = self.observed.borrow_mut();
+            if observed.record(cluster, lease.place, id, now, attempted) {
+                self.wake.notify_one();
+            }
+        }
+        Judged { verdict, slow: timed && cluster.is_slow(latency) }
+    }
+
+    /// Tells the side thread what was observed, for ever; while nothing is, it sleeps.
+    pub async fn tell_observations(&self) {
+        loop {
+            if self.observed.borrow().is_told() {
+                self.wake.notified().await;
+            }
+            tokio::time::sleep(TELL_AFTER).await;
+            self.observed.borrow_mut().tell(self.shared.now(), &self.shared.mailbox);
+        }
     }
 
     /// The end of an exchange: counted and logged, once.

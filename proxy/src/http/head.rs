@@ -75,7 +75,8 @@ impl Target {
         };
         let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~:".contains(&b);
         let host = host.strip_suffix('.').unwrap_or(host);
-        let good = !host.is_empty() && host.len() <= 253 && host.bytes().all(name);
+        let complete = !host.is_empty() && !host.ends_with('.');
+        let good = complete && host.len() <= 253 && host.bytes().all(name);
         good.then(|| Self { host: host.to_ascii_lowercase(), port })
     }
 }

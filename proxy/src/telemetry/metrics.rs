@@ -5,6 +5,8 @@
 //! count for the worker alone; what has come together is added to the shared series every [`FLUSH_AFTER`], since the
 //! ten atomic counters of one exchange would travel between the cores with every request.
 
+pub mod resilience;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -20,6 +22,7 @@ use prometheus::{
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use self::resilience::Resilience;
 use super::scope::{SCOPE_LABELS, Scope};
 use crate::error::Flag;
 
@@ -202,6 +205,8 @@ pub struct Families {
     pub authorization_denied: IntCounterVec,
     /// Those that an AUDIT policy matched, by policy.
     pub authorization_audited: IntCounterVec,
+    /// Of breakers and ejections.
+    pub resilience: Resilience,
 }
 
 impl Families {
@@ -300,6 +305,7 @@ impl Families {
                 "Requests and connections that an AUDIT policy matched.",
                 &["policy"],
             )?,
+            resilience: Resilience::register(&new)?,
             registry,
         })
     }

@@ -58,7 +58,8 @@ pub fn services(dump: &Value) -> Table {
 }
 
 pub fn workloads(clusters: &Value) -> Table {
-    let mut table = Table::new(["workload", "address", "cluster", "weight", "active", "reached"]);
+    let columns = ["workload", "address", "cluster", "weight", "active", "health", "reached"];
+    let mut table = Table::new(columns);
     for cluster in list(clusters, "clusters") {
         for endpoint in list(cluster, "endpoints") {
             let via = match endpoint.get("sidecar").and_then(Value::as_bool) {
@@ -72,11 +73,39 @@ pub fn workloads(clusters: &Value) -> Table {
                 text(cluster, "name"),
                 text(endpoint, "weight"),
                 text(endpoint, "active"),
+                health(endpoint),
                 via.to_owned(),
             ]);
         }
     }
     table
+}
+
+/// `ok`, `returning (40%)`, `ejected 12.5s: 5 failures in a row`; empty where the proxy does not say.
+fn health(endpoint: &Value) -> String {
+    let Some(health) = endpoint.get("health") else { return String::new() };
+    let ejected = health.get("ejected").filter(|ejected| !ejected.is_null());
+    match (ejected, health.get("factor").and_then(Value::as_f64)) {
+        (Some(ejected), _) => {
+            format!("ejected {}s: {}", text(ejected, "forSeconds"), text(ejected, "cause"))
+        }
+        (None, Some(factor)) if factor < 1.0 => format!("returning ({:.0}%)", factor * 100.0),
+        (None, _) => "ok".to_owned(),
+    }
+}
+
+/// `closed`, `open 4.2s: error rate ...`; empty where there is none.
+fn breaker(cluster: &Value) -> String {
+    let Some(circuit) = cluster.get("circuit").filter(|circuit| !circuit.is_null()) else {
+        return String::new();
+    };
+    let state = text(circuit, "state");
+    let left = circuit.get("openForSeconds").and_then(Value::as_f64);
+    let left = left.map(|left| format!(" {left}s")).unwrap_or_default();
+    match text(circuit, "cause") {
+        cause if cause.is_empty() => state,
+        cause => format!("{state}{left}: {cause}"),
+    }
 }
 
 pub fn clusters(clusters: &Value) -> Table {
@@ -89,6 +118,7 @@ pub fn clusters(clusters: &Value) -> Table {
         "pending",
         "connections",
         "rejected",
+        "breaker",
     ]);
     for cluster in list(clusters, "clusters") {
         table.add(vec![
@@ -100,6 +130,7 @@ pub fn clusters(clusters: &Value) -> Table {
             text(cluster, "pending"),
             text(cluster, "connections"),
             text(cluster, "rejected"),
+            breaker(cluster),
         ]);
     }
     table
@@ -257,6 +288,28 @@ mod tests {
         assert!(text.contains("shop/orders-1   127.0.0.1:9001   shop/orders:80"), "{text}");
         assert!(text.contains("its sidecar"), "{text}");
         assert!(printed(self::clusters(&clusters)).contains("leastRequest"));
+    }
+
+    #[test]
+    fn health_is_told_in_words() {
+        let of = |health: Value| self::health(&json!({ "health": health }));
+        assert_eq!(of(json!({"factor": 1.0, "ejected": null})), "ok");
+        assert_eq!(of(json!({"factor": 0.4, "ejected": null})), "returning (40%)");
+        let ejected = json!({"forSeconds": 12.5, "cause": "5 failures in a row"});
+        let told = of(json!({"factor": 0.0, "ejected": ejected}));
+        assert_eq!(told, "ejected 12.5s: 5 failures in a row");
+        assert_eq!(self::health(&json!({})), "", "an older proxy does not say");
+    }
+
+    #[test]
+    fn a_breaker_is_told_in_words() {
+        let of = |circuit: Value| self::breaker(&json!({ "circuit": circuit }));
+        assert_eq!(of(Value::Null), "");
+        assert_eq!(of(json!({"state": "closed", "openForSeconds": null, "cause": null})), "closed");
+        let open = json!({"state": "open", "openForSeconds": 4.2, "cause": "error rate 80 %"});
+        assert_eq!(of(open), "open 4.2s: error rate 80 %");
+        let half = json!({"state": "half-open", "openForSeconds": null, "cause": "x"});
+        assert_eq!(of(half), "half-open: x");
     }
 
     #[test]

@@ -28,8 +28,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         destination: None,
         protocol: Protocol::Auto,
         settings,
-        endpoints: addresses.iter().map(endpoint).collect(),
-        even: true,
+        endpoints: addresses.iter().map(endpoint).collect::<Vec<_>>().into(),
         scope: scope(),
         state: Arc::default(),
     }

@@ -61,9 +61,12 @@ fn build(
     for workload in inputs.workloads_of(&service.name).filter(|workload| workload.weight > 0) {
         let Some((address, via_sidecar)) = address(workload, port) else { continue };
         let security = security(workload, service, port, inputs, own);
-        let new = Endpoint::new(workload.clone(), calling.clone(), address, via_sidecar, security);
-        let kept = known.get(&(&workload.name, address)).filter(|known| known.is_same(&new));
-        endpoints.push(kept.map_or(new, |kept| (*kept).clone()));
+        let known = known.get(&(&workload.name, address)).copied();
+        let vitals = known.map_or_else(Arc::default, |known| known.vitals.clone());
+        let calling = calling.clone();
+        let new = Endpoint::new(workload.clone(), calling, address, via_sidecar, security, vitals);
+        let kept = known.filter(|known| known.is_same(&new));
+        endpoints.push(kept.map_or(new, Arc::clone));
     }
     let settings = inputs.settings_of(&service.name, &port.name);
     Arc::new(Cluster {
@@ -72,7 +75,6 @@ fn build(
         destination: HeaderValue::from_str(&key.to_string()).ok(),
         protocol: port.protocol,
         settings,
-        even: endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight),
         endpoints: endpoints.into(),
         scope: old.map_or_else(|| Scope::new(labels), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),

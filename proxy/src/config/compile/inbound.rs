@@ -163,8 +163,7 @@ fn application(
         destination: None,
         protocol: port.protocol,
         settings,
-        endpoints: Box::new([endpoint]),
-        even: true,
+        endpoints: vec![endpoint].into(),
         scope,
         state: Arc::new(State::default()),
     });

@@ -183,6 +183,14 @@ fn grpc_is_told_by_content_type() {
     }
 }
 
+#[test]
+fn a_host_may_end_in_one_dot() {
+    assert_eq!(Target::parse("orders.shop.").unwrap().host, "orders.shop");
+    for host in [".", "..", "orders.."] {
+        assert_eq!(Target::parse(host), None, "{host}");
+    }
+}
+
 proptest! {
     /// Normalising is idempotent, and no dot segment survives it.
     #[test]

@@ -15,7 +15,10 @@ use tokio::{
 use super::*;
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint},
-    forward::worker::{Counted, Shared, Unrouted},
+    forward::{
+        observed::Mailbox,
+        worker::{Counted, Shared, Unrouted},
+    },
     http::server::Limits,
     identity::Identity,
     snapshot::{Inbound, Published, Snapshot},
@@ -65,8 +68,7 @@ fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
         destination: None,
         protocol,
         settings: Settings::default(),
-        endpoints: Box::new([endpoint]),
-        even: true,
+        endpoints: vec![endpoint].into(),
         scope: scope(),
         state: Arc::default(),
     })
@@ -96,6 +98,8 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         max_connections: 10,
         drain,
         on_demand_timeout: Duration::ZERO,
+        mailbox: Mailbox::default(),
+        started: std::time::Instant::now(),
     }));
     (Rc::new(worker), draining)
 }
