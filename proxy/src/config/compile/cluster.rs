@@ -41,12 +41,6 @@ fn build(
     own: &Own,
     old: Option<&Arc<Cluster>>,
 ) -> Arc<Cluster> {
-    let labels = ScopeLabels {
-        reporter: "source",
-        source: own.party.clone(),
-        service: Some((service.name.namespace.clone(), service.name.name.clone())),
-        ..ScopeLabels::default()
-    };
     let calling = Arc::new(Calling {
         source: own.party.clone(),
         service: (service.name.namespace.clone(), service.name.name.clone()),
@@ -63,12 +57,18 @@ fn build(
         let security = security(workload, service, port, inputs, own);
         let known = known.get(&(&workload.name, address)).copied();
         let vitals = known.map_or_else(Arc::default, |known| known.vitals.clone());
-        let calling = calling.clone();
-        let new = Endpoint::new(workload.clone(), calling, address, via_sidecar, security, vitals);
+        let (workload, calling) = (workload.clone(), calling.clone());
+        let new = Endpoint::new(workload, calling, address, via_sidecar, security, vitals);
         let kept = known.filter(|known| known.is_same(&new));
         endpoints.push(kept.map_or(new, Arc::clone));
     }
     let settings = inputs.settings_of(&service.name, &port.name);
+    let unreached = || ScopeLabels {
+        reporter: "source",
+        source: calling.source.clone(),
+        service: Some(calling.service.clone()),
+        ..ScopeLabels::default()
+    };
     Arc::new(Cluster {
         key: key.clone(),
         name: key.to_string().into(),
@@ -76,7 +76,7 @@ fn build(
         protocol: port.protocol,
         settings,
         endpoints: endpoints.into(),
-        scope: old.map_or_else(|| Scope::new(labels), |old| old.scope.clone()),
+        scope: old.map_or_else(|| Scope::new(unreached()), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
     })
 }
