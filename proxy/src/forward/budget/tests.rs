@@ -54,6 +54,14 @@ fn the_extremes_mean_what_they_say() {
 }
 
 #[test]
+fn the_floor_is_not_on_top_of_the_share() {
+    let mut budget = Budget::new(Settings { percent: 100, per_second: 1 }, 1);
+    budget.deposit(at(0));
+    let mut granted = |now| (0..5).filter(|_| budget.withdraw(at(now), 100)).count();
+    assert_eq!((granted(0), granted(999), granted(1000)), (1, 0, 1));
+}
+
+#[test]
 fn retries_that_hang_do_not_pile_up() {
     let mut budget = Budget::new(DEFAULT, 1);
     for request in 0..1000 {

@@ -5,8 +5,9 @@
 //! (`unloaded`) over how long they take now. After Netflix's concurrency-limits (Gradient2), with two differences.
 //! Gradient2 takes a long average for the unloaded time: under an overload that lasts it drifts to the loaded one, and
 //! the limit grows without end. Here the unloaded time is measured when there is room, and where there never is any,
-//! by making some: a probe halves the limit for a moment, once in a while. And where the application itself becomes
-//! slower, the limit falls at first, and the next probe finds out that this is how it is now.
+//! by making some: a probe halves the limit for a moment, once in a while. A load that fits is not probed. And where
+//! the application itself becomes slower, the limit falls at first, and when it has halved, a probe finds out that this
+//! is how it is now.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub struct Settings {
     pub min: u32,
     /// At most this many: up to [`HIGHEST`].
     pub max: u32,
-    /// The first limit.
+    /// The first limit. It begins with a probe, at half of it.
     pub initial: u32,
     /// How much longer than unloaded an answer may take before the limit falls, in percent of it; at least 100. What is
     /// above 100 is the queue that the application is allowed: without any it would now and then have nothing to do.
@@ -77,6 +78,8 @@ pub struct Gradient {
     latest: Duration,
     window: Sample,
     window_since: Duration,
+    /// The highest limit since `unloaded` was last measured.
+    highest: f64,
     /// Seconds: the mean of the last window.
     mean: f64,
     next_probe: Option<Duration>,
@@ -116,9 +119,11 @@ impl Gradient {
             latest: Duration::ZERO,
             window: Sample::default(),
             window_since: Duration::ZERO,
+            highest: 0.0,
             mean: 0.0,
             next_probe: None,
-            phase: Phase::Search,
+            // The first answers are those that came soonest, and would make all others slow.
+            phase: Phase::Drain,
         };
         gradient.reconfigure(settings);
         gradient
@@ -205,6 +210,8 @@ impl Gradient {
                 if f64::from(window.most_under_way) < self.limit / 2.0 {
                     // There is room: the limit limits nothing, and what is seen says nothing about it.
                     self.believe(mean, BELIEVED.min(window.count as f64 / DOUBTED));
+                    // As good as a probe, and for nothing.
+                    self.next_probe = None;
                 } else {
                     self.adjust(mean);
                 }
@@ -224,6 +231,7 @@ impl Gradient {
     fn believe(&mut self, mean: f64, share: f64) {
         let unloaded = self.unloaded.unwrap_or(mean);
         self.unloaded = Some(unloaded + (mean - unloaded) * share);
+        self.highest = self.limit;
     }
 
     fn adjust(&mut self, mean: f64) {
@@ -233,15 +241,17 @@ impl Gradient {
         let gradient = (tolerance * unloaded / mean).clamp(STEEPEST, 1.0);
         let found = self.limit * gradient + headroom(self.limit);
         self.limit = self.bounded(self.limit + (found - self.limit) * SMOOTHING);
+        self.highest = self.highest.max(self.limit);
     }
 
-    /// Begins a probe when it is time for one; half to one and a half of the interval apart.
+    /// Begins a probe when it is time for one: half to one and a half of the interval apart; and where the limit has
+    /// halved, since then either there is less room than before, or all takes longer than before.
     fn plan_probe(&mut self, random: u64) {
         let every = self.settings.probe_every.as_nanos();
         let wait = every / 2 + ((every >> 32) * u128::from(random >> 32));
         let wait = Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX));
         let next = *self.next_probe.get_or_insert(self.latest.saturating_add(wait));
-        if self.latest >= next {
+        if self.latest >= next || self.limit < self.highest / 2.0 {
             self.phase = Phase::Drain;
             self.next_probe = Some(self.latest.saturating_add(wait));
         }

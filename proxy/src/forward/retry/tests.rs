@@ -100,6 +100,18 @@ fn what_may_have_been_processed_needs_a_reason() {
 }
 
 #[test]
+fn only_two_failures_say_that_nothing_was_processed() {
+    let all = Policy { on: Conditions(0x3f), grpc: GrpcCodes::of(1..=16), ..Policy::default() };
+    let statuses = (500..600).chain([408, 409, 425]).map(|it| Failure::Status(it, Wait::Unsaid));
+    let grpc = (1..=16).map(|it| Failure::Grpc(it, Wait::Unsaid));
+    let others = [Failure::Reset, Failure::TimedOut, Failure::Malformed];
+    for failure in statuses.chain(grpc).chain(others) {
+        let decided = decide(&all, &failure, &facts(false, true), 1, 0);
+        assert_eq!(decided, Again::No(Reason::MayBeProcessed), "{failure:?}");
+    }
+}
+
+#[test]
 fn a_request_is_idempotent_by_its_method_or_has_one_key() {
     let of = |method: &str, keys: &[&'static str]| {
         let mut headers = HeaderMap::new();
@@ -233,6 +245,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
     /// Whatever is decided: never a second time what may have been processed without leave, never what is gone, never
     /// over the attempts, never before or after what was asked for.
     #[test]
