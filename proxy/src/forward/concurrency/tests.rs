@@ -122,6 +122,33 @@ fn the_limit_follows_an_application_that_changes() {
 }
 
 #[test]
+fn a_limit_that_halves_is_looked_into() {
+    // Without any other probe than this.
+    let probe_every = Duration::from_secs(1_000_000);
+    let mut gradient = Gradient::new(Settings { probe_every, ..Settings::default() });
+    let knee = Knee { capacity: 40.0, service: 0.02, noise: 0.1 };
+    drive(&mut gradient, &knee, 100_000, 0..600);
+    assert!(gradient.limit() >= 40, "{}", gradient.limit());
+    drive(&mut gradient, &Knee { service: 0.06, ..knee }, 100_000, 600..1200);
+    assert!(gradient.limit() >= 40, "{} though as many fit as before", gradient.limit());
+}
+
+#[test]
+fn a_load_that_leaves_room_is_not_probed() {
+    let mut gradient = Gradient::new(Settings::default());
+    let knee = Knee { capacity: 40.0, service: 0.02, noise: 0.1 };
+    drive(&mut gradient, &knee, 30, 0..600);
+    for turn in 12..200 {
+        let begin = turn * 50;
+        // Mostly more than half of the limit, for a moment now and then less.
+        let (busy, _) = drive(&mut gradient, &knee, 30, begin..begin + 45);
+        let (quiet, _) = drive(&mut gradient, &knee, 5, begin + 45..begin + 50);
+        assert_eq!(busy.len() + quiet.len(), 50, "a probe in turn {turn}");
+    }
+    assert!(gradient.limit() >= 40, "{}", gradient.limit());
+}
+
+#[test]
 fn an_idle_application_changes_nothing() {
     let knee = Knee { capacity: 40.0, service: 0.02, noise: 0.1 };
     let mut gradient = Gradient::new(Settings { initial: 50, ..Settings::default() });
