@@ -4,6 +4,8 @@
 //! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
 //! - [`guard`]: whether a caller of our application may.
 //! - `attempt`: one try upstream; `retry` says whether there is another (pure).
+//! - [`budget`]: how many retries there may be beside the requests (pure).
+//! - [`concurrency`]: how much the application beside us is given at once (pure).
 //! - `response`: the way back; the record moves into the body and ends with it.
 //! - [`outcome`]: one classification of everything that can go wrong (pure).
 //! - [`observed`]: what a worker sees of endpoints (pure); [`sampler`]: what the side thread decides from it.
@@ -11,6 +13,8 @@
 //! - [`tunnel`]: bytes instead of HTTP.
 
 mod attempt;
+pub mod budget;
+pub mod concurrency;
 pub mod exchange;
 pub mod guard;
 mod inbound;

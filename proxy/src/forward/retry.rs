@@ -1,12 +1,35 @@
-//! Whether a failed attempt is followed by another. Pure.
+//! Whether a failed attempt is followed by another, and when. Pure: the random number and the wall clock come in as
+//! arguments.
 //!
 //! Without being asked, only what was certainly not processed is tried again: a connection that could not be made,
-//! a request that was never sent, a stream that was refused.
+//! a request that was never sent, a stream that was refused. What may have been processed is tried again only where
+//! the policy names the failure, and the request may be processed twice: its method is idempotent (RFC 9110 section
+//! 9.2.2), or it carries an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) and the policy trusts that.
+//!
+//! - [`again`]: what the data path asks today.
+//! - [`decide`]: the same for a [`Policy`]; the budget ([`super::budget`]) is asked after it, and only where it says yes.
+//! - [`wait`]: how long an answer asks to be left alone (`Retry-After`, `grpc-retry-pushback-ms`).
 
-use crate::error::{Error, Retry};
+#![cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the data path goes by a policy in a later change")
+)]
+
+pub mod wait;
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+
+use crate::error::{Error, Flag, Retry};
+use wait::Wait;
 
 /// Attempts of one exchange, the first included.
 pub const MAX_ATTEMPTS: u32 = 3;
+/// No policy makes more: a request that failed at so many endpoints is not going to succeed, and its caller is long gone.
+pub const MOST_ATTEMPTS: u32 = 16;
+/// Where the request carries this, its sender promises that the server recognises a repetition.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Whether to try again after `attempts` attempts of which the last failed with `error`. `request_kept` says whether
 /// the request can be sent once more.
@@ -14,19 +37,354 @@ pub fn again(error: &Error, attempts: u32, request_kept: bool) -> bool {
     request_kept && error.retry == Retry::Safe && attempts < MAX_ATTEMPTS
 }
 
-#[cfg(test)]
-mod tests {
-    use http::StatusCode;
+/// What is tried again, how often, and how soon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Attempts of one exchange, the first included: 0 and 1 both mean that nothing is tried again; never more than
+    /// [`MOST_ATTEMPTS`]. (Gateway API's `retry.attempts` counts retries: one less.)
+    pub attempts: u32,
+    /// After which failures.
+    pub on: Conditions,
+    /// After which statuses, beside those of `on`.
+    pub codes: Codes,
+    /// After which gRPC statuses.
+    pub grpc: GrpcCodes,
+    /// What of that which may have been processed is sent again.
+    pub repeat: Repeat,
+    /// How long to wait.
+    pub backoff: Backoff,
+    /// How long one attempt may take; `ZERO` is as long as the exchange.
+    pub per_try: Duration,
+    /// Where an answer asks to be left alone for longer, the exchange ends with that answer.
+    pub longest_wait: Duration,
+}
 
-    use super::*;
-    use crate::error::Flag;
+/// Which failures a policy is about. A set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conditions(u8);
 
-    #[test]
-    fn only_what_was_not_processed_is_tried_again() {
-        let error = |retry| Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UC, retry, "");
-        assert!(again(&error(Retry::Safe), 1, true));
-        assert!(!again(&error(Retry::Safe), MAX_ATTEMPTS, true));
-        assert!(!again(&error(Retry::Safe), 1, false));
-        assert!(!again(&error(Retry::Unsafe), 1, true));
+/// Statuses: a set of 400 to 599.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Codes([u64; 4]);
+
+/// gRPC statuses: a set of 1 to 16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrpcCodes(u32);
+
+/// What of that which may have been processed is sent again. Each includes the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repeat {
+    /// Requests with an idempotent method.
+    #[default]
+    Idempotent,
+    /// Those with an `Idempotency-Key`, too.
+    Keyed,
+    /// All: whoever wrote the policy declares that what it is for may be processed twice. gRPC needs it: its calls are
+    /// all `POST`, and only their author knows (`idempotency_level`, gRFC A6).
+    Declared,
+}
+
+/// Exponential, with full jitter: before retry n a random time of up to `base * 2^(n - 1)`, never more than `max`.
+/// (Brooker, "Exponential Backoff And Jitter", AWS 2015: of all kinds of jitter the one with the least work done twice.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The most before the first retry.
+    pub base: Duration,
+    /// The most before any.
+    pub max: Duration,
+}
+
+/// How an attempt failed, in the words of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection.
+    Connect,
+    /// The upstream refused the request, or never got it: it has not processed anything.
+    Refused,
+    /// The connection or the stream ended before the response.
+    Reset,
+    /// No response within [`Policy::per_try`].
+    TimedOut,
+    /// What came back was not HTTP.
+    Malformed,
+    /// An answer with this status.
+    Status(u16, Wait),
+    /// An answer with this gRPC status, before any message of it.
+    Grpc(u8, Wait),
+    /// Not the upstream's doing: the downstream's, or our own limits. Never tried again.
+    NotUpstream,
+}
+
+/// What has to be known of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// Its method is idempotent.
+    pub idempotent: bool,
+    /// It carries one `Idempotency-Key`.
+    pub keyed: bool,
+    /// All of it can be sent once more: its body was none, or is still in the replay buffer.
+    pub replayable: bool,
+    /// How long the exchange may still take, if it is limited.
+    pub remaining: Option<Duration>,
+}
+
+/// Whether there is another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// No: the last one's failure is the exchange's.
+    No(Reason),
+    /// Yes, after this time, if the budget has one left.
+    After(Duration),
+}
+
+/// Why there is no other attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The policy does not name this failure.
+    NotAsked,
+    /// The upstream may have processed the request, and it may not be processed twice.
+    MayBeProcessed,
+    /// The request's body is gone: it did not fit into the replay buffer.
+    NotKept,
+    /// There were as many as there may be.
+    Attempts,
+    /// The upstream asked not to be tried again, or not so soon.
+    AskedToWait,
+    /// The exchange would have timed out before.
+    Deadline,
+    /// The budget is used up. (For whoever asks the budget.)
+    Budget,
+}
+
+impl Default for Policy {
+    /// What every service gets: only what was not processed.
+    fn default() -> Self {
+        Self {
+            attempts: MAX_ATTEMPTS,
+            on: Conditions::CONNECT_FAILURE.and(Conditions::REFUSED_STREAM),
+            codes: Codes::default(),
+            grpc: GrpcCodes::default(),
+            repeat: Repeat::default(),
+            // As in Envoy: a retry goes to another endpoint, so it need not wait until this one has recovered.
+            backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+            per_try: Duration::ZERO,
+            longest_wait: Duration::from_secs(1),
+        }
     }
 }
+
+impl Policy {
+    /// How long the next attempt may take, of an exchange that may take `remaining`.
+    pub fn attempt_limit(&self, remaining: Option<Duration>) -> Option<Duration> {
+        let own = (!self.per_try.is_zero()).then_some(self.per_try);
+        own.into_iter().chain(remaining).min()
+    }
+
+    /// Whether this policy is about such a failure. Of no answer at all, and of one that is not HTTP, our own answer
+    /// would be 502 to 504: it counts as such.
+    fn names(&self, failure: &Failure) -> bool {
+        let on = |conditions: Conditions| self.on.0 & conditions.0 != 0;
+        let failed = Conditions::SERVER_ERROR;
+        match failure {
+            Failure::Connect => on(Conditions::CONNECT_FAILURE.and(failed)),
+            Failure::Refused => on(Conditions::REFUSED_STREAM.and(failed)),
+            Failure::Reset => on(Conditions::RESET.and(failed)),
+            Failure::TimedOut | Failure::Malformed => on(Conditions::GATEWAY_ERROR.and(failed)),
+            Failure::Status(status, _) => {
+                self.codes.has(*status) || on(Conditions::of_status(*status))
+            }
+            Failure::Grpc(status, _) => self.grpc.has(*status),
+            Failure::NotUpstream => false,
+        }
+    }
+
+    fn may_repeat(&self, request: &RequestFacts) -> bool {
+        match self.repeat {
+            Repeat::Declared => true,
+            Repeat::Keyed => request.idempotent || request.keyed,
+            Repeat::Idempotent => request.idempotent,
+        }
+    }
+}
+
+impl Conditions {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// `connect-failure`: no connection could be made.
+    pub const CONNECT_FAILURE: Self = Self(1);
+    /// `refused-stream`: the upstream says that it did not process it, or it was never sent.
+    pub const REFUSED_STREAM: Self = Self(2);
+    /// `reset`: the connection ended before the response.
+    pub const RESET: Self = Self(4);
+    /// `5xx`: any such answer, or none at all.
+    pub const SERVER_ERROR: Self = Self(8);
+    /// `gateway-error`: 502, 503, 504, or no answer in time.
+    pub const GATEWAY_ERROR: Self = Self(16);
+    /// `retriable-4xx`: 408, 409 and 425. (429 asks for less, not for more: name it in `codes` to have it tried again.)
+    pub const RETRIABLE_4XX: Self = Self(32);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn of_status(status: u16) -> Self {
+        match status {
+            502..=504 => Self::GATEWAY_ERROR.and(Self::SERVER_ERROR),
+            500..=599 => Self::SERVER_ERROR,
+            408 | 409 | 425 => Self::RETRIABLE_4XX,
+            _ => Self::NONE,
+        }
+    }
+}
+
+impl Codes {
+    /// These; what is not a status of 400 to 599 is no failure and left out.
+    pub fn of(codes: impl IntoIterator<Item = u16>) -> Self {
+        let mut set = Self::default();
+        for code in codes {
+            if let Some((word, bit)) = Self::place(code) {
+                set.0[word] |= bit;
+            }
+        }
+        set
+    }
+
+    fn has(&self, code: u16) -> bool {
+        Self::place(code).is_some_and(|(word, bit)| self.0[word] & bit != 0)
+    }
+
+    fn place(code: u16) -> Option<(usize, u64)> {
+        let at = usize::from(code.checked_sub(400).filter(|at| *at < 200)?);
+        Some((at / 64, 1 << (at % 64)))
+    }
+}
+
+impl GrpcCodes {
+    /// These; 0 is no failure, and above 16 there are none: left out.
+    pub fn of(codes: impl IntoIterator<Item = u8>) -> Self {
+        let known = codes.into_iter().filter(|code| (1..=16).contains(code));
+        Self(known.fold(0, |set, code| set | 1 << code))
+    }
+
+    fn has(self, code: u8) -> bool {
+        (1..=16).contains(&code) && self.0 & 1 << code != 0
+    }
+}
+
+impl Backoff {
+    /// Before the retry that follows `attempts` attempts.
+    fn before(&self, attempts: u32, random: u64) -> Duration {
+        // 2^32 times anything worth waiting for is beyond any maximum.
+        let doubled = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+        let most = self.base.saturating_mul(doubled).min(self.max);
+        let nanos = (most.as_nanos() * u128::from(random)) >> 64;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(most)
+    }
+}
+
+impl Failure {
+    /// The upstream may have acted upon the request.
+    fn may_be_processed(&self) -> bool {
+        !matches!(self, Self::Connect | Self::Refused)
+    }
+
+    fn wait(&self) -> Wait {
+        match self {
+            Self::Status(_, wait) | Self::Grpc(_, wait) => *wait,
+            _ => Wait::Unsaid,
+        }
+    }
+}
+
+impl From<&Error> for Failure {
+    /// Of an attempt that brought no answer.
+    fn from(error: &Error) -> Self {
+        match (error.retry, error.flag) {
+            (Retry::Safe, Flag::UF) => Self::Connect,
+            (Retry::Safe, _) => Self::Refused,
+            // A connection that failed in the middle of its handshake carried no request; but `Unsafe` is believed.
+            (Retry::Unsafe, Flag::UC | Flag::UF) => Self::Reset,
+            (Retry::Unsafe, Flag::UT) => Self::TimedOut,
+            (Retry::Unsafe, Flag::UPE) => Self::Malformed,
+            (Retry::Unsafe, _) => Self::NotUpstream,
+        }
+    }
+}
+
+impl RequestFacts {
+    /// Of a request's head. `replayable` and `remaining` are for whoever holds its body and its deadline.
+    pub fn of(
+        method: &Method,
+        headers: &HeaderMap,
+        replayable: bool,
+        remaining: Option<Duration>,
+    ) -> Self {
+        let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+        // Two keys are none: nobody knows which one the server goes by.
+        let keyed = matches!((keys.next(), keys.next()), (Some(key), None) if !is_blank(key));
+        Self { idempotent: method.is_idempotent(), keyed, replayable, remaining }
+    }
+}
+
+impl Reason {
+    /// For the access log and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::MayBeProcessed => "may_be_processed",
+            Self::NotKept => "body_not_kept",
+            Self::Attempts => "attempts",
+            Self::AskedToWait => "asked_to_wait",
+            Self::Deadline => "deadline",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// Whether another attempt follows the last of `attempts`, which failed like this. `random` is uniform.
+pub fn decide(
+    policy: &Policy,
+    failure: &Failure,
+    request: &RequestFacts,
+    attempts: u32,
+    random: u64,
+) -> Again {
+    if !policy.names(failure) {
+        return Again::No(Reason::NotAsked);
+    }
+    if failure.may_be_processed() && !policy.may_repeat(request) {
+        return Again::No(Reason::MayBeProcessed);
+    }
+    if !request.replayable {
+        return Again::No(Reason::NotKept);
+    }
+    if attempts >= policy.attempts.min(MOST_ATTEMPTS) {
+        return Again::No(Reason::Attempts);
+    }
+    let backoff = match failure.may_be_processed() || attempts > 1 {
+        true => policy.backoff.before(attempts, random),
+        // Nothing was processed, and the next endpoint is another: there is nothing to wait for.
+        false => Duration::ZERO,
+    };
+    let after = match failure.wait() {
+        Wait::Unsaid => backoff,
+        // All who were told the same come back at different moments.
+        Wait::AtLeast(least) if least <= policy.longest_wait => least.saturating_add(backoff),
+        Wait::AtLeast(_) | Wait::Never => return Again::No(Reason::AskedToWait),
+    };
+    match request.remaining {
+        Some(remaining) if after >= remaining => Again::No(Reason::Deadline),
+        _ => Again::After(after),
+    }
+}
+
+/// An empty value, or an empty structured string.
+fn is_blank(value: &http::HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    value.is_empty() || value == b"\"\""
+}
+
+#[cfg(test)]
+mod tests;
