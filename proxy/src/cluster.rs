@@ -180,12 +180,15 @@ impl Cluster {
     pub fn pick(&self, tried: &[u64], random: &mut dyn FnMut() -> u64) -> Option<Arc<Endpoint>> {
         let turn = match self.settings.balancer {
             Balancer::RoundRobin => self.state.turn.fetch_add(1, Ordering::Relaxed),
-            Balancer::LeastRequest | Balancer::Random => 0,
+            _ => 0,
         };
         let pick = |random: &mut dyn FnMut() -> u64, turn| match self.settings.balancer {
             Balancer::RoundRobin => balance::round_robin(&self.endpoints, turn),
-            Balancer::LeastRequest => balance::least_request(&self.endpoints, self.even, random),
             Balancer::Random => balance::random(&self.endpoints, random),
+            Balancer::LeastRequest
+            | Balancer::PeakEwma { .. }
+            | Balancer::RingHash { .. }
+            | Balancer::Maglev { .. } => balance::least_request(&self.endpoints, self.even, random),
         };
         let first = &self.endpoints[pick(random, turn)?];
         if !tried.contains(&first.id) {

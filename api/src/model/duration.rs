@@ -36,9 +36,34 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if parts == 0 { Err(wrong()) } else { Ok(total) }
 }
 
+/// As [`parse`] reads it, to the millisecond: `1h30m`, `500ms`, `0s`.
+pub fn format(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let parts = [
+        (millis / 3_600_000, "h"),
+        (millis / 60_000 % 60, "m"),
+        (millis / 1000 % 60, "s"),
+        (millis % 1000, "ms"),
+    ];
+    let parts: String = parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    if parts.is_empty() { "0s".to_owned() } else { parts }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_what_it_reads() {
+        for text in ["0s", "1ms", "500ms", "10s", "1h30m", "1h2m3s4ms", "24h"] {
+            assert_eq!(format(parse(text).unwrap()), text);
+        }
+        assert_eq!(format(Duration::from_micros(1)), "0s");
+    }
 
     #[test]
     fn reads_what_gep_2257_allows() {

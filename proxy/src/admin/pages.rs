@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use leno_api::model::{ObjectName, peer_authentication::TlsMode, traffic_policy::Balancer};
+use leno_api::model::{ObjectName, peer_authentication::TlsMode};
 use serde_json::{Value, json};
 
 use crate::{
@@ -53,11 +53,7 @@ fn cluster(cluster: &Cluster) -> Value {
     json!({
         "name": &*cluster.name,
         "protocol": cluster.protocol,
-        "balancer": match settings.balancer {
-            Balancer::RoundRobin => "roundRobin",
-            Balancer::LeastRequest => "leastRequest",
-            Balancer::Random => "random",
-        },
+        "balancer": settings.balancer.name(),
         "active": limits.exchanges(),
         "pending": limits.in_use(Resource::Pending),
         "connections": limits.in_use(Resource::Connections),
