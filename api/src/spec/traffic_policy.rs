@@ -322,6 +322,8 @@ pub struct Retry {
     /// Whether a request with an `Idempotency-Key` header counts as idempotent; false when left out.
     pub idempotency_key: Option<bool>,
     /// How much of a request's body is kept to be sent again, in bytes or as `64Ki`; 0 to 16Mi, 64Ki when left out.
+    #[serde(default)]
+    #[schemars(with = "Bytes")]
     pub replay_buffer: Option<Bytes>,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     Path,
     invalid::Problems,
     model::{
-        http_route::{PathMatch, parse_path_text},
+        http_route::{PathMatch, is_below, parse_path_text},
         matching::{HeaderCondition, parse_header_condition},
         range::Fields,
     },
@@ -70,8 +70,7 @@ impl AdaptiveConcurrency {
 
 impl Priority {
     fn matches(&self, path: &str, headers: &HeaderMap) -> bool {
-        let prefix = self.path_prefix.clone().map(PathMatch::Prefix);
-        prefix.is_none_or(|prefix| prefix.matches(path))
+        self.path_prefix.as_ref().is_none_or(|prefix| is_below(path, prefix))
             && self.header.as_ref().is_none_or(|header| header.matches(headers))
     }
 }
