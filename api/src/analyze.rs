@@ -4,6 +4,7 @@
 //! shown as warnings by the API and the command line.
 
 mod access;
+mod protocol;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -83,6 +84,8 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
         Model::RequestAuthentication(policy) => {
             target_references(&spec, policy.applies.targets(), &mut found);
         }
+        Model::RateLimitPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
+        Model::FaultPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
         Model::TrustBundle(_) => {}
     }
     found
@@ -135,6 +138,7 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
     find_doubles(resources, &mut found);
     find_lost_claims(resources, &mut found);
     access::find_empty(resources, &mut found);
+    protocol::find_unfit(resources, &services, &mut found);
     found
 }
 
@@ -162,14 +166,8 @@ pub struct Claim {
 /// Every claim that `resource` makes.
 pub fn claims(resource: &Resource) -> Vec<Claim> {
     match &resource.model {
-        Model::TrafficPolicy(policy) => {
-            let claim = |(i, target): (usize, &Target)| Claim {
-                path: format!("spec.targetRefs[{i}]"),
-                place: format!("policy {} {:?}", target.service, target.section),
-                lost: "already applies there, so this one does not",
-            };
-            policy.targets.iter().enumerate().map(claim).collect()
-        }
+        Model::TrafficPolicy(policy) => target_claims("policy", &policy.targets),
+        Model::FaultPolicy(policy) => target_claims("fault", &policy.targets),
         Model::HttpRoute(route) => {
             let mut claims = Vec::new();
             for (rule_at, rule) in route.rules.iter().enumerate() {
@@ -195,8 +193,20 @@ pub fn claims(resource: &Resource) -> Vec<Claim> {
         | Model::TcpRoute(_)
         | Model::PeerAuthentication(_)
         | Model::AuthorizationPolicy(_)
+        // Of several all limits hold.
+        | Model::RateLimitPolicy(_)
         | Model::TrustBundle(_) => Vec::new(),
     }
+}
+
+/// Every target of a policy of which only one applies.
+fn target_claims(kind: &str, targets: &[Target]) -> Vec<Claim> {
+    let claim = |(i, target): (usize, &Target)| Claim {
+        path: format!("spec.targetRefs[{i}]"),
+        place: format!("{kind} {} {:?}", target.service, target.section),
+        lost: "already applies there, so this one does not",
+    };
+    targets.iter().enumerate().map(claim).collect()
 }
 
 /// Every issuer that the policy has a rule for, at each place it is for.

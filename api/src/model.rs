@@ -5,15 +5,18 @@ pub mod applies;
 pub mod authorization_policy;
 pub mod backend;
 pub mod duration;
+pub mod fault_policy;
 pub mod filter;
 pub mod grpc_route;
 pub mod http_route;
 pub mod identity;
 pub mod ip_block;
+pub mod matching;
 pub mod name;
 pub mod pattern;
 pub mod peer_authentication;
 mod range;
+pub mod rate_limit_policy;
 pub mod request_authentication;
 pub mod service;
 pub mod tcp_route;
@@ -44,6 +47,10 @@ pub enum Model {
     AuthorizationPolicy(Arc<authorization_policy::AuthorizationPolicy>),
     /// `RequestAuthentication`.
     RequestAuthentication(Arc<request_authentication::RequestAuthentication>),
+    /// `RateLimitPolicy`.
+    RateLimitPolicy(Arc<rate_limit_policy::RateLimitPolicy>),
+    /// `FaultPolicy`.
+    FaultPolicy(Arc<fault_policy::FaultPolicy>),
     /// `TrustBundle`.
     TrustBundle(Arc<trust_bundle::TrustBundle>),
 }
@@ -60,6 +67,8 @@ impl Model {
             Self::PeerAuthentication(policy) => &policy.name,
             Self::AuthorizationPolicy(policy) => &policy.name,
             Self::RequestAuthentication(policy) => &policy.name,
+            Self::RateLimitPolicy(policy) => &policy.name,
+            Self::FaultPolicy(policy) => &policy.name,
             Self::TrustBundle(bundle) => &bundle.name,
         }
     }

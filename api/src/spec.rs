@@ -2,9 +2,13 @@
 //! the rules are in [`crate::model`].
 
 pub mod authorization_policy;
+pub mod fault_policy;
 pub mod grpc_route;
 pub mod http_route;
+pub mod matching;
 pub mod peer_authentication;
+pub mod quantity;
+pub mod rate_limit_policy;
 pub mod reference;
 pub mod request_authentication;
 pub mod scope;

@@ -333,7 +333,7 @@ impl Cluster {
         latency: impl Fn(usize) -> f64,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<usize> {
-        self.endpoints.pick(self.settings.balancer, tried, latency, &self.state.turn, random)
+        self.endpoints.pick(&self.settings.balancer, tried, latency, &self.state.turn, random)
     }
 
     /// Begins an exchange, unless as many are under way as the breaker allows, or it is open.

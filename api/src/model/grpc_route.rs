@@ -75,6 +75,7 @@ fn parse_rule(
         backends,
         request_timeout: None,
         attempt_timeout: None,
+        retry: None,
     }
 }
 

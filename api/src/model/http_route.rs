@@ -14,6 +14,8 @@ use crate::{
         backend::{Backend, Parent, parse_backend, parse_parents},
         duration,
         filter::{Filter, PathChange, Place, header_name, parse_filters},
+        range::Fields,
+        traffic_policy::retry::{ATTEMPTS, FAILURES, LONGEST_BACKOFF, MAX_STATUSES},
     },
     resource::read,
     spec::http_route as raw,
@@ -58,6 +60,19 @@ pub struct HttpRule {
     pub request_timeout: Option<Duration>,
     /// For one attempt.
     pub attempt_timeout: Option<Duration>,
+    /// What is sent again beside what the service's policy says.
+    pub retry: Option<RouteRetry>,
+}
+
+/// What a route wants to be sent again (GEP-1731), within the budget of the service's policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteRetry {
+    /// After which status codes; sorted.
+    pub codes: Vec<u16>,
+    /// Retries of one request, at most; at least 1. `None` leaves it to the service's policy.
+    pub attempts: Option<u32>,
+    /// The least time between two attempts. `None` leaves it to the service's policy.
+    pub backoff: Option<Duration>,
 }
 
 /// A backend with its own filters.
@@ -117,12 +132,15 @@ impl PathMatch {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(wanted) => **wanted == *path,
-            Self::Prefix(prefix) => path
-                .strip_prefix(&**prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Prefix(prefix) => is_below(path, prefix),
             Self::Regex(regex) => regex.is_match(path),
         }
     }
+}
+
+/// Whether `path` begins with the segments of `prefix`, which has no trailing slash.
+pub(crate) fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -> Option<Model> {
@@ -175,7 +193,21 @@ fn parse_rule(
     {
         problems.add(attempt_at, "must not be longer than timeouts.request");
     }
-    Some(HttpRule { name: raw.name, matches, filters, backends, request_timeout, attempt_timeout })
+    let retry = raw.retry.map(|retry| parse_retry(at.field("retry"), retry, problems));
+    let name = raw.name;
+    Some(HttpRule { name, matches, filters, backends, request_timeout, attempt_timeout, retry })
+}
+
+fn parse_retry(at: Path<'_>, raw: raw::HttpRouteRetry, problems: &mut Problems) -> RouteRetry {
+    let mut fields = Fields::new(at, problems);
+    let codes = fields.numbers("codes", Some(raw.codes), 0..=MAX_STATUSES, FAILURES);
+    let attempts =
+        raw.attempts.map(|attempts| fields.number("attempts", Some(attempts), ATTEMPTS, 1));
+    let backoff = raw.backoff.map(|backoff| {
+        let range = Duration::ZERO..=LONGEST_BACKOFF;
+        fields.duration("backoff", Some(&backoff), range, Duration::ZERO)
+    });
+    RouteRetry { codes, attempts, backoff }
 }
 
 /// Rules of Gateway API that concern several fields of a rule.
@@ -231,13 +263,7 @@ fn parse_match(
         Some(raw) => parse_path(&at.field("path"), &raw, problems),
         None => Some(PathMatch::Prefix("".into())),
     };
-    let method = raw.method.and_then(|method| {
-        let parsed = Method::from_bytes(method.as_bytes())
-            .ok()
-            .filter(|_| method.bytes().all(|byte| byte.is_ascii_uppercase()))
-            .ok_or_else(|| format!("`{method}` is not a method; write GET, POST, ... in capitals"));
-        problems.take(&at.field("method"), parsed)
-    });
+    let method = raw.method.and_then(|method| parse_method(&at.field("method"), &method, problems));
     let headers = parse_headers(&at.field("headers"), raw.headers, problems);
     let query_at = at.field("queryParams");
     let mut query: Vec<(String, Pattern)> = Vec::new();
@@ -249,6 +275,14 @@ fn parse_match(
         query.extend(pattern.filter(|_| !repeated).map(|pattern| (raw.name, pattern)));
     }
     Some(HttpMatch { path: path?, method, headers, query })
+}
+
+pub(crate) fn parse_method(at: &Path<'_>, method: &str, problems: &mut Problems) -> Option<Method> {
+    let parsed = Method::from_bytes(method.as_bytes())
+        .ok()
+        .filter(|_| method.bytes().all(|byte| byte.is_ascii_uppercase()))
+        .ok_or_else(|| format!("`{method}` is not a method; write GET, POST, ... in capitals"));
+    problems.take(at, parsed)
 }
 
 pub(crate) fn parse_headers(
@@ -270,15 +304,22 @@ pub(crate) fn parse_headers(
     headers
 }
 
-fn parse_path(
+pub(crate) fn parse_path(
     at: &Path<'_>,
     raw: &raw::HttpPathMatch,
     problems: &mut Problems,
 ) -> Option<PathMatch> {
-    let value = raw.value.as_deref().unwrap_or("/");
-    let here = at.field("value");
-    if raw.kind == raw::PathMatchType::RegularExpression {
-        return parse_regex(&here, value, problems).map(PathMatch::Regex);
+    parse_path_text(&at.field("value"), raw.kind, raw.value.as_deref().unwrap_or("/"), problems)
+}
+
+pub(crate) fn parse_path_text(
+    at: &Path<'_>,
+    kind: raw::PathMatchType,
+    value: &str,
+    problems: &mut Problems,
+) -> Option<PathMatch> {
+    if kind == raw::PathMatchType::RegularExpression {
+        return parse_regex(at, value, problems).map(PathMatch::Regex);
     }
     let bad = !value.starts_with('/')
         || value.contains("//")
@@ -287,12 +328,12 @@ fn parse_path(
         || ["%2f", "%2F"].iter().any(|escaped| value.contains(escaped));
     if bad {
         problems.add(
-            here,
+            at,
             format!("`{value}` must be a path such as /a/b: no `//`, `.`, `..`, `%2F`, `?` or `#`"),
         );
         return None;
     }
-    Some(match raw.kind {
+    Some(match kind {
         raw::PathMatchType::Exact => PathMatch::Exact(value.into()),
         _ => PathMatch::Prefix(value.strip_suffix('/').unwrap_or(value).into()),
     })

@@ -2,11 +2,19 @@
 
 mod balancer;
 mod circuit;
+mod concurrency;
+mod health_check;
 mod outlier;
+pub(crate) mod retry;
 
-pub use balancer::Balancer;
-pub use circuit::{Circuit, SlowCalls};
+pub use balancer::{Balancer, BoundedLoad, HashCookie, HashKey, SlowStart, Zones};
+pub use circuit::{Circuit, Per, SlowCalls};
+pub use concurrency::{AdaptiveConcurrency, Priority, PriorityLevel, Queue};
+pub use health_check::{HealthCheck, Probe};
 pub use outlier::{LatencyOutlier, OutlierDetection, SuccessRate};
+pub use retry::{
+    Backoff, Conditions, GrpcCode, HedgeAfter, Hedging, Retry, RetryBudget, grpc_number,
+};
 
 use std::time::Duration;
 
@@ -20,6 +28,7 @@ use crate::{
         backend::is_service,
         http_route::{check_count, parse_duration},
         name::check_subdomain,
+        range::Fields,
     },
     resource::read,
     spec::{reference::TargetRef, traffic_policy as raw},
@@ -56,10 +65,18 @@ pub struct Target {
 pub struct Settings {
     /// Which endpoint gets the next request.
     pub balancer: Balancer,
+    /// How much more than its share an endpoint takes, where the balancer hashes.
+    pub bounded_load: BoundedLoad,
+    /// Whether endpoints in the caller's zone go first.
+    pub zones: Zones,
+    /// How new and returning endpoints come up to their share.
+    pub slow_start: SlowStart,
     /// For a connection to be made.
     pub connect_timeout: Duration,
     /// For a whole exchange; `ZERO` is none.
     pub request_timeout: Duration,
+    /// For one attempt; `ZERO` is none.
+    pub attempt_timeout: Duration,
     /// For a TCP connection or tunnel without a byte; `ZERO` is none.
     pub idle_timeout: Duration,
     /// Open connections.
@@ -68,10 +85,22 @@ pub struct Settings {
     pub max_pending: u32,
     /// Exchanges at once.
     pub max_exchanges: u32,
+    /// Retries and hedged attempts at once.
+    pub max_retries: u32,
     /// When no more is sent to what fails.
     pub circuit: Circuit,
     /// When an endpoint is ejected.
     pub outlier_detection: OutlierDetection,
+    /// What is sent again.
+    pub retry: Retry,
+    /// How many retries and hedged attempts there may be.
+    pub retry_budget: RetryBudget,
+    /// Second attempts while the first is still waiting.
+    pub hedging: Option<Hedging>,
+    /// How endpoints are asked how they are.
+    pub health_check: Option<HealthCheck>,
+    /// At the service's own sidecar: how many requests the application gets at once.
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// Idle connections kept per worker and endpoint.
     pub max_idle: u32,
     /// How long an idle connection is kept.
@@ -82,14 +111,24 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             balancer: Balancer::default(),
+            bounded_load: BoundedLoad::default(),
+            zones: Zones::default(),
+            slow_start: SlowStart::default(),
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::ZERO,
+            attempt_timeout: Duration::ZERO,
             idle_timeout: Duration::from_secs(3600),
             max_connections: 1024,
             max_pending: 1024,
             max_exchanges: 65_536,
+            max_retries: 1024,
             circuit: Circuit::default(),
             outlier_detection: OutlierDetection::default(),
+            retry: Retry::default(),
+            retry_budget: RetryBudget::default(),
+            hedging: None,
+            health_check: None,
+            adaptive_concurrency: None,
             max_idle: 64,
             // Below the 60 s after which servers commonly close: a connection must not be used as it ends.
             pool_idle_timeout: Duration::from_secs(50),
@@ -99,69 +138,115 @@ impl Default for Settings {
 
 pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -> Option<Model> {
     let at = Path::root("spec");
-    let raw: raw::TrafficPolicySpec = read(&at, spec, problems)?;
+    let mut raw: raw::TrafficPolicySpec = read(&at, spec, problems)?;
     let name = ObjectName::of(metadata);
-    let targets = parse_targets(&at.field("targetRefs"), raw.target_refs, &name, problems);
-    let mut settings = Settings::default();
-    if let Some(balancer) = raw.balancer {
-        settings.balancer = balancer::parse_balancer(at.field("balancer"), balancer, problems);
-    }
-    settings.outlier_detection = outlier::parse_outlier_detection(
-        at.field("outlierDetection"),
-        raw.outlier_detection,
-        problems,
-    );
-    if let Some(timeouts) = raw.timeouts {
-        let here = at.field("timeouts");
-        let mut set = |field: &str, raw: Option<String>, slot: &mut Duration| {
-            if let Some(duration) = parse_duration(&here.field(field), raw.as_deref(), problems) {
-                *slot = duration;
-            }
-        };
-        set("connect", timeouts.connect, &mut settings.connect_timeout);
-        set("request", timeouts.request, &mut settings.request_timeout);
-        set("idle", timeouts.idle, &mut settings.idle_timeout);
-        if settings.connect_timeout.is_zero() {
-            problems.add(
-                here.field("connect"),
-                "must be more than zero: a connection that never comes must end",
-            );
-        }
-    }
-    if let Some(breaker) = raw.breaker {
-        let here = at.field("breaker");
-        settings.circuit = circuit::parse_circuit(here, &breaker, problems);
-        limit(
-            &here.field("maxConnections"),
-            breaker.max_connections,
-            1,
-            &mut settings.max_connections,
-            problems,
-        );
-        limit(
-            &here.field("maxPending"),
-            breaker.max_pending,
-            0,
-            &mut settings.max_pending,
-            problems,
-        );
-        limit(
-            &here.field("maxExchanges"),
-            breaker.max_exchanges,
-            1,
-            &mut settings.max_exchanges,
-            problems,
-        );
-    }
-    if let Some(pool) = raw.pool {
-        let here = at.field("pool");
-        limit(&here.field("maxIdle"), pool.max_idle, 0, &mut settings.max_idle, problems);
-        let idle =
-            parse_duration(&here.field("idleTimeout"), pool.idle_timeout.as_deref(), problems);
-        settings.pool_idle_timeout = idle.unwrap_or(settings.pool_idle_timeout);
-    }
+    let target_refs = std::mem::take(&mut raw.target_refs);
+    let targets = parse_targets(&at.field("targetRefs"), target_refs, &name, problems);
+    let settings = parse_settings(at, raw, problems);
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::TrafficPolicy(TrafficPolicy { name, created, targets, settings }.into()))
+}
+
+fn parse_settings(at: Path<'_>, raw: raw::TrafficPolicySpec, problems: &mut Problems) -> Settings {
+    let balancer = match raw.balancer {
+        Some(raw) => balancer::parse_balancer(at.field("balancer"), raw, problems),
+        None => Balancer::default(),
+    };
+    let bounded_at = at.field("boundedLoad");
+    let check_at = at.field("healthCheck");
+    let mut settings = Settings {
+        bounded_load: balancer::parse_bounded_load(
+            bounded_at,
+            raw.bounded_load,
+            &balancer,
+            problems,
+        ),
+        balancer,
+        zones: balancer::parse_zones(at.field("zones"), raw.zones, problems),
+        slow_start: balancer::parse_slow_start(at.field("slowStart"), raw.slow_start, problems),
+        outlier_detection: outlier::parse_outlier_detection(
+            at.field("outlierDetection"),
+            raw.outlier_detection,
+            problems,
+        ),
+        retry: retry::parse_retry(at.field("retry"), raw.retry, problems),
+        retry_budget: retry::parse_retry_budget(
+            at.field("retryBudget"),
+            raw.retry_budget,
+            problems,
+        ),
+        hedging: raw.hedging.map(|raw| retry::parse_hedging(at.field("hedging"), &raw, problems)),
+        health_check: raw
+            .health_check
+            .map(|raw| health_check::parse_health_check(check_at, raw, problems)),
+        adaptive_concurrency: concurrency::parse_concurrency(
+            at,
+            raw.adaptive_concurrency,
+            raw.priorities,
+            problems,
+        ),
+        ..Settings::default()
+    };
+    if let Some(raw) = raw.timeouts {
+        parse_timeouts(&at.field("timeouts"), raw, &mut settings, problems);
+    }
+    if let Some(raw) = raw.breaker {
+        parse_breaker(at.field("breaker"), &raw, &mut settings, problems);
+    }
+    if let Some(raw) = raw.pool {
+        parse_pool(at.field("pool"), &raw, &mut settings, problems);
+    }
+    settings
+}
+
+fn parse_timeouts(
+    at: &Path<'_>,
+    raw: raw::Timeouts,
+    settings: &mut Settings,
+    problems: &mut Problems,
+) {
+    let mut set = |field: &str, raw: Option<String>, slot: &mut Duration| {
+        if let Some(duration) = parse_duration(&at.field(field), raw.as_deref(), problems) {
+            *slot = duration;
+        }
+    };
+    set("connect", raw.connect, &mut settings.connect_timeout);
+    set("request", raw.request, &mut settings.request_timeout);
+    set("attempt", raw.attempt, &mut settings.attempt_timeout);
+    set("idle", raw.idle, &mut settings.idle_timeout);
+    if settings.connect_timeout.is_zero() {
+        problems.add(
+            at.field("connect"),
+            "must be more than zero: a connection that never comes must end",
+        );
+    }
+    if !settings.request_timeout.is_zero() && settings.attempt_timeout > settings.request_timeout {
+        problems.add(at.field("attempt"), "must not be longer than timeouts.request");
+    }
+}
+
+fn parse_breaker(
+    at: Path<'_>,
+    raw: &raw::Breaker,
+    settings: &mut Settings,
+    problems: &mut Problems,
+) {
+    settings.circuit = circuit::parse_circuit(at, raw, problems);
+    let mut fields = Fields::new(at, problems);
+    let mut set = |field: &str, raw: Option<i64>, least: u32, slot: &mut u32| {
+        *slot = fields.number(field, raw, least..=MAX_LIMIT, *slot);
+    };
+    set("maxConnections", raw.max_connections, 1, &mut settings.max_connections);
+    set("maxPending", raw.max_pending, 0, &mut settings.max_pending);
+    set("maxExchanges", raw.max_exchanges, 1, &mut settings.max_exchanges);
+    set("maxRetries", raw.max_retries, 0, &mut settings.max_retries);
+}
+
+fn parse_pool(at: Path<'_>, raw: &raw::Pool, settings: &mut Settings, problems: &mut Problems) {
+    let idle = parse_duration(&at.field("idleTimeout"), raw.idle_timeout.as_deref(), problems);
+    settings.pool_idle_timeout = idle.unwrap_or(settings.pool_idle_timeout);
+    let mut fields = Fields::new(at, problems);
+    settings.max_idle = fields.number("maxIdle", raw.max_idle, 0..=MAX_LIMIT, settings.max_idle);
 }
 
 pub(crate) fn parse_targets(
@@ -182,14 +267,6 @@ pub(crate) fn parse_targets(
         }
     }
     targets
-}
-
-fn limit(at: &Path<'_>, raw: Option<i64>, least: i64, slot: &mut u32, problems: &mut Problems) {
-    let Some(number) = raw else { return };
-    match u32::try_from(number).ok().filter(|_| (least..=i64::from(MAX_LIMIT)).contains(&number)) {
-        Some(number) => *slot = number,
-        None => problems.add(at, format!("must be {least} to {MAX_LIMIT}")),
-    }
 }
 
 #[cfg(test)]

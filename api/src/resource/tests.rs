@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;
-use crate::{analyze, yaml};
+use crate::{analyze, model::http_route::RouteRetry, yaml};
 
 /// A valid object of each kind; each row below breaks one thing.
 const GOOD: &str = r#"
@@ -28,6 +30,7 @@ spec:
     - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}
     backendRefs: [{name: orders, port: 80, weight: 90}]
     timeouts: {request: 10s, backendRequest: 2s}
+    retry: {codes: [503, 502], attempts: 3, backoff: 100ms}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
@@ -77,6 +80,20 @@ metadata: {name: orders, namespace: shop}
 spec:
   targetRefs: [{group: '', kind: Service, name: orders}]
   jwtRules: [{issuer: 'https://issuer.example', jwksUri: 'https://issuer.example/keys'}]
+---
+apiVersion: leno.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders, sectionName: http}]
+  limits: [{name: per-caller, requests: 100, per: 1s, by: [{caller: {}}], scope: Global}]
+---
+apiVersion: leno.dev/v1alpha1
+kind: FaultPolicy
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders, sectionName: http}]
+  rules: [{matches: [{headers: [{name: x-chaos, present: {}}]}], percent: 0.5, delay: 2s, abort: {status: 503}}]
 ---
 apiVersion: leno.dev/v1alpha1
 kind: TrustBundle
@@ -206,7 +223,45 @@ fn each_broken_rule_is_named_with_its_path() {
             "spec.rules[0].timeouts.backendRequest",
             "longer",
         ),
-        (2, "/spec/rules/0/retry", json!({}), "spec.rules[0].retry", "unknown field `retry`"),
+        (2, "/spec/rules/0/retries", json!({}), "spec.rules[0].retries", "unknown field `retries`"),
+        (
+            2,
+            "/spec/rules/0/retry/codes",
+            json!([503, 399]),
+            "spec.rules[0].retry.codes[1]",
+            "400 to 599",
+        ),
+        (
+            2,
+            "/spec/rules/0/retry/codes",
+            json!(vec![503; 33]),
+            "spec.rules[0].retry.codes",
+            "0 to 32",
+        ),
+        (
+            2,
+            "/spec/rules/0/retry/codes/0",
+            json!(600),
+            "spec.rules[0].retry.codes[0]",
+            "400 to 599",
+        ),
+        (2, "/spec/rules/0/retry/attempts", json!(0), "spec.rules[0].retry.attempts", "1 to 10"),
+        (
+            2,
+            "/spec/rules/0/retry/attempts",
+            json!(1_000_000),
+            "spec.rules[0].retry.attempts",
+            "1 to 10",
+        ),
+        (2, "/spec/rules/0/retry/backoff", json!("61s"), "spec.rules[0].retry.backoff", "0s to 1m"),
+        (
+            2,
+            "/spec/rules/0/retry/backoff",
+            json!("1"),
+            "spec.rules[0].retry.backoff",
+            "not a duration",
+        ),
+        (3, "/spec/rules/0/retry", json!({}), "spec.rules[0].retry", "unknown field `retry`"),
         (
             3,
             "/spec/rules/0/matches/0/method",
@@ -254,8 +309,10 @@ fn each_broken_rule_is_named_with_its_path() {
             "spec.jwtRules[0].jwksUri",
             "must be an http or https URL",
         ),
-        (9, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
-        (9, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
+        (9, "/spec/limits", json!([]), "spec.limits", "1 to 32"),
+        (10, "/spec/rules", json!([{}]), "spec.rules[0]", "needs delay, abort or both"),
+        (11, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
+        (11, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
     ];
     for (document, pointer, value, path, message) in rows {
         let mut object = good().swap_remove(document);
@@ -283,7 +340,7 @@ fn findings_name_what_is_missing_and_what_follows() {
         analyze::findings(&resources).iter().map(|f| format!("{} {}", f.path, f.message)).collect();
     assert!(messages.iter().any(|m| m == "spec.rules[0].backendRefs[0] there is no Service shop/orders; its share of requests is answered with 500"), "{messages:#?}");
     let ineffective = messages.iter().filter(|m| m.ends_with("the policy has no effect"));
-    assert_eq!(ineffective.count(), 3, "{messages:#?}");
+    assert_eq!(ineffective.count(), 5, "{messages:#?}");
 }
 
 #[test]
@@ -321,4 +378,52 @@ fn a_sidecar_takes_mutual_tls_only_when_it_says_so() {
     assert_eq!(read(json!({"port": 15008})), (Some(15008), false));
     assert_eq!(read(json!({"port": 15008, "mutualTls": true})), (Some(15008), true));
     assert_eq!(read(Value::Null), (None, false));
+}
+
+#[test]
+fn a_route_says_what_is_sent_again() {
+    let read = |retry: Value| {
+        let mut object = good().swap_remove(2);
+        object["spec"]["rules"][0]["retry"] = retry;
+        match Resource::from_json(object).unwrap().model {
+            Model::HttpRoute(route) => route.rules[0].retry.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let all = RouteRetry {
+        codes: vec![502, 503],
+        attempts: Some(3),
+        backoff: Some(Duration::from_millis(100)),
+    };
+    let written = json!({"codes": [503, 502, 503], "attempts": 3, "backoff": "100ms"});
+    assert_eq!(read(written), Some(all));
+    assert_eq!(read(json!({})), Some(RouteRetry::default()));
+    assert_eq!(read(json!({"backoff": "0s"})).unwrap().backoff, Some(Duration::ZERO));
+    assert_eq!(read(Value::Null), None);
+}
+
+#[test]
+fn of_two_policies_for_a_service_only_limits_add_up() {
+    for (document, losing) in [(5, true), (9, false), (10, true)] {
+        let mut objects = good();
+        let mut twin = objects[document].clone();
+        twin["metadata"]["name"] = json!("younger");
+        objects.push(twin);
+        let resources: Vec<_> =
+            objects.into_iter().map(|value| Resource::from_json(value).unwrap()).collect();
+        let found = analyze::findings(&resources);
+        assert_eq!(found.len(), usize::from(losing), "{found:?}");
+        assert!(found.iter().all(|finding| finding.message.contains("already applies there")));
+    }
+}
+
+#[test]
+fn schemas_say_what_kubernetes_takes_for_bytes() {
+    let policy = KINDS.iter().find(|info| info.kind == "TrafficPolicy").unwrap();
+    let schema = (policy.schema)();
+    let retry = &schema["properties"]["retry"];
+    let retry = retry.pointer("/anyOf/0").unwrap_or(retry);
+    let buffer = &retry["properties"]["replayBuffer"];
+    assert_eq!(buffer["x-kubernetes-int-or-string"], true, "{retry}");
+    assert_eq!(retry["required"], Value::Null, "{retry}");
 }

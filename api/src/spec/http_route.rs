@@ -36,6 +36,8 @@ pub struct HttpRouteRule {
     pub backend_refs: Vec<HttpBackendRef>,
     /// Bounds on time.
     pub timeouts: Option<HttpRouteTimeouts>,
+    /// What is sent again (GEP-1731).
+    pub retry: Option<HttpRouteRetry>,
 }
 
 /// Conditions that must all hold.
@@ -267,4 +269,17 @@ pub struct HttpRouteTimeouts {
     pub request: Option<String>,
     /// For one attempt; at most `request`.
     pub backend_request: Option<String>,
+}
+
+/// What is sent again, within the budget of the service's policy.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpRouteRetry {
+    /// After which status codes, 400 to 599; at most 32.
+    #[serde(default)]
+    pub codes: Vec<i64>,
+    /// Retries of one request, at most; 1 to 10, what the service's policy says when left out.
+    pub attempts: Option<i64>,
+    /// The least time between two attempts; at most 1m, what the service's policy says when left out.
+    pub backoff: Option<String>,
 }

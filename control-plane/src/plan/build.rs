@@ -116,6 +116,13 @@ impl Links {
             Model::PeerAuthentication(_) => Self::Peers,
             Model::AuthorizationPolicy(policy) => Self::Guard(policy.applies.clone()),
             Model::RequestAuthentication(policy) => Self::Guard(policy.applies.clone()),
+            // Limits hold at the service's own sidecars, faults at its callers'.
+            Model::RateLimitPolicy(policy) => {
+                Self::Guard(Applies::Services(policy.targets.clone()))
+            }
+            Model::FaultPolicy(policy) => Self::Policy {
+                targets: distinct(policy.targets.iter().map(|target| &target.service)),
+            },
             Model::TrustBundle(_) => Self::Mesh,
         }
     }

@@ -54,7 +54,7 @@ impl Endpoints {
     /// the endpoint at a place is expected to take; `turn` is counted up with each call.
     pub fn pick(
         &self,
-        balancer: Balancer,
+        balancer: &Balancer,
         tried: &[u64],
         latency: impl Fn(usize) -> f64,
         turn: &AtomicU64,
@@ -74,7 +74,7 @@ impl Endpoints {
 
     fn pick_by(
         &self,
-        balancer: Balancer,
+        balancer: &Balancer,
         factor: impl Fn(usize) -> Factor,
         latency: &impl Fn(usize) -> f64,
         turn: &AtomicU64,
@@ -85,7 +85,10 @@ impl Endpoints {
                 balance::round_robin(&self.list, turn.fetch_add(1, Ordering::Relaxed))
             }
             Balancer::LeastRequest => balance::least_request(&self.list, self.even, random),
-            Balancer::PeakEwma { .. } | Balancer::Random => balance::random(&self.list, random),
+            Balancer::PeakEwma { .. }
+            | Balancer::Random
+            | Balancer::RingHash { .. }
+            | Balancer::Maglev { .. } => balance::random(&self.list, random),
         };
         if let Balancer::PeakEwma { .. } = balancer {
             let load = |place: usize| Load {
@@ -130,7 +133,7 @@ mod tests {
         (1..=count).map(endpoint).collect::<Vec<_>>().into()
     }
 
-    fn counts(endpoints: &Endpoints, balancer: Balancer, tried: &[u64]) -> Vec<u32> {
+    fn counts(endpoints: &Endpoints, balancer: &Balancer, tried: &[u64]) -> Vec<u32> {
         let (mut counts, turn) = (vec![0; endpoints.len()], AtomicU64::new(0));
         let mut random = generator(3);
         for _ in 0..3_000 {
@@ -144,7 +147,7 @@ mod tests {
     fn whatever_the_balancer_the_ejected_get_nothing_and_the_others_the_same() {
         let endpoints = endpoints(4);
         endpoints[1].vitals.decide(Factor::NONE, None);
-        for balancer in ALL {
+        for balancer in &ALL {
             let counts = counts(&endpoints, balancer, &[]);
             let fair = |place: usize| (850..1150).contains(&counts[place]);
             assert!(counts[1] == 0 && fair(0) && fair(2) && fair(3), "{balancer:?}: {counts:?}");
@@ -155,7 +158,7 @@ mod tests {
     fn who_comes_back_gets_a_part_of_its_share() {
         let endpoints = endpoints(3);
         endpoints[2].vitals.decide(Factor(26), None);
-        for balancer in ALL {
+        for balancer in &ALL {
             let counts = counts(&endpoints, balancer, &[]);
             assert!((50..300).contains(&counts[2]), "{balancer:?}: {counts:?}");
         }
@@ -166,7 +169,7 @@ mod tests {
         let endpoints = endpoints(3);
         let ids: Vec<u64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
         endpoints[0].vitals.decide(Factor::NONE, None);
-        for balancer in ALL {
+        for balancer in &ALL {
             assert_eq!(counts(&endpoints, balancer, &ids[1..2]), [0, 0, 3_000], "{balancer:?}");
             let again = counts(&endpoints, balancer, &ids[1..]);
             assert!(again[0] == 0 && again[1] > 1_000 && again[2] > 1_000, "{balancer:?}");
@@ -174,7 +177,7 @@ mod tests {
         for endpoint in endpoints.iter() {
             endpoint.vitals.decide(Factor::NONE, None);
         }
-        for balancer in ALL {
+        for balancer in &ALL {
             let mut random = generator(3);
             let turn = AtomicU64::new(0);
             assert_eq!(endpoints.pick(balancer, &ids, |_| 1.0, &turn, &mut random), None);

@@ -267,7 +267,7 @@ impl Inputs {
                 file(&mut self.request_authentications, key, &policy.name, policy);
             }
             // For the certificates, not for what is compiled.
-            Model::TrustBundle(_) => {}
+            Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             *self.callers.entry(callee).or_default().entry(caller).or_default() += 1;
@@ -320,7 +320,7 @@ impl Inputs {
             Model::RequestAuthentication(policy) => {
                 unfile(&mut self.request_authentications, key, &policy.name);
             }
-            Model::TrustBundle(_) => {}
+            Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             let Some(callers) = self.callers.get_mut(&callee) else { continue };
@@ -389,7 +389,7 @@ fn mark(services: &BTreeMap<ObjectName, Arc<Service>>, model: &Model, dirty: &mu
             dirty.clusters.extend(services.keys().filter(concerned).cloned());
         }
         Model::AuthorizationPolicy(_) | Model::RequestAuthentication(_) => dirty.inbound = true,
-        Model::TrustBundle(_) => {}
+        Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
     }
 }
 

@@ -138,7 +138,7 @@ impl Seen {
         let ids = || cluster.endpoints.iter().map(|endpoint| endpoint.vitals.id);
         self.latencies.retune(match cluster.settings.balancer {
             Balancer::PeakEwma { decay } => decay,
-            Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => DECAY,
+            _ => DECAY,
         });
         self.latencies.reconcile(ids());
         let mut before = std::mem::take(&mut self.cells);

@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+pub use crate::spec::traffic_policy::Per;
 use crate::{
     Path,
     invalid::Problems,
@@ -17,9 +18,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// More is traffic.
 const MAX_PROBES: u8 = 100;
 
-/// The error-rate and slow-call breaker of a service: closed, traffic flows; open, it is rejected; half-open, probes pass.
+/// The error-rate and slow-call breaker: closed, traffic flows; open, it is rejected; half-open, probes pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Circuit {
+    /// What is closed and opened as one.
+    pub per: Per,
     /// Length of the sliding window.
     pub window: Duration,
     /// Requests in the window below which nothing is judged.
@@ -56,6 +59,7 @@ impl Circuit {
 impl Default for Circuit {
     fn default() -> Self {
         Self {
+            per: Per::Service,
             window: Duration::from_secs(10),
             minimum: 20,
             error_percent: None,
@@ -98,6 +102,7 @@ pub(super) fn parse_circuit(at: Path<'_>, raw: &raw::Breaker, problems: &mut Pro
     circuit.max_open_for = fields.duration("maxOpenFor", longest, range, circuit.max_open_for);
     circuit.open_for = open_for;
     circuit.probes = fields.number("probes", raw.probes, 1..=MAX_PROBES, circuit.probes);
+    circuit.per = raw.per.unwrap_or_default();
     if !circuit.is_on() {
         refuse_without_effect(&mut fields, raw);
     }
@@ -110,6 +115,7 @@ fn refuse_without_effect(fields: &mut Fields<'_, '_>, raw: &raw::Breaker) {
         ("openFor", raw.open_for.is_some()),
         ("maxOpenFor", raw.max_open_for.is_some()),
         ("probes", raw.probes.is_some()),
+        ("per", raw.per.is_some()),
     ];
     for (field, _) in set.iter().filter(|(_, set)| *set) {
         fields.problem(field, "has an effect only beside errorRate or slowCalls");
