@@ -1,6 +1,7 @@
 //! The live object for a service port: its endpoints, which one is next, connections to them, and how many
 //! may be in use.
 
+pub mod admission;
 pub mod balance;
 pub mod breaker;
 pub mod circuit;
@@ -34,6 +35,7 @@ use crate::{
     telemetry::scope::{Callers, Party, Proven, Scope, ScopeLabels},
     tls::client::Target,
 };
+use admission::Admission;
 use balance::Candidate;
 use breaker::Limits;
 use circuit::gate::{Admit, Gate, Probe};
@@ -291,6 +293,8 @@ pub struct State {
     pub gate: Arc<Gate>,
     /// Where the error-rate and slow-call breaker is, for people; `None` where there is none.
     pub circuit: ArcSwapOption<circuit::State>,
+    /// Of the own application: how many requests it is given at once.
+    pub admission: Admission,
 }
 
 impl Default for State {
@@ -303,6 +307,7 @@ impl Default for State {
             callers: Callers::default(),
             gate: Arc::default(),
             circuit: ArcSwapOption::empty(),
+            admission: Admission::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
 //! - [`guard`]: whether a caller of our application may.
 //! - `attempt`: one try upstream; `retry` says whether there is another (pure).
+//! - [`admission`]: when a request gets in to the application beside us; [`limiter`]: the side thread's part of it.
 //! - [`budget`]: how many retries there may be beside the requests (pure).
 //! - [`concurrency`]: how much the application beside us is given at once (pure).
 //! - `response`: the way back; the record moves into the body and ends with it.
@@ -12,12 +13,14 @@
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
 //! - [`tunnel`]: bytes instead of HTTP.
 
+pub mod admission;
 mod attempt;
 pub mod budget;
 pub mod concurrency;
 pub mod exchange;
 pub mod guard;
 mod inbound;
+pub mod limiter;
 mod mirror;
 pub mod observed;
 mod outbound;

@@ -447,9 +447,9 @@ pub struct GrpcHealthCheck {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveConcurrency {
-    /// The limit is never lower; 1 to 1,000,000, 4 when left out.
+    /// The limit is never lower; 3 to 100,000, 4 when left out.
     pub minimum: Option<i64>,
-    /// The limit is never higher; `minimum` to 1,000,000, 1,000 when left out.
+    /// The limit is never higher; `minimum` to 100,000, 1,000 when left out.
     pub maximum: Option<i64>,
     /// The limit to begin with; `minimum` to `maximum`, 20 when left out.
     pub initial: Option<i64>,
@@ -461,7 +461,7 @@ pub struct AdaptiveConcurrency {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Queue {
-    /// Requests that wait, at most; 0 to 1,000,000, 1,000 when left out.
+    /// Requests that wait, at most; 0 to 100,000, 1,000 when left out.
     pub length: Option<i64>,
     /// The wait that is acceptable; 1ms to 10s, 5ms when left out.
     pub target: Option<String>,

@@ -10,11 +10,6 @@
 //! - [`queue`]: those of one priority that wait: for a moment only, where they keep coming (CoDel).
 //! - [`shares`]: the limit, divided among the workers.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 pub mod gate;
 pub mod gradient;
 pub mod queue;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::{
-    attempt, inbound, mirror, outbound, outcome, response, tunnel,
+    admission, attempt, inbound, mirror, outbound, outcome, response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
@@ -176,8 +176,13 @@ impl Exchange {
             self.count_for(&cluster);
             refused(&cluster, refusal)
         })?;
+        let place = admission::enter(self, &admitted, &request).await;
+        let place = place.inspect_err(|_| self.count_for(&admitted))?;
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
         let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
+        if let Some(place) = place {
+            place.ended(attempted.as_ref());
+        }
         let received = attempted.inspect_err(|_| self.count_for(&admitted))?;
         let backend = rule.as_ref().zip(backend).and_then(|(rule, at)| rule.backends.get(at));
         let changes = response::Changes { rule: rule.as_deref(), backend };

@@ -4,9 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use leno_api::model::traffic_policy::{self, OutlierDetection};
+use rand::RngExt;
 use rustc_hash::FxHashMap;
 
 use super::{
+    limiter::Limiters,
     observed::{Mail, Report},
     worker::Shared,
 };
@@ -26,7 +28,7 @@ const EVERY: Duration = Duration::from_millis(100);
 
 /// Samples for ever.
 pub async fn run(shared: Arc<Shared>) {
-    let mut sampler = Sampler::default();
+    let (mut sampler, mut limiters) = (Sampler::default(), Limiters::default());
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -38,6 +40,8 @@ pub async fn run(shared: Arc<Shared>) {
             &shared.mailbox.take(),
             &shared.families.resilience,
         );
+        let figures = &shared.families.resilience.concurrency;
+        limiters.sample(&snapshot, shared.now(), || rand::rng().random(), figures);
     }
 }
 

@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, watch};
 
 use super::{
+    admission::Doors,
     observed::{Attempted, Mailbox, Observed},
     secured::Secured,
 };
@@ -113,6 +114,8 @@ pub struct Worker {
     pub tokens: Verified,
     /// TLS handshakes with callers under way.
     pub handshakes: HalfOpen,
+    /// Where requests wait for applications that are at their limit.
+    pub doors: Doors,
     snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
     /// Metrics of this worker, not yet added to the shared ones.
     pub series: SeriesCache,
@@ -174,6 +177,7 @@ impl Worker {
             connector,
             tokens: Verified::default(),
             handshakes: HalfOpen::default(),
+            doors: Doors::default(),
             snapshot,
             series: SeriesCache::default(),
             random,

@@ -16,8 +16,10 @@ use crate::{
     spec::{http_route::PathMatchType, traffic_policy as raw},
 };
 
+/// With fewer there would not be one for each priority.
+const MIN_LIMIT: u32 = 3;
 /// More requests than an application of one proxy can have under way.
-const MAX_LIMIT: u32 = 1_000_000;
+const MAX_LIMIT: u32 = 100_000;
 /// Every entry is compared with every request.
 const MAX_PRIORITIES: usize = 32;
 const TARGET: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
@@ -26,7 +28,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 /// A limit on requests at once that follows the application's latency.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdaptiveConcurrency {
-    /// The limit is never lower; at least 1.
+    /// The limit is never lower; at least 3.
     pub minimum: u32,
     /// The limit is never higher; not less than `minimum`.
     pub maximum: u32,
@@ -114,7 +116,7 @@ pub(super) fn parse_concurrency(
     let default = AdaptiveConcurrency::default();
     let queue = parse_queue(at.field("queue"), raw.queue, problems);
     let mut fields = Fields::new(at, problems);
-    let minimum = fields.number("minimum", raw.minimum, 1..=MAX_LIMIT, default.minimum);
+    let minimum = fields.number("minimum", raw.minimum, MIN_LIMIT..=MAX_LIMIT, default.minimum);
     let maximum = fields.number("maximum", raw.maximum, minimum..=MAX_LIMIT, default.maximum);
     let initial = fields.number("initial", raw.initial, minimum..=maximum, default.initial);
     Some(AdaptiveConcurrency { minimum, maximum, initial, queue, priorities })

@@ -36,8 +36,13 @@ pub(super) fn build(
             for port in &service.ports {
                 let Some(number) = workload.app_port(&port.name) else { continue };
                 let address = SocketAddr::new(own.application, number);
-                let cluster = application(clusters, address, service, port, own);
-                used.push(cluster.key.clone());
+                let key = ClusterKey::Application(service.name.clone(), address);
+                let cluster = match clusters.get(&key).filter(|_| used.contains(&key)) {
+                    // Another port of the service leads to the same place; the first decides.
+                    Some(same) => same.clone(),
+                    None => application(clusters, (service, address), port, inputs, own),
+                };
+                used.push(key);
                 let destination: Arc<str> = format!("{}:{}", service.name, port.port).into();
                 let mode = inputs.tls_mode(workload, service, port).unwrap_or(default);
                 let old = previous.by_destination.get(&*destination);
@@ -127,14 +132,14 @@ fn is_same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
+/// The application's port at an address, as an instance of a service that is reached under `port`.
 fn application(
     clusters: &mut Clusters,
-    address: SocketAddr,
-    service: &Service,
+    (service, address): (&Service, SocketAddr),
     port: &ServicePort,
+    inputs: &Inputs,
     own: &Own,
 ) -> Arc<Cluster> {
-    let key = ClusterKey::Application(service.name.clone(), address);
     let labels = ScopeLabels {
         reporter: "destination",
         destination: own.party.clone(),
@@ -147,26 +152,57 @@ fn application(
             .into(),
         ..ScopeLabels::default()
     };
-    if let Some(same) = clusters.get(&key)
-        && *same.scope.labels() == labels
+    let key = ClusterKey::Application(service.name.clone(), address);
+    let settings = own_settings(inputs.settings_of(&service.name, &port.name));
+    let old = clusters.get(&key).filter(|old| *old.scope.labels() == labels);
+    if let Some(same) = old
         && same.protocol == port.protocol
+        && same.settings == settings
     {
         return same.clone();
     }
-    let scope = Scope::new(labels);
-    let endpoint = Endpoint::own(own.party.workload.clone(), address, scope.clone());
-    // The application's own limits are for the policies of its callers; here only the process is protected.
-    let settings = Settings { max_connections: 65_536, max_pending: 65_536, ..Settings::default() };
-    let cluster = Arc::new(Cluster {
-        name: key.to_string().into(),
-        key: key.clone(),
-        destination: None,
-        protocol: port.protocol,
-        settings,
-        endpoints: vec![endpoint].into(),
-        scope,
-        state: Arc::new(State::default()),
+    let cluster = Arc::new(match old {
+        // What is known of the application, and who works at it, stays.
+        Some(old) => Cluster {
+            name: old.name.clone(),
+            key: key.clone(),
+            destination: None,
+            protocol: port.protocol,
+            settings,
+            endpoints: old.endpoints.iter().cloned().collect::<Vec<_>>().into(),
+            scope: old.scope.clone(),
+            state: old.state.clone(),
+        },
+        None => {
+            let scope = Scope::new(labels);
+            let endpoint = Endpoint::own(own.party.workload.clone(), address, scope.clone());
+            Cluster {
+                name: key.to_string().into(),
+                key: key.clone(),
+                destination: None,
+                protocol: port.protocol,
+                settings,
+                endpoints: vec![endpoint].into(),
+                scope,
+                state: Arc::new(State::default()),
+            }
+        }
     });
     clusters.insert(key, cluster.clone());
     cluster
+}
+
+/// What of a policy concerns the sidecar that serves: how much the application is given at once (and the path of its
+/// health checks, which go first), and how long a connection may take to be made or be idle. The rest is for callers;
+/// here only the process is protected.
+fn own_settings(policy: Settings) -> Settings {
+    Settings {
+        adaptive_concurrency: policy.adaptive_concurrency,
+        health_check: policy.health_check,
+        connect_timeout: policy.connect_timeout,
+        idle_timeout: policy.idle_timeout,
+        max_connections: 65_536,
+        max_pending: 65_536,
+        ..Settings::default()
+    }
 }

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use super::{
     gradient::LOWEST,
-    queue::{Queue, Ticket},
+    queue::{Patience, Queue, Ticket},
 };
 
 /// Beyond the limit, for health checks only: they are small, and few.
 pub const HEALTH_SLOTS: u32 = 4;
-/// Waiting requests of one worker: more would not be served within the interval anyway.
-pub const MOST_WAITING: usize = 1024;
+/// Waiting requests of one worker, unless told otherwise: more would not be served within the interval anyway.
+pub const MOST_WAITING: usize = 1000;
 /// Of how many slots one is kept for each step of priority.
 const KEPT: u32 = 10;
 
@@ -37,7 +37,8 @@ pub enum Priority {
     Sheddable,
 }
 
-const PRIORITIES: [Priority; 4] =
+/// All of them, the highest first.
+pub const PRIORITIES: [Priority; 4] =
     [Priority::Health, Priority::Critical, Priority::Normal, Priority::Sheddable];
 
 /// What becomes of a request that arrives.
@@ -71,6 +72,7 @@ pub struct Gate {
     limit: u32,
     running: u32,
     most_running: u32,
+    most_waiting: usize,
     tickets: Ticket,
     latest: Duration,
     queues: [Queue; PRIORITIES.len()],
@@ -84,6 +86,7 @@ impl Gate {
             limit: limit.max(LOWEST),
             running: 0,
             most_running: 0,
+            most_waiting: MOST_WAITING,
             tickets: 0,
             latest: Duration::ZERO,
             queues: Default::default(),
@@ -95,6 +98,12 @@ impl Gate {
         self.limit = limit.max(LOWEST);
     }
 
+    /// How many may wait from now on, and how long. Those that wait already stay.
+    pub fn set_queue(&mut self, most_waiting: usize, patience: Patience) {
+        self.most_waiting = most_waiting;
+        self.queues.iter_mut().for_each(|queue| queue.set_patience(patience));
+    }
+
     /// A request arrives.
     pub fn arrive(&mut self, now: Duration, priority: Priority) -> Arrival {
         self.advance(now);
@@ -104,7 +113,7 @@ impl Gate {
             return Arrival::Run;
         }
         let mut refused = None;
-        if self.waiting() >= MOST_WAITING {
+        if self.waiting() >= self.most_waiting {
             let lower = &mut self.queues[priority as usize + 1..];
             refused = lower.iter_mut().rev().find_map(|queue| queue.pop_newest(self.latest));
             if refused.is_none() {

@@ -14,6 +14,21 @@ pub const TARGET: Duration = Duration::from_millis(5);
 /// RFC 8289 section 4.3.
 pub const INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long one may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Where the queue stands.
+    pub target: Duration,
+    /// In a burst; a queue that has not been empty for as long stands. Not less than `target`.
+    pub interval: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { target: TARGET, interval: INTERVAL }
+    }
+}
+
 /// A request that waits, named by the number that it got.
 pub type Ticket = u64;
 
@@ -23,9 +38,15 @@ pub struct Queue {
     waiting: VecDeque<(Ticket, Duration)>,
     /// When it was last empty.
     empty_at: Duration,
+    patience: Patience,
 }
 
 impl Queue {
+    /// From now on, for those that wait already, too.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
     /// At the end.
     pub fn push(&mut self, now: Duration, ticket: Ticket) {
         if self.waiting.is_empty() {
@@ -71,10 +92,11 @@ impl Queue {
     /// When the first will have waited too long.
     pub fn due(&self) -> Option<Duration> {
         let (_, since) = self.waiting.front()?;
-        let patient = since.saturating_add(INTERVAL);
+        let Patience { target, interval } = self.patience;
+        let patient = since.saturating_add(interval);
         // From the moment at which the queue stands, the target holds.
-        let stands = self.empty_at.saturating_add(INTERVAL);
-        Some(patient.min(since.saturating_add(TARGET).max(stands)))
+        let stands = self.empty_at.saturating_add(interval);
+        Some(patient.min(since.saturating_add(target).max(stands)))
     }
 
     /// How many wait.

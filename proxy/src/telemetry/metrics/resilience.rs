@@ -3,6 +3,9 @@
 use prometheus::{IntCounterVec, IntGaugeVec};
 
 use super::New;
+pub use concurrency::Concurrency;
+
+mod concurrency;
 
 /// Why endpoints are ejected.
 pub const EJECTION_CAUSES: [&str; 5] = [
@@ -24,6 +27,8 @@ pub struct Resilience {
     pub circuit_state: IntGaugeVec,
     /// What they rejected, by service.
     pub circuit_rejected: IntCounterVec,
+    /// What the application beside us is given at once.
+    pub concurrency: Concurrency,
 }
 
 impl Resilience {
@@ -49,6 +54,7 @@ impl Resilience {
                 "Requests rejected by the error-rate and slow-call breaker.",
                 &["service"],
             )?,
+            concurrency: Concurrency::register(new)?,
         })
     }
 
