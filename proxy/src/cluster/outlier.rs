@@ -179,16 +179,20 @@ impl Detector {
     }
 
     /// Takes results of an endpoint in, with the longest runs that workers saw among them; a single result has
-    /// [`Run::default`]. Results of who is ejected or unknown are late ones and count nothing.
+    /// [`Run::default`]. Results of who is ejected or unknown are late ones and count nothing; latencies of who is on
+    /// its ramp do not, either.
     pub fn push(&mut self, endpoint: u64, now: Duration, batch: &Batch, longest: Run) {
         self.pass_to(now);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else {
             return;
         };
-        if matches!(entry.place, Place::Ejected { .. }) {
-            return;
+        let Place::Serving { since, .. } = entry.place else { return };
+        let mut counted = *batch;
+        if since.is_some_and(|since| self.now.saturating_sub(since) < self.settings.ramp) {
+            // It may still be cold, and who is ejected for that never gets warm.
+            (counted.latency_sum, counted.count) = (Duration::ZERO, 0);
         }
-        entry.window.push(self.now, batch);
+        entry.window.push(self.now, &counted);
         entry.run = lengthened(entry.run, batch);
         entry.longest = entry.longest.max(longest).max(entry.run);
     }

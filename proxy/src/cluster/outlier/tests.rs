@@ -214,6 +214,23 @@ fn slower_than_the_others_is_ejected() {
 }
 
 #[test]
+fn who_is_on_its_ramp_may_be_slow() {
+    let mut detector = detector(Settings::default(), 4);
+    detector.reconcile(at(1), 0..5);
+    let mut answered = |endpoint: u64, seconds: u64, millis: u64| {
+        let latency_sum = Duration::from_millis(millis * 20);
+        let batch = Batch { successes: 20, count: 20, latency_sum, ..Batch::default() };
+        detector.push(endpoint, at(seconds), &batch, Run::default());
+        ejected(&detector.evaluate(at(seconds)))
+    };
+    for seconds in [2, 10, 11] {
+        (0..4).for_each(|endpoint| assert_eq!(answered(endpoint, seconds, 20), []));
+        let expected: &[u64] = if seconds < 11 { &[] } else { &[4] };
+        assert_eq!(answered(4, seconds, 200), expected, "10 s after it came it has had its time");
+    }
+}
+
+#[test]
 fn there_is_always_somebody_left() {
     for (percent, endpoints, expected) in [
         (50, 11, 5),
