@@ -4,7 +4,8 @@
 //! A retry has to fit into both of:
 //! - the rate: over the last [`WINDOW`], retries are at most `percent` of the requests, or `per_second` where that is
 //!   more. This is what bounds amplification: a limit on retries under way alone does not, since retries that fail at
-//!   once are never many at a time;
+//!   once are never many at a time. And it holds for each second, too: a window's worth of retries at the moment at
+//!   which everything fails is two seconds of double load, on what fails already;
 //! - those under way: at most `percent` of the exchanges under way, or `per_second` where that is more. Retries that
 //!   hang are few per second, and pile up all the same.
 //!
@@ -112,8 +113,8 @@ impl Budget {
             return false;
         }
         let price = self.price();
-        let allowed = self.total.requests * u64::from(self.settings.percent) / 100;
-        let by_share = self.total.retries < allowed;
+        let by_share = self.total.retries < self.share_of(self.total.requests)
+            && self.slices[at].retries < self.share_of(self.requests_of_slice(at));
         let by_floor = self.saved >= price && self.total.retries < self.floor_of_window();
         if !by_share && !by_floor {
             return false;
@@ -139,6 +140,16 @@ impl Budget {
     /// Requests and retries of the last [`WINDOW`].
     pub fn counted(&self) -> (u64, u64) {
         (self.total.requests, self.total.retries)
+    }
+
+    fn share_of(&self, requests: u64) -> u64 {
+        requests * u64::from(self.settings.percent) / 100
+    }
+
+    /// What the slice at `at` has seen, or the mean of the window where that is more: at its beginning it has seen
+    /// nothing yet.
+    fn requests_of_slice(&self, at: usize) -> u64 {
+        self.slices[at].requests.max(self.total.requests / SLICES as u64)
     }
 
     fn most_under_way(&self, active: u32) -> u32 {

@@ -64,14 +64,28 @@ fn the_floor_is_not_on_top_of_the_share() {
 #[test]
 fn retries_that_hang_do_not_pile_up() {
     let mut budget = Budget::new(DEFAULT, 1);
-    for request in 0..1000 {
+    for request in 0..10_000 {
         budget.deposit(at(request));
     }
-    let granted = (0..1000).filter(|_| budget.withdraw(at(1000), 100)).count();
+    let granted = (0..1000).filter(|_| budget.withdraw(at(9_999), 100)).count();
     assert_eq!((granted, budget.under_way()), (20, 20));
     budget.end();
-    assert!(budget.withdraw(at(1000), 100));
-    assert!(!budget.withdraw(at(1000), 100));
+    assert!(budget.withdraw(at(9_999), 100));
+    assert!(!budget.withdraw(at(9_999), 100));
+}
+
+#[test]
+fn a_windows_worth_is_not_spent_in_a_second() {
+    let mut budget = Budget::new(Settings { percent: 20, per_second: 0 }, 1);
+    (0..10_000).for_each(|request| budget.deposit(at(request)));
+    let mut granted = |now| {
+        let granted = (0..5_000).filter(|_| budget.withdraw(at(now), 1_000_000)).count();
+        (0..granted).for_each(|_| budget.end());
+        granted
+    };
+    // Nobody has asked before, and from now on all fails.
+    assert_eq!((granted(9_500), granted(9_999)), (200, 0));
+    assert_eq!(granted(10_000), 180, "the mean of the window, in which this second is still empty");
 }
 
 #[test]
