@@ -13,7 +13,8 @@
 //! - **backends**: the frontends, and whatever those routes send or mirror traffic to. Routes of a service
 //!   that is only a backend do not apply (Gateway API for meshes), so they are not sent;
 //! - of every backend the `Service`, its policies and its workloads;
-//! - the proxy's own workload and, bare, the services that it serves;
+//! - the proxy's own workload and the services that it serves, with their traffic policies, but neither
+//!   routes nor other workloads;
 //! - how the workloads of its own namespace, of the mesh and of the backends' namespaces are spoken to
 //!   (`PeerAuthentication`);
 //! - what is let in to its own workload (`AuthorizationPolicy`, `RequestAuthentication`), from its own

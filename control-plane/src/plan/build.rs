@@ -45,6 +45,8 @@ pub(super) enum Links {
     },
     Policy {
         targets: Vec<ObjectName>,
+        /// Whether it is for those who serve a target, too, or for its callers alone.
+        served: bool,
     },
     /// How the workloads of its namespace are spoken to: for them and for whoever calls them.
     Peers,
@@ -110,8 +112,10 @@ impl Links {
                 parents: parents(&route.parents),
                 backends: distinct(route.backends.iter().map(|backend| &backend.service)),
             },
+            // What of it concerns those who serve, they know.
             Model::TrafficPolicy(policy) => Self::Policy {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
+                served: true,
             },
             Model::PeerAuthentication(_) => Self::Peers,
             Model::AuthorizationPolicy(policy) => Self::Guard(policy.applies.clone()),
@@ -122,6 +126,7 @@ impl Links {
             }
             Model::FaultPolicy(policy) => Self::Policy {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
+                served: false,
             },
             Model::TrustBundle(_) => Self::Mesh,
         }

@@ -21,8 +21,10 @@ pub(super) struct Index {
     workloads: HashMap<ObjectName, Arc<Item>>,
     /// Routes by parent.
     routes: KeysBy<ObjectName>,
-    /// Policies by target, workloads by service served.
-    dependants: KeysBy<ObjectName>,
+    /// Workloads by service served.
+    members: KeysBy<ObjectName>,
+    /// Policies by target.
+    policies: KeysBy<ObjectName>,
     /// How workloads are spoken to, by namespace.
     peers: KeysBy<Arc<str>>,
     /// What is let in to workloads, by namespace.
@@ -56,10 +58,10 @@ impl Index {
             }
             Links::Workload { services, .. } => {
                 self.workloads.insert(item.key.name.clone(), item.clone());
-                self.dependants.add(services, &item.key);
+                self.members.add(services, &item.key);
             }
             Links::Route { parents, .. } => self.routes.add(parents, &item.key),
-            Links::Policy { targets } => self.dependants.add(targets, &item.key),
+            Links::Policy { targets, .. } => self.policies.add(targets, &item.key),
             Links::Peers => self.peers.add(slice::from_ref(&item.key.name.namespace), &item.key),
             Links::Guard(_) => {
                 self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
@@ -81,10 +83,10 @@ impl Index {
             }
             Links::Workload { services, .. } => {
                 self.workloads.remove(&key.name);
-                self.dependants.remove(services, key);
+                self.members.remove(services, key);
             }
             Links::Route { parents, .. } => self.routes.remove(parents, key),
-            Links::Policy { targets } => self.dependants.remove(targets, key),
+            Links::Policy { targets, .. } => self.policies.remove(targets, key),
             Links::Peers => self.peers.remove(slice::from_ref(&key.name.namespace), key),
             Links::Guard(_) => self.guards.remove(slice::from_ref(&key.name.namespace), key),
             Links::Mesh => {
@@ -127,7 +129,13 @@ impl Index {
     /// The service itself, its policies and its workloads.
     pub(super) fn parts_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
         let own = self.services.get(service).map(|item| &item.key);
-        own.into_iter().chain(self.dependants.of(service))
+        own.into_iter().chain(self.policies.of(service)).chain(self.members.of(service))
+    }
+
+    /// The service itself and its policies.
+    pub(super) fn frame_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
+        let own = self.services.get(service).map(|item| &item.key);
+        own.into_iter().chain(self.policies.of(service))
     }
 
     /// Objects that say how the workloads of a namespace are spoken to.

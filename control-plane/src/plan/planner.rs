@@ -136,8 +136,10 @@ impl Planner {
                         .extend(services.iter().flat_map(|name| self.interest.backends.of(name)));
                     proxies.extend(self.interest.own.of(&key.name));
                 }
-                Links::Policy { targets } => {
+                Links::Policy { targets, served } => {
                     proxies.extend(targets.iter().flat_map(|name| self.interest.backends.of(name)));
+                    let serving = targets.iter().filter(|_| *served);
+                    proxies.extend(serving.flat_map(|name| self.interest.served.of(name)));
                 }
                 Links::Route { parents, .. } => {
                     proxies

@@ -222,8 +222,8 @@ impl Scope {
         }
         let index = shared.index;
         for service in before.iter().chain(services) {
-            if let Some(item) = index.service(service) {
-                self.reconsider(&item.key, shared);
+            for key in index.frame_of(service) {
+                self.reconsider(key, shared);
             }
         }
     }
@@ -235,7 +235,9 @@ impl Scope {
                 self.backends.has(&service.name) || self.served.contains(&service.name)
             }
             Links::Workload { services, .. } => self.is_own(item) || needed(services),
-            Links::Policy { targets } => needed(targets),
+            Links::Policy { targets, served } => {
+                needed(targets) || *served && targets.iter().any(|name| self.served.contains(name))
+            }
             Links::Peers => self.namespaces.has(&item.key.name.namespace),
             Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),
             Links::Mesh => true,

@@ -106,6 +106,14 @@ pub(crate) fn policy(name: &str, target: &str) -> Value {
     object("leno.dev/v1alpha1", "TrafficPolicy", name, &spec)
 }
 
+pub(crate) fn fault(name: &str, target: &str) -> Value {
+    let spec = json!({
+        "targetRefs": [{"group": "", "kind": "Service", "name": target}],
+        "rules": [{"abort": {"status": 503}}],
+    });
+    object("leno.dev/v1alpha1", "FaultPolicy", name, &spec)
+}
+
 /// Parents are full names, backends are in the route's namespace, the last one gets copies only.
 pub(crate) fn route(name: &str, parents: &[&str], backends: &[&str]) -> Value {
     let parent = |full: &&str| {
@@ -224,7 +232,9 @@ impl World {
                 Links::Workload { services, .. } => {
                     services.iter().any(|name| backends.contains(name))
                 }
-                Links::Policy { targets } => targets.iter().any(|name| backends.contains(name)),
+                Links::Policy { targets, served: at_home } => targets
+                    .iter()
+                    .any(|name| backends.contains(name) || *at_home && served.contains(name)),
                 Links::Route { .. } => false,
                 Links::Peers => {
                     let spoken_to = backends.iter().map(|name| &*name.namespace);
@@ -284,6 +294,7 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
         guards(),
         Just(()).prop_map(|()| trust_bundle()),
         (full(), prop::sample::select(&NAMES)).prop_map(|(name, target)| policy(&name, target)),
+        (full(), prop::sample::select(&NAMES)).prop_map(|(name, target)| fault(&name, target)),
         (full(), prop::collection::vec(full(), 1..3), short()).prop_map(
             |(name, parents, backends)| {
                 let parents: Vec<_> = parents.iter().map(String::as_str).collect();
@@ -499,18 +510,41 @@ fn a_consumer_route_is_for_proxies_of_its_namespace_alone() {
 }
 
 #[test]
-fn a_proxy_gets_its_own_workload_and_the_bare_services_that_it_serves() {
+fn a_proxy_gets_its_own_workload_and_the_services_that_it_serves_with_their_policies() {
     let (mut world, mut planner) = planner(vec![
         service("shop/a", &[]),
+        service("shop/b", &[]),
+        policy("shop/a", "a"),
+        policy("shop/b", "b"),
+        fault("shop/a", "a"),
         route("shop/a", &["shop/a"], &["b"]),
         workload("shop/a-1", &["a"]),
         workload("shop/a-2", &["a"]),
     ]);
     let id = ProxyId(1);
     planner.connect(id, identity("shop", Some("shop/a-1")));
-    assert_eq!(taken(&mut planner, id), ["+Service shop/a", "+Workload shop/a-1"]);
+    let scope = ["+Service shop/a", "+TrafficPolicy shop/a", "+Workload shop/a-1"];
+    assert_eq!(taken(&mut planner, id), scope);
+    world.edit(&mut planner, Edit::Put(policy("shop/a-too", "a")));
+    world.edit(&mut planner, Edit::Put(policy("shop/b-too", "b")));
+    assert_eq!(taken(&mut planner, id), ["+TrafficPolicy shop/a-too"]);
+    world.edit(&mut planner, Edit::Delete(policy("shop/a-too", "a")));
+    assert_eq!(taken(&mut planner, id), ["-TrafficPolicy shop/a-too"]);
+    world.edit(&mut planner, Edit::Put(workload("shop/a-1", &["b"])));
+    let moved = [
+        "+Service shop/b",
+        "+TrafficPolicy shop/b",
+        "+TrafficPolicy shop/b-too",
+        "+Workload shop/a-1",
+        "-Service shop/a",
+        "-TrafficPolicy shop/a",
+    ];
+    assert_eq!(taken(&mut planner, id), moved);
     world.edit(&mut planner, Edit::Delete(workload("shop/a-1", &[])));
-    assert_eq!(taken(&mut planner, id), ["-Service shop/a", "-Workload shop/a-1"]);
+    assert_eq!(taken(&mut planner, id).len(), 4);
+    // Faults are for its callers alone.
+    planner.subscribe(id, &named("shop/a"));
+    assert!(taken(&mut planner, id).contains(&"+FaultPolicy shop/a".to_owned()));
 }
 
 #[test]
