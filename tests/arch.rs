@@ -53,6 +53,7 @@ const PURE: &[&str] = &[
     "proxy/src/forward/budget",
     "proxy/src/forward/concurrency",
     "proxy/src/forward/retry",
+    "proxy/src/forward/simulation",
     "proxy/src/forward/outcome",
     "proxy/src/config/compile",
     "proxy/src/config/inputs",

@@ -10,6 +10,7 @@
 //! - `response`: the way back; the record moves into the body and ends with it.
 //! - [`outcome`]: one classification of everything that can go wrong (pure).
 //! - [`observed`]: what a worker sees of endpoints (pure); [`sampler`]: what the side thread decides from it.
+//! - `simulation`: all machines of resilience together, in tests: what they promise.
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
 //! - [`tunnel`]: bytes instead of HTTP.
 
@@ -29,5 +30,7 @@ mod response;
 pub mod retry;
 pub mod sampler;
 pub mod secured;
+#[cfg(test)]
+mod simulation;
 pub mod tunnel;
 pub mod worker;
