@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "proxy/src/cluster/outlier",
     "proxy/src/cluster/tally",
     "proxy/src/cluster/window",
+    "proxy/src/forward/affinity",
     "proxy/src/forward/observed",
     "proxy/src/forward/budget",
     "proxy/src/forward/concurrency",

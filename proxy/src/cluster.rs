@@ -6,8 +6,10 @@ pub mod balance;
 pub mod breaker;
 pub mod circuit;
 pub mod connect;
+pub mod endpoint;
 pub mod endpoints;
 pub mod ewma;
+pub mod health;
 pub mod outlier;
 pub mod pool;
 pub mod tally;
@@ -19,7 +21,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -28,20 +30,18 @@ use std::{
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use leno_api::model::{
-    ObjectName, service::Protocol, traffic_policy::Settings, workload::Workload,
+    ObjectName,
+    service::Protocol,
+    traffic_policy::{Per, Settings},
 };
 
-use crate::{
-    telemetry::scope::{Callers, Party, Proven, Scope, ScopeLabels},
-    tls::client::Target,
-};
+use crate::telemetry::scope::{Callers, Scope};
 use admission::Admission;
-use balance::Candidate;
 use breaker::Limits;
 use circuit::gate::{Admit, Gate, Probe};
-use endpoints::Endpoints;
+pub use endpoint::{Calling, Endpoint, Security};
+use endpoints::{Endpoints, Wish};
 use tally::Verdict;
-use vitals::Vitals;
 
 /// What identifies a cluster: `shop/orders:80`, or `inbound:9001` for the application beside us.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,202 +58,6 @@ impl fmt::Display for ClusterKey {
             Self::Service(name, port) => write!(f, "{name}:{port}"),
             Self::Application(_, address) => write!(f, "inbound:{}", address.port()),
         }
-    }
-}
-
-/// How connections to an endpoint are secured.
-#[derive(Debug)]
-pub enum Security {
-    /// Not at all.
-    Plain,
-    /// Mutual TLS is due but cannot be had, and never is plain said instead; the reason is for logs.
-    Unavailable(&'static str),
-    /// Mutual TLS. On the heap, since most endpoints of a plain mesh need no room for it.
-    Mutual(Box<Target>),
-}
-
-/// Who calls the endpoints of a cluster, for their metrics.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Calling {
-    /// Ourselves.
-    pub source: Party,
-    /// Namespace and name of the service that is called.
-    pub service: (Arc<str>, Arc<str>),
-    /// What we prove to be, `spiffe://...`.
-    pub id: Option<Arc<str>>,
-}
-
-/// Whose an endpoint is.
-#[derive(Debug)]
-enum Whose {
-    Workload(Arc<Workload>, Arc<Calling>),
-    /// Of the application beside us.
-    Own(Arc<str>),
-}
-
-/// One place requests can go.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Unique in this process; pools are found by it.
-    pub id: u64,
-    whose: Whose,
-    /// Where to connect: the sidecar's port when `via_sidecar`, the application's otherwise.
-    pub address: SocketAddr,
-    /// Whether a sidecar answers there.
-    pub via_sidecar: bool,
-    /// Relative to its siblings; never 0 (such endpoints are left out).
-    pub weight: u32,
-    /// How connections to it are secured.
-    pub security: Security,
-    /// For metrics; made at the first call, since most of the endpoints that a proxy knows are never called.
-    scope: OnceLock<Arc<Scope>>,
-    /// How it does.
-    pub vitals: Arc<Vitals>,
-}
-
-impl Security {
-    /// Whether both ask for the same. The name that is called belongs to the cluster.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Plain, Self::Plain) => true,
-            (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
-            (Self::Mutual(one), Self::Mutual(other)) => one.expected() == other.expected(),
-            _ => false,
-        }
-    }
-}
-
-impl Endpoint {
-    /// A new endpoint: `workload`, which `calling` reaches. `vitals` are those of the same instance where it was known before.
-    pub fn new(
-        workload: Arc<Workload>,
-        calling: Arc<Calling>,
-        address: SocketAddr,
-        via_sidecar: bool,
-        security: Security,
-        vitals: Arc<Vitals>,
-    ) -> Arc<Self> {
-        let weight = workload.weight;
-        let whose = Whose::Workload(workload, calling);
-        Self::with(whose, address, via_sidecar, weight, security, OnceLock::new(), vitals)
-    }
-
-    /// The application beside us, in plain; counted for `scope`.
-    pub fn own(workload: Arc<str>, address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
-        let (whose, security) = (Whose::Own(workload), Security::Plain);
-        Self::with(whose, address, false, 1, security, scope.into(), Arc::default())
-    }
-
-    fn with(
-        whose: Whose,
-        address: SocketAddr,
-        via_sidecar: bool,
-        weight: u32,
-        security: Security,
-        scope: OnceLock<Arc<Scope>>,
-        vitals: Arc<Vitals>,
-    ) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { id, whose, address, via_sidecar, weight, security, scope, vitals })
-    }
-
-    /// Whose it is: `shop/orders-1`.
-    pub fn workload(&self) -> String {
-        match &self.whose {
-            Whose::Workload(workload, _) => workload.name.to_string(),
-            Whose::Own(name) => name.to_string(),
-        }
-    }
-
-    /// Whether requests are sent to `other` and counted for it in the same way.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.address == other.address
-            && self.weight == other.weight
-            && self.via_sidecar == other.via_sidecar
-            && self.security.is_same(&other.security)
-            && self.labels() == other.labels()
-    }
-
-    /// Its name and address, unique within its cluster; `None` for the application beside us.
-    pub fn place(&self) -> Option<(&ObjectName, SocketAddr)> {
-        match &self.whose {
-            Whose::Workload(workload, _) => Some((&workload.name, self.address)),
-            Whose::Own(_) => None,
-        }
-    }
-
-    /// What it is counted as.
-    pub fn labels(&self) -> ScopeLabels {
-        match (self.scope.get(), &self.whose) {
-            (Some(scope), _) => scope.labels().clone(),
-            (None, Whose::Workload(workload, calling)) => labels(workload, calling, &self.security),
-            (None, Whose::Own(_)) => ScopeLabels::default(),
-        }
-    }
-
-    /// Whom an exchange with it is counted for.
-    pub fn scope(&self) -> &Arc<Scope> {
-        self.scope.get_or_init(|| Scope::new(self.labels()))
-    }
-
-    /// The same, or `heir` from now on, which takes its place, when nothing was counted yet.
-    pub fn scope_or(&self, heir: &Arc<Scope>) -> &Arc<Scope> {
-        self.scope.get_or_init(|| heir.clone())
-    }
-
-    /// Whether nothing is said to it in plain.
-    pub fn is_secured(&self) -> bool {
-        !matches!(self.security, Security::Plain)
-    }
-
-    /// Who has to be there, as `spiffe://...`; `None` where nobody proves anything.
-    pub fn peer(&self) -> Option<&Arc<str>> {
-        self.scope().labels().proven.as_ref()?.destination.as_ref()
-    }
-
-    /// Exchanges under way from this proxy.
-    pub fn active(&self) -> u32 {
-        self.vitals.tally.active()
-    }
-}
-
-fn labels(workload: &Workload, calling: &Calling, security: &Security) -> ScopeLabels {
-    ScopeLabels {
-        reporter: "source",
-        source: calling.source.clone(),
-        destination: party(workload),
-        service: Some(calling.service.clone()),
-        destination_zone: workload.zone.as_deref().unwrap_or_default().into(),
-        proven: proven(security, calling),
-    }
-}
-
-fn proven(security: &Security, calling: &Calling) -> Option<Proven> {
-    let destination = match security {
-        Security::Plain => return None,
-        Security::Unavailable(_) => None,
-        Security::Mutual(target) => Some(target.expected().to_string().into()),
-    };
-    Some(Proven { source: calling.id.clone(), destination })
-}
-
-/// How a workload is named in metrics.
-fn party(workload: &Workload) -> Party {
-    Party {
-        workload: workload.name.name.clone(),
-        namespace: workload.name.namespace.clone(),
-        version: workload.labels.get("version").map_or("", String::as_str).into(),
-    }
-}
-
-impl Candidate for Arc<Endpoint> {
-    fn weight(&self) -> u32 {
-        self.weight
-    }
-
-    fn active(&self) -> u32 {
-        Endpoint::active(self)
     }
 }
 
@@ -330,15 +134,29 @@ impl Cluster {
         matches!(self.key, ClusterKey::Service(..))
     }
 
-    /// The place of the endpoint for the next attempt, not one of `tried` unless there is no other. `latency` is what
-    /// the endpoint at a place is expected to take.
+    /// Whether each endpoint has a breaker of its own.
+    pub fn has_breakers(&self) -> bool {
+        self.settings.circuit.per == Per::Endpoint && self.settings.circuit.is_on()
+    }
+
+    /// The place of the endpoint for the next attempt, not one of `tried` unless there is no other. `hash` is that of
+    /// the request, for balancers that go by it; `latency` is what the endpoint at a place is expected to take.
     pub fn pick(
         &self,
         tried: &[u64],
+        hash: Option<u64>,
         latency: impl Fn(usize) -> f64,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<usize> {
-        self.endpoints.pick(&self.settings.balancer, tried, latency, &self.state.turn, random)
+        let wish = Wish {
+            balancer: &self.settings.balancer,
+            tried,
+            hash,
+            bound: f64::from(self.settings.bounded_load.percent) / 100.0,
+            under_way: &|| self.state.limits.exchanges().into(),
+            breakers: self.has_breakers(),
+        };
+        self.endpoints.pick(&wish, latency, &self.state.turn, random)
     }
 
     /// Begins an exchange, unless as many are under way as the breaker allows, or it is open.
@@ -363,24 +181,31 @@ impl Cluster {
     /// # Errors
     /// When it is not closed: after which time another request may pass.
     pub fn pass(&self, now: Duration) -> Result<Pass, Duration> {
-        match self.state.gate.admit(now) {
-            Admit::Pass => Ok(Pass { probe: RefCell::default() }),
-            Admit::Probe(probe) => {
-                Ok(Pass { probe: RefCell::new(Some((self.state.gate.clone(), probe))) })
-            }
-            Admit::Reject { retry_after } => Err(retry_after),
-        }
+        Pass::through(&self.state.gate, now)
     }
 
-    /// Takes the endpoint at `place` for one attempt; `None` where it has as many under way as can be counted.
-    pub fn lease(&self, place: usize) -> Option<Lease> {
-        let endpoint = self.endpoints.get(place)?.clone();
-        endpoint.vitals.tally.begin().then(|| Lease {
-            endpoint,
-            place,
-            begun: Instant::now(),
-            verdict: Cell::new(Verdict::Neither),
-        })
+    /// Takes the endpoint at `place` for one attempt.
+    ///
+    /// # Errors
+    /// When it has as many under way as can be counted, or its own breaker is not closed.
+    pub fn lease(&self, place: usize, now: impl FnOnce() -> Duration) -> Result<Lease, Unleased> {
+        let endpoint = self.endpoints.get(place).ok_or(Unleased::Full)?.clone();
+        let breaker = endpoint.vitals().breaker().filter(|_| self.has_breakers());
+        let pass = match breaker {
+            Some(breaker) => Pass::through(&breaker.gate, now()).map_err(|_| Unleased::Open)?,
+            None => Pass::default(),
+        };
+        match endpoint.vitals().tally.begin() {
+            true => Ok(Lease {
+                endpoint,
+                place,
+                seen: Cell::default(),
+                begun: Instant::now(),
+                verdict: Cell::new(Verdict::Neither),
+                pass,
+            }),
+            false => Err(Unleased::Full),
+        }
     }
 
     /// Whether the breaker counts such an answer as slow.
@@ -401,6 +226,22 @@ impl Admitted {
     pub fn pass(&self) -> &Pass {
         &self.pass
     }
+
+    /// The cluster itself.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Passes the error-rate and slow-call breaker for another attempt. An exchange that is a probe remains one.
+    ///
+    /// # Errors
+    /// When the breaker is not closed any more: after which time another request may pass.
+    pub fn pass_again(&self, now: Duration) -> Result<(), Duration> {
+        if !self.pass.is_probe() {
+            self.pass.probe.swap(&self.cluster.pass(now)?.probe);
+        }
+        Ok(())
+    }
 }
 
 impl std::ops::Deref for Admitted {
@@ -417,13 +258,35 @@ impl Drop for Admitted {
     }
 }
 
+/// Why an endpoint that was picked cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unleased {
+    /// As many attempts as can be counted are under way.
+    Full,
+    /// Its breaker opened, or ran out of probes, in between.
+    Open,
+}
+
 /// A way past the error-rate and slow-call breaker; a probe of a half-open one is given back when dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pass {
     probe: RefCell<Option<(Arc<Gate>, Probe)>>,
 }
 
 impl Pass {
+    /// Whether the breaker waits for how it ends.
+    pub fn is_probe(&self) -> bool {
+        self.probe.borrow().is_some()
+    }
+
+    fn through(gate: &Arc<Gate>, now: Duration) -> Result<Self, Duration> {
+        match gate.admit(now) {
+            Admit::Pass => Ok(Self::default()),
+            Admit::Probe(probe) => Ok(Self { probe: RefCell::new(Some((gate.clone(), probe))) }),
+            Admit::Reject { retry_after } => Err(retry_after),
+        }
+    }
+
     /// Tells the breaker how it ended.
     pub fn settle(&self, verdict: Verdict, slow: bool) {
         if let Some((gate, probe)) = self.probe.take() {
@@ -445,12 +308,21 @@ pub struct Lease {
     pub endpoint: Arc<Endpoint>,
     /// Where it was when it was picked.
     pub place: usize,
+    /// Where the worker that has it keeps what it has seen of the cluster.
+    pub seen: Cell<usize>,
     /// When the attempt began.
     pub begun: Instant,
     verdict: Cell<Verdict>,
+    /// The way past the endpoint's own breaker.
+    pass: Pass,
 }
 
 impl Lease {
+    /// Tells the endpoint's own breaker, where this was one of its probes.
+    pub fn settle(&self, verdict: Verdict, slow: bool) {
+        self.pass.settle(verdict, slow);
+    }
+
     /// How the attempt went; nobody can tell unless this is called.
     pub fn judge(&self, verdict: Verdict) {
         self.verdict.set(verdict);
@@ -459,6 +331,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.vitals.tally.end(self.verdict.get());
+        self.endpoint.vitals().tally.end(self.verdict.get());
     }
 }

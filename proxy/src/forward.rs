@@ -3,7 +3,8 @@
 //! - [`exchange`]: the one way in and out. Every error becomes a response here, every exchange is recorded here.
 //! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
 //! - [`guard`]: whether a caller of our application may.
-//! - `attempt`: one try upstream; `retry` says whether there is another (pure).
+//! - `attempt`: tries upstream; [`retry`] says whether there is another (pure), [`allowance`] whether the worker still
+//!   has one to spend, `deadline` until when. [`quantile`]: after which time most are answered (pure).
 //! - [`admission`]: when a request gets in to the application beside us; [`limiter`]: the side thread's part of it.
 //! - [`budget`]: how many retries there may be beside the requests (pure).
 //! - [`concurrency`]: how much the application beside us is given at once (pure).
@@ -15,9 +16,12 @@
 //! - [`tunnel`]: bytes instead of HTTP.
 
 pub mod admission;
+mod affinity;
+pub mod allowance;
 mod attempt;
 pub mod budget;
 pub mod concurrency;
+mod deadline;
 pub mod exchange;
 pub mod guard;
 mod inbound;
@@ -26,6 +30,7 @@ mod mirror;
 pub mod observed;
 mod outbound;
 pub mod outcome;
+pub mod quantile;
 mod response;
 pub mod retry;
 pub mod sampler;

@@ -49,7 +49,7 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
         .map(|endpoint| {
             json!({
                 "workload": endpoint.workload(), "address": endpoint.address.to_string(),
-                "weight": endpoint.weight, "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
+                "weight": endpoint.weight, "zone": endpoint.zone(), "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
                 "tls": security(endpoint), "peer": endpoint.peer(),
                 "health": health::endpoint(endpoint, now),
             })
@@ -68,6 +68,7 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
             "maxExchanges": settings.max_exchanges,
         },
         "circuit": health::circuit(cluster, now),
+        "localShare": cluster.endpoints.local_share(),
         "endpoints": endpoints,
     })
 }

@@ -190,6 +190,7 @@ pub(super) fn own(options: &Options) -> Own {
             version: version.unwrap_or_default().into(),
         },
         workload: None,
+        zone: options.zone.as_deref().map(Arc::from),
         application: options.app_address,
         proof: Proof::default(),
         issuer_keys: KeyCache::new(Timing::default()),

@@ -27,6 +27,10 @@ use crate::{
     },
 };
 
+/// From one sidecar to the next: which service port is meant. It selects among the receiver's own ports and is
+/// removed there.
+pub const DESTINATION: http::HeaderName = http::HeaderName::from_static("x-leno-destination");
+
 /// Connects to endpoints as each asks for it.
 pub struct Connector {
     /// Our certificate as it is now: asked for once a handshake, so that a new one is used at once.
@@ -151,7 +155,7 @@ impl fmt::Debug for Connector {
 ///
 /// # Errors
 /// UF, safe to retry elsewhere: nothing was sent.
-async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
+pub async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
     match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             prepare(&stream).map_err(|error| failed(address, &error))?;

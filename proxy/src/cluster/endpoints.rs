@@ -1,39 +1,75 @@
-//! The endpoints of a cluster, prepared for drawing one of them.
+//! The endpoints of a cluster, prepared for picking one of them.
+
+pub mod table;
+mod zones;
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use leno_api::model::traffic_policy::Balancer;
+use leno_api::model::traffic_policy::{Balancer, Settings};
 
 use super::{
     Endpoint,
-    balance::{self, draw::Draw},
+    balance::{
+        self,
+        bounded::{self, Member, Total},
+        draw::Draw,
+    },
     ewma::{self, Load},
     outlier::Factor,
 };
+use table::Table;
+use zones::Zones;
 
 /// How often one is drawn before all are looked at. With half of them ejected one pick in 256 comes to that.
 const DRAWS: u32 = 8;
+/// Of so many endpoints it is counted what each has under way, to know whether one is over its bound; of more, what the
+/// cluster has under way has to do: a request must not cost more the more endpoints there are.
+const COUNTED: usize = 64;
 
 /// Endpoints in a stable order.
 #[derive(Debug)]
 pub struct Endpoints {
     /// A later list of the same cluster has a higher number.
     pub number: u64,
+    all: Group,
+    /// Where the balancer goes by a hash.
+    table: Option<Arc<Table>>,
+    /// Where they are in several zones, and ours is preferred.
+    zones: Option<Zones>,
+}
+
+/// Some endpoints, to be drawn from.
+#[derive(Debug)]
+struct Group {
     list: Box<[Arc<Endpoint>]>,
     /// Whether all of them have the same weight.
     even: bool,
     draw: Draw,
 }
 
-impl From<Vec<Arc<Endpoint>>> for Endpoints {
+/// What an attempt needs.
+pub struct Wish<'a> {
+    /// How one is chosen.
+    pub balancer: &'a Balancer,
+    /// Those that were tried already, by [`Endpoint::id`].
+    pub tried: &'a [u64],
+    /// Of the request, where the balancer goes by it; at random without.
+    pub hash: Option<u64>,
+    /// How much busier than its share an endpoint may be, where the balancer goes by a hash: 1.25.
+    pub bound: f64,
+    /// Exchanges that the cluster has under way.
+    pub under_way: &'a dyn Fn() -> u64,
+    /// Whether each endpoint has a breaker of its own.
+    pub breakers: bool,
+}
+
+impl From<Vec<Arc<Endpoint>>> for Group {
     fn from(list: Vec<Arc<Endpoint>>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let weights: Vec<u32> = list.iter().map(|endpoint| endpoint.weight).collect();
         Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
             even: weights.windows(2).all(|pair| pair[0] == pair[1]),
             draw: Draw::new(&weights),
             list: list.into(),
@@ -41,41 +77,137 @@ impl From<Vec<Arc<Endpoint>>> for Endpoints {
     }
 }
 
+impl From<Vec<Arc<Endpoint>>> for Endpoints {
+    /// For a balancer that does not hash, without zones.
+    fn from(list: Vec<Arc<Endpoint>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { number, all: list.into(), table: None, zones: None }
+    }
+}
+
 impl std::ops::Deref for Endpoints {
     type Target = [Arc<Endpoint>];
 
     fn deref(&self) -> &Self::Target {
-        &self.list
+        &self.all.list
     }
 }
 
 impl Endpoints {
-    /// The place of the next one, not one of `tried` (by [`Endpoint::id`]) unless there is no other. `latency` is what
-    /// the endpoint at a place is expected to take; `turn` is counted up with each call.
+    /// For a caller in `zone`. What takes long to prepare is taken over from `old` where that is the same.
+    pub fn new(
+        list: Vec<Arc<Endpoint>>,
+        settings: &Settings,
+        zone: Option<&str>,
+        old: Option<&Self>,
+    ) -> Self {
+        let kept = old.and_then(|old| Some((&**old, old.table.as_ref()?)));
+        let table = Table::new(&list, &settings.balancer, kept);
+        // A key belongs to an endpoint wherever that is.
+        let zone = zone.filter(|_| table.is_none());
+        let zones = zone.and_then(|zone| Zones::new(&list, &settings.zones, zone));
+        Self { table, zones, ..list.into() }
+    }
+
+    /// Takes in that shares of endpoints have changed: how much of the traffic stays in our zone depends on it.
+    pub fn reweigh(&self) {
+        if let Some(zones) = &self.zones {
+            zones.reweigh();
+        }
+    }
+
+    /// The share of requests that stays in our own zone, 0 to 1, at random; `None` where zones do not count.
+    pub fn local_share(&self) -> Option<f64> {
+        self.zones.as_ref().map(Zones::local_share)
+    }
+
+    /// The place of the next one, not one of those that were tried unless there is no other. `latency` is what the
+    /// endpoint at a place is expected to take; `turn` is counted up with each call.
     pub fn pick(
         &self,
-        balancer: &Balancer,
-        tried: &[u64],
+        wish: &Wish<'_>,
         latency: impl Fn(usize) -> f64,
         turn: &AtomicU64,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<usize> {
-        let untried = |place: usize| match tried.contains(&self[place].id) {
+        let any = |place: usize| share(&self[place], wish.breakers);
+        let untried = |place: usize| match wish.tried.contains(&self[place].id) {
             true => Factor::NONE,
-            false => self[place].vitals.factor(),
+            false => any(place),
         };
-        let first = self.pick_by(balancer, untried, &latency, turn, random);
-        if first.is_some() || tried.is_empty() {
+        let first = self.pick_among(wish, &untried, &latency, turn, random);
+        if first.is_some() || wish.tried.is_empty() {
             return first;
         }
-        let any = |place: usize| self[place].vitals.factor();
-        self.pick_by(balancer, any, &latency, turn, random)
+        self.pick_among(wish, &any, &latency, turn, random)
     }
 
-    fn pick_by(
+    fn pick_among(
+        &self,
+        wish: &Wish<'_>,
+        factor: &impl Fn(usize) -> Factor,
+        latency: &impl Fn(usize) -> f64,
+        turn: &AtomicU64,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        if let Some(table) = &self.table {
+            return self.pick_by_hash(table, wish, factor, random);
+        }
+        let group = self.zones.as_ref().and_then(|zones| zones.choose(random()));
+        let near = group.and_then(|(group, places)| {
+            let place = |at: usize| places[at] as usize;
+            let (factor, latency) = (|at| factor(place(at)), |at| latency(place(at)));
+            group.pick(wish.balancer, &factor, &latency, turn, random).map(place)
+        });
+        near.or_else(|| self.all.pick(wish.balancer, factor, latency, turn, random))
+    }
+
+    fn pick_by_hash(
+        &self,
+        table: &Table,
+        wish: &Wish<'_>,
+        factor: &impl Fn(usize) -> Factor,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        let member = |place: usize| {
+            let endpoint = &self[place];
+            Member { weight: endpoint.weight, active: endpoint.active(), factor: factor(place) }
+        };
+        let total = || {
+            let members = || (0..self.len()).map(member);
+            let (active, weight) = match self.len() {
+                ..=COUNTED => (
+                    members().map(|member| u64::from(member.active)).sum(),
+                    members().map(|member| member.capacity()).sum(),
+                ),
+                _ => ((wish.under_way)(), self.all.draw.total()),
+            };
+            Total { active, weight, bound: wish.bound }
+        };
+        let hash = wish.hash.unwrap_or_else(random);
+        match table {
+            Table::Ring(ring, _) => bounded::pick(ring.walk(hash), self.len(), member, total),
+            Table::Maglev(table) => bounded::pick(table.walk(hash), self.len(), member, total),
+        }
+    }
+}
+
+/// Which share of its weight an endpoint gets now. Nobody has heard anything of most of them.
+fn share(endpoint: &Endpoint, breakers: bool) -> Factor {
+    let Some(vitals) = endpoint.known_vitals() else { return Factor::FULL };
+    let breaker = if breakers { vitals.breaker() } else { None };
+    match breaker {
+        Some(breaker) if !breaker.gate.lets_through() => Factor::NONE,
+        _ => vitals.factor(),
+    }
+}
+
+impl Group {
+    fn pick(
         &self,
         balancer: &Balancer,
-        factor: impl Fn(usize) -> Factor,
+        factor: &impl Fn(usize) -> Factor,
         latency: &impl Fn(usize) -> f64,
         turn: &AtomicU64,
         random: &mut dyn FnMut() -> u64,
@@ -93,7 +225,7 @@ impl Endpoints {
         if let Balancer::PeakEwma { .. } = balancer {
             let load = |place: usize| Load {
                 latency: latency(place),
-                active: self[place].active(),
+                active: self.list[place].active(),
                 factor: factor(place),
             };
             return ewma::pick(&self.draw, load, random);
@@ -106,81 +238,9 @@ impl Endpoints {
             }
         }
         let start = one(random)?;
-        (start..self.len()).chain(0..start).find(|place| factor(*place) != Factor::NONE)
+        (start..self.list.len()).chain(0..start).find(|place| factor(*place) != Factor::NONE)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{net::SocketAddr, time::Duration};
-
-    use super::*;
-    use crate::{
-        cluster::balance::tests::generator,
-        telemetry::scope::{Scope, ScopeLabels},
-    };
-
-    const EWMA: Balancer = Balancer::PeakEwma { decay: Duration::from_secs(10) };
-    const ALL: [Balancer; 4] =
-        [EWMA, Balancer::LeastRequest, Balancer::RoundRobin, Balancer::Random];
-
-    fn endpoints(count: u16) -> Endpoints {
-        let endpoint = |port| {
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let scope = Scope::new(ScopeLabels::default());
-            Endpoint::own("a".into(), address, scope)
-        };
-        (1..=count).map(endpoint).collect::<Vec<_>>().into()
-    }
-
-    fn counts(endpoints: &Endpoints, balancer: &Balancer, tried: &[u64]) -> Vec<u32> {
-        let (mut counts, turn) = (vec![0; endpoints.len()], AtomicU64::new(0));
-        let mut random = generator(3);
-        for _ in 0..3_000 {
-            let place = endpoints.pick(balancer, tried, |_| 1.0, &turn, &mut random).unwrap();
-            counts[place] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn whatever_the_balancer_the_ejected_get_nothing_and_the_others_the_same() {
-        let endpoints = endpoints(4);
-        endpoints[1].vitals.decide(Factor::NONE, None);
-        for balancer in &ALL {
-            let counts = counts(&endpoints, balancer, &[]);
-            let fair = |place: usize| (850..1150).contains(&counts[place]);
-            assert!(counts[1] == 0 && fair(0) && fair(2) && fair(3), "{balancer:?}: {counts:?}");
-        }
-    }
-
-    #[test]
-    fn who_comes_back_gets_a_part_of_its_share() {
-        let endpoints = endpoints(3);
-        endpoints[2].vitals.decide(Factor(26), None);
-        for balancer in &ALL {
-            let counts = counts(&endpoints, balancer, &[]);
-            assert!((50..300).contains(&counts[2]), "{balancer:?}: {counts:?}");
-        }
-    }
-
-    #[test]
-    fn who_was_tried_is_asked_again_only_if_there_is_nobody_else() {
-        let endpoints = endpoints(3);
-        let ids: Vec<u64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
-        endpoints[0].vitals.decide(Factor::NONE, None);
-        for balancer in &ALL {
-            assert_eq!(counts(&endpoints, balancer, &ids[1..2]), [0, 0, 3_000], "{balancer:?}");
-            let again = counts(&endpoints, balancer, &ids[1..]);
-            assert!(again[0] == 0 && again[1] > 1_000 && again[2] > 1_000, "{balancer:?}");
-        }
-        for endpoint in endpoints.iter() {
-            endpoint.vitals.decide(Factor::NONE, None);
-        }
-        for balancer in &ALL {
-            let mut random = generator(3);
-            let turn = AtomicU64::new(0);
-            assert_eq!(endpoints.pick(balancer, &ids, |_| 1.0, &turn, &mut random), None);
-        }
-    }
-}
+mod tests;

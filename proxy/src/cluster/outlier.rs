@@ -16,9 +16,6 @@ use super::window::{Batch, Span, Window};
 pub use settings::Settings;
 use streak::Run;
 
-/// What a returning endpoint gets first: a tenth of its share.
-const RAMP_START: f64 = 0.1;
-
 /// Which share of what its weight says an endpoint gets: 0 is nothing, 255 all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Factor(pub u8);
@@ -198,13 +195,6 @@ impl Detector {
     }
 
     /// Takes in whether an endpoint passes its active health checks; without any it does.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for active health checks, which the side thread does not make yet"
-        )
-    )]
     pub fn checked(&mut self, endpoint: u64, now: Duration, passes: bool) {
         self.pass_to(now);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else {
@@ -271,7 +261,7 @@ impl Detector {
             Place::Ejected { .. } => Factor::NONE,
             Place::Serving { since: None, .. } => Factor::FULL,
             Place::Serving { since: Some(since), .. } => {
-                ramp(self.now.saturating_sub(since), self.settings.ramp)
+                self.settings.ramped(self.now.saturating_sub(since))
             }
         }
     }
@@ -371,17 +361,6 @@ fn lengthened(run: Run, batch: &Batch) -> Run {
         gateway: next(batch.gateway, run.gateway),
         local: next(batch.local, run.local),
     }
-}
-
-/// From a tenth to all over `length`, evenly.
-fn ramp(elapsed: Duration, length: Duration) -> Factor {
-    if elapsed >= length {
-        return Factor::FULL;
-    }
-    let done = elapsed.as_secs_f64() / length.as_secs_f64();
-    let share = RAMP_START + (1.0 - RAMP_START) * done;
-    // A float becomes the nearest integer that fits.
-    Factor((share * f64::from(u8::MAX)).ceil() as u8)
 }
 
 impl fmt::Display for Cause {

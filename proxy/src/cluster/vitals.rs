@@ -3,13 +3,17 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
+
 use super::{
+    circuit::{self, gate::Gate},
+    health::Checked,
     outlier::{Cause, Factor},
     tally::{Reading, Tally},
 };
@@ -22,7 +26,18 @@ pub struct Vitals {
     /// What is under way there, and how attempts ended.
     pub tally: Tally,
     factor: AtomicU8,
+    /// Only where each endpoint has one of its own, and only once something was heard of this one.
+    breaker: OnceLock<Box<Breaker>>,
     told: Mutex<Told>,
+}
+
+/// The error-rate and slow-call breaker of one endpoint.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// Whether it lets requests through.
+    pub gate: Arc<Gate>,
+    /// Where it is, for people; `None` where nobody wants it any more.
+    pub state: ArcSwapOption<circuit::State>,
 }
 
 /// For people: what the side thread last found out.
@@ -30,6 +45,7 @@ pub struct Vitals {
 struct Told {
     ejected: Option<(Duration, Cause)>,
     latency: Option<Duration>,
+    checked: Option<Checked>,
     last: Reading,
     totals: Totals,
 }
@@ -51,6 +67,7 @@ impl Default for Vitals {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             tally: Tally::default(),
             factor: AtomicU8::new(Factor::FULL.0),
+            breaker: OnceLock::new(),
             told: Mutex::default(),
         }
     }
@@ -66,6 +83,26 @@ impl Vitals {
     pub fn decide(&self, factor: Factor, ejected: Option<(Duration, Cause)>) {
         self.factor.store(factor.0, Ordering::Relaxed);
         self.told().ejected = ejected;
+    }
+
+    /// Its own breaker, if it ever had one.
+    pub fn breaker(&self) -> Option<&Breaker> {
+        self.breaker.get().map(|breaker| &**breaker)
+    }
+
+    /// The same, closed where it had none.
+    pub fn breaker_or_new(&self) -> &Breaker {
+        self.breaker.get_or_init(Box::default)
+    }
+
+    /// Notes how its active health checks go; `None` where there are none.
+    pub fn check(&self, checked: Option<Checked>) {
+        self.told().checked = checked;
+    }
+
+    /// How its active health checks go.
+    pub fn checked(&self) -> Option<Checked> {
+        self.told().checked.clone()
     }
 
     /// Until when and why it is ejected.

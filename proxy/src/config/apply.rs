@@ -237,12 +237,27 @@ impl Applier {
         changed
     }
 
+    /// Takes in where our own workload says that we are. Every cluster may depend on it: if it is elsewhere than before,
+    /// what has changed is all of them.
+    fn moved(&mut self, dirty: &Dirty) -> Option<Dirty> {
+        let zone = self.own.workload.as_ref()?.zone.as_deref()?;
+        if self.own.zone.as_deref() == Some(zone) {
+            return None;
+        }
+        self.own.zone = Some(zone.into());
+        let mut dirty = dirty.clone();
+        dirty.clusters.extend(self.inputs.services().keys().cloned());
+        Some(dirty)
+    }
+
     fn publish(&mut self, dirty: &Dirty) {
         if let Some(name) = &self.own_name
             && let Some(workload) = self.inputs.workload(name)
         {
             self.own.workload = Some(workload.clone());
         }
+        let moved = self.moved(dirty);
+        let dirty = moved.as_ref().unwrap_or(dirty);
         let previous = self.published.load();
         let known = match self.on_demand {
             true => compile::Known::Asked(&self.asked),

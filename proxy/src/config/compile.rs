@@ -27,6 +27,8 @@ pub struct Own {
     pub party: Party,
     /// The workload beside which it stands, if any.
     pub workload: Option<Arc<Workload>>,
+    /// Where it is, for callees that prefer callers of their zone.
+    pub zone: Option<Arc<str>>,
     /// Where the application listens.
     pub application: std::net::IpAddr,
     /// How it proves who it is.

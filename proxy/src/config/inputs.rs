@@ -54,7 +54,7 @@ type Index<T> = FxHashMap<ObjectName, BTreeMap<Key, Arc<T>>>;
 type ByNamespace<T> = FxHashMap<Arc<str>, BTreeMap<Key, Arc<T>>>;
 
 /// What changed since the last compilation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Dirty {
     /// Services whose clusters are to be built anew.
     pub clusters: FxHashSet<ObjectName>,

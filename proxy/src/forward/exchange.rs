@@ -1,12 +1,14 @@
 //! One exchange from its first byte to its last: `begin -> run -> finish`.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::{
-    admission, attempt, inbound, mirror, outbound, outcome, response, tunnel,
+    admission,
+    affinity::{self, Affinity},
+    attempt, inbound, mirror, outbound, outcome, response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
@@ -33,10 +35,7 @@ const BODY_IDLE_HTTP1: std::time::Duration = std::time::Duration::from_secs(60);
 const BODY_IDLE_HTTP2: std::time::Duration = std::time::Duration::from_secs(300);
 /// With a 503 for a full breaker: when to come back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
-/// From one sidecar to the next: which service port is meant. It selects among the receiver's own ports and is
-/// removed there.
-pub(super) const DESTINATION: http::HeaderName =
-    http::HeaderName::from_static("x-leno-destination");
+pub(super) use crate::cluster::connect::DESTINATION;
 
 /// A request on its way.
 pub(super) struct Exchange {
@@ -45,8 +44,6 @@ pub(super) struct Exchange {
     pub(super) downstream: Downstream,
     /// Until it moves into the response's body. An exchange dropped before that was given up by the caller.
     record: Option<Record>,
-    /// Whether the request says already who called.
-    pub(super) introduced: Cell<bool>,
     /// HTTP/2 knows no `Connection: close`.
     http1: bool,
     /// Its answer has no body. hyper sees to that in HTTP/1.1; in HTTP/2 a body would be a protocol error.
@@ -55,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) caller: Option<Arc<Scope>>,
     /// How the request's body is doing; `None` when it has none.
     pub(super) progress: Option<Rc<Progress>>,
+    /// Where it belongs, if its service's balancer goes by that.
+    pub(super) affinity: Affinity,
 }
 
 /// Where a request goes, and what is done to it and to its response on the way.
@@ -102,6 +101,7 @@ impl Exchange {
             audit: None,
             scope: None,
             attempts: 0,
+            not_retried: None,
             request_bytes: 0,
             response_bytes: 0,
         };
@@ -111,11 +111,11 @@ impl Exchange {
             worker,
             downstream,
             record: Some(record),
-            introduced: Cell::new(false),
             http1,
             head_only: request.method() == Method::HEAD,
             caller: None,
             progress: None,
+            affinity: Affinity::default(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Exchange {
     }
 
     /// Whether the caller speaks gRPC.
-    fn is_grpc(&self) -> bool {
+    pub(super) fn is_grpc(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.grpc)
     }
 
@@ -172,6 +172,7 @@ impl Exchange {
         let request = self.watch_body(request);
         mirror::send_copies(self, &routed, &request);
         let Routed { cluster, rule, backend } = routed;
+        self.find_affinity(&cluster, &request);
         let admitted = cluster.admit(self.worker.shared.now()).map_err(|(cluster, refusal)| {
             self.count_for(&cluster);
             refused(&cluster, refusal)
@@ -224,6 +225,19 @@ impl Exchange {
             }
         });
         Ok(target)
+    }
+
+    /// Finds out where the request belongs, where that matters.
+    fn find_affinity(&mut self, cluster: &Cluster, request: &Request<Body>) {
+        let keys = cluster.settings.balancer.keys();
+        if !keys.is_empty() && cluster.is_judged() {
+            let known = affinity::Request {
+                headers: request.headers(),
+                query: request.uri().query(),
+                source: self.downstream.address.ip(),
+            };
+            self.affinity = affinity::of(keys, known, || self.worker.random());
+        }
     }
 
     fn watch_body(&mut self, request: Request<Incoming>) -> Request<Body> {

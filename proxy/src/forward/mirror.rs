@@ -68,7 +68,7 @@ async fn send(
     let Ok(cluster) = cluster.admit(worker.shared.now()) else { return Ok(()) };
     // Its answer is nobody's, so that it decides nothing about the endpoint; a probe goes back to real requests.
     cluster.pass().settle(Verdict::Neither, false);
-    let Ok(lease) = worker.lease(&cluster, &[]) else { return Ok(()) };
+    let Ok(lease) = worker.lease(&cluster, &[], None) else { return Ok(()) };
     attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let mut connection = match http2 {

@@ -30,13 +30,18 @@ pub(super) struct Attempted {
 /// Of all clusters that this worker has used.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    clusters: FxHashMap<u64, Seen>,
-    /// Those with results that nobody was told.
-    untold: Vec<u64>,
+    /// Where in `clusters` a cluster is. An attempt asks once and then knows.
+    slots: FxHashMap<u64, usize>,
+    /// `None` where one was that is gone.
+    clusters: Vec<Option<Seen>>,
+    /// Slots of those with results that nobody was told.
+    untold: Vec<usize>,
 }
 
 #[derive(Debug)]
 struct Seen {
+    /// Which cluster.
+    cluster: u64,
     /// Gone when the cluster is.
     state: Weak<State>,
     /// Which list of endpoints it is of.
@@ -74,27 +79,32 @@ pub(super) struct Report {
 }
 
 impl Observed {
-    /// Latencies of the endpoints of `cluster`.
-    pub(super) fn latencies(&mut self, cluster: &Cluster) -> &Latencies {
-        &self.seen(cluster).latencies
+    /// Latencies of the endpoints of `cluster`, and the slot in which they are.
+    pub(super) fn latencies(&mut self, cluster: &Cluster) -> (&Latencies, usize) {
+        let slot = self.slot(cluster);
+        (&self.seen(cluster, slot).latencies, slot)
     }
 
-    /// Takes in how an attempt at the endpoint that was at `place` went. Says whether nothing was untold before.
+    /// Takes in how an attempt went at the endpoint `at.1` that was at place `at.0`. `slot` is where the cluster was when
+    /// the attempt began, if that was asked for. Says whether nothing was untold before.
     pub(super) fn record(
         &mut self,
         cluster: &Cluster,
-        place: usize,
-        endpoint: u64,
+        slot: usize,
+        at: (usize, u64),
         now: Duration,
         attempted: Attempted,
     ) -> bool {
-        let seen = self.seen(cluster);
+        let is_it = |seen: &Seen| seen.cluster == cluster.state.id;
+        let known = self.clusters.get(slot).and_then(Option::as_ref).is_some_and(is_it);
+        let slot = if known { slot } else { self.slot(cluster) };
+        let seen = self.seen(cluster, slot);
         let slow = cluster.is_slow(attempted.latency);
-        seen.record(place, endpoint, now, attempted, slow);
+        seen.record(at, now, attempted, slow);
         if std::mem::replace(&mut seen.untold, true) {
             return false;
         }
-        self.untold.push(cluster.state.id);
+        self.untold.push(slot);
         self.untold.len() == 1
     }
 
@@ -106,18 +116,41 @@ impl Observed {
     /// Tells `mailbox` what has come together; to be called about every 100 ms.
     pub(super) fn tell(&mut self, now: Duration, mailbox: &Mailbox) {
         let mut mail = mailbox.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for cluster in self.untold.drain(..) {
-            if let Some(seen) = self.clusters.get_mut(&cluster) {
+        for slot in self.untold.drain(..) {
+            if let Some(Some(seen)) = self.clusters.get_mut(slot) {
                 seen.latencies.settle(now);
-                seen.tell(mail.entry(cluster).or_default());
+                seen.tell(mail.entry(seen.cluster).or_default());
             }
         }
         drop(mail);
-        self.clusters.retain(|_, seen| seen.state.strong_count() > 0);
+        let clusters = &mut self.clusters;
+        self.slots.retain(|_, slot| {
+            let Some(place) = clusters.get_mut(*slot) else { return false };
+            let lives = place.as_ref().is_some_and(|seen| seen.state.strong_count() > 0);
+            if !lives {
+                *place = None;
+            }
+            lives
+        });
     }
 
-    fn seen(&mut self, cluster: &Cluster) -> &mut Seen {
-        let seen = self.clusters.entry(cluster.state.id).or_insert_with(|| Seen {
+    fn slot(&mut self, cluster: &Cluster) -> usize {
+        if let Some(slot) = self.slots.get(&cluster.state.id) {
+            return *slot;
+        }
+        let free = self.clusters.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.clusters.len());
+        if free.is_none() {
+            self.clusters.push(None);
+        }
+        self.slots.insert(cluster.state.id, slot);
+        slot
+    }
+
+    /// What was seen of `cluster`, whose slot that is.
+    fn seen(&mut self, cluster: &Cluster, slot: usize) -> &mut Seen {
+        let seen = self.clusters[slot].get_or_insert_with(|| Seen {
+            cluster: cluster.state.id,
             state: Arc::downgrade(&cluster.state),
             list: 0,
             latencies: Latencies::default(),
@@ -135,7 +168,7 @@ impl Observed {
 impl Seen {
     fn reconcile(&mut self, cluster: &Cluster) {
         self.list = cluster.endpoints.number;
-        let ids = || cluster.endpoints.iter().map(|endpoint| endpoint.vitals.id);
+        let ids = || cluster.endpoints.iter().map(|endpoint| endpoint.vitals().id);
         self.latencies.retune(match cluster.settings.balancer {
             Balancer::PeakEwma { decay } => decay,
             _ => DECAY,
@@ -155,8 +188,7 @@ impl Seen {
 
     fn record(
         &mut self,
-        place: usize,
-        endpoint: u64,
+        (place, endpoint): (usize, u64),
         now: Duration,
         attempted: Attempted,
         slow: bool,

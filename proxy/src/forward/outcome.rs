@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use crate::{
-    cluster::{circuit, window::Kind},
+    cluster::{Cluster, circuit, window::Kind},
     error::{Error, Fault, Flag, Retry},
     http::{body::End, client::Failure},
 };
@@ -96,6 +96,31 @@ pub fn of_open_circuit(
     let mut error = Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail);
     error.retry_after = Some(retry_after);
     error
+}
+
+/// An endpoint of the cluster of that name takes no more.
+pub fn of_busy_endpoint(name: &str) -> Error {
+    let detail = format!("{name}: an endpoint is at the most attempts there can be");
+    Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
+}
+
+/// Nobody could be picked.
+pub fn of_no_endpoint(cluster: &Cluster, now: Duration) -> Error {
+    let breakers = cluster.endpoints.iter().filter(|_| cluster.has_breakers());
+    let breakers = breakers.filter_map(|endpoint| endpoint.known_vitals()?.breaker());
+    let closed = breakers.filter_map(|breaker| Some((breaker.gate.opens_in(now)?, breaker)));
+    if let Some((retry_after, breaker)) = closed.min_by_key(|(retry_after, _)| *retry_after) {
+        cluster.state.gate.note_rejected();
+        let state = breaker.state.load();
+        let name = format!("{}, every endpoint", cluster.name);
+        return of_open_circuit(&name, state.as_deref(), retry_after);
+    }
+    let why = match cluster.endpoints.is_empty() {
+        true => "has no endpoint with a weight",
+        false => "has no endpoint that is healthy",
+    };
+    let detail = format!("{} {why}", cluster.name);
+    Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UH, detail)
 }
 
 /// The flag of a response whose body ended like this.

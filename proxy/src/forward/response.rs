@@ -52,7 +52,10 @@ pub(super) fn pass_on(
         return Ok(response);
     }
     check_coding(response.headers_mut())?;
-    let response = change_headers(response, changes);
+    let mut response = change_headers(response, changes);
+    if let Some(cookie) = exchange.affinity.cookie.take() {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -132,8 +135,7 @@ impl Watch for Ending {
         if end != End::Complete {
             self.record.detail = Some(format!("the response's body ended early: {end:?}"));
         }
-        let request_complete =
-            self.request.as_ref().is_none_or(|request| request.ended() == Some(End::Complete));
+        let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
         if let Some((connection, cluster, lease)) = self.held.take() {
             // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.

@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{exchange::Exchange, outbound, outcome, retry, worker::Worker};
+use super::{affinity, exchange::Exchange, outbound, outcome, retry, worker::Worker};
 use crate::{
     cluster::{
         Admitted, Cluster, Lease,
@@ -56,7 +56,9 @@ pub(super) async fn connect(
         record.cluster = Some(cluster.name.clone());
         record.scope = Some(cluster.scope.clone());
     });
-    let Dialled { mut stream, lease, permit } = dial(&exchange.worker, &cluster).await?;
+    let source = exchange.downstream.address.ip();
+    let hash = affinity::of_connection(cluster.settings.balancer.keys(), source).hash;
+    let Dialled { mut stream, lease, permit } = dial_to(&exchange.worker, &cluster, hash).await?;
     exchange.note_for_log(|record| record.upstream_peer = lease.endpoint.peer().cloned());
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
@@ -201,6 +203,11 @@ impl Dialled {
 /// # Errors
 /// When there is none, none can be reached, or the cluster is at its limits.
 pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> {
+    dial_to(worker, cluster, None).await
+}
+
+/// The same for a connection that belongs to an endpoint by its `hash`.
+async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Result<Dialled, Error> {
     let limits = &cluster.state.limits;
     let permit =
         limits.take(Resource::Connections, cluster.settings.max_connections).ok_or_else(|| {
@@ -217,7 +224,7 @@ pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> 
     })?;
     let mut tried = Vec::new();
     loop {
-        let lease = worker.lease(cluster, &tried)?;
+        let lease = worker.lease(cluster, &tried, hash)?;
         tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
         let limit = cluster.settings.connect_timeout;
@@ -229,7 +236,7 @@ pub async fn dial(worker: &Worker, cluster: &Cluster) -> Result<Dialled, Error> 
         };
         let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok()));
         match opened {
-            Err(error) if retry::again(&error, attempts, true) => {}
+            Err(error) if retry::again(&error, attempts) => {}
             ended => {
                 if let Some(judged) = judged {
                     judged.settle(&pass);

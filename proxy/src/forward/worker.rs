@@ -11,21 +11,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
 use leno_api::model::traffic_policy::Balancer;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, watch};
 
 use super::{
     admission::Doors,
+    allowance::Allowances,
     observed::{Attempted, Mailbox, Observed},
+    outcome,
     secured::Secured,
 };
 use crate::{
     cluster::{
-        Cluster, Lease, Pass, connect::Connector, pool::Pools, tally::Verdict, window::Kind,
+        Cluster, Lease, Pass, Unleased, connect::Connector, pool::Pools, tally::Verdict,
+        window::Kind,
     },
-    error::{Error, Flag},
+    error::Error,
     filter::jwt::Verified,
     http::server::Limits,
     identity::Identity,
@@ -41,6 +43,9 @@ use crate::{
 
 /// How old observations are at most when the side thread hears of them.
 const TELL_AFTER: Duration = Duration::from_millis(100);
+
+/// How often an endpoint is picked for an attempt, if the breaker of the one that was picked opens in between.
+const LEASES: u32 = 4;
 
 /// How an attempt was judged.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +84,8 @@ pub struct Shared {
     pub drain: watch::Receiver<bool>,
     /// How long a call waits for a host that nobody has asked for before.
     pub on_demand_timeout: Duration,
+    /// How many workers there are.
+    pub workers: u32,
     /// What workers have seen of endpoints.
     pub mailbox: Mailbox,
     /// When time began for breakers and endpoints.
@@ -121,6 +128,8 @@ pub struct Worker {
     pub series: SeriesCache,
     random: RefCell<SmallRng>,
     observed: RefCell<Observed>,
+    /// What may be tried again.
+    pub allowances: Allowances,
     /// Wakes whoever tells what was observed when there is something to tell again.
     wake: Notify,
 }
@@ -182,6 +191,7 @@ impl Worker {
             series: SeriesCache::default(),
             random,
             observed: RefCell::default(),
+            allowances: Allowances::default(),
             wake: Notify::new(),
         }
     }
@@ -201,29 +211,46 @@ impl Worker {
         use_it(&mut self.random.borrow_mut())
     }
 
-    /// An endpoint for the next attempt, not one of `tried` unless there is no other.
+    /// An endpoint for the next attempt, not one of `tried` unless there is no other. `hash` is that of the request, for
+    /// balancers that go by it.
     ///
     /// # Errors
-    /// When there is none, or it has as many attempts under way as can be counted.
-    pub fn lease(&self, cluster: &Cluster, tried: &[u64]) -> Result<Lease, Error> {
+    /// When there is none, none lets a request through, or it has as many attempts under way as can be counted.
+    pub fn lease(
+        &self,
+        cluster: &Cluster,
+        tried: &[u64],
+        hash: Option<u64>,
+    ) -> Result<Lease, Error> {
+        for _ in 0..LEASES {
+            let Some((place, slot)) = self.pick(cluster, tried, hash) else { break };
+            match cluster.lease(place, || self.shared.now()) {
+                Ok(lease) => {
+                    lease.seen.set(slot);
+                    return Ok(lease);
+                }
+                Err(Unleased::Open) => {}
+                Err(Unleased::Full) => {
+                    cluster.state.limits.reject();
+                    return Err(outcome::of_busy_endpoint(&cluster.name));
+                }
+            }
+        }
+        Err(outcome::of_no_endpoint(cluster, self.shared.now()))
+    }
+
+    /// A place, and the slot for what was seen of the cluster.
+    fn pick(&self, cluster: &Cluster, tried: &[u64], hash: Option<u64>) -> Option<(usize, usize)> {
         let mut random = || self.random();
-        let place = match cluster.settings.balancer {
+        match cluster.settings.balancer {
             Balancer::PeakEwma { .. } if cluster.is_judged() => {
                 let mut observed = self.observed.borrow_mut();
-                let latencies = observed.latencies(cluster);
-                cluster.pick(tried, |place| latencies.at(place), &mut random)
+                let (latencies, slot) = observed.latencies(cluster);
+                let place = cluster.pick(tried, hash, |place| latencies.at(place), &mut random)?;
+                Some((place, slot))
             }
-            _ => cluster.pick(tried, |_| 1.0, &mut random),
-        };
-        let unavailable = |flag, detail| Error::ours(StatusCode::SERVICE_UNAVAILABLE, flag, detail);
-        let place = place
-            .ok_or_else(|| unavailable(Flag::UH, format!("{} has no endpoint", cluster.name)))?;
-        cluster.lease(place).ok_or_else(|| {
-            cluster.state.limits.reject();
-            let detail =
-                format!("{}: an endpoint is at the most attempts there can be", cluster.name);
-            unavailable(Flag::UO, detail)
-        })
+            _ => Some((cluster.pick(tried, hash, |_| 1.0, &mut random)?, 0)),
+        }
     }
 
     /// Takes in how an attempt went up to now: for the balancer, and for who decides about endpoints and breakers.
@@ -235,13 +262,15 @@ impl Worker {
         lease.judge(verdict);
         if cluster.is_judged() {
             let attempted = Attempted { kind, latency, timed };
-            let (id, now) = (lease.endpoint.vitals.id, self.shared.now());
+            let (at, now) = ((lease.place, lease.endpoint.vitals().id), self.shared.now());
             let mut observed = self.observed.borrow_mut();
-            if observed.record(cluster, lease.place, id, now, attempted) {
+            if observed.record(cluster, lease.seen.get(), at, now, attempted) {
                 self.wake.notify_one();
             }
         }
-        Judged { verdict, slow: timed && cluster.is_slow(latency) }
+        let slow = timed && cluster.is_slow(latency);
+        lease.settle(verdict, slow);
+        Judged { verdict, slow }
     }
 
     /// Tells the side thread what was observed, for ever; while nothing is, it sleeps.

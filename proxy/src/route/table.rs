@@ -271,7 +271,8 @@ fn query_matches(query: Option<&str>, name: &str, pattern: &Pattern) -> bool {
         .is_some_and(|(_, value)| pattern.matches(&decode(value)))
 }
 
-fn decode(text: &str) -> std::borrow::Cow<'_, str> {
+/// Percent-decoded, `+` as a blank.
+pub fn decode(text: &str) -> std::borrow::Cow<'_, str> {
     if text.contains('+') {
         let spaced = text.replace('+', " ");
         return percent_encoding::percent_decode_str(&spaced)

@@ -5,6 +5,8 @@
 pub struct Draw {
     columns: Box<[Column]>,
     even: bool,
+    /// Of all weights.
+    total: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +23,7 @@ impl Draw {
     pub fn new(weights: &[u32]) -> Self {
         let total: f64 = weights.iter().copied().map(f64::from).sum();
         if total == 0.0 {
-            return Self { columns: Box::default(), even: true };
+            return Self { columns: Box::default(), even: true, total };
         }
         let mean = total / weights.len() as f64;
         let column = |(place, weight): (usize, &u32)| Column {
@@ -34,7 +36,12 @@ impl Draw {
         if !even {
             fill(&mut columns);
         }
-        Self { columns, even }
+        Self { columns, even, total }
+    }
+
+    /// All weights together.
+    pub fn total(&self) -> f64 {
+        self.total
     }
 
     /// How many there are to draw from; none where all weigh nothing.

@@ -2,11 +2,6 @@
 //! 3.4): a table of which each endpoint gets almost exactly its share, and one look per request. When endpoints come
 //! or go a few more requests move than on a [ring](super::ring_hash).
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
@@ -22,6 +17,7 @@ pub enum Size {
     #[default]
     Standard,
     /// 4,093 entries (16 KiB), for up to some 40 endpoints.
+    #[cfg(test)]
     Small,
 }
 
@@ -45,6 +41,7 @@ impl Size {
     pub fn entries(self) -> usize {
         match self {
             Self::Standard => 65_537,
+            #[cfg(test)]
             Self::Small => 4_093,
         }
     }

@@ -1,10 +1,5 @@
 //! Consistent hashing on a ring (Karger et al., 1997), with many points per endpoint as in Ketama.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use super::hash::{hash, rehash};
 
 /// Points of an endpoint of mean weight. With 160, as in Ketama, shares differ from their weights by about a twelfth.
@@ -24,15 +19,16 @@ impl Ring {
     /// others come and go. Who weighs nothing gets nothing, nor does who comes second with the same name.
     ///
     /// With equal weights, whoever comes or goes moves its own requests and no other's. Unequal ones are rounded to
-    /// points relative to the mean, so that a few more move.
-    pub fn new<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
+    /// points relative to the mean, so that a few more move, as they do where it takes more points each to come to the
+    /// `minimum` of all.
+    pub fn new<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>, minimum: u32) -> Self {
         let endpoints: Vec<(&str, u32)> = endpoints.into_iter().collect();
         let total: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let weighty = endpoints.iter().filter(|(_, weight)| *weight > 0).count() as u64;
         let mut points = Vec::new();
         for (place, (name, weight)) in endpoints.iter().enumerate() {
             let own = hash(name.as_bytes(), 0);
-            let count = points_of(*weight, total, weighty);
+            let count = points_of(*weight, total, weighty, minimum);
             points.extend((0..count).map(|number| (rehash(own, number), place as u32)));
         }
         points.sort_unstable();
@@ -49,8 +45,8 @@ impl Ring {
 }
 
 /// Of `total` weight among `endpoints`; at least one for who weighs anything.
-fn points_of(weight: u32, total: u64, endpoints: u64) -> u64 {
-    let all = endpoints.saturating_mul(POINTS).min(MAX_POINTS);
+fn points_of(weight: u32, total: u64, endpoints: u64, minimum: u32) -> u64 {
+    let all = endpoints.saturating_mul(POINTS).max(minimum.into()).min(MAX_POINTS);
     match weight {
         0 => 0,
         _ => (u128::from(weight) * u128::from(all) / u128::from(total.max(1))).max(1) as u64,
@@ -64,7 +60,7 @@ mod tests {
     use super::{super::tests::generator, *};
 
     fn ring(names: &[String], weights: impl IntoIterator<Item = u32>) -> Ring {
-        Ring::new(names.iter().map(String::as_str).zip(weights))
+        Ring::new(names.iter().map(String::as_str).zip(weights), 0)
     }
 
     fn names(count: usize) -> Vec<String> {
@@ -73,9 +69,9 @@ mod tests {
 
     #[test]
     fn nobody_and_nothing_have_no_place() {
-        assert_eq!(Ring::new([]).walk(7).next(), None);
-        assert_eq!(Ring::new([("a", 0), ("b", 0)]).walk(7).next(), None);
-        assert!(Ring::new([("a", 0), ("b", 1)]).walk(u64::MAX).all(|place| place == 1));
+        assert_eq!(Ring::new([], 0).walk(7).next(), None);
+        assert_eq!(Ring::new([("a", 0), ("b", 0)], 0).walk(7).next(), None);
+        assert!(Ring::new([("a", 0), ("b", 1)], 0).walk(u64::MAX).all(|place| place == 1));
     }
 
     #[test]
@@ -103,7 +99,7 @@ mod tests {
             let total = weights.iter().copied().map(u64::from).sum();
             let endpoints = weights.len() as u64;
             let points: u64 =
-                weights.iter().map(|weight| points_of(*weight, total, endpoints)).sum();
+                weights.iter().map(|weight| points_of(*weight, total, endpoints, 0)).sum();
             assert!((most / 2..=most).contains(&points), "{points}");
         }
     }

@@ -2,51 +2,41 @@
 //! and only what does not fit goes to others. The idea is that of Envoy's zone aware routing.
 //!
 //! With `a(z)` the available capacity of zone `z` as a share of all (weights times health), and `d(z)` its share of all
-//! callers, the own zone gets
+//! callers, and `h` the part of the own zone's endpoints that is available, the own zone gets
 //!
 //! ```text
-//! local = min(1, headroom * a(own) / d(own))
+//! local = min(1, headroom * a(own) / d(own), headroom * h)
 //! ```
 //!
 //! and another zone gets a part of `1 - local` in proportion to what its own callers leave, `max(0, a(z) - d(z))`, or
 //! where none leaves anything, to `a(z)`. If everybody does so no zone gets more than `headroom` times its share of
 //! the load. Where callers are unknown they are taken to be spread evenly over the zones that have endpoints.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 /// How much more than its share of the load a zone may take before requests leave it: crossing zones costs money and
 /// latency, and an endpoint or two less must not make that happen.
 pub const HEADROOM: f64 = 1.25;
 /// The range of headrooms. 1 spills whatever is above the share.
 pub const HEADROOM_RANGE: (f64, f64) = (1.0, 100.0);
-/// With fewer endpoints zones are ignored: one more or less of so few changes everything. Envoy's default.
-pub const MINIMUM_ENDPOINTS: usize = 6;
-
 /// When zones are preferred.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// From [`HEADROOM_RANGE`], to which it is clamped.
     pub headroom: f64,
-    /// With fewer available endpoints in all zones together there is no preference.
-    pub minimum_endpoints: usize,
 }
 
 /// A zone with endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Zone {
-    /// Endpoints that are available.
-    pub endpoints: usize,
-    /// Their capacity: the sum of weight times share ([`Factor::share`](crate::cluster::outlier::Factor::share)).
+    /// What is available: the sum of weight times share ([`Factor::share`](crate::cluster::outlier::Factor::share)).
     pub capacity: f64,
+    /// What would be if all were well: the sum of weights.
+    pub whole: f64,
     /// How many call from there, in whatever unit; `None` in any zone where it is not known.
     pub callers: Option<f64>,
 }
 
 /// Which share of the requests each zone gets.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Together 1. Empty where no zone has capacity.
     shares: Box<[f64]>,
@@ -54,7 +44,14 @@ pub struct Plan {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { headroom: HEADROOM, minimum_endpoints: MINIMUM_ENDPOINTS }
+        Self { headroom: HEADROOM }
+    }
+}
+
+impl Settings {
+    /// Requests leave the zone when less than so many of a hundred of its endpoints are available.
+    pub fn below(percent: u8) -> Self {
+        Self { headroom: 100.0 / f64::from(percent.max(1)) }
     }
 }
 
@@ -66,12 +63,11 @@ impl Plan {
         let Some(available) = shares_of(&capacities) else {
             return Self { shares: Box::default() };
         };
-        let endpoints: usize = zones.iter().fold(0, |sum, zone| zone.endpoints.saturating_add(sum));
-        let shares = match own.filter(|own| *own < zones.len()) {
-            Some(own) if endpoints >= settings.minimum_endpoints => {
-                prefer(own, &available, &demand(zones, &available), settings)
+        let shares = match own.and_then(|own| Some((own, zones.get(own)?))) {
+            Some((own, zone)) => {
+                prefer((own, zone), &available, &demand(zones, &available), settings)
             }
-            _ => available,
+            None => available,
         };
         Self { shares: shares.into_boxed_slice() }
     }
@@ -97,7 +93,12 @@ impl Plan {
     }
 }
 
-fn prefer(own: usize, available: &[f64], demand: &[f64], settings: &Settings) -> Vec<f64> {
+fn prefer(
+    (own, zone): (usize, &Zone),
+    available: &[f64],
+    demand: &[f64],
+    settings: &Settings,
+) -> Vec<f64> {
     let (least, most) = HEADROOM_RANGE;
     let headroom =
         if settings.headroom.is_nan() { HEADROOM } else { settings.headroom.clamp(least, most) };
@@ -116,6 +117,9 @@ fn prefer(own: usize, available: &[f64], demand: &[f64], settings: &Settings) ->
         none if none <= 0.0 => f64::from(u8::from(available[own] > 0.0)),
         demand => (headroom * available[own] / demand).min(1.0),
     };
+    // However little the others have: what is left of the zone must not carry all of it.
+    let well = if zone.whole > 0.0 { positive(zone.capacity) / zone.whole } else { 1.0 };
+    let local = local.min(headroom * well);
     let share =
         |(zone, spill): (usize, f64)| if zone == own { local } else { (1.0 - local) * spill };
     spill.into_iter().enumerate().map(share).collect()
@@ -149,7 +153,7 @@ mod tests {
     use super::*;
 
     fn zones(capacities: &[f64]) -> Vec<Zone> {
-        let zone = |capacity: &f64| Zone { endpoints: 6, capacity: *capacity, callers: None };
+        let zone = |capacity: &f64| Zone { capacity: *capacity, whole: 0.0, callers: None };
         capacities.iter().map(zone).collect()
     }
 
@@ -187,12 +191,27 @@ mod tests {
     }
 
     #[test]
-    fn few_endpoints_and_strange_zones_have_no_preference() {
-        let mut zones = zones(&[1.0, 3.0]);
-        (zones[0].endpoints, zones[1].endpoints) = (1, 3);
-        assert_eq!(shares(&zones, 0), [0.25, 0.75]);
-        let plan = Plan::new(&zones, None, &Settings::default());
-        assert_eq!((plan.share(0), plan.share(1), plan.share(2)), (0.25, 0.75, 0.0));
+    fn who_is_in_no_zone_has_no_preference() {
+        let zones = zones(&[1.0, 3.0]);
+        for own in [None, Some(2)] {
+            let plan = Plan::new(&zones, own, &Settings::default());
+            assert_eq!((plan.share(0), plan.share(1), plan.share(2)), (0.25, 0.75, 0.0));
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_zone_does_not_carry_all_of_it() {
+        let local = |capacity: f64, percent| {
+            let zones = [
+                Zone { capacity, whole: 10.0, callers: None },
+                Zone { capacity: 1.0, whole: 1.0, callers: None },
+            ];
+            let plan = Plan::new(&zones, Some(0), &Settings::below(percent));
+            (plan.share(0) * 100.0).round() / 100.0
+        };
+        assert_eq!([10.0, 7.0, 3.5, 0.0].map(|capacity| local(capacity, 70)), [1.0, 1.0, 0.5, 0.0]);
+        assert_eq!([10.0, 5.0].map(|capacity| local(capacity, 100)), [1.0, 0.5]);
+        assert_eq!(local(1.0, 0), 1.0);
     }
 
     #[test]
@@ -210,12 +229,12 @@ mod tests {
             parts in proptest::collection::vec((0.0f64..10.0, 0.0f64..10.0), 1..6),
             headroom in 1.0f64..2.0,
         ) {
-            let zone = |part: &(f64, f64)| Zone { endpoints: 6, capacity: part.0, callers: Some(part.1) };
+            let zone = |part: &(f64, f64)| Zone { capacity: part.0, whole: 0.0, callers: Some(part.1) };
             let zones: Vec<Zone> = parts.iter().map(zone).collect();
             let capacity: f64 = parts.iter().map(|part| part.0).sum();
             let callers: f64 = parts.iter().map(|part| part.1).sum();
             prop_assume!(capacity > 0.01 && callers > 0.01);
-            let settings = Settings { headroom, minimum_endpoints: 0 };
+            let settings = Settings { headroom };
             let mut load = vec![0.0; zones.len()];
             for (own, zone) in zones.iter().enumerate() {
                 let plan = Plan::new(&zones, Some(own), &settings);
@@ -242,7 +261,7 @@ mod tests {
         ) {
             let mut zones = zones(&capacities);
             zones.iter_mut().for_each(|zone| zone.callers = callers);
-            let settings = Settings { headroom, minimum_endpoints: 0 };
+            let settings = Settings { headroom };
             let chosen = Plan::new(&zones, own, &settings).choose(random);
             prop_assert_eq!(chosen.is_none(), capacities.iter().all(|capacity| positive(*capacity) == 0.0));
             prop_assert!(chosen.is_none_or(|zone| capacities[zone] > 0.0));

@@ -74,26 +74,31 @@ impl Gate {
         let word = self.word.load(Ordering::Acquire);
         match phase(word) {
             CLOSED => Admit::Pass,
-            OPEN => {
-                let until = Duration::from_millis(self.until.load(Ordering::Relaxed));
-                self.reject(until.saturating_sub(now))
-            }
+            OPEN => self.reject(self.until().saturating_sub(now)),
             _ => self.take(),
         }
     }
 
     /// Whether a request would pass, without asking for one: a balancer looks for an endpoint with it and then
     /// [admits](Self::admit) there.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for breakers of single endpoints, which the data path does not have yet"
-        )
-    )]
     pub fn lets_through(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         phase(word) == CLOSED || (word >> LEFT) as u8 > 0
+    }
+
+    /// After which time a request may pass where none does now.
+    pub fn opens_in(&self, now: Duration) -> Option<Duration> {
+        match phase(self.word.load(Ordering::Acquire)) {
+            CLOSED => None,
+            OPEN => Some(self.until().saturating_sub(now)),
+            _ if self.lets_through() => None,
+            _ => Some(WHILE_PROBED),
+        }
+    }
+
+    /// Counts a request that was rejected without being asked for here.
+    pub fn note_rejected(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Says how a probe ended. Those that have no verdict are given to the next request; those of an earlier round are
@@ -155,6 +160,10 @@ impl Gate {
         self.word.store(next(word), Ordering::Release);
     }
 
+    fn until(&self) -> Duration {
+        Duration::from_millis(self.until.load(Ordering::Relaxed))
+    }
+
     fn take(&self) -> Admit {
         let one_less = |word: u64| {
             (phase(word) == HALF_OPEN && (word >> LEFT) as u8 > 0).then(|| word - (1 << LEFT))
@@ -168,7 +177,7 @@ impl Gate {
     }
 
     fn reject(&self, retry_after: Duration) -> Admit {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.note_rejected();
         Admit::Reject { retry_after }
     }
 }

@@ -356,7 +356,7 @@ fn picks_cost() {
     for count in [2usize, 11, 1000] {
         let names: Vec<String> = (0..count).map(|number| format!("shop/orders-{number}")).collect();
         let named = || names.iter().map(|name| (name.as_str(), 1));
-        let (ring, table) = (Ring::new(named()), Table::new(named(), Size::Standard));
+        let (ring, table) = (Ring::new(named(), 0), Table::new(named(), Size::Standard));
         let (even, odd): (Draw, Vec<u32>) =
             (Draw::new(&vec![1; count]), (1..=count as u32).collect());
         let odd = Draw::new(&odd);
@@ -384,10 +384,10 @@ fn picks_cost() {
         print("peak-EWMA, weights", &mut |random| pick(&odd, load, random));
         print("peak-EWMA, half out", &mut |random| pick(&even, half, random));
         print("ring hash, bounded", &mut |random| {
-            pick_bounded(ring.walk(random()), count, member, total)
+            pick_bounded(ring.walk(random()), count, member, || total)
         });
         print("Maglev, bounded", &mut |random| {
-            pick_bounded(table.walk(random()), count, member, total)
+            pick_bounded(table.walk(random()), count, member, || total)
         });
         let start = Instant::now();
         for turn in 0..1000 {

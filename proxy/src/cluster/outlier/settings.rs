@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Factor;
 use crate::cluster::window::Window;
 
 /// The shortest ejection.
@@ -38,6 +39,8 @@ pub struct Settings {
     pub panic_percent: u8,
     /// For how long an endpoint that comes, or comes back, gets less than its share; up to [`MAX_EJECTION`].
     pub ramp: Duration,
+    /// What it gets first, of a hundred; 1 to 100.
+    pub ramp_percent: u8,
 }
 
 /// When an endpoint has too few successes. Envoy's rule: below the mean by more than so many standard deviations.
@@ -81,6 +84,7 @@ impl Default for Settings {
             max_ejected_percent: 50,
             panic_percent: 50,
             ramp: Duration::from_secs(10),
+            ramp_percent: 10,
         }
     }
 }
@@ -120,7 +124,19 @@ impl Settings {
             max_ejected_percent: self.max_ejected_percent.min(100),
             panic_percent: self.panic_percent.min(100),
             ramp: self.ramp.min(MAX_EJECTION),
+            ramp_percent: self.ramp_percent.clamp(1, 100),
         }
+    }
+
+    /// What an endpoint gets so long after it came: from `ramp_percent` to all over `ramp`, evenly.
+    pub(super) fn ramped(&self, elapsed: Duration) -> Factor {
+        if elapsed >= self.ramp {
+            return Factor::FULL;
+        }
+        let start = f64::from(self.ramp_percent) / 100.0;
+        let share = start + (1.0 - start) * (elapsed.as_secs_f64() / self.ramp.as_secs_f64());
+        // A float becomes the nearest integer that fits.
+        Factor((share * f64::from(u8::MAX)).ceil() as u8)
     }
 
     /// How long the `times`-th ejection in a row lasts.

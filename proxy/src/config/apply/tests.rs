@@ -50,6 +50,7 @@ fn applier(identity: Arc<Identity>) -> (Applier, Arc<Published>, Arc<Families>) 
         namespace: "shop".to_owned(),
         party: Party::default(),
         workload: None,
+        zone: None,
         application: [127, 0, 0, 1].into(),
         proof: Proof::default(),
         issuer_keys: KeyCache::new(Timing::default()),

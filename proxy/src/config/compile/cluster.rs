@@ -13,7 +13,7 @@ use leno_api::model::{
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Calling, Cluster, ClusterKey, Endpoint, Security, State},
+    cluster::{Calling, Cluster, ClusterKey, Endpoint, Security, State, endpoints::Endpoints},
     telemetry::scope::{Scope, ScopeLabels},
     tls::client::Target,
 };
@@ -56,13 +56,15 @@ fn build(
         let Some((address, via_sidecar)) = address(workload, port) else { continue };
         let security = security(workload, service, port, inputs, own);
         let known = known.get(&(&workload.name, address)).copied();
-        let vitals = known.map_or_else(Arc::default, |known| known.vitals.clone());
+        let vitals = known.and_then(|known| known.known_vitals().cloned());
         let (workload, calling) = (workload.clone(), calling.clone());
         let new = Endpoint::new(workload, calling, address, via_sidecar, security, vitals);
         let kept = known.filter(|known| known.is_same(&new));
         endpoints.push(kept.map_or(new, Arc::clone));
     }
     let settings = inputs.settings_of(&service.name, &port.name);
+    let zone = own.zone.as_deref();
+    let endpoints = Endpoints::new(endpoints, &settings, zone, old.map(|old| &old.endpoints));
     let unreached = || ScopeLabels {
         reporter: "source",
         source: calling.source.clone(),
@@ -75,7 +77,7 @@ fn build(
         destination: HeaderValue::from_str(&key.to_string()).ok(),
         protocol: port.protocol,
         settings,
-        endpoints: endpoints.into(),
+        endpoints,
         scope: old.map_or_else(|| Scope::new(unreached()), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
     })

@@ -54,6 +54,7 @@ fn own() -> Own {
         namespace: "shop".to_owned(),
         party: Party::default(),
         workload: None,
+        zone: None,
         application: IpAddr::V4(Ipv4Addr::LOCALHOST),
         proof: Proof::default(),
         issuer_keys: KeyCache::new(Timing::default()),

@@ -21,12 +21,11 @@ pub(in crate::forward) fn cluster(
             .into_iter()
             .flat_map(|old| old.endpoints.iter())
             .find(|known| known.address == address);
-        let mut endpoint =
-            Endpoint::own(format!("shop/orders-{port}").into(), address, scope.clone());
-        if let Some(known) = known {
-            Arc::get_mut(&mut endpoint).unwrap().vitals = known.vitals.clone();
+        let endpoint = Endpoint::own(format!("shop/orders-{port}").into(), address, scope.clone());
+        match known {
+            Some(known) => endpoint.with_vitals(known.vitals().clone()),
+            None => endpoint,
         }
-        endpoint
     };
     Arc::new(Cluster {
         key: ClusterKey::Service(ObjectName::new("shop", "orders"), 80),
@@ -47,7 +46,7 @@ fn attempted(kind: Kind, millis: u64) -> Attempted {
 const NOW: Duration = Duration::from_secs(1);
 
 fn id(cluster: &Cluster, place: usize) -> u64 {
-    cluster.endpoints[place].vitals.id
+    cluster.endpoints[place].vitals().id
 }
 
 #[test]
@@ -56,7 +55,7 @@ fn what_workers_saw_comes_together_once() {
     let (mut one, mut other) = (Observed::default(), Observed::default());
     let mailbox = Mailbox::default();
     let first = |observed: &mut Observed, place, kind, millis| {
-        observed.record(&cluster, place, id(&cluster, place), NOW, attempted(kind, millis))
+        observed.record(&cluster, 0, (place, id(&cluster, place)), NOW, attempted(kind, millis))
     };
     assert!(first(&mut one, 0, Kind::Success, 10), "somebody has to be woken");
     assert!(!first(&mut one, 0, Kind::Gateway, 20), "somebody is awake");
@@ -98,7 +97,7 @@ fn slow_answers_are_those_beyond_the_threshold() {
     let cluster = cluster(1..=1, settings, None);
     let (mut observed, mailbox) = (Observed::default(), Mailbox::default());
     for millis in [14, 15, 16, 17] {
-        observed.record(&cluster, 0, id(&cluster, 0), NOW, attempted(Kind::Success, millis));
+        observed.record(&cluster, 0, (0, id(&cluster, 0)), NOW, attempted(Kind::Success, millis));
     }
     observed.tell(NOW, &mailbox);
     assert_eq!(mailbox.take()[&cluster.state.id][&id(&cluster, 0)].batch.slow, 2);
@@ -110,19 +109,19 @@ fn what_is_known_of_endpoints_outlives_a_new_list() {
     let (mut observed, mailbox) = (Observed::default(), Mailbox::default());
     for (place, millis) in [(0, 10), (1, 20), (2, 30)] {
         let id = id(&before, place);
-        observed.record(&before, place, id, NOW, attempted(Kind::Success, millis));
+        observed.record(&before, 0, (place, id), NOW, attempted(Kind::Success, millis));
     }
     // The first goes, a fourth comes.
     let after = cluster(2..=4, Settings::default(), Some(&before));
     assert_eq!(id(&after, 0), id(&before, 1));
     let latency = |observed: &mut Observed, cluster: &Cluster, place| {
-        observed.latencies(cluster).estimate(place).map(|latency| latency.as_millis())
+        observed.latencies(cluster).0.estimate(place).map(|latency| latency.as_millis())
     };
     let known = [0, 1, 2].map(|place| latency(&mut observed, &after, place));
     assert_eq!(known, [Some(20), Some(30), None]);
     // An exchange under the older configuration neither brings its list back nor is lost.
-    observed.record(&before, 1, id(&before, 1), NOW, attempted(Kind::Success, 40));
-    observed.record(&before, 0, id(&before, 0), NOW, attempted(Kind::Success, 50));
+    observed.record(&before, 7, (1, id(&before, 1)), NOW, attempted(Kind::Success, 40));
+    observed.record(&before, 0, (0, id(&before, 0)), NOW, attempted(Kind::Success, 50));
     let known = [0, 1, 2].map(|place| latency(&mut observed, &after, place));
     assert_eq!(known, [Some(40), Some(30), None]);
     observed.tell(NOW, &mailbox);
@@ -137,10 +136,20 @@ fn what_is_known_of_endpoints_outlives_a_new_list() {
 fn clusters_that_are_gone_are_forgotten() {
     let gone = cluster(1..=1, Settings::default(), None);
     let (mut observed, mailbox) = (Observed::default(), Mailbox::default());
-    observed.record(&gone, 0, id(&gone, 0), NOW, attempted(Kind::Success, 1));
+    observed.record(&gone, 0, (0, id(&gone, 0)), NOW, attempted(Kind::Success, 1));
     observed.tell(NOW, &mailbox);
-    assert_eq!(observed.clusters.len(), 1);
+    assert_eq!((observed.slots.len(), observed.clusters.iter().flatten().count()), (1, 1));
     drop(gone);
     observed.tell(NOW, &mailbox);
-    assert_eq!(observed.clusters.len(), 0);
+    assert_eq!((observed.slots.len(), observed.clusters.iter().flatten().count()), (0, 0));
+    // Its place is taken by another, and whoever still has its number is not mixed up with that.
+    let (one, other) =
+        (cluster(1..=1, Settings::default(), None), cluster(1..=1, Settings::default(), None));
+    observed.record(&one, 0, (0, id(&one, 0)), NOW, attempted(Kind::Success, 1));
+    observed.record(&other, 0, (0, id(&other, 0)), NOW, attempted(Kind::Local, 1));
+    observed.tell(NOW, &mailbox);
+    let mail = mailbox.take();
+    assert_eq!(mail[&one.state.id][&id(&one, 0)].batch.failures, 0);
+    assert_eq!(mail[&other.state.id][&id(&other, 0)].batch.failures, 1);
+    assert_eq!(observed.clusters.len(), 2);
 }

@@ -1,10 +1,14 @@
-use leno_api::model::traffic_policy::Settings;
+use leno_api::model::traffic_policy::{self, Settings};
 use prometheus::Registry;
 
 use super::*;
 use crate::{
-    cluster::{Refusal, outlier::streak::Run},
-    forward::observed::tests::cluster,
+    cluster::{
+        Refusal, circuit,
+        outlier::{Factor, streak::Run},
+        window::Batch,
+    },
+    forward::observed::{Report, tests::cluster},
     telemetry::metrics::Families,
 };
 
@@ -30,7 +34,7 @@ fn mail(cluster: &Cluster, place: usize, successes: u64, failures: u64) -> Mail 
         run: Run { errors, ..Run::default() },
         latency: Some(at(7)),
     };
-    let reports = FxHashMap::from_iter([(cluster.endpoints[place].vitals.id, report)]);
+    let reports = FxHashMap::from_iter([(cluster.endpoints[place].vitals().id, report)]);
     Mail::from_iter([(cluster.state.id, reports)])
 }
 
@@ -48,12 +52,12 @@ fn who_fails_is_ejected_and_stays_so_under_a_new_configuration() {
     let before = cluster(1..=4, Settings::default(), None);
     sampler.sample(&snapshot(&before), at(100), &Mail::default(), &families.resilience);
     sampler.sample(&snapshot(&before), at(200), &mail(&before, 1, 0, 5), &families.resilience);
-    let vitals = &before.endpoints[1].vitals;
+    let vitals = &before.endpoints[1].vitals();
     assert_eq!(vitals.factor(), Factor::NONE);
     let (until, cause) = vitals.ejected().unwrap();
     assert_eq!((until, &*cause.to_string()), (at(30_200), "5 failures in a row"));
     assert_eq!(vitals.latency(), Some(at(7)));
-    assert!(before.endpoints[0].vitals.factor() == Factor::FULL);
+    assert!(before.endpoints[0].vitals().factor() == Factor::FULL);
     let counted =
         "leno_outlier_ejections_total{cause=\"consecutive_5xx\",service=\"shop/orders:80\"} 1";
     assert!(metric(&families, counted));
@@ -61,14 +65,14 @@ fn who_fails_is_ejected_and_stays_so_under_a_new_configuration() {
 
     let after = cluster(2..=5, Settings::default(), Some(&before));
     sampler.sample(&snapshot(&after), at(300), &Mail::default(), &families.resilience);
-    assert_eq!(after.endpoints[0].vitals.ejected().unwrap().0, at(30_200));
+    assert_eq!(after.endpoints[0].vitals().ejected().unwrap().0, at(30_200));
     // It comes back by itself, with a part of its share, and then has all of it.
     sampler.sample(&snapshot(&after), at(30_300), &Mail::default(), &families.resilience);
     assert!(vitals.ejected().is_none() && vitals.factor() < Factor(40), "{:?}", vitals.factor());
     assert!(metric(&families, "leno_endpoints_ejected{service=\"shop/orders:80\"} 0"));
-    sampler.sample(&snapshot(&after), at(50_000), &Mail::default(), &families.resilience);
+    sampler.sample(&snapshot(&after), at(60_300), &Mail::default(), &families.resilience);
     assert_eq!(vitals.factor(), Factor::FULL);
-    assert!(!sampler.watched[&after.state.id].restless, "nothing is due any more");
+    assert!(!sampler.watched[&after.state.id].is_restless(), "nothing is due any more");
 }
 
 #[test]
@@ -78,11 +82,11 @@ fn nobody_is_ejected_where_that_is_off_and_all_come_back_when_it_is_switched_off
     let (mut sampler, families) = (Sampler::default(), families());
     let on = cluster(1..=4, Settings::default(), None);
     sampler.sample(&snapshot(&on), at(200), &mail(&on, 1, 0, 5), &families.resilience);
-    assert_eq!(on.endpoints[1].vitals.factor(), Factor::NONE);
+    assert_eq!(on.endpoints[1].vitals().factor(), Factor::NONE);
     let off = cluster(1..=4, off, Some(&on));
     for time in [300, 400] {
         sampler.sample(&snapshot(&off), at(time), &mail(&off, 1, 0, 9), &families.resilience);
-        let vitals = &off.endpoints[1].vitals;
+        let vitals = &off.endpoints[1].vitals();
         assert!(vitals.factor() == Factor::FULL && vitals.ejected().is_none());
     }
     assert!(metric(&families, "leno_endpoints_ejected{service=\"shop/orders:80\"} 0"));

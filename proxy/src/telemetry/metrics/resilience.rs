@@ -4,8 +4,10 @@ use prometheus::{IntCounterVec, IntGaugeVec};
 
 use super::New;
 pub use concurrency::Concurrency;
+pub use retries::Retries;
 
 mod concurrency;
+mod retries;
 
 /// Why endpoints are ejected.
 pub const EJECTION_CAUSES: [&str; 5] = [
@@ -15,6 +17,9 @@ pub const EJECTION_CAUSES: [&str; 5] = [
     "success_rate",
     "latency",
 ];
+
+/// How health checks end.
+pub const HEALTH_RESULTS: [&str; 2] = ["success", "failure"];
 
 /// By service port: `shop/orders:80`.
 #[derive(Debug)]
@@ -27,8 +32,16 @@ pub struct Resilience {
     pub circuit_state: IntGaugeVec,
     /// What they rejected, by service.
     pub circuit_rejected: IntCounterVec,
+    /// Where each endpoint has a breaker of its own: how many are not closed, by service.
+    pub endpoint_circuits_open: IntGaugeVec,
+    /// Active health checks, by service and result.
+    pub health_checks: IntCounterVec,
+    /// Endpoints that fail them now, by service.
+    pub endpoints_unhealthy: IntGaugeVec,
     /// What the application beside us is given at once.
     pub concurrency: Concurrency,
+    /// What is sent again, and what is not.
+    pub retries: Retries,
 }
 
 impl Resilience {
@@ -54,13 +67,30 @@ impl Resilience {
                 "Requests rejected by the error-rate and slow-call breaker.",
                 &["service"],
             )?,
+            endpoint_circuits_open: new.gauges(
+                "leno_endpoint_circuits_open",
+                "Endpoints whose own breaker is not closed.",
+                &["service"],
+            )?,
+            health_checks: new.counters(
+                "leno_health_checks_total",
+                "Active health checks of endpoints.",
+                &["service", "result"],
+            )?,
+            endpoints_unhealthy: new.gauges(
+                "leno_endpoints_unhealthy",
+                "Endpoints that fail their active health checks.",
+                &["service"],
+            )?,
             concurrency: Concurrency::register(new)?,
+            retries: Retries::register(new)?,
         })
     }
 
     /// Takes a service port that is no more out of the registry.
     pub fn forget_cluster(&self, name: &str) {
         self.forget_circuit(name);
+        self.forget_checks(name);
         let _ = self.endpoints_ejected.remove_label_values(&[name]);
         for cause in EJECTION_CAUSES {
             let _ = self.ejections.remove_label_values(&[name, cause]);
@@ -71,5 +101,14 @@ impl Resilience {
     pub fn forget_circuit(&self, name: &str) {
         let _ = self.circuit_state.remove_label_values(&[name]);
         let _ = self.circuit_rejected.remove_label_values(&[name]);
+        let _ = self.endpoint_circuits_open.remove_label_values(&[name]);
+    }
+
+    /// The same for health checks.
+    pub fn forget_checks(&self, name: &str) {
+        let _ = self.endpoints_unhealthy.remove_label_values(&[name]);
+        for result in HEALTH_RESULTS {
+            let _ = self.health_checks.remove_label_values(&[name, result]);
+        }
     }
 }
