@@ -2,6 +2,7 @@
 //! by GET, and requests that a web page could make on somebody's behalf are refused.
 
 mod gate;
+mod concurrency;
 mod health;
 mod pages;
 pub mod server;

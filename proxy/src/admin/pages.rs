@@ -8,7 +8,7 @@ use std::{
 use leno_api::model::{ObjectName, peer_authentication::TlsMode};
 use serde_json::{Value, json};
 
-use super::health;
+use super::{concurrency, health};
 use crate::{
     cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
@@ -69,6 +69,7 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
         },
         "circuit": health::circuit(cluster, now),
         "localShare": cluster.endpoints.local_share(),
+        "concurrency": concurrency::page(cluster),
         "endpoints": endpoints,
     })
 }
@@ -100,6 +101,9 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("rq_active::{}", limits.exchanges()));
         line(format!("rq_rejected::{}", limits.rejected()));
         for rest in health::circuit_lines(cluster, now) {
+            line(rest);
+        }
+        for rest in concurrency::lines(cluster) {
             line(rest);
         }
         for endpoint in cluster.endpoints.iter() {

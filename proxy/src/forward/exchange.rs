@@ -309,6 +309,10 @@ impl Exchange {
         if error.flag == Flag::UO {
             let retry_after = error.retry_after.map_or(RETRY_AFTER, whole_seconds);
             response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+            if self.downstream.direction == Direction::Inbound {
+                let yes = HeaderValue::from_static("true");
+                response.headers_mut().insert(outcome::OVERLOADED, yes);
+            }
         }
         let close =
             error.status == StatusCode::BAD_REQUEST || error.status == StatusCode::REQUEST_TIMEOUT;

@@ -151,3 +151,6 @@ fn gradient_settings(settings: &AdaptiveConcurrency) -> gradient::Settings {
         ..gradient::Settings::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

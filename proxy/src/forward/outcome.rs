@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{
     cluster::{Cluster, circuit, window::Kind},
     error::{Error, Fault, Flag, Retry},
     http::{body::End, client::Failure},
 };
+
+/// Said by the sidecar of an application that has enough to do, and by applications that know it themselves: the
+/// request was not processed, and the instance works. Whoever called does not count it against the instance.
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-leno-overloaded");
 
 /// A request that did not get the head of a response. `body` says how the request's own body ended.
 pub fn of_send(failure: Failure, body: Option<End>, detail: String) -> Error {

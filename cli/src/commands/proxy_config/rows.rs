@@ -108,6 +108,17 @@ fn breaker(cluster: &Value) -> String {
     }
 }
 
+/// `7 of 12, 3 wait, 40 dropped`; empty where the application has no limit.
+fn concurrency(cluster: &Value) -> String {
+    let Some(found) = cluster.get("concurrency").filter(|found| !found.is_null()) else {
+        return String::new();
+    };
+    let dropped = found.get("dropped").and_then(Value::as_object).into_iter().flatten();
+    let dropped: u64 = dropped.filter_map(|(_, count)| count.as_u64()).sum();
+    let (running, limit) = (text(found, "running"), text(found, "limit"));
+    format!("{running} of {limit}, {} wait, {dropped} dropped", text(found, "waiting"))
+}
+
 pub fn clusters(clusters: &Value) -> Table {
     let mut table = Table::new([
         "cluster",
@@ -119,6 +130,7 @@ pub fn clusters(clusters: &Value) -> Table {
         "connections",
         "rejected",
         "breaker",
+        "at once",
     ]);
     for cluster in list(clusters, "clusters") {
         table.add(vec![
@@ -131,6 +143,7 @@ pub fn clusters(clusters: &Value) -> Table {
             text(cluster, "connections"),
             text(cluster, "rejected"),
             breaker(cluster),
+            concurrency(cluster),
         ]);
     }
     table

@@ -1,3 +1,4 @@
+mod overload;
 mod security;
 
 use std::net::{IpAddr, Ipv4Addr};
