@@ -47,6 +47,8 @@ mod mutations;
 #[cfg(test)]
 mod origin;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod process_life;
 #[cfg(test)]
 mod reload;
