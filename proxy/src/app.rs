@@ -186,6 +186,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         max_connections: connection_limit(&options),
         drain: draining,
         on_demand_timeout: ON_DEMAND_TIMEOUT,
+        workers: u32::try_from(options.worker_count()).unwrap_or(u32::MAX),
         mailbox: Mailbox::default(),
         started: Instant::now(),
     });

@@ -13,6 +13,7 @@ use leno_api::model::{
     ObjectName,
     authorization_policy::AuthorizationPolicy,
     filter::{HeaderChanges, PathChange, Redirect},
+    http_route::RouteRetry,
     peer_authentication::TlsMode,
     request_authentication::RequestAuthentication,
     service::Protocol,
@@ -108,8 +109,10 @@ pub struct Rule {
     pub backends: Split<Backend>,
     /// For the whole exchange; `ZERO` is none, `None` leaves it to the cluster.
     pub request_timeout: Option<Duration>,
-    /// For one attempt; `ZERO` is none.
-    pub attempt_timeout: Duration,
+    /// For one attempt; `ZERO` is none, `None` leaves it to the cluster.
+    pub attempt_timeout: Option<Duration>,
+    /// What is sent again, beside what the cluster's policy says.
+    pub retry: Option<RouteRetry>,
 }
 
 /// A share of the traffic.

@@ -87,7 +87,7 @@ async fn retries_are_bounded() {
     }
     for line in proxy.access_log(5).await {
         assert!(line["attempts"].as_u64().unwrap() <= 3, "{line}");
-        assert_eq!(line["response_flags"], "UF");
+        assert!(line["response_flags"].as_str().unwrap().starts_with("UF"), "{line}");
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Resource {
     Connections,
     /// Requests waiting for a connection.
     Pending,
+    /// Retries and hedged attempts.
+    Retries,
 }
 
 /// How much is in use, and how often more was refused.
@@ -20,6 +22,7 @@ pub enum Resource {
 pub struct Limits {
     connections: Arc<AtomicU32>,
     pending: Arc<AtomicU32>,
+    retries: Arc<AtomicU32>,
     exchanges: AtomicU32,
     rejected: AtomicU64,
 }
@@ -77,6 +80,7 @@ impl Limits {
         match resource {
             Resource::Connections => &self.connections,
             Resource::Pending => &self.pending,
+            Resource::Retries => &self.retries,
         }
     }
 }

@@ -108,6 +108,11 @@ impl Connection {
         self.refusal.as_ref()?.get().map(String::as_str)
     }
 
+    /// Whether it carries one exchange at a time.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.held, Held::Alone(_))
+    }
+
     /// Gives an HTTP/1.1 connection back whose exchange is complete on both sides.
     pub fn give_back(self, cluster: &Cluster) {
         let Self { sender, held, pool, .. } = self;

@@ -1,31 +1,45 @@
 //! Tries upstream until one attempt gets the head of a response, or none is left.
+//!
+//! - [`form`]: the request as the upstream connection needs it; [`supply`]: what of it can be sent again.
+//! - [`send`]: one attempt; [`hedge`]: several at once; [`discard`]: the answers that nobody gets.
 
-use std::time::Duration;
+mod discard;
+mod form;
+mod hedge;
+mod send;
+mod supply;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
-use leno_api::model::service::Protocol;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use leno_api::model::traffic_policy::HedgeAfter;
 use tokio::time::Instant;
 
 use super::{
-    exchange::{DESTINATION, Exchange},
-    outcome, retry,
+    allowance::Granted,
+    deadline::Limits,
+    exchange::Exchange,
+    outcome,
+    retry::{self, Again, Failure, MAX_ATTEMPTS, Policy, Reason, RequestFacts},
     worker::Judged,
 };
 use crate::{
-    cluster::{Admitted, Cluster, Lease, pool::Connection},
+    cluster::{Admitted, Lease, pool::Connection},
     error::{Error, Fault, Flag, Retry},
     http::{
         body::{Body, Incoming},
-        client::{Failure, SendError},
-        head,
+        replay::Replay,
     },
     snapshot::Rule,
     telemetry::record::Direction,
 };
+pub(super) use form::{origin, to_http2, with_body};
+pub(super) use send::name_destination;
+use send::{Context, Tried};
+use supply::{Outgoing, Supply};
 
-/// A pooled connection idle for longer may have been closed by the peer just now; a bodiless idempotent request is
-/// kept for a second try then. Cloning each request would cost 3 % of an exchange; over HTTP/2 it has to be.
-const STALE_AFTER: Duration = Duration::from_secs(1);
+/// Of a request that was sent before: how often. A caller's own is removed.
+const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
 
 /// The head of a response, with what is held until its body ends.
 pub(super) struct Received {
@@ -36,24 +50,26 @@ pub(super) struct Received {
     pub(super) deadline: Option<Instant>,
 }
 
-/// How long it may take.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// All attempts together: until when, and how long that was.
-    deadline: Option<(Instant, Duration)>,
-    /// One attempt; `ZERO` is none.
-    attempt: Duration,
+/// The attempts of one exchange.
+struct Tries<'a> {
+    context: Context<'a>,
+    facts: RequestFacts,
+    supply: Supply,
+    hedged: Option<hedge::Plan>,
+    /// Endpoints.
+    tried: Vec<u64>,
+    /// Attempts so far, but for those on connections that had ended already.
+    made: u32,
+    /// Those on connections that had ended already.
+    stale: u32,
+    /// For the retry that is under way.
+    granted: Option<Granted>,
 }
 
-impl Limits {
-    /// Until when an attempt that begins now must be answered, and how long it then took.
-    fn next(self) -> Option<(Instant, Duration)> {
-        if self.attempt.is_zero() {
-            return self.deadline;
-        }
-        let own = (Instant::now() + self.attempt, self.attempt);
-        Some(self.deadline.filter(|deadline| deadline.0 <= own.0).unwrap_or(own))
-    }
+/// What follows an attempt.
+enum Next {
+    Answer(Box<Received>),
+    Again(Duration),
 }
 
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
@@ -64,75 +80,249 @@ pub(super) async fn run(
     request: Request<Body>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Received, Error> {
-    let http2 = speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
-    let request = prepare(request, http2, upgrade)?;
-    let limit =
-        rule.and_then(|rule| rule.request_timeout).unwrap_or(cluster.settings.request_timeout);
-    let limits = Limits {
-        deadline: (!limit.is_zero()).then(|| (Instant::now() + limit, limit)),
-        attempt: rule.map_or(Duration::ZERO, |rule| rule.attempt_timeout),
-    };
-    let (response, lease, connection) = attempts(exchange, cluster, request, http2, limits).await?;
-    let deadline = limits.deadline.map(|(deadline, _)| deadline);
-    Ok(Received { response, lease, connection, deadline })
+    let http2 = form::speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
+    let request = form::prepare(request, http2, upgrade)?;
+    let mut tries = Tries::new(exchange, cluster, rule, request, http2);
+    if upgrade.is_some() {
+        tries.hedged = None;
+    }
+    tries.run(exchange).await
 }
 
-async fn attempts(
-    exchange: &mut Exchange,
-    cluster: &Admitted,
-    request: Request<Body>,
-    http2: bool,
-    limits: Limits,
-) -> Result<(Response<Incoming>, Lease, Connection), Error> {
-    let mut kept = Some(request);
-    let mut tried: Vec<u64> = Vec::new();
-    loop {
-        let Some(request) = kept.take() else {
-            return Err(Error::ours(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Flag::None,
-                "the request was lost",
-            ));
-        };
-        let lease = exchange.worker.lease(cluster, &tried)?;
-        note_endpoint(exchange, &lease);
-        let attempt = attempt(exchange, cluster, &lease, request, http2, &mut kept);
-        let attempted = match limits.next() {
-            None => attempt.await,
-            Some((deadline, limit)) => tokio::time::timeout_at(deadline, attempt)
-                .await
-                .unwrap_or_else(|_| Err(outcome::timed_out(limit))),
-        };
-        let judged = judge(exchange, cluster, &lease, attempted.as_ref().map(|answer| &answer.0));
-        let error = match attempted {
-            Ok((response, connection)) => {
-                settle(judged, cluster);
-                return Ok((response, lease, connection));
-            }
-            Err(error) => error,
-        };
-        tried.push(lease.endpoint.id);
-        let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-        if !retry::again(&error, attempts, kept.is_some()) {
-            settle(judged, cluster);
-            return Err(error);
+impl<'a> Tries<'a> {
+    fn new(
+        exchange: &Exchange,
+        cluster: &'a Admitted,
+        rule: Option<&Rule>,
+        mut request: Request<Body>,
+        http2: bool,
+    ) -> Self {
+        let grpc = exchange.is_grpc();
+        let outbound = exchange.downstream.direction == Direction::Outbound;
+        if outbound {
+            request.headers_mut().remove(RETRY_ATTEMPT);
         }
-        exchange
-            .worker
-            .shared
-            .families
-            .retries
-            .with_label_values(&[&*cluster.name, error.flag.as_str()])
-            .inc();
-        tracing::debug!(attempts, "{}: trying again: {error}", cluster.name);
+        let (limits, policy) = terms(cluster, rule, grpc.then_some(request.headers()));
+        let facts = RequestFacts::of(request.method(), request.headers(), false, None);
+        let mut context = Context {
+            worker: exchange.worker.clone(),
+            cluster,
+            progress: exchange.progress.clone(),
+            limits,
+            policy,
+            http2,
+            outbound,
+            caller: exchange.downstream.address,
+            idempotent: facts.idempotent,
+            hash: exchange.affinity.hash,
+            copies: policy.goes_beyond_unprocessed(&facts),
+        };
+        let hedged = match cluster.settings.hedging {
+            Some(_) if cluster.is_judged() && policy.may_repeat(&facts) => {
+                hedge::Plan::of(&context)
+            }
+            _ => None,
+        };
+        context.copies |= hedged.is_some();
+        let replay = replay(&context, &mut request);
+        let supply = Supply::new(request, replay);
+        Self { context, facts, supply, hedged, tried: Vec::new(), made: 0, stale: 0, granted: None }
     }
+
+    async fn run(&mut self, exchange: &mut Exchange) -> Result<Received, Error> {
+        let worker = self.context.worker.clone();
+        if self.context.cluster.is_judged() {
+            let (workers, now) = (worker.shared.workers, worker.shared.now());
+            worker.allowances.begin(self.context.cluster, workers, now);
+        }
+        loop {
+            if self.context.limits.remaining().is_some_and(|left| left.is_zero()) {
+                return Err(outcome::timed_out(Duration::ZERO));
+            }
+            let mut outgoing = self.supply.take().ok_or_else(lost)?;
+            let lease = worker.lease(self.context.cluster, &self.tried, self.context.hash)?;
+            note_endpoint(exchange, &lease);
+            exchange.note(|record| record.attempts += 1);
+            self.number(&mut outgoing);
+            self.made += 1;
+            let tried = match self.hedged.take() {
+                None => send::attempt(&self.context, lease, outgoing).await,
+                Some(plan) => Box::pin(hedge::race(self, exchange, plan, lease, outgoing)).await,
+            };
+            match self.conclude(exchange, tried)? {
+                Next::Answer(received) => return Ok(*received),
+                Next::Again(Duration::ZERO) => {}
+                Next::Again(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// Takes in how an attempt went, and decides what follows.
+    fn conclude(&mut self, exchange: &mut Exchange, tried: Tried) -> Result<Next, Error> {
+        let Tried { lease, result, kept, reader } = tried;
+        let judged = judge(&self.context, &lease, &result);
+        let failure = failure_of(&result);
+        if result.is_ok() {
+            self.answered_after(lease.begun.elapsed());
+        }
+        self.supply.put_back(kept);
+        self.granted = None;
+        let again = match &failure {
+            None => return Ok(self.answer(judged, lease, result, reader)?),
+            Some(failure) => self.again(&result, failure),
+        };
+        match again {
+            Ok(wait) => {
+                self.tried.push(lease.endpoint.id);
+                let sent = self.is_sent(reader);
+                if let Ok((response, connection)) = result {
+                    let cluster = self.context.cluster.cluster();
+                    discard::discard(response, connection, cluster, sent);
+                }
+                Ok(Next::Again(wait))
+            }
+            Err(reason) => {
+                self.deny(exchange, reason);
+                self.answer(judged, lease, result, reader)
+            }
+        }
+    }
+
+    /// The end of the attempts.
+    fn answer(
+        &self,
+        judged: Option<Judged>,
+        lease: Lease,
+        result: Result<(Response<Incoming>, Connection), Error>,
+        reader: u32,
+    ) -> Result<Next, Error> {
+        if let Some(judged) = judged {
+            // In case the breaker waits for that.
+            judged.settle(self.context.cluster.pass());
+        }
+        let (response, connection) = result?;
+        self.supply.settle(reader);
+        let deadline = self.context.limits.deadline();
+        Ok(Next::Answer(Box::new(Received { response, lease, connection, deadline })))
+    }
+
+    /// After which time there is another attempt, or why there is none.
+    fn again(
+        &mut self,
+        result: &Result<(Response<Incoming>, Connection), Error>,
+        failure: &Failure,
+    ) -> Result<Duration, Reason> {
+        let (worker, cluster) = (&self.context.worker, self.context.cluster);
+        if let Err(error) = result
+            && (error.fault, error.retry) == (Fault::Ours, Retry::Safe)
+            && self.stale + 1 < MAX_ATTEMPTS
+            && self.supply.is_whole()
+        {
+            // Nothing got to anybody: this is the same attempt on another connection.
+            self.stale += 1;
+            self.made -= 1;
+            self.count(failure);
+            return Ok(Duration::ZERO);
+        }
+        let facts = RequestFacts {
+            replayable: self.supply.is_whole(),
+            remaining: self.context.limits.remaining(),
+            ..self.facts
+        };
+        match retry::decide(&self.context.policy, failure, &facts, self.made, worker.random()) {
+            Again::No(reason) => Err(reason),
+            Again::After(wait) => {
+                // Of the own application there is one instance: what is tried again there was not processed.
+                if cluster.is_judged() {
+                    self.granted = Some(Granted::take(worker, cluster)?);
+                }
+                self.count(failure);
+                Ok(wait)
+            }
+        }
+    }
+
+    fn count(&self, failure: &Failure) {
+        let (worker, cluster) = (&self.context.worker, self.context.cluster);
+        let retries = &worker.shared.families.retries;
+        retries.with_label_values(&[&*cluster.name, failure.as_str()]).inc();
+        tracing::debug!(attempts = self.made, "{}: trying again: {failure:?}", cluster.name);
+    }
+
+    /// Notes why there is no other attempt, where somebody asked for one.
+    fn deny(&self, exchange: &mut Exchange, reason: Reason) {
+        if reason == Reason::NotAsked || self.context.policy.attempts <= 1 {
+            return;
+        }
+        let families = &self.context.worker.shared.families.resilience.retries;
+        let name = &*self.context.cluster.name;
+        families.denied.with_label_values(&[name, reason.as_str()]).inc();
+        exchange.note(|record| record.not_retried = Some((reason.as_str(), reason.flag())));
+    }
+
+    /// Tells the callee how often it, or another, was asked before.
+    fn number(&self, outgoing: &mut Outgoing) {
+        if self.made > 0 && self.context.outbound {
+            let headers = outgoing.request.headers_mut();
+            headers.insert(RETRY_ATTEMPT, HeaderValue::from(self.made));
+        }
+    }
+
+    /// Whether the attempt with this number sent all of the request.
+    fn is_sent(&self, reader: u32) -> bool {
+        let ended = |progress: &std::rc::Rc<crate::http::body::Progress>| {
+            progress.ended() == Some(crate::http::body::End::Complete)
+        };
+        self.context.progress.as_ref().is_none_or(ended) && self.supply.is_delivered(reader)
+    }
+
+    /// For hedging by the usual latency.
+    fn answered_after(&self, latency: Duration) {
+        let (worker, cluster) = (&self.context.worker, self.context.cluster);
+        if cluster.settings.hedging.is_some_and(|hedging| hedging.after == HedgeAfter::P95) {
+            worker.allowances.answered(cluster, worker.shared.workers, latency);
+        }
+    }
+}
+
+/// How long an exchange may take, and what of it may be tried again. `grpc`: the fields of a gRPC call.
+fn terms(
+    cluster: &Admitted,
+    rule: Option<&Rule>,
+    grpc: Option<&http::HeaderMap>,
+) -> (Limits, Policy) {
+    let settings = &cluster.settings;
+    let of_rule = |field: fn(&Rule) -> Option<Duration>| rule.and_then(field);
+    let request = of_rule(|rule| rule.request_timeout).unwrap_or(settings.request_timeout);
+    let attempt = of_rule(|rule| rule.attempt_timeout).unwrap_or(settings.attempt_timeout);
+    let mut policy = match cluster.is_judged() {
+        true => {
+            let route = rule.and_then(|rule| rule.retry.as_ref());
+            Policy::of(&settings.retry, route, grpc.is_some())
+        }
+        // What the application answers is the caller's to judge: it has other instances to ask.
+        false => Policy::default(),
+    };
+    policy.per_try = attempt;
+    (Limits::new(request, grpc), policy)
+}
+
+/// Puts a body that may have to be sent again behind a buffer.
+fn replay(context: &Context<'_>, request: &mut Request<Body>) -> Option<std::rc::Rc<Replay>> {
+    let progress = context.progress.as_ref()?;
+    let limit = context.cluster.settings.retry.replay_buffer as usize;
+    let wanted = context.copies || (context.http2 && context.policy.attempts > 1);
+    if !wanted || limit == 0 || matches!(request.body(), Body::Empty) {
+        return None;
+    }
+    let source = std::mem::take(request.body_mut());
+    Some(Replay::new(source, limit, progress.clone()))
 }
 
 fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
     let endpoint = &lease.endpoint;
     let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
     exchange.note(|record| {
-        record.attempts += 1;
         record.upstream = Some(endpoint.address);
         record.scope = Some(scope);
     });
@@ -141,187 +331,33 @@ fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
 
 /// Says how an attempt went to all that judge endpoints by it; `None` where it says nothing about the endpoint.
 fn judge(
-    exchange: &Exchange,
-    cluster: &Cluster,
+    context: &Context<'_>,
     lease: &Lease,
-    attempted: Result<&Response<Incoming>, &Error>,
+    result: &Result<(Response<Incoming>, Connection), Error>,
 ) -> Option<Judged> {
-    let (kind, timed) = match attempted {
-        Ok(response) => {
+    let (kind, timed) = match result {
+        Ok((response, _)) => {
             let grpc = outcome::grpc_status_of(response.headers());
             (outcome::of_answer(response.status(), grpc), true)
         }
         Err(error) => (outcome::of_error(error)?, error.flag == Flag::UT),
     };
-    Some(exchange.worker.observe(cluster, lease, kind, timed))
+    Some(context.worker.observe(context.cluster, lease, kind, timed))
 }
 
-/// Tells the breaker how the last attempt went, in case it waits for that.
-fn settle(judged: Option<Judged>, cluster: &Admitted) {
-    if let Some(judged) = judged {
-        judged.settle(cluster.pass());
-    }
-}
-
-/// One try. When the request was not sent, it is put back into `kept`.
-async fn attempt(
-    exchange: &Exchange,
-    cluster: &Cluster,
-    lease: &Lease,
-    request: Request<Body>,
-    http2: bool,
-    kept: &mut Option<Request<Body>>,
-) -> Result<(Response<Incoming>, Connection), Error> {
-    let pools = &exchange.worker.pools;
-    let connected = match http2 {
-        true => pools.http2(cluster, &lease.endpoint).await,
-        false => pools.http1(cluster, &lease.endpoint).await,
-    };
-    let mut connection = match connected {
-        Ok(connection) => connection,
-        Err(error) => {
-            *kept = Some(request);
-            return Err(error);
+/// How an attempt failed, if it did.
+fn failure_of(result: &Result<(Response<Incoming>, Connection), Error>) -> Option<Failure> {
+    match result {
+        Ok((response, _)) => {
+            let (status, headers) = (response.status(), response.headers());
+            let grpc = outcome::grpc_status_of(headers);
+            Failure::of_answer(status, grpc, headers, SystemTime::now)
         }
-    };
-    let mut request = request;
-    name_destination(cluster, lease, &mut request);
-    let outbound = exchange.downstream.direction == Direction::Outbound;
-    if outbound && !lease.endpoint.via_sidecar && !exchange.introduced.replace(true) {
-        // The sidecar at the other end would say who called; here there is none.
-        let host = request.headers().get(header::HOST).cloned();
-        head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
-    }
-    let stale = connection.idle > STALE_AFTER;
-    // An HTTP/2 upstream can refuse a stream at any time: with REFUSED_STREAM, or a GOAWAY that crossed it.
-    let spare = (stale || http2).then(|| spare(&request)).flatten();
-    match connection.sender.send(request).await {
-        Ok(response) => Ok((response, connection)),
-        Err(SendError { failure, request, detail }) => {
-            let body = exchange.progress.as_ref().and_then(|progress| progress.ended());
-            let address = lease.endpoint.address;
-            let mut error = match connection.refusal() {
-                Some(refusal) => outcome::unwelcome(format!("TLS with {address}: {refusal}")),
-                None => outcome::of_send(failure, body, format!("{address}: {detail}")),
-            };
-            if request.is_none() && spare.is_some() && stale && failure == Failure::Closed {
-                error.retry = Retry::Safe;
-            }
-            if !connection.idle.is_zero()
-                && error.retry == Retry::Safe
-                && failure != Failure::Refused
-            {
-                // That an idle connection has ended says nothing about its endpoint; making the next one will.
-                error.fault = Fault::Ours;
-            }
-            *kept = request.or(spare);
-            Err(error)
-        }
+        Err(error) => Some(Failure::from(error)),
     }
 }
 
-/// Tells the next sidecar which service port is meant where the TLS server name does not; an application is not told.
-pub(super) fn name_destination(cluster: &Cluster, lease: &Lease, request: &mut Request<Body>) {
-    match &cluster.destination {
-        Some(destination) if lease.endpoint.via_sidecar && !lease.endpoint.is_secured() => {
-            request.headers_mut().insert(DESTINATION, destination.clone());
-        }
-        _ => _ = request.headers_mut().remove(DESTINATION),
-    }
-}
-
-/// A copy of a request that may be sent a second time: idempotent (RFC 9110 section 9.2.2) and without a body.
-fn spare(request: &Request<Body>) -> Option<Request<Body>> {
-    let idempotent =
-        [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE]
-            .contains(request.method());
-    if !idempotent || !matches!(request.body(), Body::Empty) {
-        return None;
-    }
-    Some(with_body(request, Body::Empty))
-}
-
-/// The same head with another body.
-pub(super) fn with_body(request: &Request<Body>, body: Body) -> Request<Body> {
-    let mut copy = Request::new(body);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
-}
-
-/// What is spoken upstream: what the service says, else what the caller speaks.
-fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
-    match protocol {
-        Protocol::Http2 | Protocol::Grpc => true,
-        Protocol::Http => false,
-        Protocol::Auto | Protocol::Tcp => downstream == Version::HTTP_2,
-    }
-}
-
-/// Puts a request into the form that the upstream connection needs.
-fn prepare(
-    request: Request<Body>,
-    http2: bool,
-    upgrade: Option<&HeaderValue>,
-) -> Result<Request<Body>, Error> {
-    let (mut parts, body) = request.into_parts();
-    if http2 {
-        parts_to_http2(&mut parts)?;
-    } else {
-        if let Some(authority) = parts.uri.authority() {
-            if !parts.headers.contains_key(header::HOST) || parts.version != Version::HTTP_2 {
-                // Absolute form: the target's authority replaces Host (RFC 9112 section 3.2.2).
-                let host =
-                    HeaderValue::from_str(authority.as_str()).map_err(|_| bad_authority())?;
-                parts.headers.insert(header::HOST, host);
-            }
-            parts.uri = origin(parts.uri);
-        }
-        if parts.version == Version::HTTP_2 {
-            head::join_cookies(&mut parts.headers);
-        }
-        parts.version = Version::HTTP_11;
-        if let Some(protocol) = upgrade {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, protocol.clone());
-        }
-    }
-    Ok(Request::from_parts(parts, body))
-}
-
-/// Puts a request into the form that an HTTP/2 connection needs.
-pub(super) fn to_http2(request: Request<Body>) -> Result<Request<Body>, Error> {
-    let (mut parts, body) = request.into_parts();
-    parts_to_http2(&mut parts)?;
-    Ok(Request::from_parts(parts, body))
-}
-
-fn parts_to_http2(parts: &mut http::request::Parts) -> Result<(), Error> {
-    let host = parts.headers.remove(header::HOST);
-    if parts.uri.authority().is_none() || parts.uri.scheme().is_none() {
-        let from_host = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
-        parts.uri = absolute(std::mem::take(&mut parts.uri), from_host)?;
-    }
-    parts.version = Version::HTTP_2;
-    Ok(())
-}
-
-fn absolute(target: Uri, host: Option<uri::Authority>) -> Result<Uri, Error> {
-    let mut parts = target.into_parts();
-    parts.scheme = Some(uri::Scheme::HTTP);
-    parts.authority = parts.authority.or(host);
-    parts.path_and_query =
-        parts.path_and_query.or_else(|| Some(uri::PathAndQuery::from_static("/")));
-    Uri::from_parts(parts).map_err(|_| bad_authority())
-}
-
-pub(super) fn origin(target: Uri) -> Uri {
-    let path = target.into_parts().path_and_query;
-    Uri::from(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")))
-}
-
-fn bad_authority() -> Error {
-    Error::downstream(StatusCode::BAD_REQUEST, Flag::DPE, "Host is not a host")
+fn lost() -> Error {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Error::ours(status, Flag::None, "the request was lost")
 }

@@ -14,11 +14,6 @@
 //! Nothing is shared: each worker has a budget of its own for a service. A percentage of each worker's own requests is
 //! the same percentage of all, and the floor is divided by the number of workers.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "complete in itself; the data path calls it in a later change")
-)]
-
 use std::time::Duration;
 
 /// Over how long requests and retries are compared. Long enough that a quiet service can retry at all, short enough
@@ -133,11 +128,13 @@ impl Budget {
     }
 
     /// Retries under way.
+    #[cfg(test)]
     pub fn under_way(&self) -> u32 {
         self.under_way
     }
 
     /// Requests and retries of the last [`WINDOW`].
+    #[cfg(test)]
     pub fn counted(&self) -> (u64, u64) {
         (self.total.requests, self.total.retries)
     }

@@ -6,39 +6,35 @@
 //! the policy names the failure, and the request may be processed twice: its method is idempotent (RFC 9110 section
 //! 9.2.2), or it carries an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) and the policy trusts that.
 //!
-//! - [`again`]: what the data path asks today.
-//! - [`decide`]: the same for a [`Policy`]; the budget ([`super::budget`]) is asked after it, and only where it says yes.
+//! - [`Policy::of`]: the service's policy and what the route adds to it.
+//! - [`decide`]: whether and when; the budget ([`super::budget`]) is asked after it, and only where it says yes.
 //! - [`wait`]: how long an answer asks to be left alone (`Retry-After`, `grpc-retry-pushback-ms`).
-
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the data path goes by a policy in a later change")
-)]
 
 pub mod wait;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
+use leno_api::model::{http_route::RouteRetry, traffic_policy as model};
 
 use crate::error::{Error, Flag, Retry};
 use wait::Wait;
 
-/// Attempts of one exchange, the first included.
+/// Attempts of one exchange where nobody says anything else, the first included.
 pub const MAX_ATTEMPTS: u32 = 3;
 /// No policy makes more: a request that failed at so many endpoints is not going to succeed, and its caller is long gone.
 pub const MOST_ATTEMPTS: u32 = 16;
 /// Where the request carries this, its sender promises that the server recognises a repetition.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Whether to try again after `attempts` attempts of which the last failed with `error`. `request_kept` says whether
-/// the request can be sent once more.
-pub fn again(error: &Error, attempts: u32, request_kept: bool) -> bool {
-    request_kept && error.retry == Retry::Safe && attempts < MAX_ATTEMPTS
+/// Whether a connection that carries something else than HTTP is tried again after `attempts` attempts of which the last
+/// failed with `error`.
+pub fn again(error: &Error, attempts: u32) -> bool {
+    error.retry == Retry::Safe && attempts < MAX_ATTEMPTS
 }
 
 /// What is tried again, how often, and how soon.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Attempts of one exchange, the first included: 0 and 1 both mean that nothing is tried again; never more than
     /// [`MOST_ATTEMPTS`]. (Gateway API's `retry.attempts` counts retries: one less.)
@@ -80,7 +76,8 @@ pub enum Repeat {
     /// Those with an `Idempotency-Key`, too.
     Keyed,
     /// All: whoever wrote the policy declares that what it is for may be processed twice. gRPC needs it: its calls are
-    /// all `POST`, and only their author knows (`idempotency_level`, gRFC A6).
+    /// all `POST`, and only their author knows (`idempotency_level`, gRFC A6). A policy that names codes of gRPC says so
+    /// of gRPC calls.
     Declared,
 }
 
@@ -92,6 +89,8 @@ pub struct Backoff {
     pub base: Duration,
     /// The most before any.
     pub max: Duration,
+    /// Before every retry in any case, beside the above: what a route asks for (GEP-1731).
+    pub least: Duration,
 }
 
 /// How an attempt failed, in the words of a policy.
@@ -154,6 +153,10 @@ pub enum Reason {
     Deadline,
     /// The budget is used up. (For whoever asks the budget.)
     Budget,
+    /// As many retries are under way as the breaker allows. (The same.)
+    Limit,
+    /// The error-rate and slow-call breaker is not closed any more. (The same.)
+    Breaker,
 }
 
 impl Default for Policy {
@@ -161,12 +164,16 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             attempts: MAX_ATTEMPTS,
-            on: Conditions::CONNECT_FAILURE.and(Conditions::REFUSED_STREAM),
+            on: Conditions::UNPROCESSED,
             codes: Codes::default(),
             grpc: GrpcCodes::default(),
             repeat: Repeat::default(),
             // As in Envoy: a retry goes to another endpoint, so it need not wait until this one has recovered.
-            backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+            backoff: Backoff {
+                base: Duration::from_millis(25),
+                max: Duration::from_millis(250),
+                least: Duration::ZERO,
+            },
             per_try: Duration::ZERO,
             longest_wait: Duration::from_secs(1),
         }
@@ -174,6 +181,53 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// What the policy of a service says, with what a route adds to it. `per_try` is for whoever knows the timeouts.
+    /// `grpc`: the request is a gRPC call.
+    pub fn of(service: &model::Retry, route: Option<&RouteRetry>, grpc: bool) -> Self {
+        let conditions = [
+            (service.on.reset, Conditions::RESET),
+            (service.on.server_error, Conditions::SERVER_ERROR),
+            (service.on.gateway_error, Conditions::GATEWAY_ERROR),
+            (service.on.retriable_4xx, Conditions::RETRIABLE_4XX),
+        ];
+        let on = conditions.iter().filter(|(named, _)| *named);
+        let repeat = match (grpc && !service.grpc.is_empty(), service.idempotency_key) {
+            (true, _) => Repeat::Declared,
+            (false, true) => Repeat::Keyed,
+            (false, false) => Repeat::Idempotent,
+        };
+        let numbers = service.grpc.iter().map(|code| model::grpc_number(*code));
+        let codes = route.map_or(&[][..], |route| &route.codes).iter().chain(&service.statuses);
+        let retries = match (service.attempts, route.and_then(|route| route.attempts)) {
+            // Switched off, whatever routes say.
+            (0, _) => 0,
+            (_, Some(retries)) => retries,
+            (retries, None) => retries,
+        };
+        Self {
+            attempts: retries.saturating_add(1),
+            on: on.fold(Conditions::UNPROCESSED, |all, (_, condition)| all.and(*condition)),
+            codes: Codes::of(codes.copied()),
+            grpc: GrpcCodes::of(numbers.filter_map(|number| u8::try_from(number).ok())),
+            repeat,
+            backoff: Backoff {
+                base: service.backoff.base,
+                max: service.backoff.max,
+                least: route.and_then(|route| route.backoff).unwrap_or_default(),
+            },
+            per_try: Duration::ZERO,
+            longest_wait: service.max_retry_after,
+        }
+    }
+
+    /// Whether `request` may be sent again after more than what was certainly not processed.
+    pub fn goes_beyond_unprocessed(&self, request: &RequestFacts) -> bool {
+        let names_more = self.on.0 & !Conditions::UNPROCESSED.0 != 0
+            || self.codes != Codes::default()
+            || self.grpc != GrpcCodes::default();
+        self.attempts > 1 && names_more && self.may_repeat(request)
+    }
+
     /// How long the next attempt may take, of an exchange that may take `remaining`.
     pub fn attempt_limit(&self, remaining: Option<Duration>) -> Option<Duration> {
         let own = (!self.per_try.is_zero()).then_some(self.per_try);
@@ -182,14 +236,15 @@ impl Policy {
 
     /// Whether this policy is about such a failure. Of no answer at all, and of one that is not HTTP, our own answer
     /// would be 502 to 504: it counts as such.
-    fn names(&self, failure: &Failure) -> bool {
+    pub fn names(&self, failure: &Failure) -> bool {
         let on = |conditions: Conditions| self.on.0 & conditions.0 != 0;
         let failed = Conditions::SERVER_ERROR;
         match failure {
             Failure::Connect => on(Conditions::CONNECT_FAILURE.and(failed)),
             Failure::Refused => on(Conditions::REFUSED_STREAM.and(failed)),
             Failure::Reset => on(Conditions::RESET.and(failed)),
-            Failure::TimedOut | Failure::Malformed => on(Conditions::GATEWAY_ERROR.and(failed)),
+            Failure::TimedOut => on(Conditions::RESET.and(Conditions::GATEWAY_ERROR).and(failed)),
+            Failure::Malformed => on(Conditions::GATEWAY_ERROR.and(failed)),
             Failure::Status(status, _) => {
                 self.codes.has(*status) || on(Conditions::of_status(*status))
             }
@@ -198,7 +253,8 @@ impl Policy {
         }
     }
 
-    fn may_repeat(&self, request: &RequestFacts) -> bool {
+    /// Whether `request` may be processed twice.
+    pub fn may_repeat(&self, request: &RequestFacts) -> bool {
         match self.repeat {
             Repeat::Declared => true,
             Repeat::Keyed => request.idempotent || request.keyed,
@@ -214,14 +270,17 @@ impl Conditions {
     pub const CONNECT_FAILURE: Self = Self(1);
     /// `refused-stream`: the upstream says that it did not process it, or it was never sent.
     pub const REFUSED_STREAM: Self = Self(2);
-    /// `reset`: the connection ended before the response.
+    /// `reset`: the connection ended before the response, or an attempt took too long.
     pub const RESET: Self = Self(4);
     /// `5xx`: any such answer, or none at all.
     pub const SERVER_ERROR: Self = Self(8);
     /// `gateway-error`: 502, 503, 504, or no answer in time.
     pub const GATEWAY_ERROR: Self = Self(16);
-    /// `retriable-4xx`: 408, 409 and 425. (429 asks for less, not for more: name it in `codes` to have it tried again.)
+    /// `retriable-4xx`: 409, as in Envoy. (429 asks for less, not for more: name it in `codes` to have it tried again.)
     pub const RETRIABLE_4XX: Self = Self(32);
+
+    /// What was certainly not processed; every policy names it.
+    const UNPROCESSED: Self = Self::CONNECT_FAILURE.and(Self::REFUSED_STREAM);
 
     /// Both.
     #[must_use]
@@ -233,7 +292,7 @@ impl Conditions {
         match status {
             502..=504 => Self::GATEWAY_ERROR.and(Self::SERVER_ERROR),
             500..=599 => Self::SERVER_ERROR,
-            408 | 409 | 425 => Self::RETRIABLE_4XX,
+            409 => Self::RETRIABLE_4XX,
             _ => Self::NONE,
         }
     }
@@ -285,6 +344,34 @@ impl Backoff {
 }
 
 impl Failure {
+    /// What an answer says, where it is one; `grpc` is the status where its head says it, `now` the wall clock.
+    pub fn of_answer(
+        status: StatusCode,
+        grpc: Option<u8>,
+        headers: &HeaderMap,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Option<Self> {
+        match (status.as_u16(), grpc) {
+            (status @ 400..=599, _) => Some(Self::Status(status, wait::retry_after(headers, now))),
+            (_, Some(status @ 1..)) => Some(Self::Grpc(status, wait::pushback(headers))),
+            _ => None,
+        }
+    }
+
+    /// For metrics: what came of an attempt after which there was another.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect => "UF",
+            Self::Refused | Self::Reset => "UC",
+            Self::TimedOut => "UT",
+            Self::Malformed => "UPE",
+            Self::Status(500.., _) => "5xx",
+            Self::Status(..) => "4xx",
+            Self::Grpc(..) => "grpc",
+            Self::NotUpstream => "-",
+        }
+    }
+
     /// The upstream may have acted upon the request.
     fn may_be_processed(&self) -> bool {
         !matches!(self, Self::Connect | Self::Refused)
@@ -332,13 +419,25 @@ impl Reason {
     /// For the access log and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NotAsked => "not_asked",
-            Self::MayBeProcessed => "may_be_processed",
-            Self::NotKept => "body_not_kept",
-            Self::Attempts => "attempts",
-            Self::AskedToWait => "asked_to_wait",
-            Self::Deadline => "deadline",
-            Self::Budget => "budget",
+            Self::NotAsked => "not asked for",
+            Self::MayBeProcessed => "may have been processed",
+            Self::NotKept => "body over replay buffer",
+            Self::Attempts => "attempts exhausted",
+            Self::AskedToWait => "asked to wait",
+            Self::Deadline => "no time left",
+            Self::Budget => "retry over budget",
+            Self::Limit => "too many retries",
+            Self::Breaker => "breaker not closed",
+        }
+    }
+
+    /// For response flags, where there are letters for it.
+    pub fn flag(self) -> Option<&'static str> {
+        match self {
+            // As in Envoy.
+            Self::Attempts => Some("URX"),
+            Self::NotKept => Some("RO"),
+            _ => None,
         }
     }
 }
@@ -368,6 +467,7 @@ pub fn decide(
         // Nothing was processed, and the next endpoint is another: there is nothing to wait for.
         false => Duration::ZERO,
     };
+    let backoff = backoff.saturating_add(policy.backoff.least);
     let after = match failure.wait() {
         Wait::Unsaid => backoff,
         // All who were told the same come back at different moments.

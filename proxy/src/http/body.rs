@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-use super::head;
+use super::{head, replay::Reader};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum BodyError {
     Hyper(hyper::Error),
     /// Nothing came for too long.
     TimedOut,
-    /// A copy whose original broke off, or that was too slow.
+    /// A copy whose original broke off, or that was too slow; or a body that now goes to another attempt.
     CopyCut,
 }
 
@@ -84,6 +84,8 @@ pub enum Body {
     Passing(Passing),
     /// A copy of one that passes through elsewhere.
     Copy(mpsc::Receiver<Piece>),
+    /// One that can be sent again.
+    Replayed(Reader),
 }
 
 /// A piece of a copied body.
@@ -169,6 +171,7 @@ impl HttpBody for Body {
                 Some(Piece::End) => None,
                 None => Some(Err(BodyError::CopyCut)),
             }),
+            Self::Replayed(reader) => Pin::new(reader).poll_frame(context),
         }
     }
 
@@ -178,6 +181,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Passing(passing) => passing.is_end_stream(),
             Self::Copy(_) => false,
+            Self::Replayed(reader) => reader.is_end_stream(),
         }
     }
 
@@ -187,6 +191,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passing(passing) => passing.size_hint(),
             Self::Copy(_) => SizeHint::default(),
+            Self::Replayed(reader) => reader.size_hint(),
         }
     }
 }
@@ -259,6 +264,8 @@ impl Drop for Passing {
 pub struct Progress {
     bytes: Cell<u64>,
     end: Cell<Option<End>>,
+    /// Of a body that can be sent again: that the answered attempt lacks a part of it.
+    unsent: Cell<bool>,
     copies: RefCell<Vec<mpsc::Sender<Piece>>>,
 }
 
@@ -274,6 +281,15 @@ impl Progress {
     /// How it ended, if it did.
     pub fn ended(&self) -> Option<End> {
         self.end.get()
+    }
+
+    /// Whether all of it went to the attempt that was answered.
+    pub fn is_sent(&self) -> bool {
+        self.end.get() == Some(End::Complete) && !self.unsent.get()
+    }
+
+    pub(super) fn set_sent(&self, sent: bool) {
+        self.unsent.set(!sent);
     }
 
     /// A copy of the body from here on.

@@ -2,6 +2,7 @@
 //! own; when the disk or the reader is slow, lines are dropped and counted, never requests delayed.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -11,6 +12,7 @@ use std::{
 use prometheus::IntCounter;
 
 use super::record::{Record, RequestLine};
+use crate::error::Flag;
 
 /// Lines waiting for the writer.
 const QUEUE: usize = 8192;
@@ -110,7 +112,7 @@ fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     quoted(&mut line, request.method.as_str());
     line.push(' ');
     quoted(&mut line, path);
-    let _ = write!(line, " {:?}\" {} {}", request.version, record.status, record.flag.as_str());
+    let _ = write!(line, " {:?}\" {} {}", request.version, record.status, flags(record));
     let _ = write!(
         line,
         " {} {} {:.3} {} \"",
@@ -166,7 +168,7 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     field("authority", authority(request));
     field("user_agent", header(request.user_agent.as_ref()));
     field("request_id", header(request.request_id.as_ref()));
-    field("response_flags", record.flag.as_str());
+    field("response_flags", &flags(record));
     field("response_code_details", record.detail.as_deref().unwrap_or("-"));
     field("route_name", record.route.as_deref().unwrap_or("-"));
     field("upstream_cluster", record.cluster.as_deref().unwrap_or("-"));
@@ -180,6 +182,9 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
         if let Some(value) = value {
             field(name, principal(value));
         }
+    }
+    if let Some((reason, _)) = record.not_retried {
+        field("retry_denied", reason);
     }
     let _ = write!(
         line,
@@ -204,6 +209,15 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     }
     line.push_str("}\n");
     line
+}
+
+/// Separated by commas where there are several.
+fn flags(record: &Record) -> Cow<'static, str> {
+    match (record.flag, record.not_retried.and_then(|(_, letters)| letters)) {
+        (flag, None) => flag.as_str().into(),
+        (Flag::None, Some(letters)) => letters.into(),
+        (flag, Some(letters)) => format!("{},{letters}", flag.as_str()).into(),
+    }
 }
 
 /// As policies have it.
@@ -272,7 +286,7 @@ impl std::fmt::Display for Rfc3339 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Flag, telemetry::record::Direction};
+    use crate::telemetry::record::Direction;
 
     fn record() -> Record {
         let line = RequestLine {
@@ -301,6 +315,7 @@ mod tests {
             audit: None,
             scope: None,
             attempts: 1,
+            not_retried: None,
             request_bytes: 0,
             response_bytes: 5,
         }

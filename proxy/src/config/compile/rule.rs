@@ -131,7 +131,8 @@ fn build(
         mirrors: Vec::new(),
         backends: Split::new([]),
         request_timeout: rule.request_timeout,
-        attempt_timeout: rule.attempt_timeout.unwrap_or_default(),
+        attempt_timeout: rule.attempt_timeout,
+        retry: rule.retry.clone(),
     };
     for filter in &rule.filters {
         match filter {

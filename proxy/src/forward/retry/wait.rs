@@ -17,7 +17,11 @@ pub enum Wait {
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date. `now` is the wall clock's. What is neither is as good as
 /// nothing; of several, the longest.
-pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Wait {
+pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Wait {
+    if !headers.contains_key(http::header::RETRY_AFTER) {
+        return Wait::Unsaid;
+    }
+    let now = now();
     let values = headers.get_all(http::header::RETRY_AFTER).iter();
     let waits = values.filter_map(|value| one(value.to_str().ok()?.trim(), now));
     waits.max().map_or(Wait::Unsaid, Wait::AtLeast)
@@ -121,7 +125,7 @@ mod tests {
         for value in values {
             headers.append("retry-after", HeaderValue::from_static(value));
         }
-        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
+        retry_after(&headers, || SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
     }
 
     #[test]

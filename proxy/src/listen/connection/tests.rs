@@ -98,6 +98,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         max_connections: 10,
         drain,
         on_demand_timeout: Duration::ZERO,
+        workers: 1,
         mailbox: Mailbox::default(),
         started: std::time::Instant::now(),
     }));
