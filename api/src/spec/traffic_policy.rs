@@ -124,7 +124,7 @@ pub struct HashCookie {
     pub path: Option<String>,
 }
 
-/// How much more than its share an endpoint takes before its keys go to others.
+/// How much more than its share an endpoint takes before its keys go to others; up to eight requests are never too many.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BoundedLoad {

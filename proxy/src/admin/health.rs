@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use leno_api::model::traffic_policy::Probe;
 use serde_json::{Value, json};
 
 use crate::cluster::{
@@ -49,12 +50,32 @@ fn circuit_json(state: &State, now: Duration) -> Value {
     })
 }
 
-/// Of the error-rate and slow-call breaker; `null` where there is none.
+/// Of the error-rate and slow-call breaker of the service; `null` where there is none. One that nobody had to do with is
+/// closed.
 pub(super) fn circuit(cluster: &Cluster, now: Duration) -> Value {
-    let Some(state) = cluster.state.circuit.load_full() else { return Value::Null };
-    let mut shown = circuit_json(&state, now);
+    let mut shown = match cluster.state.circuit.load_full() {
+        Some(state) => circuit_json(&state, now),
+        None if cluster.settings.circuit.is_on() && !cluster.has_breakers() => {
+            json!({ "state": "closed", "sinceSeconds": null, "openForSeconds": null, "cause": null })
+        }
+        None => return Value::Null,
+    };
     shown["rejected"] = cluster.state.gate.rejected().into();
     shown
+}
+
+/// How endpoints are asked how they are; `null` where they are not.
+pub(super) fn check_policy(cluster: &Cluster) -> Value {
+    let Some(check) = &cluster.settings.health_check else { return Value::Null };
+    let probe = match &check.probe {
+        Probe::Http { path, .. } => format!("http {path}"),
+        Probe::Grpc { service } => format!("grpc {service}"),
+        Probe::Tcp => "tcp".to_owned(),
+    };
+    json!({
+        "probe": probe.trim_end(), "port": check.port, "intervalSeconds": seconds(check.interval),
+        "healthy": check.healthy, "unhealthy": check.unhealthy,
+    })
 }
 
 /// Of one endpoint, as the ends of Envoy-like lines.

@@ -68,6 +68,7 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
             "maxExchanges": settings.max_exchanges,
         },
         "circuit": health::circuit(cluster, now),
+        "healthCheck": health::check_policy(cluster),
         "localShare": cluster.endpoints.local_share(),
         "concurrency": concurrency::page(cluster),
         "endpoints": endpoints,

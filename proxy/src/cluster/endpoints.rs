@@ -14,7 +14,7 @@ use super::{
     Endpoint,
     balance::{
         self,
-        bounded::{self, Member, Total},
+        bounded::{self, FREE, Member, Total},
         draw::Draw,
     },
     ewma::{self, Load},
@@ -187,8 +187,10 @@ impl Endpoints {
         };
         let hash = wish.hash.unwrap_or_else(random);
         match table {
-            Table::Ring(ring, _) => bounded::pick(ring.walk(hash), self.len(), member, total),
-            Table::Maglev(table) => bounded::pick(table.walk(hash), self.len(), member, total),
+            Table::Ring(ring, _) => bounded::pick(ring.walk(hash), self.len(), member, FREE, total),
+            Table::Maglev(table) => {
+                bounded::pick(table.walk(hash), self.len(), member, FREE, total)
+            }
         }
     }
 }

@@ -81,9 +81,18 @@ pub fn workloads(clusters: &Value) -> Table {
     table
 }
 
-/// `ok`, `returning (40%)`, `ejected 12.5s: 5 failures in a row`; empty where the proxy does not say.
+/// `ok`, `returning (40%)`, `ejected 12.5s: 5 failures in a row`, `unhealthy: answered 500`, `breaker open 4.2s: ...`;
+/// empty where the proxy does not say.
 fn health(endpoint: &Value) -> String {
     let Some(health) = endpoint.get("health") else { return String::new() };
+    let failing = health.get("check").filter(|check| check.get("healthy") == Some(&false.into()));
+    if let Some(check) = failing {
+        return format!("unhealthy: {}", text(check, "error"));
+    }
+    match breaker(health) {
+        own if own.is_empty() || own == "closed" => {}
+        own => return format!("breaker {own}"),
+    }
     let ejected = health.get("ejected").filter(|ejected| !ejected.is_null());
     match (ejected, health.get("factor").and_then(Value::as_f64)) {
         (Some(ejected), _) => {
@@ -311,6 +320,13 @@ mod tests {
         let ejected = json!({"forSeconds": 12.5, "cause": "5 failures in a row"});
         let told = of(json!({"factor": 0.0, "ejected": ejected}));
         assert_eq!(told, "ejected 12.5s: 5 failures in a row");
+        let check = json!({"healthy": false, "error": "answered 500"});
+        assert_eq!(of(json!({"factor": 0.0, "check": check})), "unhealthy: answered 500");
+        let check = json!({"healthy": true, "error": null});
+        let open = json!({"state": "open", "openForSeconds": 4.2, "cause": "error rate 80 %"});
+        let told = of(json!({"factor": 1.0, "check": check, "circuit": open}));
+        assert_eq!(told, "breaker open 4.2s: error rate 80 %");
+        assert_eq!(of(json!({"factor": 1.0, "circuit": {"state": "closed"}})), "ok");
         assert_eq!(self::health(&json!({})), "", "an older proxy does not say");
     }
 

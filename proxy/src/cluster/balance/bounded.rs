@@ -10,6 +10,9 @@ use super::super::outlier::Factor;
 pub const BOUND: f64 = 1.25;
 /// The range of bounds: below, everybody would always be full; above, nobody ever is.
 pub const BOUND_RANGE: (f64, f64) = (1.01, 100.0);
+/// So many under way drown nobody: without it two requests of one user at the same time would go to two endpoints
+/// wherever little is going on, as twice an average below one is still one.
+pub const FREE: u32 = 8;
 /// Steps on a walk before all endpoints are looked at. At 1.25, at least a fifth of the table belongs to endpoints
 /// below their bounds: more steps than this are as likely as nothing that ever happens (0.8 to the 256th).
 const STEPS: usize = 256;
@@ -37,19 +40,19 @@ pub struct Member {
 }
 
 /// The first of `walk` that is available and below its bound; where none is (the total is out of date) the least
-/// busy one for its weight. `None` where none of the `count` endpoints is available. `total` is asked for only if
+/// busy one for its weight. Who has fewer than `free` under way, at least 1, is never over its bound. `None` where none of the `count` endpoints is available. `total` is asked for only if
 /// somebody on the way is busy.
 pub fn pick(
     walk: impl Iterator<Item = usize>,
     count: usize,
     member: impl Fn(usize) -> Member,
+    free: u32,
     total: impl Fn() -> Total,
 ) -> Option<usize> {
     let figures = OnceCell::new();
     let fits = |place: usize| {
         let member = member(place);
-        // One may always be under way.
-        let idle = member.active == 0 && member.capacity() > 0.0;
+        let idle = member.active < free && member.capacity() > 0.0;
         idle || member.load() < figures.get_or_init(&total).allowed(member.capacity())
     };
     walk.take(STEPS).find(|place| fits(*place)).or_else(|| {
@@ -108,8 +111,8 @@ mod tests {
         let mut members = idle(&[1, 1]);
         members.iter_mut().for_each(|member| member.factor = Factor::NONE);
         let nobody = total(&members, BOUND);
-        assert_eq!(pick([0, 1].into_iter(), 2, |place| members[place], || nobody), None);
-        assert_eq!(pick([].into_iter(), 0, |place| members[place], || nobody), None);
+        assert_eq!(pick([0, 1].into_iter(), 2, |place| members[place], 1, || nobody), None);
+        assert_eq!(pick([].into_iter(), 0, |place| members[place], 1, || nobody), None);
     }
 
     #[test]
@@ -118,7 +121,7 @@ mod tests {
         (members[0].active, members[1].active) = (9, 8);
         for weight in [0.0, 2.0, f64::NAN, f64::INFINITY] {
             let stale = Total { active: 0, weight, bound: BOUND };
-            let picked = pick([0].into_iter().cycle(), 2, |place| members[place], || stale);
+            let picked = pick([0].into_iter().cycle(), 2, |place| members[place], 1, || stale);
             assert!(
                 picked.is_some_and(|place| place == 1 || weight == 0.0),
                 "{weight}: {picked:?}"
@@ -151,8 +154,8 @@ mod tests {
                 let figures = total(&members, bound);
                 let member = |place: usize| members[place];
                 let place = match on_ring {
-                    true => pick(ring.walk(hash), weights.len(), member, || figures),
-                    false => pick(table.walk(hash), weights.len(), member, || figures),
+                    true => pick(ring.walk(hash), weights.len(), member, 1, || figures),
+                    false => pick(table.walk(hash), weights.len(), member, 1, || figures),
                 }.unwrap();
                 members[place].active += 1;
                 let share = members[place].capacity() / figures.weight;
@@ -172,7 +175,7 @@ mod tests {
             for _ in 0..50 {
                 let hash = random();
                 let picked =
-                    pick(ring.walk(hash), count, |place| members[place], || total(&members, BOUND));
+                    pick(ring.walk(hash), count, |place| members[place], 1, || total(&members, BOUND));
                 prop_assert_eq!(picked, ring.walk(hash).next());
             }
         }

@@ -384,10 +384,10 @@ fn picks_cost() {
         print("peak-EWMA, weights", &mut |random| pick(&odd, load, random));
         print("peak-EWMA, half out", &mut |random| pick(&even, half, random));
         print("ring hash, bounded", &mut |random| {
-            pick_bounded(ring.walk(random()), count, member, || total)
+            pick_bounded(ring.walk(random()), count, member, 1, || total)
         });
         print("Maglev, bounded", &mut |random| {
-            pick_bounded(table.walk(random()), count, member, || total)
+            pick_bounded(table.walk(random()), count, member, 1, || total)
         });
         let start = Instant::now();
         for turn in 0..1000 {

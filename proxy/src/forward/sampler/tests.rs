@@ -163,3 +163,110 @@ fn slow_calls_alone_make_a_breaker() {
     sampler.sample(&snapshot(&cluster), at(200), &mail, &families.resilience);
     assert!(cluster.clone().admit(at(200)).is_err());
 }
+
+fn with_breakers(minimum: u32) -> Settings {
+    let mut settings = with_breaker(minimum);
+    settings.circuit.per = traffic_policy::Per::Endpoint;
+    settings.outlier_detection.enabled = false;
+    settings
+}
+
+fn lets_through(cluster: &Cluster, place: usize) -> bool {
+    cluster.endpoints[place].vitals().breaker().is_none_or(|breaker| breaker.gate.lets_through())
+}
+
+#[test]
+fn each_endpoint_has_its_own_breaker_that_survives_a_new_configuration() {
+    let (mut sampler, families) = (Sampler::default(), families());
+    let before = cluster(1..=3, with_breakers(5), None);
+    sampler.sample(&snapshot(&before), at(100), &mail(&before, 1, 0, 9), &families.resilience);
+    sampler.sample(&snapshot(&before), at(200), &mail(&before, 0, 9, 0), &families.resilience);
+    assert!(lets_through(&before, 0) && !lets_through(&before, 1) && lets_through(&before, 2));
+    assert!(before.clone().admit(at(200)).is_ok(), "the service has none");
+    let open = "leno_endpoint_circuits_open{service=\"shop/orders:80\"} 1";
+    assert!(metric(&families, open));
+    // Its lease says so, too, and so does the cluster when nobody is left.
+    assert!(matches!(before.lease(1, || at(300)), Err(crate::cluster::Unleased::Open)));
+
+    let after = cluster(2..=4, with_breakers(6), Some(&before));
+    sampler.sample(&snapshot(&after), at(300), &Mail::default(), &families.resilience);
+    assert!(!lets_through(&after, 0) && lets_through(&after, 1) && metric(&families, open));
+    sampler.sample(&snapshot(&after), at(5_200), &Mail::default(), &families.resilience);
+    let probe = after.lease(0, || at(5_200)).unwrap();
+    assert!(after.lease(0, || at(5_200)).is_err(), "there is one probe");
+    probe.settle(crate::cluster::tally::Verdict::Success, false);
+    sampler.sample(&snapshot(&after), at(5_300), &Mail::default(), &families.resilience);
+    assert!(lets_through(&after, 0));
+    assert!(metric(&families, "leno_endpoint_circuits_open{service=\"shop/orders:80\"} 0"));
+
+    sampler.sample(&snapshot(&after), at(5_400), &mail(&after, 2, 0, 9), &families.resilience);
+    assert!(!lets_through(&after, 2));
+    let off = cluster(2..=4, Settings::default(), Some(&after));
+    sampler.sample(&snapshot(&off), at(5_500), &Mail::default(), &families.resilience);
+    assert!(lets_through(&off, 2), "nobody wants it any more");
+}
+
+fn with_checks(enabled: bool) -> Settings {
+    let mut settings = Settings::default();
+    settings.outlier_detection.enabled = enabled;
+    settings.health_check = Some(traffic_policy::HealthCheck::default());
+    settings
+}
+
+/// Ends a check of the endpoint at `place`.
+fn answer(sampler: &mut Sampler, cluster: &Cluster, place: usize, millis: u64, good: bool) {
+    let families = families();
+    let answer = Answer {
+        cluster: cluster.state.id,
+        endpoint: cluster.endpoints[place].vitals().id,
+        answer: if good { Ok(()) } else { Err("refused".to_owned()) },
+    };
+    sampler.answered(at(millis), vec![answer], &families.resilience);
+}
+
+#[test]
+fn who_fails_its_checks_gets_nothing_with_and_without_outlier_detection() {
+    for enabled in [true, false] {
+        let (mut sampler, families) = (Sampler::default(), families());
+        let before = cluster(1..=4, with_checks(enabled), None);
+        let mut tick = |sampler: &mut Sampler, cluster: &Arc<Cluster>, millis| {
+            sampler.sample(&snapshot(cluster), at(millis), &Mail::default(), &families.resilience);
+            sampler.ask(at(millis)).len()
+        };
+        let asked = (0..=10).map(|tenth| tick(&mut sampler, &before, tenth * 100)).sum::<usize>();
+        assert_eq!(asked, 4, "each once, though nobody has called it");
+        answer(&mut sampler, &before, 1, 1_100, false);
+        tick(&mut sampler, &before, 1_200);
+        assert_eq!(before.endpoints[1].factor(), Factor::NONE);
+        assert!(before.endpoints[1].vitals().checked().is_some_and(|checked| !checked.healthy));
+        // It stays out under a new configuration, and whoever is new is asked.
+        let after = cluster(2..=5, with_checks(!enabled), Some(&before));
+        tick(&mut sampler, &after, 1_300);
+        assert_eq!(after.endpoints[0].factor(), Factor::NONE);
+        answer(&mut sampler, &after, 0, 1_400, true);
+        answer(&mut sampler, &after, 0, 1_500, true);
+        tick(&mut sampler, &after, 1_600);
+        let back = after.endpoints[0].factor();
+        assert!(back != Factor::NONE && back < Factor(40), "on its ramp: {back:?}");
+        answer(&mut sampler, &after, 1, 1_700, false);
+        let off = cluster(2..=5, Settings::default(), Some(&after));
+        tick(&mut sampler, &off, 1_800);
+        assert!(off.endpoints[1].factor() != Factor::NONE);
+        assert!(off.endpoints[1].vitals().checked().is_none());
+        assert_eq!(tick(&mut sampler, &off, 60_000), 0);
+    }
+}
+
+#[test]
+fn who_was_never_called_is_not_watched() {
+    let (mut sampler, families) = (Sampler::default(), families());
+    let idle = cluster(1..=200, with_breaker(1), None);
+    sampler.sample(&snapshot(&idle), at(100), &Mail::default(), &families.resilience);
+    assert!(sampler.watched.is_empty());
+    assert!(idle.endpoints.iter().all(|endpoint| endpoint.known_vitals().is_none()));
+    let large = cluster(1..=101, with_checks(true), Some(&idle));
+    sampler.sample(&snapshot(&large), at(200), &Mail::default(), &families.resilience);
+    assert!(sampler.ask(at(5_000)).is_empty(), "too many to ask for nothing");
+    sampler.sample(&snapshot(&large), at(5_000), &mail(&large, 0, 1, 0), &families.resilience);
+    assert_eq!(sampler.ask(at(6_000)).len(), 101);
+}
