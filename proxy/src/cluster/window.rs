@@ -22,6 +22,9 @@ pub enum Kind {
     Gateway,
     /// No answer: not connected, reset, timed out.
     Local,
+    /// Refused, as it has enough to do: no success, and nothing that is held against it. Where all are at their limit,
+    /// those that refuse would be ejected one after the other, and the rest drown.
+    Busy,
 }
 
 /// Results, counted. All are sums and never wrap.
@@ -59,8 +62,11 @@ struct Bucket {
 }
 
 impl Batch {
-    /// A single result; `latency` where the attempt was answered or timed out.
+    /// A single result; `latency` where the attempt was answered or timed out. [`Kind::Busy`] is none.
     pub fn one(kind: Kind, latency: Option<Duration>, slow: bool) -> Self {
+        if kind == Kind::Busy {
+            return Self::default();
+        }
         let failed = kind != Kind::Success;
         Self {
             successes: u64::from(!failed),
@@ -188,6 +194,7 @@ mod tests {
             Batch { failures: 1, local: 1, ..Batch::default() }
         );
         assert_eq!(Batch::one(Kind::Success, None, false), successes(1));
+        assert_eq!(Batch::one(Kind::Busy, Some(latency), true), Batch::default());
         assert_eq!(Batch::default().mean_latency(), None);
         assert_eq!(gateway.mean_latency(), Some(latency));
         let most = Batch { latency_sum: Duration::MAX, count: 1, ..Batch::default() };

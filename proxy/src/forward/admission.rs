@@ -281,7 +281,7 @@ impl Place {
                 let grpc = outcome::grpc_status_of(headers);
                 let late = status == StatusCode::GATEWAY_TIMEOUT || grpc == Some(DEADLINE_EXCEEDED);
                 let refused = status == StatusCode::TOO_MANY_REQUESTS;
-                late || !refused && outcome::of_answer(status, grpc) == Kind::Success
+                late || !refused && outcome::of_answer(status, grpc, headers) == Kind::Success
             }
             Err(error) => error.flag == Flag::UT,
         };

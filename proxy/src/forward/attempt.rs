@@ -338,7 +338,7 @@ fn judge(
     let (kind, timed) = match result {
         Ok((response, _)) => {
             let grpc = outcome::grpc_status_of(response.headers());
-            (outcome::of_answer(response.status(), grpc), true)
+            (outcome::of_answer(response.status(), grpc, response.headers()), true)
         }
         Err(error) => (outcome::of_error(error)?, error.flag == Flag::UT),
     };

@@ -14,6 +14,8 @@ use crate::{
 /// Said by the sidecar of an application that has enough to do, and by applications that know it themselves: the
 /// request was not processed, and the instance works. Whoever called does not count it against the instance.
 pub const OVERLOADED: HeaderName = HeaderName::from_static("x-leno-overloaded");
+/// Of gRPC.
+const UNAVAILABLE: u8 = 14;
 
 /// A request that did not get the head of a response. `body` says how the request's own body ended.
 pub fn of_send(failure: Failure, body: Option<End>, detail: String) -> Error {
@@ -65,16 +67,25 @@ pub fn timed_out(limit: Duration) -> Error {
 
 /// How an attempt that was answered ended, as far as its endpoint is to be judged by it. `grpc` is the status where the
 /// head says it already.
-pub fn of_answer(status: StatusCode, grpc: Option<u8>) -> Kind {
-    const UNAVAILABLE: u8 = 14;
+pub fn of_answer(status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> Kind {
+    const RESOURCE_EXHAUSTED: u8 = 8;
     /// UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, DATA_LOSS: the server's fault.
     const ERRORS: [u8; 4] = [2, 4, 13, 15];
     match (status.as_u16(), grpc) {
+        _ if is_overloaded(status, grpc, headers) => Kind::Busy,
+        // A limit of requests: as quick as no work is, and the balancer must not take that for a fast endpoint.
+        (429, _) | (_, Some(RESOURCE_EXHAUSTED)) => Kind::Busy,
         (502..=504, _) | (_, Some(UNAVAILABLE)) => Kind::Gateway,
         (500..=599, _) => Kind::Error,
         (_, Some(status)) if ERRORS.contains(&status) => Kind::Error,
         _ => Kind::Success,
     }
+}
+
+/// Whether an instance that works has refused a request, as it has enough to do.
+pub fn is_overloaded(status: StatusCode, grpc: Option<u8>, headers: &HeaderMap) -> bool {
+    let unavailable = status == StatusCode::SERVICE_UNAVAILABLE || grpc == Some(UNAVAILABLE);
+    unavailable && headers.contains_key(OVERLOADED)
 }
 
 /// How an attempt without an answer ended, as far as its endpoint is to be judged by it; `None` where that says nothing
@@ -141,7 +152,6 @@ pub fn of_response_body(end: End) -> Flag {
 /// told as such.
 pub fn grpc_status(error: &Error) -> u8 {
     const DEADLINE_EXCEEDED: u8 = 4;
-    const UNAVAILABLE: u8 = 14;
     match error.status.as_u16() {
         _ if error.flag == Flag::UT => DEADLINE_EXCEEDED,
         400 => 13,
@@ -180,6 +190,8 @@ pub fn message(error: &Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -215,12 +227,13 @@ mod tests {
 
     #[test]
     fn endpoints_are_judged_by_what_is_their_doing() {
-        let of = |status: u16, grpc| of_answer(StatusCode::from_u16(status).unwrap(), grpc);
+        let none = HeaderMap::new();
+        let of = |status: u16, grpc| of_answer(StatusCode::from_u16(status).unwrap(), grpc, &none);
         for (status, grpc, kind) in [
             (200, None, Kind::Success),
             (101, None, Kind::Success),
             (404, None, Kind::Success),
-            (429, None, Kind::Success),
+            (429, None, Kind::Busy),
             (500, None, Kind::Error),
             (501, None, Kind::Error),
             (502, None, Kind::Gateway),
@@ -228,14 +241,25 @@ mod tests {
             (504, None, Kind::Gateway),
             (599, None, Kind::Error),
             (200, Some(0), Kind::Success),
-            // NOT_FOUND and RESOURCE_EXHAUSTED are the caller's.
+            // NOT_FOUND is the caller's.
             (200, Some(5), Kind::Success),
-            (200, Some(8), Kind::Success),
+            (200, Some(8), Kind::Busy),
             (200, Some(2), Kind::Error),
             (200, Some(13), Kind::Error),
             (200, Some(14), Kind::Gateway),
         ] {
             assert_eq!(of(status, grpc), kind, "{status} {grpc:?}");
+        }
+        let overloaded = HeaderMap::from_iter([(OVERLOADED, HeaderValue::from_static("true"))]);
+        for (status, grpc, kind) in [
+            (503, None, Kind::Busy),
+            (200, Some(14), Kind::Busy),
+            // Only who refuses can say so.
+            (500, None, Kind::Error),
+            (200, None, Kind::Success),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(of_answer(status, grpc, &overloaded), kind, "{status} {grpc:?}");
         }
         assert_eq!(of_error(&timed_out(Duration::from_secs(1))), Some(Kind::Local));
         assert_eq!(of_error(&unwelcome(String::new())), Some(Kind::Local));

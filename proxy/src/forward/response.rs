@@ -16,7 +16,7 @@ use crate::{
         head, upgrade,
     },
     snapshot::{Backend, Rule},
-    telemetry::record::Record,
+    telemetry::record::{Direction, Record},
 };
 
 /// What the rule and the backend do to a response.
@@ -53,6 +53,13 @@ pub(super) fn pass_on(
     }
     check_coding(response.headers_mut())?;
     let mut response = change_headers(response, changes);
+    let grpc = outcome::grpc_status_of(response.headers());
+    if exchange.downstream.direction == Direction::Outbound
+        && outcome::is_overloaded(response.status(), grpc, response.headers())
+    {
+        // An application that passes answers on would say it of itself.
+        response.headers_mut().remove(outcome::OVERLOADED);
+    }
     if let Some(cookie) = exchange.affinity.cookie.take() {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

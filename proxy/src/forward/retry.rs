@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 use leno_api::model::{http_route::RouteRetry, traffic_policy as model};
 
+use super::outcome;
 use crate::error::{Error, Flag, Retry};
 use wait::Wait;
 
@@ -345,6 +346,8 @@ impl Backoff {
 
 impl Failure {
     /// What an answer says, where it is one; `grpc` is the status where its head says it, `now` the wall clock.
+    /// Whoever says that it has enough to do has not processed anything, and how long it wants to be left alone says
+    /// nothing about the others.
     pub fn of_answer(
         status: StatusCode,
         grpc: Option<u8>,
@@ -352,6 +355,7 @@ impl Failure {
         now: impl FnOnce() -> SystemTime,
     ) -> Option<Self> {
         match (status.as_u16(), grpc) {
+            _ if outcome::is_overloaded(status, grpc, headers) => Some(Self::Refused),
             (status @ 400..=599, _) => Some(Self::Status(status, wait::retry_after(headers, now))),
             (_, Some(status @ 1..)) => Some(Self::Grpc(status, wait::pushback(headers))),
             _ => None,

@@ -258,7 +258,11 @@ impl Worker {
     /// [`Judged::settle`].
     pub fn observe(&self, cluster: &Cluster, lease: &Lease, kind: Kind, timed: bool) -> Judged {
         let latency = lease.begun.elapsed();
-        let verdict = if kind == Kind::Success { Verdict::Success } else { Verdict::Failure };
+        let verdict = match kind {
+            Kind::Success => Verdict::Success,
+            Kind::Busy => Verdict::Neither,
+            Kind::Error | Kind::Gateway | Kind::Local => Verdict::Failure,
+        };
         lease.judge(verdict);
         if cluster.is_judged() {
             let attempted = Attempted { kind, latency, timed };

@@ -40,8 +40,11 @@ impl Run {
 }
 
 impl Streak {
-    /// Takes one result in.
+    /// Takes one result in; [`Kind::Busy`] neither ends a run nor makes it longer.
     pub fn record(&mut self, now: Duration, kind: Kind) {
+        if kind == Kind::Busy {
+            return;
+        }
         if now.saturating_sub(self.last) >= MIN_EJECTION {
             self.current = Run::default();
         }
@@ -73,13 +76,14 @@ mod tests {
             streak.take()
         };
         let run = |errors, gateway, local| Run { errors, gateway, local };
-        use Kind::{Error, Gateway, Local, Success};
+        use Kind::{Busy, Error, Gateway, Local, Success};
         let mixed = [Gateway, Gateway, Gateway, Success, Local, Error];
         assert_eq!(record(1_000, &mixed), run(3, 3, 1));
         assert_eq!(record(1_099, &[Local, Local]), run(4, 0, 2));
         assert_eq!(record(1_099, &[]), Run::default());
         assert_eq!(record(1_000, &[Local]), run(5, 0, 3), "backwards no time passes");
         assert_eq!(record(1_199, &[Gateway]), run(1, 1, 0), "a pause ends it");
+        assert_eq!(record(1_199, &[Busy, Gateway, Busy]), run(2, 2, 0), "it has said nothing");
         assert_eq!(record(1_199, &[Success]), Run::default());
     }
 }

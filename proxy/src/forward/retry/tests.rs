@@ -53,6 +53,24 @@ fn conditions_name_what_they_say() {
 }
 
 #[test]
+fn who_has_enough_to_do_has_not_processed_anything() {
+    let headers = HeaderMap::from_iter([
+        (outcome::OVERLOADED, HeaderValue::from_static("true")),
+        (http::header::RETRY_AFTER, HeaderValue::from_static("60")),
+    ]);
+    let of = |status, grpc| {
+        Failure::of_answer(status, grpc, &headers, || SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let refusals = [of(StatusCode::SERVICE_UNAVAILABLE, None), of(StatusCode::OK, Some(14))];
+    for failure in refusals {
+        // Others may have room, also for what must not be processed twice.
+        let again = decide(&Policy::default(), &failure, &facts(false, false), 1, 0);
+        assert_eq!(again, Again::After(Duration::ZERO), "{failure:?}");
+    }
+    assert!(matches!(of(StatusCode::INTERNAL_SERVER_ERROR, None), Failure::Status(500, _)));
+}
+
+#[test]
 fn codes_are_named_one_by_one() {
     let policy =
         Policy { codes: Codes::of([400, 429, 503, 599, 200, 600, 0]), ..on(Conditions::NONE) };

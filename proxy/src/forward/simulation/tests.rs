@@ -14,7 +14,7 @@ use super::{
     scenario::{Scenario, seconds},
 };
 use crate::{
-    cluster::circuit,
+    cluster::{circuit, outlier},
     forward::retry::{Conditions, Policy},
 };
 
@@ -51,7 +51,13 @@ fn settings() -> Settings {
             ..Policy::default()
         },
         budget: Default::default(),
-        outlier: Default::default(),
+        // As a `TrafficPolicy` that says nothing.
+        outlier: outlier::Settings {
+            consecutive_gateway: None,
+            latency: None,
+            ramp: seconds(30),
+            ..Default::default()
+        },
         circuit: None,
     }
 }
