@@ -73,7 +73,7 @@ impl Sample {
         })
     }
 
-    fn success(&mut self, due: Instant, now: Instant, stop: Instant) {
+    fn answered(&mut self, due: Instant, now: Instant, stop: Instant) {
         let nanoseconds = u64::try_from((now - due).as_nanos()).unwrap_or(HIGHEST_LATENCY);
         self.latency.saturating_record(nanoseconds);
         self.completed += 1;
@@ -93,6 +93,23 @@ impl Sample {
     /// Latency at `quantile` (0 to 1), in microseconds.
     pub fn latency(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
+    /// Share of the requests that were due that succeeded, in per cent.
+    pub fn success(&self) -> f64 {
+        let asked = self.completed + self.errors + self.unsent;
+        self.completed as f64 * 100.0 / asked.max(1) as f64
+    }
+
+    /// Requests that were due, whatever became of them.
+    pub fn asked(&self) -> u64 {
+        self.completed + self.errors + self.unsent
+    }
+
+    /// Answers per second that came within `patience` of when their request was due.
+    pub fn goodput(&self, patience: Duration) -> f64 {
+        let patience = u64::try_from(patience.as_nanos()).unwrap_or(HIGHEST_LATENCY);
+        self.latency.count_between(0, patience) as f64 / self.duration.as_secs_f64()
     }
 
     /// An error where more than one request in ten thousand failed, or where a fixed rate was not
@@ -201,9 +218,9 @@ mod tests {
         let start = Instant::now();
         let mut sample = Sample::new(Duration::from_secs(1)).unwrap();
         let stop = start + Duration::from_secs(1);
-        sample.success(start, start + Duration::from_millis(5), stop);
+        sample.answered(start, start + Duration::from_millis(5), stop);
         assert!((sample.latency(0.5) - 5000.0).abs() < 10.0);
-        sample.success(start, stop + Duration::from_millis(1), stop);
+        sample.answered(start, stop + Duration::from_millis(1), stop);
         assert_eq!((sample.completed, sample.completed_in_time), (2, 1));
     }
 

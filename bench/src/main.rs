@@ -88,6 +88,14 @@ enum Part {
     /// The service behind the proxies.
     #[command(hide = true)]
     Origin,
+    /// One instance of a service that takes its time.
+    #[command(hide = true)]
+    Instance {
+        #[arg(long)]
+        threads: usize,
+        #[arg(long)]
+        milliseconds: u64,
+    },
     /// The null relay.
     #[command(hide = true)]
     Relay {
@@ -101,6 +109,10 @@ fn main() -> Result<ExitCode> {
     cores::raise_file_limit()?;
     match (arguments.part, arguments.run) {
         (Some(Part::Origin), _) => origin::serve().map(|()| ExitCode::SUCCESS),
+        (Some(Part::Instance { threads, milliseconds }), _) => {
+            let service = Duration::from_millis(milliseconds);
+            origin::instance::serve(threads, service).map(|()| ExitCode::SUCCESS)
+        }
         (Some(Part::Relay { to }), _) => relay::serve(to).map(|()| ExitCode::SUCCESS),
         (None, Some(run)) => measure(&run),
         (None, None) => anyhow::bail!("name a suite; --help lists them"),

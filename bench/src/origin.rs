@@ -1,11 +1,13 @@
 //! The service behind every proxy: fixed answers, as cheap as can be, so that the proxy is what a
 //! run measures. It is a process of its own, on the core the proxy does not have.
 //!
+//! `instance` is another service, which takes its time and can be told to be slow or to fail.
 //! `http1` answers over plain epoll, `http2` with the `h2` crate (HTTP/2 and unary gRPC). The path
 //! says how much: `/1k`, `/64k`, `/1m`.
 
 pub mod http1;
 pub mod http2;
+pub mod instance;
 
 use std::net::{SocketAddr, TcpListener};
 use std::thread;

@@ -85,6 +85,22 @@ pub struct Setup {
     pub stamp: Option<u64>,
     /// Connections it must be able to hold.
     pub connections: usize,
+    /// Further instances of the service, beside `origin`.
+    pub siblings: Vec<SocketAddr>,
+    /// What the service is protected by.
+    pub protection: Protection,
+}
+
+/// What a proxy does about instances that fail or have too much to do, each in its own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// What it does unasked.
+    Defaults,
+    /// Two more attempts elsewhere after a failure, the least busy or the fastest instance first, and no requests for
+    /// an instance that failed five times in a row.
+    Retries,
+    /// A limit on requests at once that is found out; where there is none, one of so many.
+    Limit(usize),
 }
 
 /// Connections a proxy is sized for where the suite does not say.
@@ -102,7 +118,14 @@ impl Setup {
             workloads: 0,
             stamp: None,
             connections: CONNECTIONS,
+            siblings: Vec::new(),
+            protection: Protection::Defaults,
         }
+    }
+
+    /// Every instance of the service.
+    fn instances(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.origin).chain(self.siblings.iter().copied())
     }
 
     /// With which callers must be met under TLS.

@@ -10,6 +10,7 @@ mod instructions;
 mod latency;
 mod mesh;
 mod reload;
+mod resilience;
 mod scale;
 mod tcp;
 mod tls;
@@ -59,6 +60,8 @@ pub enum Suite {
     Reload,
     /// User-space instructions per request, counted by valgrind: no noise.
     Instructions,
+    /// One slow, one failing and one crashed instance of eleven; twice the load that an application can carry.
+    Resilience,
     /// Memory for 1,000 services of 10 workloads each.
     Scale,
 }
@@ -129,6 +132,7 @@ impl Suite {
             Suite::Latency => latency::run(bench),
             Suite::Reload => reload::run(bench),
             Suite::Instructions => instructions::run(bench),
+            Suite::Resilience => resilience::run(bench),
             Suite::Scale => scale::run(bench),
         }
     }
@@ -145,6 +149,7 @@ impl Suite {
             Suite::Latency => "latency",
             Suite::Reload => "reload",
             Suite::Instructions => "instructions",
+            Suite::Resilience => "resilience",
             Suite::Scale => "scale",
         }
     }
@@ -161,6 +166,7 @@ impl Suite {
             Suite::Latency => "Latency added",
             Suite::Reload => "Changes of configuration",
             Suite::Instructions => "Instructions",
+            Suite::Resilience => "Instances that fail, and overload",
             Suite::Scale => "Memory of configuration",
         }
     }

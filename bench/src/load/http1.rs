@@ -178,7 +178,7 @@ impl Http1Load {
                 let now = Instant::now();
                 connection.in_flight = None;
                 phase.in_flight -= 1;
-                phase.sample.success(due, now, phase.schedule.stop);
+                phase.sample.answered(due, now, phase.schedule.stop);
                 if close {
                     self.reopen(index)?;
                 }

@@ -166,7 +166,7 @@ impl Phase {
         let stop = self.schedule.borrow().stop;
         let mut sample = self.sample.borrow_mut();
         match result {
-            Ok(()) => sample.success(due, Instant::now(), stop),
+            Ok(()) => sample.answered(due, Instant::now(), stop),
             Err(error) => sample.failure(|| format!("{error:#}")),
         }
     }

@@ -187,7 +187,7 @@ impl Handshakes {
         let Some(live) = &mut slot.current else { return Ok(()) };
         match live.step(self.kind) {
             Ok(false) => return Ok(()),
-            Ok(true) => sample.success(slot.begun, Instant::now(), stop),
+            Ok(true) => sample.answered(slot.begun, Instant::now(), stop),
             Err(error) => sample.failure(|| format!("{error:#}")),
         }
         slot.current = None;
@@ -255,7 +255,7 @@ impl Requests {
                 return Ok(sample);
             }
             exchange(connection, &self.request, &mut self.scratch)?;
-            sample.success(begun, Instant::now(), schedule.stop);
+            sample.answered(begun, Instant::now(), schedule.stop);
         }
     }
 

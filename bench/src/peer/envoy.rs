@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 use super::{
-    ENVOY, Found, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, look_up,
-    version_of,
+    ENVOY, Found, HOST, Missing, Mode, Peer, Place, Protection, Running, STAMP_HEADER, Setup,
+    look_up, version_of,
 };
 
 const CONFIG: &str = "envoy.json";
@@ -81,7 +81,11 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
     if let (Some(identity), Some(fields)) = (setup.accepts_with(), chain.as_object_mut()) {
         fields.insert("transport_socket".to_owned(), tls::downstream(identity)?);
     }
-    let mut origin = cluster("origin", setup.mode, &[setup.origin.to_string()]);
+    let instances: Vec<String> = setup.instances().map(|address| address.to_string()).collect();
+    let mut origin = cluster("origin", setup.mode, &instances);
+    if let (Protection::Retries, Some(fields)) = (setup.protection, origin.as_object_mut()) {
+        fields.extend(outlier_detection());
+    }
     if let (Some(identity), Some(fields)) = (setup.calls_with(), origin.as_object_mut()) {
         fields.insert("transport_socket".to_owned(), tls::upstream(identity)?);
     }
@@ -126,11 +130,49 @@ fn http_connection_manager(place: &Place, setup: &Setup) -> Result<Value> {
                 },
             },
         },
-        "http_filters": [{
-            "name": "envoy.filters.http.router",
-            "typed_config": {"@type": format!("{EXTENSIONS}.filters.http.router.v3.Router")},
-        }],
+        "http_filters": http_filters(setup.protection),
     }))
+}
+
+fn http_filters(protection: Protection) -> Vec<Value> {
+    let mut filters = Vec::new();
+    if matches!(protection, Protection::Limit(_)) {
+        let limit =
+            format!("{EXTENSIONS}.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency");
+        filters.push(json!({
+            "name": "envoy.filters.http.adaptive_concurrency",
+            "typed_config": {
+                "@type": limit,
+                // The manual's example.
+                "gradient_controller_config": {
+                    "sample_aggregate_percentile": {"value": 90},
+                    "concurrency_limit_params": {"concurrency_update_interval": "0.1s"},
+                    "min_rtt_calc_params": {
+                        "jitter": {"value": 10}, "interval": "60s", "request_count": 50,
+                    },
+                },
+            },
+        }));
+    }
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": format!("{EXTENSIONS}.filters.http.router.v3.Router")},
+    }));
+    filters
+}
+
+fn outlier_detection() -> serde_json::Map<String, Value> {
+    let fields = json!({
+        "lb_policy": "LEAST_REQUEST",
+        "outlier_detection": {
+            "consecutive_5xx": 5, "interval": "1s", "base_ejection_time": "30s",
+            "max_ejection_percent": 50,
+        },
+        "circuit_breakers": {"thresholds": [{
+            "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 10},
+        }]},
+    });
+    fields.as_object().cloned().unwrap_or_default()
 }
 
 fn routes(setup: &Setup) -> Value {
@@ -138,6 +180,20 @@ fn routes(setup: &Setup) -> Value {
     let mut routes: Vec<Value> =
         (0..setup.routes).map(|number| route(&format!("/route-{number}"))).collect();
     let mut last = route("/");
+    if setup.protection == Protection::Retries {
+        last["route"]["retry_policy"] = json!({
+            "retry_on": "5xx,reset,connect-failure,refused-stream", "num_retries": 2,
+            "retry_host_predicate": [{
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": format!(
+                        "{EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    ),
+                },
+            }],
+            "host_selection_retry_max_attempts": "5",
+        });
+    }
     if let (Some(stamp), Some(fields)) = (setup.stamp, last.as_object_mut()) {
         let header = json!({"header": {"key": STAMP_HEADER, "value": stamp.to_string()}});
         fields.insert("response_headers_to_add".to_owned(), json!([header]));

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use std::time::Instant;
 
 use super::{
-    Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Running, STAMP_HEADER, Setup, debian,
+    Found, HAPROXY, HOST, Missing, Mode, Peer, Place, Protection, Running, STAMP_HEADER, Setup,
+    debian,
 };
 
 const CONFIG: &str = "haproxy.cfg";
@@ -62,6 +63,19 @@ fn connect(setup: &Setup) -> String {
     })
 }
 
+fn backend(protection: Protection) -> &'static str {
+    match protection {
+        Protection::Defaults => "",
+        Protection::Retries => {
+            "  balance leastconn\n  retries 2\n  option redispatch 1\n  \
+             retry-on all-retryable-errors\n  \
+             default-server check inter 1s observe layer7 error-limit 5 on-error mark-down\n"
+        }
+        // The queue is the limit's: what waits longer is refused.
+        Protection::Limit(_) => "  timeout queue 100ms\n",
+    }
+}
+
 fn config(place: &Place, setup: &Setup) -> Result<String> {
     let (listen, admin, origin) = (place.listen, place.admin, setup.origin);
     let mut text = String::from(
@@ -104,8 +118,16 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
         write!(
             text,
             "  use_backend origin if {{ req.hdr(host) -i {HOST} }}\n\n\
-             backend origin\n  server origin {origin}{connect}{protocol}\n"
+             backend origin\n"
         )?;
+        text.push_str(backend(setup.protection));
+        let limit = match setup.protection {
+            Protection::Limit(threads) => format!(" maxconn {threads}"),
+            Protection::Defaults | Protection::Retries => String::new(),
+        };
+        for (at, origin) in setup.instances().enumerate() {
+            writeln!(text, "  server origin-{at} {origin}{connect}{protocol}{limit}")?;
+        }
     }
     write!(
         text,

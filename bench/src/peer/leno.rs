@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::time::Instant;
 
 use super::{
-    Found, HOST, Hop, LENO, LENO_PLAIN, Missing, Mode, Peer, Place, Process, Running,
+    Found, HOST, Hop, LENO, LENO_PLAIN, Missing, Mode, Peer, Place, Process, Protection, Running,
     SERVICE_ACCOUNT, STAMP_HEADER, Setup, version_of,
 };
 
@@ -149,6 +149,7 @@ pub fn config(setup: &Setup) -> Result<String> {
     let mut text = String::new();
     service(&mut text, HOST, protocol)?;
     origin(&mut text, setup)?;
+    text.push_str(&policy(setup.protection));
     for number in 0..setup.routes {
         route(&mut text, &format!("route-{number}"), &format!("/route-{number}"), "")?;
     }
@@ -167,6 +168,20 @@ pub fn config(setup: &Setup) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+fn policy(protection: Protection) -> String {
+    let fields = match protection {
+        Protection::Defaults => return String::new(),
+        // Ejections, the balancer and the budget are what they are unasked.
+        Protection::Retries => "retry: {attempts: 2, on: [reset, 5xx]}",
+        Protection::Limit(_) => "adaptiveConcurrency: {}",
+    };
+    format!(
+        "apiVersion: leno.dev/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {{name: {HOST}, namespace: bench}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  {fields}\n---\n"
+    )
 }
 
 fn service(text: &mut String, name: &str, protocol: &str) -> Result<()> {
@@ -206,7 +221,10 @@ fn workload(text: &mut String, service: &str, number: usize, address: &str) -> R
 /// from there.
 fn origin(text: &mut String, setup: &Setup) -> Result<()> {
     if setup.hop != Hop::Caller {
-        return workload(text, HOST, 0, &setup.origin.to_string());
+        return setup
+            .instances()
+            .enumerate()
+            .try_for_each(|(at, address)| workload(text, HOST, at, &address.to_string()));
     }
     let (address, mutual_tls) = (setup.origin, setup.identity.is_some());
     write!(
@@ -242,6 +260,12 @@ mod tests {
             let beside_caller = config(&Setup { hop: Hop::Caller, ..setup }).unwrap();
             let (resources, problems) = leno_api::yaml::resources(&beside_caller);
             assert!(problems.is_empty() && resources.len() == 12, "{problems:?}");
+            for protection in [Protection::Retries, Protection::Limit(8)] {
+                let siblings = vec![origin; 10];
+                let setup = Setup { siblings, protection, ..Setup::new(mode, origin) };
+                let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
+                assert!(problems.is_empty() && resources.len() == 13, "{problems:?}");
+            }
         }
     }
 }

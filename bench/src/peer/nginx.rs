@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use std::time::Instant;
 
-use super::{Found, HOST, Missing, Mode, NGINX, Peer, Place, Running, STAMP_HEADER, Setup, debian};
+use super::{
+    Found, HOST, Missing, Mode, NGINX, Peer, Place, Protection, Running, STAMP_HEADER, Setup,
+    debian,
+};
 use crate::identity::Identity;
 
 const CONFIG: &str = "nginx.conf";
@@ -55,6 +58,24 @@ impl Peer for Nginx {
     }
 }
 
+fn upstream(setup: &Setup) -> String {
+    let mut text = String::from("upstream origin {");
+    let retries = setup.protection == Protection::Retries;
+    let after = if retries { " max_fails=5 fail_timeout=30s" } else { "" };
+    if retries {
+        text += " least_conn;";
+    }
+    for origin in setup.instances() {
+        text += &format!(" server {origin}{after};");
+    }
+    text += " keepalive 256; keepalive_requests 1000000000; }\n";
+    if retries {
+        text += "  proxy_next_upstream error timeout http_500 http_502 http_503 http_504;\n  \
+                 proxy_next_upstream_tries 3;\n";
+    }
+    text
+}
+
 fn config(place: &Place, setup: &Setup) -> Result<String> {
     let (listen, admin, origin) = (place.listen, place.admin, setup.origin);
     let mut text =
@@ -81,7 +102,8 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
          proxy_set_header Host $host;\n  proxy_set_header X-Request-ID $request_id;\n  \
          proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n  \
          grpc_set_header X-Request-ID $request_id;\n  \
-         upstream origin {{ server {origin}; keepalive 256; keepalive_requests 1000000000; }}\n"
+         {}",
+        upstream(setup)
     )?;
     for service in 0..setup.services {
         write!(text, "  upstream service-{service} {{ ")?;
