@@ -447,7 +447,7 @@ pub struct GrpcHealthCheck {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveConcurrency {
-    /// The limit is never lower; 3 to 100,000, 4 when left out.
+    /// The limit is never lower; 3 to 100,000, 4 when left out. Each of the proxy's workers has at least 3 of it.
     pub minimum: Option<i64>,
     /// The limit is never higher; `minimum` to 100,000, 1,000 when left out.
     pub maximum: Option<i64>,
@@ -461,7 +461,7 @@ pub struct AdaptiveConcurrency {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Queue {
-    /// Requests that wait, at most; 0 to 100,000, 1,000 when left out.
+    /// Requests that wait in each of the proxy's workers, at most; 0 to 100,000, 1,000 when left out.
     pub length: Option<i64>,
     /// The wait that is acceptable; 1ms to 10s, 5ms when left out.
     pub target: Option<String>,

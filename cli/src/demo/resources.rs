@@ -43,6 +43,25 @@ spec:
     )
 }
 
+/// How callers of user and product treat them; with `retry`, they try again what failed.
+pub fn stock(retry: bool) -> String {
+    let retry = if retry { "\n  retry: {on: [5xx], attempts: 3}" } else { "" };
+    format!(
+        "\
+apiVersion: leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: stock, namespace: shop}}
+spec:
+  targetRefs:
+  - {{group: \"\", kind: Service, name: user}}
+  - {{group: \"\", kind: Service, name: product}}
+  balancer: {{leastRequest: {{}}}}
+  timeouts: {{connect: 1s, request: 5s}}
+  breaker: {{maxConnections: 256, maxPending: 256}}{retry}
+"
+    )
+}
+
 /// A route with a service that does not exist, for requests that ask for it.
 pub const DANGLING: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -109,6 +128,15 @@ mod tests {
         let example =
             shop().manifests.into_iter().find(|found| found.resource.key() == own.resource.key());
         assert_eq!(own.body(), example.unwrap().body());
+    }
+
+    #[test]
+    fn what_is_tried_again_is_all_that_differs_from_the_example() {
+        let own = single("stock.yaml", &stock(false)).unwrap();
+        let example =
+            shop().manifests.into_iter().find(|found| found.resource.key() == own.resource.key());
+        assert_eq!(own.body(), example.unwrap().body());
+        assert_ne!(single("stock.yaml", &stock(true)).unwrap().body(), own.body());
     }
 
     #[test]
