@@ -3,3 +3,4 @@
 pub mod authz;
 pub mod headers;
 pub mod jwt;
+pub mod wasm;

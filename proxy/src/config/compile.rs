@@ -114,6 +114,7 @@ fn build_service(
             routes: rule::table(service, port, inputs, clusters, own),
             tcp: rule::tcp(service, port, inputs, clusters, own),
             cluster: cluster.clone(),
+            plugins: None,
         })
     });
     // Most services have one port, and a vector that grows begins with room for four.

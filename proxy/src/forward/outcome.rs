@@ -145,6 +145,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::DT => "request came too slowly",
         Flag::AD => "access denied",
         Flag::AU => "authentication required",
+        Flag::WF => "a plugin failed",
         Flag::None => "the proxy cannot serve this now",
     }
 }

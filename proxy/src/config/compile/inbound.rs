@@ -43,7 +43,9 @@ pub(super) fn build(
                 let old = previous.by_destination.get(&*destination);
                 let guards = guards(old, inputs, own, workload, (service, port, number));
                 let protocol = port.protocol;
-                let built = InboundPort { destination, protocol, cluster, address, mode, guards };
+                let plugins = None;
+                let built =
+                    InboundPort { destination, protocol, cluster, address, mode, guards, plugins };
                 ports.push(register(&mut inbound, service, port.port, built, own));
             }
         }
