@@ -19,6 +19,7 @@ pub mod service;
 pub mod tcp_route;
 pub mod traffic_policy;
 pub mod trust_bundle;
+pub mod wasm_plugin;
 pub mod workload;
 
 pub use name::{Host, ObjectName};
@@ -44,6 +45,8 @@ pub enum Model {
     AuthorizationPolicy(Arc<authorization_policy::AuthorizationPolicy>),
     /// `RequestAuthentication`.
     RequestAuthentication(Arc<request_authentication::RequestAuthentication>),
+    /// `WasmPlugin`.
+    WasmPlugin(Arc<wasm_plugin::WasmPlugin>),
     /// `TrustBundle`.
     TrustBundle(Arc<trust_bundle::TrustBundle>),
 }
@@ -60,6 +63,7 @@ impl Model {
             Self::PeerAuthentication(policy) => &policy.name,
             Self::AuthorizationPolicy(policy) => &policy.name,
             Self::RequestAuthentication(policy) => &policy.name,
+            Self::WasmPlugin(plugin) => &plugin.name,
             Self::TrustBundle(bundle) => &bundle.name,
         }
     }

@@ -21,11 +21,11 @@ pub(super) struct Index {
     workloads: HashMap<ObjectName, Arc<Item>>,
     /// Routes by parent.
     routes: KeysBy<ObjectName>,
-    /// Policies by target, workloads by service served.
+    /// Policies by target, workloads by service served, plugins of callers by callee.
     dependants: KeysBy<ObjectName>,
     /// How workloads are spoken to, by namespace.
     peers: KeysBy<Arc<str>>,
-    /// What is let in to workloads, by namespace.
+    /// What is let in to workloads, and what runs at them, by namespace.
     guards: KeysBy<Arc<str>>,
     /// What every proxy gets.
     mesh: HashSet<Key>,
@@ -64,6 +64,10 @@ impl Index {
             Links::Guard(_) => {
                 self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
             }
+            Links::Plugin { callees, .. } => {
+                self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
+                self.dependants.add(callees, &item.key);
+            }
             Links::Mesh => {
                 self.mesh.insert(item.key.clone());
             }
@@ -87,6 +91,10 @@ impl Index {
             Links::Policy { targets } => self.dependants.remove(targets, key),
             Links::Peers => self.peers.remove(slice::from_ref(&key.name.namespace), key),
             Links::Guard(_) => self.guards.remove(slice::from_ref(&key.name.namespace), key),
+            Links::Plugin { callees, .. } => {
+                self.guards.remove(slice::from_ref(&key.name.namespace), key);
+                self.dependants.remove(callees, key);
+            }
             Links::Mesh => {
                 self.mesh.remove(key);
             }
@@ -135,7 +143,7 @@ impl Index {
         self.peers.of(namespace)
     }
 
-    /// Objects of a namespace that say what is let in to workloads.
+    /// Objects of a namespace that say what is let in to workloads, or run at them.
     pub(super) fn guards_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Key> {
         self.guards.of(namespace)
     }
