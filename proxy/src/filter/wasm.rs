@@ -7,6 +7,6 @@ mod plugin;
 mod runtime;
 
 pub use self::{
-    plugin::{Chain, Figures, Plugin, Slot},
+    plugin::{Chain, Figures, Plugin, Slot, Unloaded},
     runtime::{LoadError, Runtime},
 };

@@ -68,12 +68,25 @@ pub struct Chain {
 /// One plugin's place in a chain.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    /// The version that is live.
-    pub current: Arc<Plugin>,
+    /// The version that is live, or why there is none.
+    pub current: Result<Arc<Plugin>, Arc<Unloaded>>,
     /// A version on trial, and which share of exchanges it gets, in percent.
     pub canary: Option<(Arc<Plugin>, u8)>,
     /// When it is asked.
     pub phase: Phase,
+}
+
+/// A plugin of which no version can run yet. What it would have seen gets its failure policy.
+#[derive(Debug)]
+pub struct Unloaded {
+    /// `shop/tag`.
+    pub label: Arc<str>,
+    /// For the log and the body of the answer: `not loaded yet: fetching ...`.
+    pub reason: String,
+    /// Whether exchanges go on without it.
+    pub failure: FailurePolicy,
+    /// Whether it would see HTTP exchanges or connections.
+    pub kind: PluginType,
 }
 
 impl Plugin {

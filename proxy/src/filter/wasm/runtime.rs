@@ -4,8 +4,8 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
     sync::Arc,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use leno_api::model::wasm_plugin::{Limits as Allowed, WasmPlugin};
@@ -71,7 +71,7 @@ impl Runtime {
         let needs = needs(&module);
         Ok(Arc::new(Plugin {
             label: label.into(),
-            version: version(found, spec).into(),
+            version: version(&found.to_string(), spec).into(),
             kind: spec.kind,
             failure: spec.failure,
             needs,
@@ -80,6 +80,11 @@ impl Runtime {
             settings: self.settings(label, spec),
             module,
         }))
+    }
+
+    /// What a plugin of this module with these settings says as its version: where it is the same, the plugin is.
+    pub fn version_of(digest: [u8; 32], spec: &WasmPlugin) -> String {
+        version(&hex(&digest), spec)
     }
 
     /// What plugins have defined and counted.
@@ -145,8 +150,12 @@ fn needs(module: &Module) -> Needs {
     }
 }
 
+fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Twelve digits of the module's digest and eight of what it is run with.
-fn version(module: Digest, spec: &WasmPlugin) -> String {
+fn version(module: &str, spec: &WasmPlugin) -> String {
     let settings = format!(
         "{:?}",
         (
@@ -160,7 +169,7 @@ fn version(module: Digest, spec: &WasmPlugin) -> String {
         )
     );
     let settings = Digest::of(settings.as_bytes()).to_string();
-    format!("{:.12}-{settings:.8}", module.to_string())
+    format!("{module:.12}-{settings:.8}")
 }
 
 impl fmt::Debug for Runtime {
