@@ -49,7 +49,7 @@ fn of_request_body(body: Option<End>) -> Option<Error> {
             let detail = "the request's body came too slowly";
             Some(Error::downstream(StatusCode::REQUEST_TIMEOUT, Flag::DT, detail))
         }
-        End::Complete | End::Dropped => None,
+        End::Complete | End::Dropped | End::Plugin => None,
     }
 }
 
@@ -105,6 +105,7 @@ pub fn of_response_body(end: End) -> Flag {
         End::SenderFailed => Flag::UC,
         End::TimedOut => Flag::UT,
         End::Dropped => Flag::DC,
+        End::Plugin => Flag::WF,
     }
 }
 

@@ -11,16 +11,17 @@ use std::{
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 
+use super::host::ProxyHost;
+
 /// One version of one `WasmPlugin`: a module with its settings, and what all workers count of it.
 pub struct Plugin {
     pub(super) label: Arc<str>,
     pub(super) version: Box<str>,
-    pub(super) module: leno_wasm_host::Module,
-    pub(super) settings: leno_wasm_host::PluginSettings,
+    pub(super) linked: leno_wasm_host::Plugin<ProxyHost>,
     pub(super) kind: PluginType,
     pub(super) failure: FailurePolicy,
     pub(super) needs: Needs,
-    pub(super) figures: Figures,
+    pub(super) figures: Arc<Figures>,
     /// Unique in this process: workers find their instances by it.
     pub(super) id: u64,
 }
@@ -43,6 +44,8 @@ pub(super) struct Needs {
 pub struct Figures {
     /// Exchanges and connections that it saw.
     pub exchanges: AtomicU64,
+    /// Those that got its failure policy, since it broke or could not be asked.
+    pub failures: AtomicU64,
     /// Calls into it.
     pub calls: AtomicU64,
     /// Time spent in them.
@@ -101,7 +104,7 @@ impl Plugin {
     }
 
     /// What it has done.
-    pub fn figures(&self) -> &Figures {
+    pub fn figures(&self) -> &Arc<Figures> {
         &self.figures
     }
 
@@ -112,11 +115,34 @@ impl Plugin {
 }
 
 impl Figures {
+    /// Counts an exchange or connection.
+    pub(super) fn exchange(&self) {
+        self.exchanges.fetch_add(1, Relaxed);
+    }
+
     /// Counts calls that took `time` together.
     pub(super) fn spent(&self, calls: u64, time: Duration) {
         self.calls.fetch_add(calls, Relaxed);
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.nanoseconds.fetch_add(nanoseconds, Relaxed);
+    }
+}
+
+impl Slot {
+    /// The version that an exchange gets; `lot` is any number.
+    pub(super) fn choose(&self, lot: impl Fn() -> u64) -> Result<Arc<Plugin>, Arc<Unloaded>> {
+        match &self.canary {
+            Some((canary, percent)) if lot() % 100 < u64::from(*percent) => Ok(canary.clone()),
+            _ => self.current.clone(),
+        }
+    }
+
+    /// Whether it sees HTTP exchanges or connections.
+    pub(super) fn kind(&self) -> PluginType {
+        match &self.current {
+            Ok(plugin) => plugin.kind,
+            Err(unloaded) => unloaded.kind,
+        }
     }
 }
 

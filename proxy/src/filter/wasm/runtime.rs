@@ -6,15 +6,23 @@ use std::{
     path::PathBuf,
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Instant,
 };
 
 use leno_api::model::wasm_plugin::{Limits as Allowed, WasmPlugin};
 use leno_wasm_host::{
-    CacheError, Digest, Engine, EngineSettings, Limits, Metrics, Module, PluginSettings, Shared,
+    CacheError, Digest, Engine, EngineSettings, Instance, Limits, Metrics, Module, PluginSettings, Shared,
     StartError,
 };
 
-use super::plugin::{Figures, Needs, Plugin};
+use super::{
+    host::ProxyHost,
+    plugin::{Needs, Plugin},
+};
+
+/// A worker waits while an instance starts there. Whoever took a second on the side thread may take some of them, but
+/// not all that the resource allows: it must not be able to be quick once and slow for ever after.
+const START_MARGIN: u32 = 10;
 
 /// What all plugins of the process have in common.
 pub struct Runtime {
@@ -68,17 +76,22 @@ impl Runtime {
             return Err(LoadError::Digest { found: found.to_string() });
         }
         let module = self.module(label, found, bytes)?;
-        let needs = needs(&module);
+        let mut settings = self.settings(label, spec);
+        let started = Instant::now();
+        let trial = leno_wasm_host::Plugin::new(&module, settings.clone())?;
+        drop(Instance::start(&trial, ProxyHost::on_trial(label))?);
+        let limits = &mut settings.limits;
+        let usual = (started.elapsed() * START_MARGIN).max(limits.deadline);
+        limits.start_deadline = limits.start_deadline.min(usual);
         Ok(Arc::new(Plugin {
             label: label.into(),
-            version: version(&found.to_string(), spec).into(),
+            version: Self::version_of(digest, spec).into(),
             kind: spec.kind,
             failure: spec.failure,
-            needs,
-            figures: Figures::default(),
+            needs: needs(&module),
+            figures: Arc::default(),
             id: NEXT.fetch_add(1, Relaxed),
-            settings: self.settings(label, spec),
-            module,
+            linked: leno_wasm_host::Plugin::new(&module, settings)?,
         }))
     }
 
