@@ -8,9 +8,11 @@
 //! - [`outcome`]: one classification of everything that can go wrong (pure).
 //! - [`observed`]: what a worker sees of endpoints (pure); [`sampler`]: what the side thread decides from it.
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
+//! - `plugins`: what Wasm plugins do to an exchange; [`callouts`]: what they send to services themselves.
 //! - [`tunnel`]: bytes instead of HTTP.
 
 mod attempt;
+pub mod callouts;
 pub mod exchange;
 pub mod guard;
 mod inbound;
@@ -18,6 +20,7 @@ mod mirror;
 pub mod observed;
 mod outbound;
 pub mod outcome;
+mod plugins;
 mod response;
 pub mod retry;
 pub mod sampler;

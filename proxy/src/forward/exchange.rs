@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::{
-    attempt, inbound, mirror, outbound, outcome, response, tunnel,
+    attempt, inbound, mirror, outbound, outcome, plugins, response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
     cluster::{Cluster, Refusal},
     error::{Error, Flag},
-    filter::jwt::CHALLENGE,
+    filter::{jwt::CHALLENGE, wasm::Run},
     http::{
         body::{Body, Incoming, Limits, Progress},
         head,
@@ -55,6 +55,8 @@ pub(super) struct Exchange {
     pub(super) caller: Option<Arc<Scope>>,
     /// How the request's body is doing; `None` when it has none.
     pub(super) progress: Option<Rc<Progress>>,
+    /// The plugins that see it; `None` where there are none.
+    pub(super) plugins: Option<Rc<Run>>,
 }
 
 /// Where a request goes, and what is done to it and to its response on the way.
@@ -75,9 +77,13 @@ pub(super) enum Decision {
 pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
         let mut exchange = Exchange::begin(worker, downstream, &request);
-        Ok(match exchange.run(request).await {
+        let response = match exchange.run(request).await {
             Ok(response) => response,
             Err(error) => exchange.fail(&error),
+        };
+        Ok(match exchange.plugins.take() {
+            Some(run) => Box::pin(plugins::last(exchange, run, response)).await,
+            None => response,
         })
     })
 }
@@ -116,6 +122,7 @@ impl Exchange {
             head_only: request.method() == Method::HEAD,
             caller: None,
             progress: None,
+            plugins: None,
         }
     }
 
@@ -148,8 +155,18 @@ impl Exchange {
         self.record.take()
     }
 
+    /// When it began.
+    pub(super) fn started(&self) -> Instant {
+        self.record.as_ref().map_or_else(Instant::now, |record| record.start)
+    }
+
+    /// Whether an answer of our own must have no body.
+    pub(super) fn answers_without_body(&self) -> bool {
+        self.head_only && !self.http1
+    }
+
     /// Whether the caller speaks gRPC.
-    fn is_grpc(&self) -> bool {
+    pub(super) fn is_grpc(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.grpc)
     }
 
@@ -163,7 +180,7 @@ impl Exchange {
             upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
         let decision = match self.downstream.direction {
             Direction::Outbound => outbound::decide(self, &target, &mut request).await?,
-            Direction::Inbound => inbound::decide(self, &target, &mut request)?,
+            Direction::Inbound => inbound::decide(self, &target, &mut request).await?,
         };
         let routed = match decision {
             Decision::Forward(routed) => routed,
@@ -177,11 +194,30 @@ impl Exchange {
             refused(&cluster, refusal)
         })?;
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
-        let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
-        let received = attempted.inspect_err(|_| self.count_for(&admitted))?;
+        let rule_of = rule.as_deref();
+        let attempted = match self.plugins.clone() {
+            None => attempt::run(self, &admitted, rule_of, request, protocol)
+                .await
+                .map(plugins::Attempted::Received),
+            Some(run) => {
+                let admitted = &admitted;
+                Box::pin(plugins::attempt(self, &run, admitted, rule_of, request, protocol)).await
+            }
+        };
+        let received = match attempted.inspect_err(|_| self.count_for(&admitted))? {
+            plugins::Attempted::Received(received) => received,
+            plugins::Attempted::Answered(response) => return Ok(response),
+        };
         let backend = rule.as_ref().zip(backend).and_then(|(rule, at)| rule.backends.get(at));
         let changes = response::Changes { rule: rule.as_deref(), backend };
-        response::pass_on(self, admitted, changes, received, upgrade)
+        match self.plugins.clone() {
+            None => response::pass_on(self, admitted, changes, received, upgrade),
+            Some(run) => {
+                let passing =
+                    response::pass_through(self, run, admitted, changes, received, upgrade);
+                Box::pin(passing).await
+            }
+        }
     }
 
     /// Makes the head safe and finds out whom it is for.
@@ -239,7 +275,7 @@ impl Exchange {
     }
 
     /// An answer of our own that is not an error.
-    fn respond(&mut self, response: Response<Body>) -> Response<Body> {
+    pub(super) fn respond(&mut self, response: Response<Body>) -> Response<Body> {
         self.note(|record| record.status = response.status().as_u16());
         self.finish();
         response
@@ -273,7 +309,7 @@ impl Exchange {
                     Flag::AD | Flag::AU => format!("{message}\n"),
                     flag => format!("{message} ({})\n", flag.as_str()),
                 };
-                let body = match self.head_only && !self.http1 {
+                let body = match self.answers_without_body() {
                     true => Body::Empty,
                     false => Body::Full(Bytes::from(text)),
                 };
@@ -303,6 +339,9 @@ impl Exchange {
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.request_bytes = self.progress.as_ref().map_or(0, |progress| progress.bytes());
+            if let Some(run) = &self.plugins {
+                run.conclude(|| plugins::outcome(&record));
+            }
             self.worker.finish(&record);
         }
     }

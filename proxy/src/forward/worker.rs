@@ -25,7 +25,10 @@ use crate::{
         Cluster, Lease, Pass, connect::Connector, pool::Pools, tally::Verdict, window::Kind,
     },
     error::{Error, Flag},
-    filter::jwt::Verified,
+    filter::{
+        jwt::Verified,
+        wasm::{Node, Seats},
+    },
     http::server::Limits,
     identity::Identity,
     snapshot::{Handle, Published, Snapshot},
@@ -118,6 +121,8 @@ pub struct Worker {
     pub series: SeriesCache,
     random: RefCell<SmallRng>,
     observed: RefCell<Observed>,
+    /// Instances of plugins.
+    pub plugins: Seats,
     /// Wakes whoever tells what was observed when there is something to tell again.
     wake: Notify,
 }
@@ -168,6 +173,13 @@ impl Worker {
         let identity = shared.identity.clone();
         let connector = Connector::new(move || identity.current(), shared.families.clone());
         let connector = Rc::new(connector);
+        let own = &shared.unrouted.outbound.labels().source;
+        let node = Node {
+            namespace: own.namespace.clone(),
+            workload: own.workload.clone(),
+            version: own.version.clone(),
+        };
+        let plugins = Seats::new(shared.started, node);
         Self {
             shared,
             pools: Pools::new(connector.clone()),
@@ -178,6 +190,7 @@ impl Worker {
             series: SeriesCache::default(),
             random,
             observed: RefCell::default(),
+            plugins,
             wake: Notify::new(),
         }
     }

@@ -38,6 +38,8 @@ pub struct Run {
     pub(super) reached: Cell<usize>,
     /// How many of those the response passes; known once there is one.
     pub(super) responding: Cell<Option<usize>>,
+    /// All of them have seen its head.
+    responded: Cell<bool>,
     /// Why the exchange cannot go on, found where only a body moves.
     pub(super) failure: RefCell<Option<Failure>>,
     finished: Cell<bool>,
@@ -111,6 +113,7 @@ impl Run {
             blocked,
             reached: Cell::new(0),
             responding: Cell::new(None),
+            responded: Cell::new(false),
             failure: RefCell::default(),
             finished: Cell::new(false),
         }))
@@ -171,6 +174,7 @@ impl Run {
         });
         place.plugin.figures.exchange();
         match called {
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
             Ok(Some(head)) => Ok((head, self.answer_of(at, at + 1))),
             Ok(None) => match self.held(at, Side::Request, at + 1).await? {
                 Resumed::Lost => Ok((self.lost_head(at), None)),
@@ -194,7 +198,7 @@ impl Run {
         response: &mut Response<B>,
         end: bool,
     ) -> Result<Option<Answered>, Failure> {
-        let passes = self.responding.get().unwrap_or(self.reached.get());
+        let passes = self.responding.get().unwrap_or_else(|| self.reached.get());
         self.responding.set(Some(passes));
         for at in (0..passes).rev() {
             let place = &self.places[at];
@@ -203,16 +207,20 @@ impl Run {
             }
             let headers = std::mem::take(response.headers_mut());
             let head = ResponseHead::new(response.status(), headers);
-            let (head, answered) = self.ask_response(at, head, end).await?;
+            let asked = self.ask_response(at, head, end).await;
+            // Whatever takes its place is seen by those that come after.
+            let failed = |_: &Failure| self.responding.set(Some(at));
+            let (head, answered) = asked.inspect_err(failed)?;
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             if let Some(what) = head.forbidden {
-                self.excuse(place, &what)?;
+                self.excuse(place, &what).inspect_err(failed)?;
             }
             if answered.is_some() {
                 return Ok(answered);
             }
         }
+        self.responded.set(true);
         Ok(None)
     }
 
@@ -234,6 +242,7 @@ impl Run {
             Ok(stream.and_then(|stream| stream.contents.response.take()))
         });
         match called {
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
             Ok(Some(head)) => Ok((head, self.answer_of(at, at))),
             Ok(None) => match self.held(at, Side::Response, at).await? {
                 Resumed::Lost => Ok((self.lost(at).response.unwrap_or_default(), None)),
@@ -321,9 +330,9 @@ impl Run {
         self.failure.borrow().clone()
     }
 
-    /// Whether the response has begun to pass the plugins.
-    pub fn is_responding(&self) -> bool {
-        self.responding.get().is_some()
+    /// Whether all plugins that it passes have seen the head of the response.
+    pub fn has_responded(&self) -> bool {
+        self.responded.get()
     }
 
     /// Makes a response of a plugin's answer; the plugins before it see it like any other. `grpc`: as gRPC does.
