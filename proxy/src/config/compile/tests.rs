@@ -93,7 +93,7 @@ impl Bench {
     }
 
     fn compile(&mut self, dirty: &Dirty) {
-        self.snapshot = compile(&self.snapshot, &self.inputs, dirty, &self.own, Known::Everything);
+        self.snapshot = compile(&self.snapshot, &self.inputs, dirty, &self.own, &Slots::new(), Known::Everything);
     }
 
     fn rule(&self, host: &str) -> Option<Arc<Rule>> {
