@@ -17,7 +17,9 @@ use std::{
 };
 
 use leno_api::model::duration;
-use leno_wasm_host::{Engine, EngineSettings, Limits, Module, PluginSettings, StartError};
+use leno_wasm_host::{
+    CacheError, Digest, Engine, EngineSettings, Limits, Module, PluginSettings, StartError,
+};
 
 use self::{
     desk::Desk,
@@ -60,6 +62,10 @@ pub struct TestArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096), value_name = "MIB")]
     memory: u16,
 
+    /// Keep native code here, so that the same module need not be compiled again
+    #[arg(long, value_name = "DIR")]
+    module_cache: Option<PathBuf>,
+
     /// Say only what is not as expected
     #[arg(short, long)]
     quiet: bool,
@@ -71,8 +77,11 @@ const REQUESTS: &str = "requests.yaml";
 pub fn run(args: &TestArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
     let script = read_script(args)?;
     let module = build::module_of(&args.plugin)?;
-    let mut test =
-        Test { settings: settings(args, &script, &module)?, module: load(&module)?, script };
+    let mut test = Test {
+        settings: settings(args, &script, &module)?,
+        module: load(&module, args.module_cache.as_deref())?,
+        script,
+    };
     if !args.quiet {
         report::module(&module, &test.module.0, test.module.1, out)?;
     }
@@ -224,14 +233,25 @@ fn read_script(args: &TestArgs) -> Result<Script, Error> {
     })
 }
 
-fn load(file: &Path) -> Result<(Module, Duration), Error> {
+fn load(file: &Path, cache: Option<&Path>) -> Result<(Module, Duration), Error> {
     let bytes = fs::read(file).map_err(|error| unreadable(file, &error))?;
     let settings = EngineSettings { parallel_compilation: true, ..EngineSettings::default() };
     let begun = Instant::now();
     let engine = Engine::new(settings).map_err(|error| Error::Usage(error.to_string()))?;
+    let unusable = |error: CacheError| Error::Usage(format!("the module cache: {error}"));
+    if let Some(cache) = cache
+        && let Some(module) =
+            Module::load_cached(&engine, cache, Digest::of(&bytes)).map_err(unusable)?
+    {
+        return Ok((module, begun.elapsed()));
+    }
     let module = Module::compile(&engine, &bytes)
         .map_err(|error| Error::Usage(format!("{}: {error}", file.display())))?;
-    Ok((module, begun.elapsed()))
+    let took = begun.elapsed();
+    if let Some(cache) = cache {
+        module.save(cache).map_err(unusable)?;
+    }
+    Ok((module, took))
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Error {

@@ -52,7 +52,7 @@ pub fn module(
         leno_wasm_host::AbiVersion::V0_2_0 => "0.2.0",
         leno_wasm_host::AbiVersion::V0_2_1 => "0.2.1",
     };
-    writeln!(out, "{}   ABI {abi}, compiled in {}", file.display(), time(took))?;
+    writeln!(out, "{}   ABI {abi}, loaded in {}", file.display(), time(took))?;
     writeln!(out, "sha256 {}", module.digest())
 }
 
