@@ -47,6 +47,10 @@ mod mutations;
 #[cfg(test)]
 mod origin;
 #[cfg(test)]
+mod plugin_lifecycle;
+#[cfg(test)]
+mod plugins;
+#[cfg(test)]
 mod process_life;
 #[cfg(test)]
 mod reload;

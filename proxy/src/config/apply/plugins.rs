@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use leno_api::{Key, model::{Model, wasm_plugin::WasmPlugin}};
+use leno_api::{
+    Key,
+    model::{Model, wasm_plugin::WasmPlugin},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,

@@ -40,8 +40,7 @@ fn chain(
     slots: &Slots,
     covers: impl Fn(&WasmPlugin) -> bool,
 ) -> Option<Arc<Chain>> {
-    let mut plugins: Vec<_> =
-        inputs.plugins().values().filter(|plugin| covers(plugin)).collect();
+    let mut plugins: Vec<_> = inputs.plugins().values().filter(|plugin| covers(plugin)).collect();
     if plugins.is_empty() {
         return None;
     }

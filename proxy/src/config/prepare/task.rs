@@ -96,6 +96,9 @@ impl Task {
             Ok(Ok(plugin)) => Ok(plugin),
             Ok(Err(error)) => {
                 let lasting = self.is_lasting(&error);
+                // The compiler draws pictures.
+                let error = error.to_string();
+                let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
                 Err(Failure {
                     reason: format!("the module {sha256} cannot be used: {error}"),
                     lasting,
