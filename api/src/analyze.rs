@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// What becomes of a policy for a service that is not there.
+const NO_EFFECT: &str = "the policy has no effect";
+
 /// A reference to a service, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
@@ -74,18 +77,28 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
                 ));
             }
         }
-        Model::TrafficPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
+        Model::TrafficPolicy(policy) => {
+            target_references(&spec, &policy.targets, NO_EFFECT, &mut found)
+        }
         Model::PeerAuthentication(policy) => {
-            target_references(&spec, policy.applies.targets(), &mut found);
+            target_references(&spec, policy.applies.targets(), NO_EFFECT, &mut found);
         }
         Model::AuthorizationPolicy(policy) => {
-            target_references(&spec, policy.applies.targets(), &mut found);
+            target_references(&spec, policy.applies.targets(), NO_EFFECT, &mut found);
         }
         Model::RequestAuthentication(policy) => {
-            target_references(&spec, policy.applies.targets(), &mut found);
+            target_references(&spec, policy.applies.targets(), NO_EFFECT, &mut found);
         }
-        Model::RateLimitPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
-        Model::FaultPolicy(policy) => target_references(&spec, &policy.targets, &mut found),
+        Model::WasmPlugin(plugin) => {
+            let effect = "the plugin does not run there";
+            target_references(&spec, plugin.applies.targets(), effect, &mut found);
+        }
+        Model::RateLimitPolicy(policy) => {
+            target_references(&spec, &policy.targets, NO_EFFECT, &mut found);
+        }
+        Model::FaultPolicy(policy) => {
+            target_references(&spec, &policy.targets, NO_EFFECT, &mut found);
+        }
         Model::TrustBundle(_) => {}
     }
     found
@@ -195,6 +208,7 @@ pub fn claims(resource: &Resource) -> Vec<Claim> {
         | Model::AuthorizationPolicy(_)
         // Of several all limits hold.
         | Model::RateLimitPolicy(_)
+        | Model::WasmPlugin(_)
         | Model::TrustBundle(_) => Vec::new(),
     }
 }
@@ -296,11 +310,15 @@ fn parent_references(spec: &Path<'_>, parents: &[Parent], found: &mut Vec<Refere
     }
 }
 
-fn target_references(spec: &Path<'_>, targets: &[Target], found: &mut Vec<Reference>) {
+fn target_references(
+    spec: &Path<'_>,
+    targets: &[Target],
+    effect: &'static str,
+    found: &mut Vec<Reference>,
+) {
     let at = spec.field("targetRefs");
     for (i, target) in targets.iter().enumerate() {
         let section = target.section.clone();
-        let effect = "the policy has no effect";
         found.push(reference(&at.index(i), &target.service, None, section, effect));
     }
 }

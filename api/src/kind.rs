@@ -225,6 +225,23 @@ pub static KINDS: &[KindInfo] = &[
     KindInfo {
         group: LENO_GROUP,
         version: "v1alpha1",
+        kind: "WasmPlugin",
+        plural: "wasmplugins",
+        singular: "wasmplugin",
+        short_names: &["wp"],
+        description: "A Proxy-Wasm plugin: its module, its configuration and where it runs.",
+        columns: &[
+            Column { name: "Url", pointer: "/spec/url" },
+            Column { name: "Phase", pointer: "/spec/phase" },
+            Column { name: "Targets", pointer: "/spec/targetRefs/*/name" },
+        ],
+        read_only: false,
+        schema: schema_of::<spec::wasm_plugin::WasmPluginSpec>,
+        parse: model::wasm_plugin::parse,
+    },
+    KindInfo {
+        group: LENO_GROUP,
+        version: "v1alpha1",
         kind: "TrustBundle",
         plural: "trustbundles",
         singular: "trustbundle",

@@ -22,6 +22,7 @@ pub mod service;
 pub mod tcp_route;
 pub mod traffic_policy;
 pub mod trust_bundle;
+pub mod wasm_plugin;
 pub mod workload;
 
 pub use name::{Host, ObjectName};
@@ -51,6 +52,8 @@ pub enum Model {
     RateLimitPolicy(Arc<rate_limit_policy::RateLimitPolicy>),
     /// `FaultPolicy`.
     FaultPolicy(Arc<fault_policy::FaultPolicy>),
+    /// `WasmPlugin`.
+    WasmPlugin(Arc<wasm_plugin::WasmPlugin>),
     /// `TrustBundle`.
     TrustBundle(Arc<trust_bundle::TrustBundle>),
 }
@@ -69,6 +72,7 @@ impl Model {
             Self::RequestAuthentication(policy) => &policy.name,
             Self::RateLimitPolicy(policy) => &policy.name,
             Self::FaultPolicy(policy) => &policy.name,
+            Self::WasmPlugin(plugin) => &plugin.name,
             Self::TrustBundle(bundle) => &bundle.name,
         }
     }

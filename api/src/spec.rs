@@ -16,4 +16,5 @@ pub mod service;
 pub mod tcp_route;
 pub mod traffic_policy;
 pub mod trust_bundle;
+pub mod wasm_plugin;
 pub mod workload;

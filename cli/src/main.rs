@@ -5,6 +5,7 @@
 //! ca check ───────────────▶ api_client ──▶ the same, about certificates and what is not live
 //! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
 //! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
+//! plugin ────────────────▶ leno_wasm_host, the host that the proxy runs plugins in
 //! demo ───────────────────▶ processes: this program again, as control plane, sidecars and shop
 //! ```
 //!
@@ -23,6 +24,7 @@ mod error;
 mod files;
 mod http_client;
 mod moments;
+mod plugin;
 mod status;
 mod table;
 mod yaml_text;
@@ -60,6 +62,7 @@ enum Command {
     Token(commands::token::TokenArgs),
     Ca(commands::ca::CaArgs),
     Check(commands::check::CheckArgs),
+    Plugin(plugin::PluginArgs),
     Demo(demo::DemoArgs),
     /// One service of the demonstration's shop
     #[command(hide = true)]
@@ -107,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Ca(args) => block_on(commands::ca::run(&args, out)),
         Command::Check(args) => block_on(commands::check::run(&args, out)),
         Command::Token(args) => commands::token::run(&args, out),
+        Command::Plugin(args) => plugin::run(args, out),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {

@@ -18,7 +18,8 @@
 //! - how the workloads of its own namespace, of the mesh and of the backends' namespaces are spoken to
 //!   (`PeerAuthentication`);
 //! - what is let in to its own workload (`AuthorizationPolicy`, `RequestAuthentication`), from its own
-//!   namespace and the mesh's; whom to trust (`TrustBundle`), which is for everybody.
+//!   namespace and the mesh's; what runs at it (`WasmPlugin`), from there too, and what is to run wherever one of the
+//!   backends is called; whom to trust (`TrustBundle`), which is for everybody.
 //!
 //! A change touches only the proxies concerned and costs what changed: membership of one object in one
 //! scope is decided from the object's own links and two sets, and [`interest`] finds the scopes.

@@ -19,15 +19,18 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use self::source::{Channels, Source, last_good_path, own, own_name, own_workload, proxy_name};
+use self::source::{
+    Channels, Source, last_good_path, module_folder, own, own_name, own_workload, proxy_name,
+};
 use crate::{
     admin::server::Admin,
     bootstrap::{self, AccessLog, Options},
     config::{
         apply::Applier,
-        source::{MAX_WAITING, file},
+        source::{MAX_WAITING, Wishes, file},
     },
     forward::{
+        callouts::Caller,
         observed::Mailbox,
         sampler,
         worker::{Shared, Unrouted, Worker},
@@ -198,8 +201,16 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let issuer_keys = own.issuer_keys.clone();
     tokio::task::spawn_local(issuer_keys.clone().run(Fetcher::default()));
     let known = identity.clone();
-    let mut applier = Applier::new(published, families, known, own, own_name, on_demand, last_good);
-    let channels = Channels { updates, wanted };
+    let applier = Applier::new(published, families, known, own, own_name, on_demand, last_good);
+    let mut applier = applier.keep_modules(module_folder(&options));
+    let (again, asked_again) = mpsc::channel(MAX_WAITING);
+    if on_demand {
+        applier.tell_again(again);
+    }
+    let plugins = applier.roster().clone();
+    let shown = plugins.clone();
+    shared.families.plugins.show(move || shown.shown());
+    let channels = Channels { updates, wishes: Wishes { hosts: wanted, again: asked_again } };
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
@@ -214,6 +225,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let admin = Admin {
         shared: shared.clone(),
         issuer_keys,
+        plugins,
         addresses: bound.addresses,
         questions,
         logs,
@@ -332,6 +344,7 @@ fn start_worker(
 }
 
 async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std::net::TcpListener) {
+    worker.plugins.call_by(Rc::new(Caller::new(&worker)));
     for (listener, direction) in [(outbound, Direction::Outbound), (inbound, Direction::Inbound)] {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
@@ -356,6 +369,7 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
         worker.pools.sweep(tokio::time::Instant::now());
+        worker.plugins.sweep();
     }
 }
 

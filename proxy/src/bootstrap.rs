@@ -112,6 +112,10 @@ pub struct Options {
     /// Folder for the last good configuration; none is kept when left out.
     #[arg(long, env = "LENO_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Folder for the modules of plugins, so that they need not be fetched and compiled again; `modules` in
+    /// --state-dir when left out, and none without either.
+    #[arg(long, env = "LENO_MODULE_CACHE", value_name = "DIR")]
+    pub module_cache: Option<PathBuf>,
     /// Access log.
     #[arg(long, env = "LENO_ACCESS_LOG", value_enum, default_value_t = AccessLog::Off)]
     pub access_log: AccessLog,

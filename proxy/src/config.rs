@@ -1,9 +1,12 @@
 //! From resources to a snapshot: sources bring resources, `inputs` keeps them indexed and knows what a change
-//! concerns, `compile` makes a snapshot of them, `apply` puts it in force and answers the source.
+//! concerns, `prepare` fetches and loads plugins, `compile` makes a snapshot of it all, `apply` puts it in force and
+//! answers the source.
 
 pub mod apply;
+mod canary;
 pub mod compile;
 pub mod inputs;
 pub mod last_good;
+pub mod prepare;
 pub mod source;
 pub mod text;

@@ -59,6 +59,8 @@ pub enum Flag {
     AD,
     /// Who the caller says it is does not hold.
     AU,
+    /// A plugin failed.
+    WF,
 }
 
 impl Flag {
@@ -79,6 +81,7 @@ impl Flag {
             Self::DT => "DT",
             Self::AD => "AD",
             Self::AU => "AU",
+            Self::WF => "WF",
         }
     }
 }

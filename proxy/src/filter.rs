@@ -4,3 +4,4 @@ pub mod authz;
 pub mod headers;
 pub mod jwt;
 pub mod rate_limit;
+pub mod wasm;

@@ -13,6 +13,7 @@
 //! - [`observed`]: what a worker sees of endpoints (pure); [`sampler`]: what the side thread decides from it.
 //! - `simulation`: all machines of resilience together, in tests: what they promise.
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
+//! - `plugins`: what Wasm plugins do to an exchange; [`callouts`]: what they send to services themselves.
 //! - [`tunnel`]: bytes instead of HTTP.
 
 pub mod admission;
@@ -20,6 +21,7 @@ mod affinity;
 pub mod allowance;
 mod attempt;
 pub mod budget;
+pub mod callouts;
 pub mod concurrency;
 mod deadline;
 pub mod exchange;
@@ -30,6 +32,7 @@ mod mirror;
 pub mod observed;
 mod outbound;
 pub mod outcome;
+mod plugins;
 pub mod quantile;
 mod response;
 pub mod retry;

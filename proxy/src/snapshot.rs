@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     cluster::{Cluster, ClusterKey},
-    filter::{authz::Policies, jwt::Jwt},
+    filter::{authz::Policies, jwt::Jwt, wasm::Chain},
     route::{split::Split, table::Table},
 };
 
@@ -82,6 +82,8 @@ pub struct Port {
     pub tcp: Option<Split<Backend>>,
     /// The service's own endpoints.
     pub cluster: Arc<Cluster>,
+    /// Plugins that see every call to this port; `None` where there are none.
+    pub plugins: Option<Arc<Chain>>,
 }
 
 /// One rule of a route.
@@ -171,6 +173,8 @@ pub struct InboundPort {
     pub mode: TlsMode,
     /// Who may call; `None` where everybody may.
     pub guards: Option<Arc<Guards>>,
+    /// Plugins that see what it gets; `None` where there are none.
+    pub plugins: Option<Arc<Chain>>,
 }
 
 /// Who may call a port of our own application. Carried over as long as the policies are the same: verified tokens

@@ -48,6 +48,9 @@ mod mutations;
 mod origin;
 #[cfg(test)]
 mod overload;
+mod plugin_lifecycle;
+#[cfg(test)]
+mod plugins;
 #[cfg(test)]
 mod process_life;
 #[cfg(test)]

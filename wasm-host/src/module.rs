@@ -117,6 +117,11 @@ impl Module {
         self.module.exports().map(|export| export.name())
     }
 
+    /// Which functions it wants, for hosts that do nothing for what a module cannot use.
+    pub fn imports(&self) -> impl Iterator<Item = &str> {
+        self.module.imports().map(|import| import.name())
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }

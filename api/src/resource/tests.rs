@@ -96,6 +96,24 @@ spec:
   rules: [{matches: [{headers: [{name: x-chaos, present: {}}]}], percent: 0.5, delay: 2s, abort: {status: 503}}]
 ---
 apiVersion: leno.dev/v1alpha1
+kind: WasmPlugin
+metadata: {name: tag, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: orders}]
+  url: https://modules.example/tag.wasm
+  sha256: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a
+  phase: AUTHN
+  priority: 10
+  match: [{mode: CLIENT_AND_SERVER, ports: [{number: 80}]}]
+  pluginName: tag
+  pluginConfig: {header: x-tag}
+  vmConfig: {env: [{name: A, value: b}]}
+  limits: {memory: 64Mi, deadline: 50ms, startDeadline: 2s}
+  failurePolicy: Open
+  capabilities: [proxy_log, fd_write]
+  canary: {percent: 10, maxFailurePercent: 1, minimumRequests: 100, window: 1m}
+---
+apiVersion: leno.dev/v1alpha1
 kind: TrustBundle
 metadata: {name: mesh, namespace: leno-system}
 spec:
@@ -311,8 +329,10 @@ fn each_broken_rule_is_named_with_its_path() {
         ),
         (9, "/spec/limits", json!([]), "spec.limits", "1 to 32"),
         (10, "/spec/rules", json!([{}]), "spec.rules[0]", "needs delay, abort or both"),
-        (11, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
-        (11, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
+        (11, "/spec/url", json!("tag.wasm"), "spec.url", "has no scheme"),
+        (11, "/spec/failStrategy", json!("FAIL_OPEN"), "spec.failStrategy", "unknown field"),
+        (12, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
+        (12, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
     ];
     for (document, pointer, value, path, message) in rows {
         let mut object = good().swap_remove(document);

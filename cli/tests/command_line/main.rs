@@ -5,4 +5,5 @@
 mod api;
 mod demo;
 mod identity;
+mod plugin;
 mod process;

@@ -7,7 +7,7 @@ use leno_api::{
     Invalid, Key, Resource,
     model::{
         Model, ObjectName, applies::Applies, backend::Parent, filter::Filter,
-        http_route::HttpRoute, service::Service, workload::Workload,
+        http_route::HttpRoute, service::Service, wasm_plugin::WasmPlugin, workload::Workload,
     },
 };
 use serde_json::Value;
@@ -52,6 +52,11 @@ pub(super) enum Links {
     Peers,
     /// What is let in to some workloads of its namespace: for their own proxies alone.
     Guard(Applies),
+    /// What runs at some workloads, in either direction, or wherever `callees` are called.
+    Plugin {
+        plugin: Arc<WasmPlugin>,
+        callees: Vec<ObjectName>,
+    },
     /// For every proxy there is.
     Mesh,
 }
@@ -128,6 +133,11 @@ impl Links {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
                 served: false,
             },
+            Model::WasmPlugin(plugin) => {
+                let targets = plugin.applies.targets().iter().filter(|_| plugin.is_client());
+                let callees = distinct(targets.map(|target| &target.service));
+                Self::Plugin { plugin: plugin.clone(), callees }
+            }
             Model::TrustBundle(_) => Self::Mesh,
         }
     }

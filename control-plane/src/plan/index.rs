@@ -25,9 +25,11 @@ pub(super) struct Index {
     members: KeysBy<ObjectName>,
     /// Policies by target.
     policies: KeysBy<ObjectName>,
+    /// Plugins of callers, by callee.
+    plugins: KeysBy<ObjectName>,
     /// How workloads are spoken to, by namespace.
     peers: KeysBy<Arc<str>>,
-    /// What is let in to workloads, by namespace.
+    /// What is let in to workloads, and what runs at them, by namespace.
     guards: KeysBy<Arc<str>>,
     /// What every proxy gets.
     mesh: HashSet<Key>,
@@ -66,6 +68,10 @@ impl Index {
             Links::Guard(_) => {
                 self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
             }
+            Links::Plugin { callees, .. } => {
+                self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
+                self.plugins.add(callees, &item.key);
+            }
             Links::Mesh => {
                 self.mesh.insert(item.key.clone());
             }
@@ -89,6 +95,10 @@ impl Index {
             Links::Policy { targets, .. } => self.policies.remove(targets, key),
             Links::Peers => self.peers.remove(slice::from_ref(&key.name.namespace), key),
             Links::Guard(_) => self.guards.remove(slice::from_ref(&key.name.namespace), key),
+            Links::Plugin { callees, .. } => {
+                self.guards.remove(slice::from_ref(&key.name.namespace), key);
+                self.plugins.remove(callees, key);
+            }
             Links::Mesh => {
                 self.mesh.remove(key);
             }
@@ -126,10 +136,11 @@ impl Index {
         self.routes.of(service)
     }
 
-    /// The service itself, its policies and its workloads.
+    /// The service itself, its policies, its callers' plugins and its workloads.
     pub(super) fn parts_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
         let own = self.services.get(service).map(|item| &item.key);
-        own.into_iter().chain(self.policies.of(service)).chain(self.members.of(service))
+        let framed = own.into_iter().chain(self.policies.of(service));
+        framed.chain(self.plugins.of(service)).chain(self.members.of(service))
     }
 
     /// The service itself and its policies.
@@ -143,7 +154,7 @@ impl Index {
         self.peers.of(namespace)
     }
 
-    /// Objects of a namespace that say what is let in to workloads.
+    /// Objects of a namespace that say what is let in to workloads, or run at them.
     pub(super) fn guards_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Key> {
         self.guards.of(namespace)
     }

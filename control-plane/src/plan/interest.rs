@@ -25,7 +25,7 @@ pub(super) struct Interest {
     pub(super) own: Watchers<ObjectName>,
     /// Proxies that speak to or stand beside workloads of a namespace.
     pub(super) peers: Watchers<Arc<str>>,
-    /// Proxies whose own workload the policies of a namespace may guard.
+    /// Proxies that the policies of a namespace may guard, or its plugins run at.
     pub(super) guarded: Watchers<Arc<str>>,
     /// How many scopes hold an object.
     pub(super) holders: HashMap<Key, u32>,

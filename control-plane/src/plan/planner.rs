@@ -147,6 +147,10 @@ impl Planner {
                 }
                 Links::Peers => proxies.extend(self.interest.peers.of(&key.name.namespace)),
                 Links::Guard(_) => proxies.extend(self.interest.guarded.of(&key.name.namespace)),
+                Links::Plugin { callees, .. } => {
+                    proxies.extend(self.interest.guarded.of(&key.name.namespace));
+                    proxies.extend(callees.iter().flat_map(|name| self.interest.backends.of(name)));
+                }
                 Links::Mesh => proxies.extend(self.scopes.keys().copied()),
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 use leno_api::{
     Key, SYSTEM_NAMESPACE,
-    model::{ObjectName, applies::Applies, workload::Workload},
+    model::{ObjectName, applies::Applies, wasm_plugin::WasmPlugin, workload::Workload},
 };
 
 use super::{Delta, Identity, Item, ProxyId, Wish, build::Links, index::Index, interest::Interest};
@@ -59,16 +59,14 @@ impl Scope {
         index.mesh().for_each(|key| scope.reconsider(key, shared));
         for namespace in scope.policy_namespaces() {
             scope.add_namespace(&namespace, shared);
+            shared.interest.guarded.add(&namespace, id);
         }
         if let Some(workload) = &scope.identity.workload {
             shared.interest.own.add(workload, id);
-            for namespace in scope.policy_namespaces() {
-                shared.interest.guarded.add(&namespace, id);
-            }
             let own = index.workload(workload).map(|item| item.key.clone());
             own.into_iter().for_each(|key| scope.reconsider(&key, shared));
-            scope.reconsider_guards(shared);
         }
+        scope.reconsider_guards(shared);
         scope
     }
 
@@ -240,6 +238,7 @@ impl Scope {
             }
             Links::Peers => self.namespaces.has(&item.key.name.namespace),
             Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),
+            Links::Plugin { plugin, callees } => needed(callees) || self.runs(plugin),
             Links::Mesh => true,
             Links::Route { parents, .. } => {
                 let namespace = &item.key.name.namespace;
@@ -260,6 +259,19 @@ impl Scope {
             return false;
         }
         self.own.as_ref().is_none_or(|own| applies.covers(namespace, own, None))
+    }
+
+    /// Whether a plugin may run here for what it is, not for what is called. As with policies, too many are harmless.
+    fn runs(&self, plugin: &WasmPlugin) -> bool {
+        let namespace = &plugin.name.namespace;
+        let near = *namespace == self.identity.namespace || **namespace == *SYSTEM_NAMESPACE;
+        let sends = match &plugin.applies {
+            Applies::Namespace => near,
+            Applies::Labels(_) => self.is_guarded(namespace, &plugin.applies),
+            Applies::Services(_) => false,
+        };
+        (plugin.is_client() && sends)
+            || (plugin.is_server() && self.is_guarded(namespace, &plugin.applies))
     }
 
     fn is_own(&self, item: &Item) -> bool {

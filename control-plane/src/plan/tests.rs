@@ -67,7 +67,7 @@ pub(crate) enum Whom<'a> {
     Service(&'a str),
 }
 
-/// A policy about workloads, of one of the three kinds that say whom they are for in the same words.
+/// A policy about workloads, of one of the four kinds that say whom they are for in the same words.
 pub(crate) fn guard(kind: &str, name: &str, whom: Whom<'_>) -> Value {
     let mut spec = match whom {
         Whom::All => json!({}),
@@ -77,6 +77,16 @@ pub(crate) fn guard(kind: &str, name: &str, whom: Whom<'_>) -> Value {
         }
     };
     match kind {
+        "WasmPlugin" => {
+            spec["url"] = json!("file:///plugin.wasm");
+            // Some of either side, told apart by their names.
+            let mode = match name.rsplit('/').next() {
+                Some("a") => "SERVER",
+                Some("b") => "CLIENT",
+                _ => "CLIENT_AND_SERVER",
+            };
+            spec["match"] = json!([{"mode": mode}]);
+        }
         "PeerAuthentication" => spec["mtls"] = json!({"mode": "STRICT"}),
         "RequestAuthentication" => {
             let jwks = "http://127.0.0.1/jwks";
@@ -247,6 +257,21 @@ impl World {
                         && [&*identity.namespace, "leno-system"].contains(&&*key.name.namespace)
                         && own.is_none_or(|own| may_apply(applies, own))
                 }
+                Links::Plugin { plugin, .. } => {
+                    let near =
+                        [&*identity.namespace, "leno-system"].contains(&&*key.name.namespace);
+                    let here = identity.workload.is_some()
+                        && near
+                        && own.is_none_or(|own| may_apply(&plugin.applies, own));
+                    let called = match &plugin.applies {
+                        Applies::Namespace => near,
+                        Applies::Labels(_) => here,
+                        Applies::Services(targets) => {
+                            targets.iter().any(|target| backends.contains(&target.service))
+                        }
+                    };
+                    plugin.is_server() && here || plugin.is_client() && called
+                }
                 Links::Mesh => true,
             };
             if belongs {
@@ -270,7 +295,8 @@ fn may_apply(applies: &Applies, own: &Workload) -> bool {
 }
 
 fn guards() -> impl Strategy<Value = Value> {
-    let kinds = ["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"];
+    let kinds =
+        ["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication", "WasmPlugin"];
     let whom = prop_oneof![
         Just(Whom::All),
         prop::sample::select(&LABELS).prop_map(Whom::Version),
@@ -659,4 +685,58 @@ fn whom_to_trust_is_for_everybody() {
         assert_eq!(names(delta), ["+TrustBundle leno-system/mesh"]);
     }
     assert_eq!(planner.holders(&key("TrustBundle leno-system/mesh")), 2);
+}
+
+/// A plugin on one side or both, for the workloads of its namespace or for calls to a service.
+fn plugin(name: &str, mode: &str, whom: Whom<'_>) -> Value {
+    let mut plugin = guard("WasmPlugin", name, whom);
+    plugin["spec"]["match"] = json!([{"mode": mode}]);
+    plugin
+}
+
+#[test]
+fn plugins_reach_the_proxies_at_which_they_run_and_no_other() {
+    let (mut world, mut planner) = planner(vec![
+        service("shop/a", &[]),
+        workload("shop/a-1", &["a"]),
+        plugin("shop/p1", "SERVER", Whom::Service("a")),
+        plugin("shop/p2", "CLIENT", Whom::Service("a")),
+        plugin("shop/p3", "SERVER", Whom::All),
+        plugin("shop/p4", "CLIENT", Whom::All),
+        plugin("shop/p5", "CLIENT_AND_SERVER", Whom::Version("v1")),
+        plugin("leno-system/p6", "CLIENT", Whom::All),
+    ]);
+    // The callee: what runs on its side, and on its way out.
+    let (callee, caller, bare) = (ProxyId(1), ProxyId(2), ProxyId(3));
+    planner.connect(callee, identity("shop", Some("shop/a-1")));
+    assert_eq!(
+        taken(&mut planner, callee),
+        [
+            "+Service shop/a",
+            "+WasmPlugin leno-system/p6",
+            "+WasmPlugin shop/p1",
+            "+WasmPlugin shop/p3",
+            "+WasmPlugin shop/p4",
+            "+Workload shop/a-1",
+        ]
+    );
+    // A caller from elsewhere: what its callee wants to run there.
+    planner.connect(caller, identity("other", None));
+    assert_eq!(taken(&mut planner, caller), ["+WasmPlugin leno-system/p6"]);
+    planner.subscribe(caller, &host("other", "a.shop"));
+    assert_eq!(
+        taken(&mut planner, caller),
+        ["+Service shop/a", "+WasmPlugin shop/p2", "+Workload shop/a-1"]
+    );
+    // A proxy beside nothing has no labels and serves nothing.
+    planner.connect(bare, identity("shop", None));
+    assert_eq!(taken(&mut planner, bare), ["+WasmPlugin leno-system/p6", "+WasmPlugin shop/p4"]);
+    // A change of one reaches those that run it.
+    world.edit(&mut planner, Edit::Put(plugin("shop/p2", "CLIENT", Whom::Service("a"))));
+    assert_eq!(taken(&mut planner, caller), ["+WasmPlugin shop/p2"]);
+    world.edit(&mut planner, Edit::Put(plugin("shop/p2", "SERVER", Whom::Service("a"))));
+    let told: BTreeMap<_, _> = planner.take().into_iter().collect();
+    assert_eq!(names(&told[&caller]), ["-WasmPlugin shop/p2"]);
+    assert_eq!(names(&told[&callee]), ["+WasmPlugin shop/p2"]);
+    assert_eq!(told.len(), 2);
 }

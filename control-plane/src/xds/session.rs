@@ -293,8 +293,12 @@ impl Session {
         }
         if !is_service(kind) {
             let Some(name) = ObjectName::parse(name) else { return Ok(()) };
-            if state.names.insert(name) {
+            if state.names.insert(name.clone()) {
                 self.names += 1;
+            }
+            // Asking by name means: judge again, or I may have dropped it.
+            if !resuming {
+                self.send_again(kind, name);
             }
             return if self.names > MAX_NAMES { Err(Violation::TooManyNames) } else { Ok(()) };
         }

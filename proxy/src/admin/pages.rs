@@ -24,6 +24,7 @@ GET  /clusters            endpoints, what is under way, limits (?format=json)
 GET  /listeners           bound addresses (?format=json)
 GET  /certs               the certificate in use and what is trusted
 POST /certs/renew         ask for a new one
+GET  /plugins             plugins: versions, what they did, why one is not live
 GET  /issuers             keys of token issuers that are fetched
 GET  /server_info         version and uptime
 GET  /logging             log filter

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{gate, pages};
 use crate::{
-    config::apply::Question,
+    config::{apply::Question, prepare::Roster},
     filter::jwt::KeyCache,
     forward::worker::Shared,
     http::{
@@ -37,6 +37,8 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// Keys of those who issue tokens to callers.
     pub issuer_keys: Arc<KeyCache>,
+    /// Plugins.
+    pub plugins: Arc<Roster>,
     /// Bound addresses by listener.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     /// To the configuration task.
@@ -109,6 +111,7 @@ impl Admin {
             "/config_dump" => self.config_dump().await,
             "/clusters" if as_json => json(&pages::clusters(shared)),
             "/clusters" => text(StatusCode::OK, pages::clusters_text(shared)),
+            "/plugins" => json(&serde_json::json!({ "plugins": self.plugins.json() })),
             "/issuers" => serialized(&self.issuer_keys.status()),
             "/listeners" if as_json => json(&pages::listeners(&self.addresses, shared)),
             "/listeners" => {
@@ -141,6 +144,9 @@ impl Admin {
             text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no configuration yet\n".to_owned())
         } else if self.shared.identity.is_expected() && self.shared.identity.current().is_none() {
             text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no certificate yet\n".to_owned())
+        } else if let Some(plugin) = self.plugins.awaited().first() {
+            let message = format!("INITIALIZING: plugin {plugin} is being loaded\n");
+            text(StatusCode::SERVICE_UNAVAILABLE, message)
         } else {
             let warning = self.shared.identity.warning();
             let warning = warning.map(|warning| format!("warning: {warning}\n"));

@@ -19,7 +19,7 @@ use crate::{
         compile::{Own, Proof},
         last_good,
         source::{
-            self, Change, Item, Update,
+            self, Change, Item, Update, Wishes,
             control_plane::{self, Access, ControlPlaneSource},
             file,
         },
@@ -55,7 +55,7 @@ impl Source {
         inbound: Option<SocketAddr>,
         identity: &Arc<Identity>,
         applier: &mut Applier,
-        Channels { updates, wanted }: Channels,
+        Channels { updates, wishes }: Channels,
     ) -> watch::Sender<bool> {
         let (stopping, stopped) = watch::channel(false);
         match self {
@@ -93,7 +93,7 @@ impl Source {
                     hosts: applier.hosts(),
                 });
                 tokio::task::spawn_local(source.run());
-                tokio::task::spawn_local(source::follow(link, updates, wanted, stopped));
+                tokio::task::spawn_local(source::follow(link, updates, wishes, stopped));
             }
         }
         stopping
@@ -103,8 +103,8 @@ impl Source {
 /// How a source and the configuration task hear of each other.
 pub(super) struct Channels {
     pub(super) updates: mpsc::Sender<Update>,
-    /// Hosts that callers ask for.
-    pub(super) wanted: mpsc::Receiver<String>,
+    /// What is asked of the control plane.
+    pub(super) wishes: Wishes,
 }
 
 /// How the control plane is spoken to.
@@ -204,6 +204,12 @@ pub(super) fn proxy_name(options: &Options) -> String {
 
 pub(super) fn own_name(options: &Options) -> Option<ObjectName> {
     options.name.as_deref().map(|name| ObjectName::new(&options.namespace, name))
+}
+
+/// Where modules of plugins are kept.
+pub(super) fn module_folder(options: &Options) -> Option<PathBuf> {
+    let beside = || options.state_dir.as_ref().map(|dir| dir.join("modules"));
+    options.module_cache.clone().or_else(beside)
 }
 
 pub(super) fn last_good_path(options: &Options) -> Option<PathBuf> {

@@ -1,5 +1,7 @@
 //! The configuration task: takes changes, compiles, publishes, keeps the last good state, answers questions.
 
+mod plugins;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -7,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use leno_api::model::{Model, ObjectName};
+use leno_api::{
+    Key,
+    model::{Model, ObjectName},
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 use tokio::{
@@ -16,10 +21,12 @@ use tokio::{
     time::Instant,
 };
 
+use self::plugins::{Held, JUDGE_EVERY, plugin};
 use super::{
     compile::{self, Own, Proof},
     inputs::{Dirty, Inputs},
     last_good,
+    prepare::{Preparer, Roster},
     source::{Change, Item, Update},
     text::Text,
 };
@@ -60,6 +67,13 @@ pub struct Applier {
     changed_at: SystemTime,
     unsaved_since: Option<Instant>,
     last_good: Option<PathBuf>,
+    preparer: Preparer,
+    /// An answer to the source that waits for plugins.
+    held: Option<Held>,
+    /// What the source was told of each plugin: whether it is live.
+    told: BTreeMap<ObjectName, bool>,
+    again: Option<mpsc::Sender<Key>>,
+    started: Instant,
 }
 
 impl Applier {
@@ -89,7 +103,22 @@ impl Applier {
             changed_at: SystemTime::UNIX_EPOCH,
             unsaved_since: None,
             last_good,
+            preparer: Preparer::new(None),
+            held: None,
+            told: BTreeMap::new(),
+            again: None,
+            started: Instant::now(),
         }
+    }
+
+    /// Modules of plugins are kept in `folder`.
+    pub fn keep_modules(self, folder: Option<PathBuf>) -> Self {
+        Self { preparer: Preparer::new(folder), ..self }
+    }
+
+    /// What others may know of plugins.
+    pub fn roster(&self) -> &Arc<Roster> {
+        self.preparer.roster()
     }
 
     /// Runs until the source has ended and nobody can ask any more.
@@ -104,6 +133,8 @@ impl Applier {
             // Also before the first wait: there may have been a change since the start.
             self.prove();
             let save_at = self.unsaved_since.map(|since| since + SAVE_AFTER);
+            let judge_at = self.preparer.is_trying().then(|| Instant::now() + JUDGE_EVERY);
+            let release_at = self.held.as_ref().map(|held| held.until);
             tokio::select! {
                 update = updates.recv() => match update {
                     Some(update) => self.take(update),
@@ -117,6 +148,9 @@ impl Applier {
                 () = sleep_until(save_at), if saving.is_none() => saving = self.save(),
                 () = saved(&mut saving) => {}
                 Ok(()) = certificates.changed() => {}
+                Some(done) = self.preparer.next() => self.prepared(done),
+                () = sleep_until(judge_at) => self.judge(),
+                () = sleep_until(release_at) => self.release(),
             }
         }
         // One after the other: they write to the same file.
@@ -164,11 +198,12 @@ impl Applier {
         self.own.proof = proof;
         if self.published.load().loaded {
             let clusters = self.inputs.services().keys().cloned().collect();
-            self.publish(&Dirty { clusters, inbound: true, ..Dirty::default() });
+            self.publish(&mut Dirty { clusters, inbound: true, ..Dirty::default() });
         }
     }
 
     fn change(&mut self, change: Change) {
+        self.release();
         let mut dirty = Dirty::default();
         for key in change.removed {
             self.inputs.remove(&key, &mut dirty);
@@ -176,9 +211,13 @@ impl Applier {
             if key.kind.kind == "AuthorizationPolicy" {
                 self.families.forget_policy(&key.name.to_string());
             }
+            if key.kind.kind == "WasmPlugin" {
+                self.preparer.remove(&key.name);
+                self.told.remove(&key.name);
+            }
         }
-        let mut refused = Vec::new();
-        for Item { resource, json, .. } in change.upserts {
+        let (mut refused, mut plugins) = (Vec::new(), Vec::new());
+        for Item { mut resource, mut json, .. } in change.upserts {
             if !self.rejected.is_empty() {
                 self.rejected.remove(&resource.key().to_string());
             }
@@ -190,6 +229,13 @@ impl Applier {
                     continue;
                 }
                 self.unsaved_since.get_or_insert_with(Instant::now);
+            }
+            if let Some(spec) = plugin(&resource.model).cloned() {
+                plugins.push(resource.key());
+                match self.offer(&spec, (resource, json)) {
+                    Some(written) => (resource, json) = written,
+                    None => continue,
+                }
             }
             self.inputs.insert(resource, &json, &mut dirty);
         }
@@ -205,11 +251,10 @@ impl Applier {
         dirty.hosts |= hosts_changed;
         let loaded = self.published.load().loaded;
         if !dirty.is_empty() || !loaded {
-            self.publish(&dirty);
+            self.publish(&mut dirty);
         }
         if let Some(live) = change.live {
-            // A source that has ended does not wait for the answer.
-            let _ = live.send(refused);
+            self.answer(live, refused, plugins);
         }
     }
 
@@ -237,33 +282,41 @@ impl Applier {
         changed
     }
 
-    /// Takes in where our own workload says that we are. Every cluster may depend on it: if it is elsewhere than before,
-    /// what has changed is all of them.
-    fn moved(&mut self, dirty: &Dirty) -> Option<Dirty> {
-        let zone = self.own.workload.as_ref()?.zone.as_deref()?;
-        if self.own.zone.as_deref() == Some(zone) {
-            return None;
+    /// Takes up what our own workload is now: plugins choose workloads by their labels, and every cluster may depend on
+    /// where it is.
+    fn notice_own(&mut self, dirty: &mut Dirty) {
+        let Some(name) = &self.own_name else { return };
+        let Some(workload) = self.inputs.workload(name) else { return };
+        if self.own.workload.as_ref().is_some_and(|own| Arc::ptr_eq(own, workload)) {
+            return;
         }
-        self.own.zone = Some(zone.into());
-        let mut dirty = dirty.clone();
-        dirty.clusters.extend(self.inputs.services().keys().cloned());
-        Some(dirty)
+        self.own.workload = Some(workload.clone());
+        for plugin in self.inputs.plugins().keys() {
+            self.inputs.touch_plugin(plugin, dirty);
+        }
+        if let Some(zone) = workload.zone.as_deref()
+            && self.own.zone.as_deref() != Some(zone)
+        {
+            self.own.zone = Some(zone.into());
+            dirty.clusters.extend(self.inputs.services().keys().cloned());
+        }
     }
 
-    fn publish(&mut self, dirty: &Dirty) {
-        if let Some(name) = &self.own_name
-            && let Some(workload) = self.inputs.workload(name)
-        {
-            self.own.workload = Some(workload.clone());
-        }
-        let moved = self.moved(dirty);
-        let dirty = moved.as_ref().unwrap_or(dirty);
+    fn publish(&mut self, dirty: &mut Dirty) {
+        self.notice_own(dirty);
         let previous = self.published.load();
         let known = match self.on_demand {
             true => compile::Known::Asked(&self.asked),
             false => compile::Known::Everything,
         };
-        let snapshot = compile::compile(&previous, &self.inputs, dirty, &self.own, known);
+        let snapshot = compile::compile(
+            &previous,
+            &self.inputs,
+            dirty,
+            &self.own,
+            self.preparer.slots(),
+            known,
+        );
         let snapshot = Arc::new(Snapshot { absent: self.absent.clone(), ..snapshot });
         self.published.publish(snapshot.clone());
         self.retire(&previous, &snapshot);

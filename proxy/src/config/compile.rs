@@ -3,6 +3,7 @@
 
 mod cluster;
 mod inbound;
+mod plugins;
 mod rule;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -10,7 +11,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use leno_api::model::{ObjectName, identity::TrustDomain, workload::Workload};
 use rustc_hash::FxHashMap;
 
-use super::inputs::{Dirty, Inputs};
+use super::{
+    inputs::{Dirty, Inputs},
+    prepare::Slots,
+};
 use crate::{
     cluster::ClusterKey,
     filter::jwt::KeyCache,
@@ -58,12 +62,13 @@ pub enum Known<'a> {
     Asked(&'a BTreeSet<String>),
 }
 
-/// Makes the next snapshot. `dirty` says what changed since `previous` was made from the same `inputs`.
+/// Makes the next snapshot, with plugins as they are in `slots`. `dirty` says what changed since `previous` was made from the same `inputs`.
 pub fn compile(
     previous: &Snapshot,
     inputs: &Inputs,
     dirty: &Dirty,
     own: &Own,
+    slots: &Slots,
     known: Known<'_>,
 ) -> Snapshot {
     let mut clusters = previous.clusters.clone();
@@ -79,7 +84,7 @@ pub fn compile(
         previous.services.iter().map(|service| (&service.name, service)).collect();
     let services = inputs.services().values().map(|service| match kept.get(&service.name) {
         Some(kept) if !changed.contains(&service.name) => (*kept).clone(),
-        _ => Arc::new(build_service(service, inputs, &clusters, own)),
+        _ => Arc::new(build_service(service, inputs, &clusters, own, slots)),
     });
     let services: Vec<_> = services.collect();
     let hosts = if dirty.hosts {
@@ -87,7 +92,7 @@ pub fn compile(
     } else {
         previous.hosts.clone()
     };
-    let inbound = inbound::build(&previous.inbound, inputs, own, &mut clusters);
+    let inbound = inbound::build(&previous.inbound, inputs, own, slots, &mut clusters);
     Snapshot {
         generation: previous.generation + 1,
         loaded: true,
@@ -106,6 +111,7 @@ fn build_service(
     inputs: &Inputs,
     clusters: &Clusters,
     own: &Own,
+    slots: &Slots,
 ) -> Service {
     let ports = service.ports.iter().filter_map(|port| {
         let cluster = clusters.get(&ClusterKey::Service(service.name.clone(), port.port))?;
@@ -116,6 +122,7 @@ fn build_service(
             routes: rule::table(service, port, inputs, clusters, own),
             tcp: rule::tcp(service, port, inputs, clusters, own),
             cluster: cluster.clone(),
+            plugins: plugins::outbound(inputs, own, slots, service, port),
         })
     });
     // Most services have one port, and a vector that grows begins with room for four.

@@ -9,6 +9,7 @@ use leno_api::{
     KINDS, Key, KindInfo, Resource, SYSTEM_NAMESPACE,
     model::{
         Model, ObjectName,
+        applies::Applies,
         authorization_policy::AuthorizationPolicy,
         http_route::HttpRoute,
         peer_authentication::{self, PeerAuthentication, TlsMode},
@@ -16,6 +17,7 @@ use leno_api::{
         service::{Service, ServicePort},
         tcp_route::TcpRoute,
         traffic_policy::{Settings, TrafficPolicy},
+        wasm_plugin::WasmPlugin,
         workload::Workload,
     },
 };
@@ -39,6 +41,8 @@ pub struct Inputs {
     peer_authentications: ByNamespace<PeerAuthentication>,
     authorization_policies: ByNamespace<AuthorizationPolicy>,
     request_authentications: ByNamespace<RequestAuthentication>,
+    /// There are few, and each may concern everything.
+    plugins: BTreeMap<ObjectName, Arc<WasmPlugin>>,
     /// For each service: the services whose routes send traffic to it (with how many routes do).
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
 }
@@ -218,6 +222,18 @@ impl Inputs {
         in_force(&self.request_authentications, namespace)
     }
 
+    /// Plugins, by name.
+    pub fn plugins(&self) -> &BTreeMap<ObjectName, Arc<WasmPlugin>> {
+        &self.plugins
+    }
+
+    /// What depends on a plugin is to be built anew: it can be used now, or in another way.
+    pub fn touch_plugin(&self, name: &ObjectName, dirty: &mut Dirty) {
+        if let Some(plugin) = self.plugins.get(name) {
+            mark_plugin(&self.services, plugin, dirty);
+        }
+    }
+
     fn link(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
         match model {
             Model::Service(service) => {
@@ -265,6 +281,9 @@ impl Inputs {
             }
             Model::RequestAuthentication(policy) => {
                 file(&mut self.request_authentications, key, &policy.name, policy);
+            }
+            Model::WasmPlugin(plugin) => {
+                self.plugins.insert(plugin.name.clone(), plugin.clone());
             }
             // For the certificates, not for what is compiled.
             Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
@@ -319,6 +338,9 @@ impl Inputs {
             }
             Model::RequestAuthentication(policy) => {
                 unfile(&mut self.request_authentications, key, &policy.name);
+            }
+            Model::WasmPlugin(plugin) => {
+                self.plugins.remove(&plugin.name);
             }
             Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
         }
@@ -389,7 +411,25 @@ fn mark(services: &BTreeMap<ObjectName, Arc<Service>>, model: &Model, dirty: &mu
             dirty.clusters.extend(services.keys().filter(concerned).cloned());
         }
         Model::AuthorizationPolicy(_) | Model::RequestAuthentication(_) => dirty.inbound = true,
+        Model::WasmPlugin(plugin) => mark_plugin(services, plugin, dirty),
         Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
+    }
+}
+
+fn mark_plugin(
+    services: &BTreeMap<ObjectName, Arc<Service>>,
+    plugin: &WasmPlugin,
+    dirty: &mut Dirty,
+) {
+    dirty.inbound |= plugin.is_server();
+    if !plugin.is_client() {
+        return;
+    }
+    match &plugin.applies {
+        Applies::Services(targets) => {
+            dirty.routes.extend(targets.iter().map(|target| target.service.clone()));
+        }
+        Applies::Namespace | Applies::Labels(_) => dirty.routes.extend(services.keys().cloned()),
     }
 }
 

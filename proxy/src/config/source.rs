@@ -5,6 +5,7 @@ pub mod file;
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream::FuturesOrdered};
 use leno_api::{Key, Resource};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -53,25 +54,45 @@ pub struct Item {
 /// What a resource that could not be read is called: `HTTPRoute shop/orders`, as far as it is known.
 pub type Name = String;
 
+/// What the proxy asks of the control plane.
+#[derive(Debug)]
+pub struct Wishes {
+    /// Hosts that callers want.
+    pub hosts: mpsc::Receiver<String>,
+    /// Resources of which something else has become than was said.
+    pub again: mpsc::Receiver<Key>,
+}
+
 /// Stands between the control plane's link and the configuration task: hands changes over, acknowledges them once they
-/// are in force, passes on which hosts are wanted, and says goodbye when the proxy is `stopped`.
+/// are in force, passes on what is wished for, and says goodbye when the proxy is `stopped`. A change that waits for
+/// its plugins does not keep the next one from being handed over.
 pub async fn follow(
     mut link: Link,
     updates: mpsc::Sender<Update>,
-    mut wanted: mpsc::Receiver<String>,
+    mut wishes: Wishes,
     mut stopped: watch::Receiver<bool>,
 ) {
+    // In order: the verdict on a newer version of a resource is the later one.
+    let mut verdicts = FuturesOrdered::new();
     loop {
         let command = tokio::select! {
             update = link.updates.recv() => {
                 let Some(update) = update else { return };
                 match hand_over(update, &updates).await {
                     Handed::Gone => return,
-                    Handed::Verdict(id, rejected) => Command::Verdict { id, rejected },
+                    Handed::Changed(id, live) => {
+                        verdicts.push_back(async move { (id, live.await) });
+                        continue;
+                    }
                     Handed::Nothing => continue,
                 }
             }
-            Some(host) = wanted.recv() => Command::Subscribe { host },
+            Some((id, verdict)) = verdicts.next() => match verdict {
+                Ok(rejected) => Command::Verdict { id, rejected },
+                Err(_) => return,
+            },
+            Some(host) = wishes.hosts.recv() => Command::Subscribe { host },
+            Some(key) = wishes.again.recv() => Command::Again { key },
             // Also when nobody can stop us any more: then the proxy is ending.
             _ = stopped.wait_for(|stopped| *stopped) => {
                 let _ = link.commands.send(Command::Goodbye).await;
@@ -88,7 +109,7 @@ pub async fn follow(
 
 enum Handed {
     Nothing,
-    Verdict(u64, Vec<(Key, String)>),
+    Changed(u64, oneshot::Receiver<Vec<(Key, String)>>),
     Gone,
 }
 
@@ -121,9 +142,6 @@ async fn hand_over(update: control_plane::Update, updates: &mpsc::Sender<Update>
     }
     match live {
         None => Handed::Nothing,
-        Some((id, live)) => match live.await {
-            Ok(rejected) => Handed::Verdict(id, rejected),
-            Err(_) => Handed::Gone,
-        },
+        Some((id, live)) => Handed::Changed(id, live),
     }
 }

@@ -8,13 +8,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use super::{
     admission,
     affinity::{self, Affinity},
-    attempt, inbound, mirror, outbound, outcome, response, tunnel,
+    attempt, inbound, mirror, outbound, outcome, plugins, response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
     cluster::{Cluster, Refusal},
     error::{Error, Flag},
-    filter::jwt::CHALLENGE,
+    filter::{jwt::CHALLENGE, wasm::Run},
     http::{
         body::{Body, Incoming, Limits, Progress},
         head,
@@ -54,6 +54,8 @@ pub(super) struct Exchange {
     pub(super) progress: Option<Rc<Progress>>,
     /// Where it belongs, if its service's balancer goes by that.
     pub(super) affinity: Affinity,
+    /// The plugins that see it; `None` where there are none.
+    pub(super) plugins: Option<Rc<Run>>,
 }
 
 /// Where a request goes, and what is done to it and to its response on the way.
@@ -74,9 +76,13 @@ pub(super) enum Decision {
 pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
         let mut exchange = Exchange::begin(worker, downstream, &request);
-        Ok(match exchange.run(request).await {
+        let response = match exchange.run(request).await {
             Ok(response) => response,
             Err(error) => exchange.fail(&error),
+        };
+        Ok(match exchange.plugins.take() {
+            Some(run) => Box::pin(plugins::last(exchange, run, response)).await,
+            None => response,
         })
     })
 }
@@ -116,6 +122,7 @@ impl Exchange {
             caller: None,
             progress: None,
             affinity: Affinity::default(),
+            plugins: None,
         }
     }
 
@@ -148,6 +155,16 @@ impl Exchange {
         self.record.take()
     }
 
+    /// When it began.
+    pub(super) fn started(&self) -> Instant {
+        self.record.as_ref().map_or_else(Instant::now, |record| record.start)
+    }
+
+    /// Whether an answer of our own must have no body.
+    pub(super) fn answers_without_body(&self) -> bool {
+        self.head_only && !self.http1
+    }
+
     /// Whether the caller speaks gRPC.
     pub(super) fn is_grpc(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.grpc)
@@ -163,7 +180,7 @@ impl Exchange {
             upgrade.map(|protocol| (protocol, upgrade::Pending::of_request(&mut request)));
         let decision = match self.downstream.direction {
             Direction::Outbound => outbound::decide(self, &target, &mut request).await?,
-            Direction::Inbound => inbound::decide(self, &target, &mut request)?,
+            Direction::Inbound => inbound::decide(self, &target, &mut request).await?,
         };
         let routed = match decision {
             Decision::Forward(routed) => routed,
@@ -180,14 +197,40 @@ impl Exchange {
         let place = admission::enter(self, &admitted, &request).await;
         let place = place.inspect_err(|_| self.count_for(&admitted))?;
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
-        let attempted = attempt::run(self, &admitted, rule.as_deref(), request, protocol).await;
+        let rule_of = rule.as_deref();
+        let attempted = match self.plugins.clone() {
+            None => attempt::run(self, &admitted, rule_of, request, protocol)
+                .await
+                .map(plugins::Attempted::Received),
+            Some(run) => {
+                let admitted = &admitted;
+                Box::pin(plugins::attempt(self, &run, admitted, rule_of, request, protocol)).await
+            }
+        };
         if let Some(place) = place {
-            place.ended(attempted.as_ref());
+            let received = match &attempted {
+                Ok(plugins::Attempted::Received(received)) => Some(Ok(received)),
+                Ok(plugins::Attempted::Answered(_)) => None,
+                Err(error) => Some(Err(error)),
+            };
+            if let Some(received) = received {
+                place.ended(received);
+            }
         }
-        let received = attempted.inspect_err(|_| self.count_for(&admitted))?;
+        let received = match attempted.inspect_err(|_| self.count_for(&admitted))? {
+            plugins::Attempted::Received(received) => received,
+            plugins::Attempted::Answered(response) => return Ok(response),
+        };
         let backend = rule.as_ref().zip(backend).and_then(|(rule, at)| rule.backends.get(at));
         let changes = response::Changes { rule: rule.as_deref(), backend };
-        response::pass_on(self, admitted, changes, received, upgrade)
+        match self.plugins.clone() {
+            None => response::pass_on(self, admitted, changes, received, upgrade),
+            Some(run) => {
+                let passing =
+                    response::pass_through(self, run, admitted, changes, received, upgrade);
+                Box::pin(passing).await
+            }
+        }
     }
 
     /// Makes the head safe and finds out whom it is for.
@@ -258,7 +301,7 @@ impl Exchange {
     }
 
     /// An answer of our own that is not an error.
-    fn respond(&mut self, response: Response<Body>) -> Response<Body> {
+    pub(super) fn respond(&mut self, response: Response<Body>) -> Response<Body> {
         self.note(|record| record.status = response.status().as_u16());
         self.finish();
         response
@@ -292,7 +335,7 @@ impl Exchange {
                     Flag::AD | Flag::AU => format!("{message}\n"),
                     flag => format!("{message} ({})\n", flag.as_str()),
                 };
-                let body = match self.head_only && !self.http1 {
+                let body = match self.answers_without_body() {
                     true => Body::Empty,
                     false => Body::Full(Bytes::from(text)),
                 };
@@ -326,6 +369,9 @@ impl Exchange {
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.request_bytes = self.progress.as_ref().map_or(0, |progress| progress.bytes());
+            if let Some(run) = &self.plugins {
+                run.conclude(|| plugins::outcome(&record));
+            }
             self.worker.finish(&record);
         }
     }

@@ -44,8 +44,29 @@ pub(super) fn request<B>(
     target: &Target,
     request: &mut Request<B>,
 ) -> Result<(), Error> {
+    let token = authenticate_request(exchange, port, request)?;
+    authorize_request(exchange, port, target, request, token.as_deref())
+}
+
+/// The first half: who a request is from by its token.
+pub(super) fn authenticate_request<B>(
+    exchange: &Exchange,
+    port: &InboundPort,
+    request: &mut Request<B>,
+) -> Result<Option<Arc<Token>>, Error> {
+    let Some(guards) = &port.guards else { return Ok(None) };
+    authenticate(&exchange.worker, guards, request)
+}
+
+/// The second half: whether they may.
+pub(super) fn authorize_request<B>(
+    exchange: &mut Exchange,
+    port: &InboundPort,
+    target: &Target,
+    request: &Request<B>,
+    token: Option<&Token>,
+) -> Result<(), Error> {
     let Some(guards) = &port.guards else { return Ok(()) };
-    let token = authenticate(&exchange.worker, guards, request)?;
     let http = HttpFacts {
         method: request.method().as_str(),
         host: &target.host,
@@ -53,7 +74,7 @@ pub(super) fn request<B>(
         path: request.uri().path(),
         headers: request.headers(),
     };
-    let facts = facts(&exchange.downstream, port, Some(http), token.as_deref());
+    let facts = facts(&exchange.downstream, port, Some(http), token);
     let audited = decide(&exchange.worker.shared.families, guards, &facts)?;
     if audited.is_some() {
         exchange.note_for_log(|record| record.audit = audited);

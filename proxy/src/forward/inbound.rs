@@ -7,7 +7,7 @@ use leno_api::model::peer_authentication::TlsMode;
 
 use super::{
     exchange::{DESTINATION, Decision, Exchange, Routed},
-    guard,
+    guard, plugins,
     secured::Secured,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Finds the application's port, and tells the application who calls.
-pub(super) fn decide(
+pub(super) async fn decide(
     exchange: &mut Exchange,
     target: &Target,
     request: &mut Request<Incoming>,
@@ -49,8 +49,16 @@ pub(super) fn decide(
         let detail = "this port takes mutual TLS only";
         return Err(Error::downstream(StatusCode::FORBIDDEN, Flag::AD, detail));
     }
-    guard::request(exchange, port, target, request)
-        .inspect_err(|_| exchange.count_for(&cluster))?;
+    match &port.plugins {
+        None => guard::request(exchange, port, target, request)
+            .inspect_err(|_| exchange.count_for(&cluster))?,
+        Some(chain) => {
+            let shown = Box::pin(plugins::inbound(exchange, chain, port, target, request)).await;
+            if let Some(answer) = shown.inspect_err(|_| exchange.count_for(&cluster))? {
+                return Ok(Decision::Respond(answer));
+            }
+        }
+    }
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
     // Whatever came under this name was taken out with the other fields of the connection before.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
-use super::exchange::{DESTINATION, Decision, Exchange, Routed};
+use super::{
+    exchange::{DESTINATION, Decision, Exchange, Routed},
+    plugins::{self, Seen},
+};
 use crate::{
     error::{Error, Flag},
     filter::headers,
@@ -25,6 +28,15 @@ pub(super) async fn decide(
     request.headers_mut().remove(DESTINATION);
     let service = find_service(exchange, target).await?;
     let port = find_port(&service, target)?;
+    let mut retargeted = None;
+    if let Some(chain) = &port.plugins {
+        let shown = Box::pin(plugins::outbound(exchange, chain, port, request)).await;
+        match shown.inspect_err(|_| exchange.count_for(&port.cluster))? {
+            Seen::On(target) => retargeted = target,
+            Seen::Answered(response) => return Ok(Decision::Respond(response)),
+        }
+    }
+    let target = retargeted.as_ref().unwrap_or(target);
     if port.routes.is_empty() {
         let cluster = port.cluster.clone();
         exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));

@@ -55,7 +55,7 @@ fn of_request_body(body: Option<End>) -> Option<Error> {
             let detail = "the request's body came too slowly";
             Some(Error::downstream(StatusCode::REQUEST_TIMEOUT, Flag::DT, detail))
         }
-        End::Complete | End::Dropped => None,
+        End::Complete | End::Dropped | End::Plugin => None,
     }
 }
 
@@ -145,6 +145,7 @@ pub fn of_response_body(end: End) -> Flag {
         End::SenderFailed => Flag::UC,
         End::TimedOut => Flag::UT,
         End::Dropped => Flag::DC,
+        End::Plugin => Flag::WF,
     }
 }
 
@@ -184,6 +185,7 @@ pub fn message(error: &Error) -> &'static str {
         Flag::DT => "request came too slowly",
         Flag::AD => "access denied",
         Flag::AU => "authentication required",
+        Flag::WF => "a plugin failed",
         Flag::None => "the proxy cannot serve this now",
     }
 }

@@ -6,11 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use super::{attempt::Received, exchange::Exchange, outcome, tunnel, worker::Worker};
+use super::{attempt::Received, exchange::Exchange, outcome, plugins, tunnel, worker::Worker};
 use crate::{
     cluster::{Admitted, Lease, pool::Connection, tally::Verdict},
     error::{Error, Flag, Retry},
-    filter::headers,
+    filter::{
+        headers,
+        wasm::{Run, Side},
+    },
     http::{
         body::{Body, End, Limits, Progress, Watch},
         head, upgrade,
@@ -31,28 +34,75 @@ pub(super) fn pass_on(
     exchange: &mut Exchange,
     cluster: Admitted,
     changes: Changes<'_>,
+    mut received: Received,
+    upgrade: Option<(HeaderValue, upgrade::Pending)>,
+) -> Result<Response<Body>, Error> {
+    if received.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return join(exchange, cluster, changes, received, upgrade);
+    }
+    check_coding(received.response.headers_mut())?;
+    change_headers(&mut received.response, changes);
+    deliver(exchange, cluster, received)
+}
+
+/// The same, through plugins. What becomes a tunnel is no response that they could change.
+pub(super) async fn pass_through(
+    exchange: &mut Exchange,
+    run: Rc<Run>,
+    cluster: Admitted,
+    changes: Changes<'_>,
+    mut received: Received,
+    upgrade: Option<(HeaderValue, upgrade::Pending)>,
+) -> Result<Response<Body>, Error> {
+    if received.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return join(exchange, cluster, changes, received, upgrade);
+    }
+    let response = &mut received.response;
+    check_coding(response.headers_mut())?;
+    change_headers(response, changes);
+    let end = response.body().is_end_stream();
+    if let Some(answered) = run.response_head(response, end).await.map_err(plugins::error)? {
+        return plugins::respond(exchange, &run, answered);
+    }
+    run.keep_response(response);
+    if !end {
+        run.unframe(Side::Response, response.headers_mut());
+    }
+    deliver(exchange, cluster, received)
+}
+
+fn join(
+    exchange: &mut Exchange,
+    cluster: Admitted,
+    changes: Changes<'_>,
     received: Received,
     upgrade: Option<(HeaderValue, upgrade::Pending)>,
 ) -> Result<Response<Body>, Error> {
-    let Received { mut response, lease, connection, deadline } = received;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let (_, downstream) = upgrade.ok_or_else(|| {
-            let detail = "upstream switched protocols unasked";
-            Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail)
-        })?;
-        let upstream = upgrade::Pending::of_response(&mut response);
-        let protocol = response.headers().get(header::UPGRADE).cloned();
-        let idle = cluster.settings.idle_timeout;
-        tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
-        let mut response = change_headers(response, changes).map(|_| Body::Empty);
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            response.headers_mut().insert(header::UPGRADE, protocol);
-        }
-        return Ok(response);
+    let Received { mut response, lease, connection, .. } = received;
+    let (_, downstream) = upgrade.ok_or_else(|| {
+        let detail = "upstream switched protocols unasked";
+        Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail)
+    })?;
+    let upstream = upgrade::Pending::of_response(&mut response);
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    let idle = cluster.settings.idle_timeout;
+    tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
+    change_headers(&mut response, changes);
+    let mut response = response.map(|_| Body::Empty);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(header::UPGRADE, protocol);
     }
-    check_coding(response.headers_mut())?;
-    let mut response = change_headers(response, changes);
+    Ok(response)
+}
+
+/// Sends a response whose head is as it is to be.
+fn deliver(
+    exchange: &mut Exchange,
+    cluster: Admitted,
+    received: Received,
+) -> Result<Response<Body>, Error> {
+    let Received { mut response, lease, connection, deadline } = received;
     let grpc = outcome::grpc_status_of(response.headers());
     if exchange.downstream.direction == Direction::Outbound
         && outcome::is_overloaded(response.status(), grpc, response.headers())
@@ -71,12 +121,14 @@ pub(super) fn pass_on(
         ));
     };
     record.status = response.status().as_u16();
-    record.grpc_status = outcome::grpc_status_of(response.headers());
+    record.grpc_status = grpc;
+    let run = exchange.plugins.clone();
     let mut ending = Ending {
         worker: exchange.worker.clone(),
         record,
         request: exchange.progress.clone(),
         held: Some((connection, cluster, lease)),
+        run: run.clone(),
     };
     Ok(response.map(|body| {
         if body.is_end_stream() {
@@ -84,11 +136,17 @@ pub(super) fn pass_on(
             return Body::Empty;
         }
         let limits = Limits { idle: std::time::Duration::ZERO, deadline };
-        Body::passing(body, limits, Box::new(ending))
+        match run.filter(|run| run.filters(Side::Response)) {
+            None => Body::passing(body, limits, Box::new(ending)),
+            Some(run) => {
+                let body = Body::unwatched(body, limits);
+                run.body(Side::Response, body, Some(Box::new(ending)), deadline)
+            }
+        }
     }))
 }
 
-fn change_headers<B>(mut response: Response<B>, by: Changes<'_>) -> Response<B> {
+fn change_headers<B>(response: &mut Response<B>, by: Changes<'_>) {
     head::strip_hop_by_hop(response.headers_mut());
     if let Some(backend) = by.backend {
         for changes in &backend.response_headers {
@@ -102,7 +160,6 @@ fn change_headers<B>(mut response: Response<B>, by: Changes<'_>) -> Response<B> 
     }
     // Ours is decided by the downstream connection.
     *response.version_mut() = http::Version::default();
-    response
 }
 
 /// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
@@ -126,6 +183,7 @@ struct Ending {
     record: Record,
     request: Option<Rc<Progress>>,
     held: Option<(Connection, Admitted, Lease)>,
+    run: Option<Rc<Run>>,
 }
 
 impl Watch for Ending {
@@ -154,7 +212,13 @@ impl Watch for Ending {
             }
             drop((lease, cluster));
         }
+        if let Some(run) = &self.run {
+            run.conclude(|| plugins::outcome(&self.record));
+        }
         self.worker.finish(&self.record);
+        if let Some(run) = self.run.take() {
+            run.finish();
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{affinity, exchange::Exchange, outbound, outcome, retry, worker::Worker};
+use super::{affinity, exchange::Exchange, outbound, outcome, plugins, retry, worker::Worker};
 use crate::{
     cluster::{
         Admitted, Cluster, Lease,
@@ -104,6 +104,8 @@ pub(super) fn upgraded(
 ) {
     let (worker, record) = (exchange.worker.clone(), exchange.take_record());
     let counted = exchange.downstream.counted.clone();
+    // Its plugins are told of the end when there is one.
+    let run = exchange.plugins.take();
     tokio::task::spawn_local(async move {
         let moved = match tokio::try_join!(downstream.stream(), upstream.stream()) {
             Ok((mut downstream, mut upstream)) => pipe(&mut downstream, &mut upstream, idle).await,
@@ -115,6 +117,9 @@ pub(super) fn upgraded(
             record.request_bytes = moved.received;
             record.response_bytes = moved.sent;
             record.flag = outcome::of_response_body(moved.end);
+            if let Some(run) = run {
+                run.conclude(|| plugins::outcome(&record));
+            }
             worker.finish(&record);
         }
     });

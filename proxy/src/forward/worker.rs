@@ -28,7 +28,10 @@ use crate::{
         window::Kind,
     },
     error::Error,
-    filter::jwt::Verified,
+    filter::{
+        jwt::Verified,
+        wasm::{Node, Seats},
+    },
     http::server::Limits,
     identity::Identity,
     snapshot::{Handle, Published, Snapshot},
@@ -130,6 +133,8 @@ pub struct Worker {
     observed: RefCell<Observed>,
     /// What may be tried again.
     pub allowances: Allowances,
+    /// Instances of plugins.
+    pub plugins: Seats,
     /// Wakes whoever tells what was observed when there is something to tell again.
     wake: Notify,
 }
@@ -180,6 +185,13 @@ impl Worker {
         let identity = shared.identity.clone();
         let connector = Connector::new(move || identity.current(), shared.families.clone());
         let connector = Rc::new(connector);
+        let own = &shared.unrouted.outbound.labels().source;
+        let node = Node {
+            namespace: own.namespace.clone(),
+            workload: own.workload.clone(),
+            version: own.version.clone(),
+        };
+        let plugins = Seats::new(shared.started, node);
         Self {
             shared,
             pools: Pools::new(connector.clone()),
@@ -192,6 +204,7 @@ impl Worker {
             random,
             observed: RefCell::default(),
             allowances: Allowances::default(),
+            plugins,
             wake: Notify::new(),
         }
     }

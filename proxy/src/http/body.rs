@@ -30,6 +30,8 @@ pub enum End {
     TimedOut,
     /// The receiver went away before the end.
     Dropped,
+    /// A plugin through which it passed failed.
+    Plugin,
 }
 
 /// Sees a body pass.
@@ -51,6 +53,8 @@ pub enum BodyError {
     TimedOut,
     /// A copy whose original broke off, or that was too slow; or a body that now goes to another attempt.
     CopyCut,
+    /// A plugin through which it passed failed, or gave an answer that takes its place.
+    Plugin,
 }
 
 impl fmt::Display for BodyError {
@@ -59,6 +63,7 @@ impl fmt::Display for BodyError {
             Self::Hyper(error) => error.fmt(f),
             Self::TimedOut => f.write_str("body timed out"),
             Self::CopyCut => f.write_str("copy cut off"),
+            Self::Plugin => f.write_str("ended by a plugin"),
         }
     }
 }
@@ -67,7 +72,7 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
-            Self::TimedOut | Self::CopyCut => None,
+            Self::TimedOut | Self::CopyCut | Self::Plugin => None,
         }
     }
 }
@@ -86,6 +91,17 @@ pub enum Body {
     Copy(mpsc::Receiver<Piece>),
     /// One that can be sent again.
     Replayed(Reader),
+    /// One that filters work on.
+    Other(Other),
+}
+
+/// A body that is made elsewhere.
+pub struct Other(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>);
+
+impl fmt::Debug for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Other").finish_non_exhaustive()
+    }
 }
 
 /// A piece of a copied body.
@@ -126,6 +142,16 @@ impl Body {
     /// A body that passes through under `watch`.
     pub fn passing(inner: Incoming, limits: Limits, watch: Box<dyn Watch>) -> Self {
         Self::Passing(Passing { inner, watch: Some(watch), limits, idle: None, deadline: None })
+    }
+
+    /// A body that passes through and is watched further on.
+    pub fn unwatched(inner: Incoming, limits: Limits) -> Self {
+        Self::Passing(Passing { inner, watch: None, limits, idle: None, deadline: None })
+    }
+
+    /// A body that is made elsewhere.
+    pub fn other(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Self {
+        Self::Other(Other(Box::pin(body)))
     }
 }
 
@@ -172,6 +198,7 @@ impl HttpBody for Body {
                 None => Some(Err(BodyError::CopyCut)),
             }),
             Self::Replayed(reader) => Pin::new(reader).poll_frame(context),
+            Self::Other(other) => other.0.as_mut().poll_frame(context),
         }
     }
 
@@ -182,6 +209,7 @@ impl HttpBody for Body {
             Self::Passing(passing) => passing.is_end_stream(),
             Self::Copy(_) => false,
             Self::Replayed(reader) => reader.is_end_stream(),
+            Self::Other(other) => other.0.is_end_stream(),
         }
     }
 
@@ -192,6 +220,7 @@ impl HttpBody for Body {
             Self::Passing(passing) => passing.size_hint(),
             Self::Copy(_) => SizeHint::default(),
             Self::Replayed(reader) => reader.size_hint(),
+            Self::Other(other) => other.0.size_hint(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Small documents fetched from elsewhere: one GET over HTTP/1.1, bounded in time and size.
+//! Documents fetched from elsewhere: one GET over HTTP/1.1, bounded in time and size.
 
 use std::{fmt::Write as _, io, sync::Arc, time::Duration};
 
@@ -16,9 +16,9 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// For all of it: name, connection, handshake, answer, redirects.
+/// For all of a small document: name, connection, handshake, answer, redirects.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// Largest document.
+/// Largest of the small documents.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_REDIRECTS: usize = 3;
@@ -32,9 +32,9 @@ pub enum FetchError {
     /// Not done in time.
     #[error("no answer within {0:?}")]
     TooSlow(Duration),
-    /// Over [`MAX_BODY_BYTES`].
-    #[error("the answer is longer than {MAX_BODY_BYTES} bytes")]
-    TooLarge,
+    /// Over so many bytes.
+    #[error("the answer is longer than {0} bytes")]
+    TooLarge(usize),
     /// No connection.
     #[error("connecting: {0}")]
     Connect(#[source] io::Error),
@@ -53,6 +53,21 @@ pub enum FetchError {
     /// Not 200.
     #[error("answered with {0}")]
     Status(StatusCode),
+}
+
+/// What is asked for, and how much of it at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Media types.
+    pub accept: &'a str,
+    /// The value of `Authorization`, told to nobody but the host of the URL.
+    pub authorization: Option<&'a HeaderValue>,
+    /// Largest body.
+    pub max_bytes: usize,
+    /// For all of it.
+    pub time_limit: Duration,
+    /// Redirects followed.
+    pub redirects: usize,
 }
 
 /// Fetches documents. Certificates are checked against what this machine trusts.
@@ -76,37 +91,57 @@ impl Fetcher {
     /// # Errors
     /// When it did not answer 200 in time, or with too much.
     pub async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
-        let limit = self.time_limit;
-        timeout(limit, self.follow(url)).await.unwrap_or(Err(FetchError::TooSlow(limit)))
+        let wanted = Wanted {
+            accept: "application/json",
+            authorization: None,
+            max_bytes: MAX_BODY_BYTES,
+            time_limit: self.time_limit,
+            redirects: MAX_REDIRECTS,
+        };
+        let (parts, body) = self.ask(url, &wanted).await?.into_parts();
+        if parts.status == StatusCode::OK {
+            Ok(body)
+        } else {
+            Err(FetchError::Status(parts.status))
+        }
     }
 
-    async fn follow(&self, url: &Uri) -> Result<Bytes, FetchError> {
-        let mut url = url.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let (parts, body) = self.once(&url).await?.into_parts();
-            match parts.status {
-                StatusCode::OK => return Ok(body),
-                status if status.is_redirection() => {
-                    let location = parts.headers.get(header::LOCATION);
-                    url = redirected(&url, location.ok_or(FetchError::Status(status))?)?;
-                }
-                status => return Err(FetchError::Status(status)),
+    /// The answer of whoever `url` leads to in the end, by the same rules. It has a body only with status 200.
+    ///
+    /// # Errors
+    /// When there was no answer in time, or too much of it.
+    pub async fn ask(&self, url: &Uri, wanted: &Wanted<'_>) -> Result<Response<Bytes>, FetchError> {
+        let limit = wanted.time_limit;
+        timeout(limit, self.follow(url, wanted)).await.unwrap_or(Err(FetchError::TooSlow(limit)))
+    }
+
+    async fn follow(&self, from: &Uri, wanted: &Wanted<'_>) -> Result<Response<Bytes>, FetchError> {
+        let mut url = from.clone();
+        for _ in 0..=wanted.redirects {
+            let known = url.authority() == from.authority();
+            let authorization = wanted.authorization.filter(|_| known);
+            let response = self.once(&url, &Wanted { authorization, ..*wanted }).await?;
+            let status = response.status();
+            if !status.is_redirection() {
+                return Ok(response);
             }
+            let location = response.headers().get(header::LOCATION);
+            url = redirected(&url, location.ok_or(FetchError::Status(status))?)?;
         }
         Err(FetchError::Url("too many redirects"))
     }
 
-    async fn once(&self, url: &Uri) -> Result<Response<Bytes>, FetchError> {
+    async fn once(&self, url: &Uri, wanted: &Wanted<'_>) -> Result<Response<Bytes>, FetchError> {
         let (host, port, secure) = target(url)?;
         let stream = TcpStream::connect((host, port)).await.map_err(FetchError::Connect)?;
         if !secure {
-            return exchange(stream, url).await;
+            return exchange(stream, url, wanted).await;
         }
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| FetchError::Url("the host is neither a DNS name nor an address"))?;
         let connector = TlsConnector::from(self.tls().await?);
         let stream = connector.connect(name, stream).await.map_err(FetchError::Tls)?;
-        exchange(stream, url).await
+        exchange(stream, url, wanted).await
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, FetchError> {
@@ -176,6 +211,7 @@ fn redirected(from: &Uri, location: &HeaderValue) -> Result<Uri, FetchError> {
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin,
     url: &Uri,
+    wanted: &Wanted<'_>,
 ) -> Result<Response<Bytes>, FetchError> {
     let failed = |error: hyper::Error| FetchError::Http(error.to_string());
     let (mut sender, connection) = http1::Builder::new()
@@ -183,10 +219,10 @@ async fn exchange(
         .handshake(TokioIo::new(io))
         .await
         .map_err(failed)?;
-    let request = request(url)?;
+    let request = request(url, wanted)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(failed)?;
-        collect(response).await
+        collect(response, wanted.max_bytes).await
     };
     // The connection may end before the last of the answer has been taken from it.
     let driving = async {
@@ -199,26 +235,30 @@ async fn exchange(
     }
 }
 
-fn request(url: &Uri) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn request(url: &Uri, wanted: &Wanted<'_>) -> Result<Request<Empty<Bytes>>, FetchError> {
     let authority = url.authority().map_or("", |authority| authority.as_str());
     let path = url.path_and_query().map_or("/", |path| path.as_str());
-    Request::get(path)
+    let mut request = Request::get(path);
+    if let Some(authorization) = wanted.authorization {
+        request = request.header(header::AUTHORIZATION, authorization);
+    }
+    request
         .header(header::HOST, authority)
-        .header(header::ACCEPT, "application/json")
+        .header(header::ACCEPT, wanted.accept)
         .header(header::USER_AGENT, concat!("leno/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::new())
         .map_err(|_| FetchError::Url("the URL cannot be asked for"))
 }
 
-async fn collect(response: Response<Incoming>) -> Result<Response<Bytes>, FetchError> {
+async fn collect(response: Response<Incoming>, most: usize) -> Result<Response<Bytes>, FetchError> {
     let (parts, body) = response.into_parts();
     if parts.status != StatusCode::OK {
         return Ok(Response::from_parts(parts, Bytes::new()));
     }
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| {
+    let body = Limited::new(body, most).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            FetchError::TooLarge
+            FetchError::TooLarge(most)
         } else {
             FetchError::Http(error.to_string())
         }

@@ -5,6 +5,7 @@
 //! count for the worker alone; what has come together is added to the shared series every [`FLUSH_AFTER`], since the
 //! ten atomic counters of one exchange would travel between the cores with every request.
 
+pub mod plugins;
 pub mod resilience;
 
 use std::{
@@ -22,7 +23,7 @@ use prometheus::{
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use self::resilience::Resilience;
+use self::{plugins::Plugins, resilience::Resilience};
 use super::scope::{SCOPE_LABELS, Scope};
 use crate::error::Flag;
 
@@ -207,6 +208,8 @@ pub struct Families {
     pub authorization_audited: IntCounterVec,
     /// Of breakers and ejections.
     pub resilience: Resilience,
+    /// Of plugins.
+    pub plugins: Plugins,
 }
 
 impl Families {
@@ -306,6 +309,7 @@ impl Families {
                 &["policy"],
             )?,
             resilience: Resilience::register(&new)?,
+            plugins: Plugins::register(&registry)?,
             registry,
         })
     }

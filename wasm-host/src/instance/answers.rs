@@ -125,6 +125,11 @@ impl<H: Host> Instance<H> {
         self.runner.call_if_there(callback, ROOT, parameters)
     }
 
+    /// A call ended, and the plugin is not told: of a unary gRPC call it was given the message.
+    pub fn close_call(&mut self, token: CallToken) {
+        self.runner.store.data_mut().calls.close(token);
+    }
+
     /// Calls a foreign function that the plugin has; what it does is between it and the embedder.
     ///
     /// # Errors

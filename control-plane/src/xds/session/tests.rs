@@ -540,3 +540,19 @@ fn names_are_bounded() {
         assert_eq!(refused.unwrap_err(), Violation::TooManyNames);
     }
 }
+
+#[test]
+fn what_is_asked_for_by_name_is_sent_and_judged_again() {
+    let mut session = session(vec![world::policy("shop/a", "a"), world::service("shop/a", &[])]);
+    for response in all(&mut session) {
+        let refused = response.kind.kind == "TrafficPolicy";
+        answer(&mut session, &response, refused.then_some("TrafficPolicy shop/a: not yet"));
+    }
+    assert!(session.next_response().is_none());
+    session.request(request("TrafficPolicy", &["shop/a", "shop/unknown"])).unwrap();
+    let response = session.next_response().unwrap();
+    assert_eq!(names(&response), ["TrafficPolicy shop/a"]);
+    let verdicts = answer(&mut session, &response, None).verdicts;
+    assert_eq!((verdicts.len(), &verdicts[0].result), (1, &Ok(())));
+    assert!(session.next_response().is_none());
+}

@@ -1,3 +1,5 @@
+mod plugins;
+
 use std::{
     os::unix::fs::PermissionsExt,
     path::Path,

@@ -11,7 +11,7 @@ use leno_api::model::{
     workload::Workload,
 };
 
-use super::{Clusters, Inputs, Own};
+use super::{Clusters, Inputs, Own, Slots, plugins};
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint, State},
     filter::{authz::Policies, jwt::Jwt},
@@ -24,6 +24,7 @@ pub(super) fn build(
     previous: &Inbound,
     inputs: &Inputs,
     own: &Own,
+    slots: &Slots,
     clusters: &mut Clusters,
 ) -> Inbound {
     let mut inbound = Inbound::default();
@@ -48,7 +49,10 @@ pub(super) fn build(
                 let old = previous.by_destination.get(&*destination);
                 let guards = guards(old, inputs, own, workload, (service, port, number));
                 let protocol = port.protocol;
-                let built = InboundPort { destination, protocol, cluster, address, mode, guards };
+                let at = (&**service, port, number);
+                let plugins = plugins::inbound(inputs, slots, workload, at);
+                let built =
+                    InboundPort { destination, protocol, cluster, address, mode, guards, plugins };
                 ports.push(register(&mut inbound, service, port.port, built, own));
             }
         }

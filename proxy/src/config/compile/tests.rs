@@ -1,4 +1,5 @@
 mod overload;
+mod plugins;
 mod security;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -66,12 +67,14 @@ fn own() -> Own {
 struct Bench {
     inputs: Inputs,
     snapshot: Snapshot,
+    slots: Slots,
     own: Own,
 }
 
 impl Bench {
     fn new(own: Own) -> Self {
-        Self { inputs: Inputs::default(), snapshot: Snapshot::default(), own }
+        let (inputs, slots) = (Inputs::default(), Slots::new());
+        Self { inputs, snapshot: Snapshot::default(), slots, own }
     }
 
     fn of(text: &str, own: Own) -> Self {
@@ -95,7 +98,8 @@ impl Bench {
     }
 
     fn compile(&mut self, dirty: &Dirty) {
-        self.snapshot = compile(&self.snapshot, &self.inputs, dirty, &self.own, Known::Everything);
+        let (snapshot, inputs) = (&self.snapshot, &self.inputs);
+        self.snapshot = compile(snapshot, inputs, dirty, &self.own, &self.slots, Known::Everything);
     }
 
     fn rule(&self, host: &str) -> Option<Arc<Rule>> {

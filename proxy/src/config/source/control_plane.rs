@@ -130,6 +130,12 @@ pub enum Command {
         /// What could not be made live, and why.
         rejected: Vec<(Key, String)>,
     },
+    /// Something else has become of a resource than the verdict said: it is asked for again, so that the next verdict
+    /// says what.
+    Again {
+        /// Which one.
+        key: Key,
+    },
     /// The proxy is about to end: its workload is taken out at once. The source ends, too.
     Goodbye,
 }

@@ -70,6 +70,11 @@ impl Server {
         self.hits.load(Ordering::SeqCst)
     }
 
+    /// The last request, without its body.
+    pub fn last_head(&self) -> String {
+        self.last_head.lock().unwrap().clone()
+    }
+
     fn uri(&self) -> Uri {
         format!("{}/keys?a=b", self.url).parse().unwrap()
     }
@@ -159,10 +164,10 @@ async fn follows_within_a_scheme() {
 async fn takes_a_mebibyte_and_no_more() {
     assert_eq!(get(ok(vec![b' '; MAX_BODY_BYTES])).await.unwrap().len(), MAX_BODY_BYTES);
     let huge = vec![b' '; MAX_BODY_BYTES + 1];
-    assert!(matches!(get(ok(&huge)).await, Err(FetchError::TooLarge)));
+    assert!(matches!(get(ok(&huge)).await, Err(FetchError::TooLarge(_))));
     // Nor when the length is not known beforehand.
     let endless = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &huge].concat();
-    assert!(matches!(get(endless).await, Err(FetchError::TooLarge)));
+    assert!(matches!(get(endless).await, Err(FetchError::TooLarge(_))));
     let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(200_000));
     assert!(matches!(get(head).await, Err(FetchError::Http(_))));
 }
@@ -233,4 +238,35 @@ async fn https_may_not_become_http() {
     let server = Server::start_with(redirect, Some(acceptor)).await;
     let error = trusting(roots).get(&server.uri()).await.unwrap_err();
     assert!(error.to_string().contains("another scheme"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_stay_with_the_host_they_are_for() {
+    let there = Server::start(ok("[]")).await;
+    let redirect = format!("HTTP/1.1 307 T\r\nlocation: {}/x\r\n\r\n", there.url);
+    let here = Server::start(redirect).await;
+    let secret = HeaderValue::from_static("Bearer secret");
+    let wanted = Wanted {
+        accept: "text/plain",
+        authorization: Some(&secret),
+        max_bytes: 2,
+        time_limit: Duration::from_secs(5),
+        redirects: 1,
+    };
+    let answer = Fetcher::default().ask(&here.uri(), &wanted).await.unwrap();
+    assert_eq!(answer.body(), "[]");
+    assert!(here.last_head().to_ascii_lowercase().contains("\r\nauthorization: bearer secret\r\n"));
+    assert!(there.last_head().contains("\r\naccept: text/plain\r\n"));
+    assert!(!there.last_head().contains("secret"));
+    there.answer(Some(ok("[1]")));
+    let error = Fetcher::default().ask(&there.uri(), &wanted).await.unwrap_err();
+    assert!(matches!(error, FetchError::TooLarge(2)), "{error}");
+    // What is no document comes back as it is, without its body.
+    there.answer(Some(b"HTTP/1.1 401 U\r\nx: y\r\ncontent-length: 3\r\n\r\nabc".to_vec()));
+    let answer = Fetcher::default().ask(&there.uri(), &wanted).await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["x"]),
+        (StatusCode::UNAUTHORIZED, &"y".parse().unwrap())
+    );
+    assert!(answer.body().is_empty());
 }

@@ -57,6 +57,7 @@ async fn application(
         address,
         mode: TlsMode::Disable,
         guards: None,
+        plugins: None,
     })
 }
 
@@ -157,6 +158,7 @@ async fn what_is_in_force_when_a_caller_speaks_holds_for_it() {
             address: open.address,
             mode: TlsMode::Strict,
             guards: None,
+            plugins: None,
         };
         let (worker, _draining) = worker(http.clone(), open.clone());
         let mut early = connect(&worker).await;

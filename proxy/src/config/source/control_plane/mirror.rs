@@ -160,6 +160,7 @@ impl Mirror {
         match command {
             Command::Subscribe { host } => self.subscribe(host),
             Command::Verdict { id, rejected } => self.verdict(id, rejected),
+            Command::Again { key } => self.ask_again(&key),
             Command::Goodbye => {}
         }
     }
@@ -281,6 +282,16 @@ impl Mirror {
         change.answer(host, answer);
         if answer != Answer::Unknown {
             self.updates.push_back(Update::Changed(change));
+        }
+    }
+
+    /// What is asked for by name is sent again, even if it has not changed. Should the stream be gone, it is not among
+    /// what the next one says is held, which has the same effect.
+    fn ask_again(&mut self, key: &Key) {
+        self.held.remove(key);
+        if self.open {
+            let name = vec![key.name.to_string()];
+            self.requests.push_back(message::subscribe(key.kind, name, HashMap::new()));
         }
     }
 

@@ -124,3 +124,20 @@ fn a_verdict_after_the_stream_broke_counts_but_is_not_sent() {
     mirror.obey(Command::Verdict { id: 0, rejected: Vec::new() });
     assert!(requests(&mut mirror).is_empty());
 }
+
+#[test]
+fn what_has_become_otherwise_is_asked_for_again_and_claimed_no_more() {
+    let mut mirror = mirror(&[]);
+    let kind = KINDS.iter().find(|kind| kind.kind == "WasmPlugin").unwrap();
+    let key = Key { kind, name: ObjectName::new("shop", "tag") };
+    mirror.held.insert(key.clone(), "7".to_owned());
+    mirror.obey(Command::Again { key: key.clone() });
+    assert!(requests(&mut mirror).is_empty() && mirror.held.is_empty(), "there is no stream");
+    mirror.connected();
+    requests(&mut mirror);
+    mirror.obey(Command::Again { key });
+    let asked = requests(&mut mirror);
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].type_url, wire::type_url(kind));
+    assert_eq!(asked[0].resource_names_subscribe, ["shop/tag"]);
+}

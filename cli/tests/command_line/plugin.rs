@@ -1,0 +1,244 @@
+//! `leno plugin`: the template, the desk and the local proxy, with modules built by the very cargo that runs this.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::process::{Lines, Said, leno};
+
+/// A debug build of the host, on a machine that does other things: the deadlines of production are not for it.
+const PATIENT: [&str; 2] = ["--deadline", "20s"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Where all of these build, so that what they have in common is built once.
+fn target() -> PathBuf {
+    root().join("plugins/target")
+}
+
+fn cargo(directory: &Path, arguments: &[&str]) {
+    let done = Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--quiet", "--locked"])
+        .current_dir(directory)
+        .env("CARGO_TARGET_DIR", target())
+        .env_remove("RUSTFLAGS")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+const WASM: [&str; 4] = ["build", "--release", "--target", "wasm32-wasip1"];
+
+fn module(name: &str) -> String {
+    let file = target().join("wasm32-wasip1/release").join(format!("{name}.wasm"));
+    file.to_str().unwrap().to_owned()
+}
+
+/// One of the plugins that Leno comes with.
+fn plugin(name: &str) -> String {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| cargo(&root().join("plugins"), &WASM));
+    module(name)
+}
+
+/// Compiling takes seconds where the compiler itself is built without optimisation: once is enough.
+fn cache() -> String {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-modules").to_str().unwrap().to_owned()
+}
+
+fn on_the_desk(module: &str, requests: &Path, more: &[&str]) -> Said {
+    let requests = requests.to_str().unwrap();
+    let cache = cache();
+    let arguments = ["plugin", "test", module, "--requests", requests, "--module-cache", &cache];
+    let patient = if more.contains(&PATIENT[0]) { &[][..] } else { &PATIENT };
+    leno(&[&arguments, patient, more].concat())
+}
+
+#[test]
+fn the_plugins_do_what_their_requests_say() {
+    for name in ["api-key", "caller-quota", "mask-json", "tag-request"] {
+        let requests = root().join("plugins").join(name).join("requests.yaml");
+        let said = on_the_desk(&plugin(&name.replace('-', "_")), &requests, &["--quiet"]);
+        assert!(said.output.starts_with("all "), "{name}: {}{}", said.output, said.errors);
+        assert_eq!(said.code, 0, "{name}");
+    }
+}
+
+#[test]
+fn what_a_plugin_does_is_told() {
+    let requests = root().join("plugins/api-key/requests.yaml");
+    let output = on_the_desk(&plugin("api_key"), &requests, &[]).good();
+    for part in [
+        "ABI 0.2.1",
+        "request 1: no key",
+        "answers 401 itself",
+        "calls GET /keys/self of user.shop, at most 1.0 s",
+        "the service answers 200",
+        "- x-api-key: good",
+        "+ x-caller: ada",
+        "log warning: user.shop gave no verdict: status 500",
+        "proxy_on_http_call_response",
+        "MiB",
+        "CALLBACK",
+    ] {
+        assert!(output.contains(part), "`{part}` is missing in {output}");
+    }
+}
+
+#[test]
+fn what_is_not_as_expected_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("requests.yaml");
+    let write = |text: &str| fs::write(&file, text).unwrap();
+    let module = plugin("tag_request");
+
+    write(
+        "config: {request: [{name: x-a, value: b}]}\nrequests:\n\
+           - expect: {status: 201, upstream: {headers: {x-a: c}}}\n\
+           - expect: {status: 200}\n\
+           refuses: [{config: {request: [{name: x-a, value: b}]}, log: x}]\n",
+    );
+    let said = on_the_desk(&module, &file, &["--quiet"]);
+    assert_eq!(said.code, 1);
+    for part in [
+        "FAILED status: expected 201, got 200",
+        "FAILED upstream header x-a: expected c, got b",
+        "is not refused",
+        "2 of 3 not as expected",
+    ] {
+        assert!(said.output.contains(part), "`{part}` is missing in {}", said.output);
+    }
+
+    let said = on_the_desk(&module, &file, &["--config", r#"{"request":1}"#]);
+    assert_eq!(said.code, 1);
+    assert!(said.output.contains("log error: pluginConfig is refused: request: "), "{said:?}");
+    assert!(said.errors.contains("the plugin does not start: "), "{said:?}");
+
+    write("requests:\n- request: {verb: GET}\n");
+    let said = on_the_desk(&module, &file, &[]);
+    assert!(said.errors.contains("requests.yaml:2: requests[0].request.verb: unknown"), "{said:?}");
+
+    write("{}");
+    let said = on_the_desk(file.to_str().unwrap(), &file, &[]);
+    assert!(said.errors.contains("not a valid WebAssembly module"), "{said:?}");
+}
+
+/// The conformance kit's probe does what headers of the request say.
+#[test]
+fn a_plugin_that_breaks_costs_one_request() {
+    cargo(&root().join("wasm-host/tests/kit/probe"), &WASM);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("requests.yaml");
+    let fault =
+        |kind| format!("request: {{headers: {{x-fault-phase: req-headers, x-fault: {kind}}}}}");
+    let text = format!(
+        "requests:\n- {}\n  expect: {{status: 500, fault: unreachable}}\n\
+         - expect: {{status: 200}}\n\
+         - {}\n  expect: {{status: 500, fault: deadline}}\n\
+         - expect: {{status: 200}}\n\
+         - {}\n  expect: {{status: 200}}\n",
+        fault("unreachable"),
+        fault("loop"),
+        fault("panic")
+    );
+    fs::write(&file, text).unwrap();
+    let said = on_the_desk(&module("probe"), &file, &["--deadline", "300ms"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.output.contains("1 of 5 not as expected"), "{}", said.output);
+    assert!(
+        said.output.contains("FAILED the plugin broke: proxy_on_request_headers"),
+        "{}",
+        said.output
+    );
+}
+
+#[test]
+fn the_template_builds_and_tests_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("my-plugin");
+    let shown = path.to_str().unwrap();
+    let output = leno(&["plugin", "new", "my-plugin", "--path", shown]).good();
+    assert!(output.contains("cargo test && leno plugin test"), "{output}");
+    cargo(&path, &["test"]);
+    let done = Command::new(env!("CARGO_BIN_EXE_leno"))
+        .args(["plugin", "test", shown, "--module-cache", &cache()])
+        .args(PATIENT)
+        .env("CARGO", env!("CARGO"))
+        .env("CARGO_TARGET_DIR", target())
+        .env_remove("RUSTFLAGS")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&done.stdout);
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{output}{errors}");
+    assert!(output.contains("all 4 as expected"), "{output}");
+}
+
+/// Answers every request with a text, and says what it got.
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        got.extend_from_slice(&buffer[..count]);
+        if got.ends_with(b"\r\n\r\n") {
+            let body = String::from_utf8_lossy(&got).into_owned();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+            got.clear();
+        }
+    }
+}
+
+fn get(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_local_proxy_runs_a_plugin() {
+    let origin = origin().to_string();
+    let any = "127.0.0.1:0";
+    let config = r#"{"request":[{"name":"x-tagged","value":"yes"}]}"#;
+    let module = plugin("tag_request");
+    let cache = cache();
+    let arguments = ["plugin", "run", &module, "--upstream", &origin, "--listen", any];
+    let more = ["--admin", any, "--config", config, "--module-cache", &cache];
+    let proxy = Lines::of(&[&arguments[..], &more].concat());
+    assert!(proxy.next_line().contains(&origin));
+    let addresses: serde_json::Value = serde_json::from_str(&proxy.next_line()).unwrap();
+    let address = addresses["inbound"].as_str().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Until the module is compiled, its failure policy answers.
+    let answer = loop {
+        let answer = get(address);
+        if answer.starts_with("HTTP/1.1 200") {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+        thread::sleep(Duration::from_millis(100));
+    };
+    assert!(answer.contains("x-tagged: yes"), "{answer}");
+}

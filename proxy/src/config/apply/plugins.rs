@@ -1,0 +1,165 @@
+//! How plugins become live: later than what came with them, and each for itself.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use leno_api::{
+    Key,
+    model::{Model, wasm_plugin::WasmPlugin},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::Applier;
+use crate::config::{
+    inputs::Dirty,
+    prepare::{Done, Outcome, Written},
+};
+
+/// The source waits at most so long for what became of plugins. Whatever comes later it is told later.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Versions on trial are looked at this often.
+pub(super) const JUDGE_EVERY: Duration = Duration::from_millis(250);
+
+/// What the source is told about a change, once it is known of all its plugins.
+#[derive(Debug)]
+pub(super) struct Held {
+    live: oneshot::Sender<Vec<(Key, String)>>,
+    refused: Vec<(Key, String)>,
+    waiting: BTreeSet<Key>,
+    pub(super) until: Instant,
+}
+
+impl Applier {
+    /// Whom to tell that something else has become of a plugin than what was said before.
+    pub fn tell_again(&mut self, again: mpsc::Sender<Key>) {
+        self.again = Some(again);
+    }
+
+    /// Takes up a plugin, and gives back what of it is in force at once.
+    pub(super) fn offer(&mut self, spec: &Arc<WasmPlugin>, written: Written) -> Option<Written> {
+        self.unsaved_since.get_or_insert_with(Instant::now);
+        self.preparer.offer(spec, written)
+    }
+
+    /// Answers the source: at once, or when it is known what became of the plugins of the change.
+    pub(super) fn answer(
+        &mut self,
+        live: oneshot::Sender<Vec<(Key, String)>>,
+        refused: Vec<(Key, String)>,
+        plugins: Vec<Key>,
+    ) {
+        let until = Instant::now() + PATIENCE;
+        let mut held = Held { live, refused, waiting: plugins.into_iter().collect(), until };
+        self.settle(&mut held);
+        if held.waiting.is_empty() {
+            held.send();
+        } else {
+            self.held = Some(held);
+        }
+    }
+
+    /// Answers what waits for plugins without waiting any longer: something else is to be said, or it took too long.
+    pub(super) fn release(&mut self) {
+        let Some(mut held) = self.held.take() else { return };
+        self.settle(&mut held);
+        for key in std::mem::take(&mut held.waiting) {
+            self.told.insert(key.name.clone(), false);
+            let reason = "not loaded yet: it is being fetched and compiled".to_owned();
+            held.refused.push((key, reason));
+        }
+        held.send();
+    }
+
+    /// Takes up what a task says of a plugin.
+    pub(super) fn prepared(&mut self, done: Done) {
+        if let Some(outcome) = self.preparer.take(done, self.started.elapsed()) {
+            self.follow(vec![outcome]);
+        }
+    }
+
+    /// Decides on versions on trial.
+    pub(super) fn judge(&mut self) {
+        let outcomes = self.preparer.judge(self.started.elapsed());
+        if !outcomes.is_empty() {
+            self.follow(outcomes);
+        }
+    }
+
+    fn follow(&mut self, outcomes: Vec<Outcome>) {
+        let mut dirty = Dirty::default();
+        let mut keys = Vec::new();
+        for Outcome { name, insert } in outcomes {
+            let Some(kind) = leno_api::KINDS.iter().find(|kind| kind.kind == "WasmPlugin") else {
+                continue;
+            };
+            let key = Key { kind, name };
+            if let Some((resource, json)) = insert {
+                self.inputs.insert(resource, &json, &mut dirty);
+            }
+            self.inputs.touch_plugin(&key.name, &mut dirty);
+            match self.preparer.verdict(&key.name) {
+                Some(Err(reason)) => _ = self.rejected.insert(key.to_string(), reason),
+                _ => _ = self.rejected.remove(&key.to_string()),
+            }
+            keys.push(key);
+        }
+        self.count_rejected();
+        if dirty.is_empty() {
+            self.unsaved_since.get_or_insert_with(Instant::now);
+        } else {
+            self.publish(&mut dirty);
+        }
+        self.report(keys);
+    }
+
+    /// Tells the source what has become of plugins: with the change that they came with, or later.
+    fn report(&mut self, keys: Vec<Key>) {
+        if let Some(mut held) = self.held.take() {
+            self.settle(&mut held);
+            if held.waiting.is_empty() {
+                held.send();
+            } else {
+                self.held = Some(held);
+            }
+        }
+        for key in keys {
+            let good = self.preparer.verdict(&key.name).map(|verdict| verdict.is_ok());
+            let told = self.told.get(&key.name).copied();
+            if let (Some(again), Some(told)) = (&self.again, told)
+                && good.is_some_and(|good| good != told)
+                // Full: the source is far behind. It says so with the next change of this plugin.
+                && again.try_send(key.clone()).is_ok()
+            {
+                self.told.remove(&key.name);
+            }
+        }
+    }
+
+    fn settle(&mut self, held: &mut Held) {
+        held.waiting.retain(|key| {
+            let Some(verdict) = self.preparer.verdict(&key.name) else { return true };
+            self.told.insert(key.name.clone(), verdict.is_ok());
+            if let Err(reason) = verdict {
+                held.refused.push((key.clone(), reason));
+            }
+            false
+        });
+    }
+}
+
+impl Held {
+    fn send(self) {
+        // A source that has ended does not wait for the answer.
+        let _ = self.live.send(self.refused);
+    }
+}
+
+/// The plugin of a resource, where it is one.
+pub(super) fn plugin(model: &Model) -> Option<&Arc<WasmPlugin>> {
+    match model {
+        Model::WasmPlugin(plugin) => Some(plugin),
+        _ => None,
+    }
+}

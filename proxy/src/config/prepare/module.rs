@@ -1,0 +1,187 @@
+//! How the bytes of a module are had, from wherever they are.
+
+use std::{
+    fs,
+    io::Read as _,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{StatusCode, Uri};
+use leno_api::model::wasm_plugin::{Source, WasmPlugin};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use super::{
+    MAX_MODULE_BYTES, MODULE_TIME_LIMIT, oci,
+    store::{Digest, Store, digest_of, hex},
+};
+use crate::http::fetch::{FetchError, Fetcher, Wanted};
+
+/// Modules fetched at once: each may have 64 MiB.
+const MAX_FETCHES: usize = 16;
+const MAX_REDIRECTS: usize = 5;
+
+/// The bytes of a module and their digest.
+#[derive(Clone, Debug)]
+pub(super) struct Module {
+    pub(super) digest: Digest,
+    pub(super) bytes: Bytes,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Option<(SystemTime, u64)>);
+
+/// Gets modules.
+#[derive(Debug)]
+pub(super) struct Modules {
+    fetcher: Fetcher,
+    store: Store,
+    permits: Arc<Semaphore>,
+}
+
+impl Modules {
+    pub(super) fn new(store: Store) -> Self {
+        Self { fetcher: Fetcher::default(), store, permits: Arc::new(Semaphore::new(MAX_FETCHES)) }
+    }
+
+    /// The module of a plugin. What is known by its digest is not fetched again; where nothing can be fetched and
+    /// `fall_back`, what its URL led to before.
+    ///
+    /// # Errors
+    /// For people: why there is none.
+    pub(super) async fn get(&self, spec: &WasmPlugin, fall_back: bool) -> Result<Module, String> {
+        let url = spec.source.url();
+        if let Some(known) = self.known(spec, &url).await {
+            return Ok(known);
+        }
+        let fetched = self.fetch(&spec.source).await.and_then(|bytes| check(bytes, spec));
+        match fetched {
+            Ok(module) => {
+                let (store, kept) = (self.store.clone(), module.clone());
+                let keeping = spawn_blocking(move || store.keep(&url, &kept.digest, &kept.bytes));
+                // The store says itself what it cannot do; a panic there is counted as any other.
+                let _ = keeping.await;
+                Ok(module)
+            }
+            Err(reason) => {
+                let reason = format!("cannot be fetched from {url}: {reason}");
+                let before = if fall_back { self.before(spec, url).await } else { None };
+                if before.is_some() {
+                    tracing::warn!("plugin {}: {reason}; using what was there before", spec.name);
+                }
+                before.ok_or(reason)
+            }
+        }
+    }
+
+    /// What needs no fetching, since nothing else could come of it.
+    async fn known(&self, spec: &WasmPlugin, url: &str) -> Option<Module> {
+        let pinned = matches!(&spec.source, Source::Oci(image) if image.digest.is_some());
+        match spec.sha256 {
+            Some(digest) => self.stored(move |_| Some(digest)).await,
+            None if pinned => {
+                let url = url.to_owned();
+                self.stored(move |store| store.digest_at(&url)).await
+            }
+            None => None,
+        }
+    }
+
+    async fn before(&self, spec: &WasmPlugin, url: String) -> Option<Module> {
+        let wanted = spec.sha256;
+        let digest = move |store: &Store| {
+            store.digest_at(&url).filter(|found| wanted.is_none_or(|wanted| wanted == *found))
+        };
+        self.stored(digest).await
+    }
+
+    async fn stored(
+        &self,
+        digest: impl FnOnce(&Store) -> Option<Digest> + Send + 'static,
+    ) -> Option<Module> {
+        let store = self.store.clone();
+        let reading = spawn_blocking(move || {
+            let digest = digest(&store)?;
+            let bytes = store.module(&digest)?;
+            Some(Module { digest, bytes })
+        });
+        reading.await.ok().flatten()
+    }
+
+    async fn fetch(&self, source: &Source) -> Result<Bytes, String> {
+        let permit = self.permits.acquire().await;
+        let bytes = match source {
+            Source::File(path) => {
+                let path = path.clone();
+                let reading = spawn_blocking(move || read(&path));
+                reading.await.unwrap_or_else(|error| Err(error.to_string()))
+            }
+            Source::Http(url) => self.download(url).await.map_err(|error| error.to_string()),
+            Source::Oci(image) => {
+                let pulled = oci::pull(&self.fetcher, image, &self.store).await;
+                pulled.map_err(|error| error.to_string())
+            }
+        };
+        drop(permit);
+        bytes
+    }
+
+    async fn download(&self, url: &str) -> Result<Bytes, FetchError> {
+        let url: Uri = url.parse().map_err(|_| FetchError::Url("not a URL"))?;
+        let wanted = Wanted {
+            accept: "application/wasm, */*",
+            authorization: None,
+            max_bytes: MAX_MODULE_BYTES,
+            time_limit: MODULE_TIME_LIMIT,
+            redirects: MAX_REDIRECTS,
+        };
+        let answer = self.fetcher.ask(&url, &wanted).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer.into_body()),
+            status => Err(FetchError::Status(status)),
+        }
+    }
+}
+
+/// How a file is now, where the plugin's module is one that may change under its name.
+pub(super) async fn stamp(spec: &WasmPlugin) -> Option<Stamp> {
+    let Source::File(path) = &spec.source else { return None };
+    if spec.sha256.is_some() {
+        return None;
+    }
+    let path = path.clone();
+    let looking = spawn_blocking(move || {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    });
+    looking.await.ok().map(Stamp)
+}
+
+/// How often a file is looked at.
+pub(super) const POLL: Duration = Duration::from_secs(1);
+
+fn check(bytes: Bytes, spec: &WasmPlugin) -> Result<Module, String> {
+    let digest = digest_of(&bytes);
+    match spec.sha256 {
+        Some(wanted) if wanted != digest => {
+            Err(format!("it has the sha256 {}, not {} as it should", hex(&digest), hex(&wanted)))
+        }
+        _ => Ok(Module { digest, bytes }),
+    }
+}
+
+fn read(path: &str) -> Result<Bytes, String> {
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let most = MAX_MODULE_BYTES as u64;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > MAX_MODULE_BYTES {
+        return Err(format!("it has more than {MAX_MODULE_BYTES} bytes"));
+    }
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests;

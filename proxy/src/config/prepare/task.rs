@@ -1,0 +1,165 @@
+//! Tries until there is a plugin.
+
+use std::{sync::Arc, time::Duration};
+
+use leno_api::model::{
+    ObjectName,
+    wasm_plugin::{Source, WasmPlugin},
+};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    Engine,
+    module::{self, Module, POLL, Stamp},
+};
+use crate::filter::wasm::{LoadError, Plugin, Runtime};
+
+/// The wait after the first failure; each further one is twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// What a task has to say.
+#[derive(Debug)]
+pub struct Done {
+    /// Which plugin.
+    pub(super) name: ObjectName,
+    /// Which offer of it.
+    pub(super) id: u64,
+    /// The plugin, or why there is none.
+    pub(super) result: Result<Arc<Plugin>, String>,
+}
+
+/// One offer of a plugin.
+pub(super) struct Task {
+    pub(super) id: u64,
+    pub(super) spec: Arc<WasmPlugin>,
+    /// What is live, so that the same is not loaded again.
+    pub(super) live: Option<Arc<Plugin>>,
+    pub(super) engine: Engine,
+    pub(super) done: mpsc::Sender<Done>,
+}
+
+/// Why there is no plugin, and whether that may be otherwise the next time.
+struct Failure {
+    reason: String,
+    lasting: bool,
+}
+
+impl Task {
+    /// Goes on until there is nothing that could change any more.
+    pub(super) async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let stamp = module::stamp(&self.spec).await;
+            let (retry, result) = match self.attempt().await {
+                Ok(plugin) => {
+                    failures = 0;
+                    self.live = Some(plugin.clone());
+                    (None, Ok(plugin))
+                }
+                Err(Failure { reason, lasting }) => {
+                    let wait = backoff(failures, rand::random());
+                    failures = failures.saturating_add(1);
+                    ((!lasting).then_some(wait), Err(reason))
+                }
+            };
+            let done = Done { name: self.spec.name.clone(), id: self.id, result };
+            if self.done.send(done).await.is_err() || !self.wait(stamp, retry).await {
+                return;
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Arc<Plugin>, Failure> {
+        let got = self.engine.modules.get(&self.spec, self.live.is_none()).await;
+        // Whoever has it may have another one the next time.
+        let module = got.map_err(|reason| Failure { reason, lasting: false })?;
+        let version = Runtime::version_of(module.digest, &self.spec);
+        if let Some(live) = self.live.as_ref().filter(|live| *live.version() == *version) {
+            return Ok(live.clone());
+        }
+        self.load(module).await
+    }
+
+    /// Off this thread: it would hold up everything else that is not traffic.
+    async fn load(&self, module: Module) -> Result<Arc<Plugin>, Failure> {
+        let permit = self.engine.compiling.clone().acquire_owned().await;
+        let (runtime, spec) = (self.engine.runtime.clone(), self.spec.clone());
+        let sha256 = super::store::hex(&module.digest);
+        let loading = tokio::task::spawn_blocking(move || {
+            // Held until it is done, also when nobody waits for it any more.
+            let _permit = permit;
+            let label = spec.name.to_string();
+            runtime.load(&label, module.digest, &module.bytes, &spec)
+        });
+        match loading.await {
+            Ok(Ok(plugin)) => Ok(plugin),
+            Ok(Err(error)) => {
+                let lasting = self.is_lasting(&error);
+                // The compiler draws pictures.
+                let error = error.to_string();
+                let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
+                Err(Failure {
+                    reason: format!("the module {sha256} cannot be used: {error}"),
+                    lasting,
+                })
+            }
+            Err(error) => Err(Failure { reason: format!("loading it: {error}"), lasting: true }),
+        }
+    }
+
+    /// Whether a module that cannot be used will be the same the next time. Starting may have been too slow, and a tag
+    /// may lead to another image.
+    fn is_lasting(&self, error: &LoadError) -> bool {
+        let moves = matches!(&self.spec.source, Source::Oci(image) if image.digest.is_none());
+        let pinned = self.spec.sha256.is_some() || !moves;
+        pinned && !matches!(error, LoadError::Start(_))
+    }
+
+    /// Waits until there is a reason to try again; false when there will be none.
+    async fn wait(&self, stamp: Option<Stamp>, retry: Option<Duration>) -> bool {
+        if stamp.is_none() && retry.is_none() {
+            return false;
+        }
+        let changed = async {
+            let Some(before) = stamp else { return std::future::pending().await };
+            loop {
+                sleep(POLL).await;
+                if module::stamp(&self.spec).await != Some(before) {
+                    return;
+                }
+            }
+        };
+        let due = async {
+            match retry {
+                Some(wait) => sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = due => {}
+        }
+        true
+    }
+}
+
+/// How long to wait after `failures` failures before. `random` is in 0..1: half of it is by chance, so that the proxies
+/// of a mesh do not all ask at once.
+fn backoff(failures: u32, random: f64) -> Duration {
+    let whole = FIRST_BACKOFF.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF);
+    whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_minute() {
+        let waits =
+            |random| [0, 1, 2, 6, 7, 40].map(|failures| backoff(failures, random).as_millis());
+        assert_eq!(waits(1.0), [500, 1000, 2000, 32_000, 60_000, 60_000]);
+        assert_eq!(waits(0.0), [250, 500, 1000, 16_000, 30_000, 30_000]);
+    }
+}

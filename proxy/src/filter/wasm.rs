@@ -1,0 +1,40 @@
+//! Wasm plugins: the only place that knows `leno_wasm_host`.
+//!
+//! ```text
+//! bytes ── runtime ──▶ Plugin ── one of a Chain, in the snapshot
+//!                         │ at first use on a worker
+//!                       seat (its instance there) ◀── host: timers, queues, calls
+//!                         │ for each exchange                    └─ callouts, which forward implements
+//!                        run: heads ─ body: bodies ── stream: what the guest sees of it
+//! ```
+//!
+//! - `runtime`: one per process; bytes become a [`Plugin`].
+//! - `plugin`: one version of one `WasmPlugin` with its figures; a [`Chain`] is what applies at one place.
+//! - `seat`: one worker's instance; thrown away when it breaks; `restart` says when there is another (pure).
+//! - `run`, `body`: an exchange on its way through a chain; `state` is what they and the guest leave for each other.
+//! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
+
+mod body;
+mod buffer;
+mod callouts;
+mod calls;
+mod head;
+mod host;
+mod metrics;
+mod plugin;
+mod property;
+mod restart;
+mod run;
+mod runtime;
+mod seat;
+mod state;
+mod stream;
+
+pub use self::{
+    callouts::{Callouts, Sending},
+    plugin::{Chain, Figures, Plugin, Slot, Unloaded},
+    run::{Answered, Failure, Passed, Run, Side},
+    runtime::{LoadError, Runtime},
+    seat::Seats,
+    state::{Facts, Node, Outcome},
+};

@@ -1,0 +1,551 @@
+//! Bodies and trailers on their way through the plugins of an exchange. A plugin that holds a part gets more of it until
+//! it lets go, up to a bound; what only passes is not copied.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body::{Body as _, Frame};
+use leno_wasm_host::{Action, ContextId, Instance};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    host::ProxyHost,
+    run::{Failure, PAUSE_LIMIT, Run, Side},
+    state::Waiting,
+};
+use crate::http::body::{Body, BodyError, End, Watch};
+
+/// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
+const MAX_HELD: usize = 1 << 20;
+
+/// What one plugin does with a body.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    held: Held,
+    /// The last byte has come.
+    ended: bool,
+    /// Bytes that it was shown once and does not want to see again.
+    hidden: BytesMut,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    Nothing,
+    Body,
+    Trailers,
+}
+
+/// What moves.
+#[derive(Debug)]
+enum Piece {
+    /// Bytes, and whether they are the last.
+    Data(Bytes, bool),
+    Trailers(HeaderMap),
+}
+
+/// What a plugin let go of.
+struct Released {
+    action: Action,
+    bytes: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+    /// What it still holds.
+    held: usize,
+}
+
+/// A body that passes plugins.
+pub struct Filtered {
+    source: Body,
+    source_ended: bool,
+    run: Rc<Run>,
+    side: Side,
+    ready: VecDeque<Piece>,
+    ended: bool,
+    watch: Option<Box<dyn Watch>>,
+    /// For the whole body.
+    deadline: Option<Instant>,
+    /// Runs while nothing is missing but a plugin's word.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Run {
+    /// Whether any plugin is told of this body.
+    pub fn filters(&self, side: Side) -> bool {
+        self.along(side).any(|at| self.sees(at, side))
+    }
+
+    /// Takes the length away from a head whose body plugins may change: it is not known any more.
+    pub fn unframe(&self, side: Side, headers: &mut HeaderMap) {
+        let edits = |at| self.sees(at, side) && self.places[at].plugin.needs.edits;
+        if self.along(side).any(edits) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+
+    /// Lets `body` pass the plugins. `watch` sees what comes out of them, `deadline` is for all of it.
+    pub fn body(
+        self: &Rc<Self>,
+        side: Side,
+        body: Body,
+        watch: Option<Box<dyn Watch>>,
+        deadline: Option<Instant>,
+    ) -> Body {
+        Body::other(Filtered {
+            source: body,
+            source_ended: false,
+            run: self.clone(),
+            side,
+            ready: VecDeque::new(),
+            ended: false,
+            watch,
+            deadline,
+            patience: None,
+        })
+    }
+
+    fn sees(&self, at: usize, side: Side) -> bool {
+        let place = &self.places[at];
+        let needs = match side {
+            Side::Request => place.plugin.needs.request_body,
+            Side::Response => place.plugin.needs.response_body,
+        };
+        needs && !place.bypassed.get() && place.context.get().is_some()
+    }
+
+    /// The plugins in the order in which they see a body.
+    fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
+        let request = self.reached.get();
+        let response = self.responding.get().unwrap_or(request);
+        let (forward, backward) = match side {
+            Side::Request => (0..request, 0..0),
+            Side::Response => (0..0, 0..response),
+        };
+        forward.chain(backward.rev())
+    }
+
+    fn next(&self, side: Side, at: usize) -> Option<usize> {
+        match side {
+            Side::Request => Some(at + 1).filter(|next| *next < self.reached.get()),
+            Side::Response => at.checked_sub(1),
+        }
+    }
+
+    /// Something arrives at plugin `at`; past the last one it is ready.
+    fn push(
+        &self,
+        side: Side,
+        at: Option<usize>,
+        piece: Piece,
+        ready: &mut VecDeque<Piece>,
+    ) -> Result<(), Failure> {
+        let Some(at) = at else {
+            ready.push_back(piece);
+            return Ok(());
+        };
+        if !self.sees(at, side) {
+            return self.push(side, self.next(side, at), piece, ready);
+        }
+        match piece {
+            Piece::Data(bytes, end) => self.data(side, at, bytes, end, ready),
+            Piece::Trailers(trailers) => self.trailers(side, at, trailers, ready),
+        }
+    }
+
+    fn data(
+        &self,
+        side: Side,
+        at: usize,
+        bytes: Bytes,
+        end: bool,
+        ready: &mut VecDeque<Piece>,
+    ) -> Result<(), Failure> {
+        self.places[at].lanes[side as usize].borrow_mut().ended |= end;
+        let mut bytes = Some(bytes);
+        let called = self.call(&self.places[at], |instance, context| {
+            let size = instance.stream_mut(context).map_or(0, |stream| {
+                let buffer = &mut stream.contents.buffers[side as usize];
+                buffer.push(bytes.take().unwrap_or_default());
+                u32::try_from(buffer.len()).unwrap_or(u32::MAX)
+            });
+            let action = match side {
+                Side::Request => instance.on_request_body(context, size, end)?,
+                Side::Response => instance.on_response_body(context, size, end)?,
+            };
+            Ok(release(instance, context, side, action, end))
+        });
+        let released = match called {
+            Ok(released) => released,
+            Err(broken) => {
+                self.failed(&self.places[at], &broken)?;
+                return self.go_on_without(side, at, bytes, ready);
+            }
+        };
+        self.check_effects(side, at)?;
+        let mut lane = self.places[at].lanes[side as usize].borrow_mut();
+        match released.action {
+            Action::Continue => {
+                lane.held = Held::Nothing;
+                drop(lane);
+                return self.pass(side, at, released.bytes, released.trailers, end, ready);
+            }
+            Action::PauseWithoutView => lane.hidden.extend_from_slice(&released.bytes),
+            Action::Pause | Action::Discard => {}
+        }
+        lane.held = Held::Body;
+        let held = lane.hidden.len() + released.held;
+        if held > MAX_HELD {
+            return Err(self.too_much(side, at));
+        }
+        Ok(())
+    }
+
+    fn trailers(
+        &self,
+        side: Side,
+        at: usize,
+        trailers: HeaderMap,
+        ready: &mut VecDeque<Piece>,
+    ) -> Result<(), Failure> {
+        let count = super::head::count(&trailers);
+        self.places[at].lanes[side as usize].borrow_mut().ended = true;
+        let mut trailers = Some(Box::new(trailers));
+        let called = self.call(&self.places[at], |instance, context| {
+            if let Some(stream) = instance.stream_mut(context) {
+                stream.contents.trailers[side as usize] = trailers.take();
+            }
+            let action = match side {
+                Side::Request => instance.on_request_trailers(context, count)?,
+                Side::Response => instance.on_response_trailers(context, count)?,
+            };
+            Ok(release(instance, context, side, action, true))
+        });
+        let released = match called {
+            Ok(released) => released,
+            Err(broken) => {
+                self.failed(&self.places[at], &broken)?;
+                self.go_on_without(side, at, None, ready)?;
+                let Some(trailers) = trailers else { return Ok(()) };
+                return self.push(side, self.next(side, at), Piece::Trailers(*trailers), ready);
+            }
+        };
+        self.check_effects(side, at)?;
+        if released.action == Action::Continue {
+            self.places[at].lanes[side as usize].borrow_mut().held = Held::Nothing;
+            return self.pass(side, at, released.bytes, released.trailers, true, ready);
+        }
+        self.places[at].lanes[side as usize].borrow_mut().held = Held::Trailers;
+        Ok(())
+    }
+
+    /// What a plugin let go of moves on, what it had hidden first.
+    fn pass(
+        &self,
+        side: Side,
+        at: usize,
+        bytes: Bytes,
+        trailers: Option<Box<HeaderMap>>,
+        end: bool,
+        ready: &mut VecDeque<Piece>,
+    ) -> Result<(), Failure> {
+        let mut hidden =
+            std::mem::take(&mut self.places[at].lanes[side as usize].borrow_mut().hidden);
+        let bytes = match hidden.is_empty() {
+            true => bytes,
+            false => {
+                hidden.extend_from_slice(&bytes);
+                hidden.freeze()
+            }
+        };
+        let next = self.next(side, at);
+        let last = end && trailers.is_none();
+        if last || !bytes.is_empty() {
+            self.push(side, next, Piece::Data(bytes, last), ready)?;
+        }
+        match trailers {
+            Some(trailers) => self.push(side, next, Piece::Trailers(*trailers), ready),
+            None => Ok(()),
+        }
+    }
+
+    /// A plugin broke that may be left out: what it had in hands moves on as it left it, and what it was not shown.
+    fn go_on_without(
+        &self,
+        side: Side,
+        at: usize,
+        unseen: Option<Bytes>,
+        ready: &mut VecDeque<Piece>,
+    ) -> Result<(), Failure> {
+        let mut lost = self.state.marks[at].lost.borrow_mut();
+        let taken = lost.as_mut().map(|lost| {
+            let bytes = lost.buffers[side as usize].take();
+            (bytes, lost.trailers[side as usize].take())
+        });
+        drop(lost);
+        let (bytes, trailers) = taken.unwrap_or_default();
+        let bytes = match unseen {
+            Some(unseen) if bytes.is_empty() => unseen,
+            Some(unseen) => [bytes, unseen].concat().into(),
+            None => bytes,
+        };
+        let ended = {
+            let mut lane = self.places[at].lanes[side as usize].borrow_mut();
+            lane.held = Held::Nothing;
+            lane.ended
+        };
+        self.pass(side, at, bytes, trailers, ended, ready)
+    }
+
+    /// Looks which plugins let go since.
+    fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        for at in self.along(side) {
+            let held = self.places[at].lanes[side as usize].borrow().held;
+            if held == Held::Nothing {
+                continue;
+            }
+            self.check_effects(side, at)?;
+            let mark = &self.state.marks[at];
+            if mark.lost.borrow().is_some() {
+                self.failed(&self.places[at], &super::seat::Broken::Lost)?;
+                self.go_on_without(side, at, None, ready)?;
+            } else if mark.continued[side as usize].take() {
+                self.resume(side, at, ready)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&self, side: Side, at: usize, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        let ended = {
+            let mut lane = self.places[at].lanes[side as usize].borrow_mut();
+            lane.held = Held::Nothing;
+            lane.ended
+        };
+        let released = self.call(&self.places[at], |instance, context| {
+            Ok(release(instance, context, side, Action::Continue, ended))
+        });
+        match released {
+            Ok(released) => self.pass(side, at, released.bytes, released.trailers, ended, ready),
+            Err(broken) => {
+                self.failed(&self.places[at], &broken)?;
+                self.go_on_without(side, at, None, ready)
+            }
+        }
+    }
+
+    fn is_held(&self, side: Side) -> bool {
+        let held = |at: usize| self.places[at].lanes[side as usize].borrow().held != Held::Nothing;
+        self.along(side).any(held)
+    }
+
+    /// A request can still be answered, by whoever waits for that; a response is under way and can only be cut.
+    fn check_effects(&self, side: Side, at: usize) -> Result<(), Failure> {
+        let mark = &self.state.marks[at];
+        if mark.closed.get() {
+            return Err(self.closed(at));
+        }
+        let answered = mark.answer.borrow().is_some();
+        match side {
+            Side::Response if answered => {
+                let label = &self.places[at].plugin.label;
+                Err(Failure::of(label, "answered while the response was under way"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.state.marks.iter().any(|mark| mark.answer.borrow().is_some())
+    }
+
+    fn too_much(&self, side: Side, at: usize) -> Failure {
+        let label = &self.places[at].plugin.label;
+        let what = format!("held more than {MAX_HELD} bytes of a body");
+        let mut failure = Failure::of(label, &what);
+        if side == Side::Request {
+            failure.status = StatusCode::PAYLOAD_TOO_LARGE;
+        }
+        failure
+    }
+}
+
+/// Takes out of the stream what the plugin let go of.
+fn release(
+    instance: &mut Instance<ProxyHost>,
+    context: ContextId,
+    side: Side,
+    action: Action,
+    end: bool,
+) -> Released {
+    let mut released = Released { action, bytes: Bytes::new(), trailers: None, held: 0 };
+    let Some(stream) = instance.stream_mut(context) else { return released };
+    let buffer = &mut stream.contents.buffers[side as usize];
+    match action {
+        Action::Continue => {
+            released.bytes = buffer.take();
+            if end {
+                let trailers = stream.contents.trailers[side as usize].take();
+                released.trailers = trailers.filter(|trailers| !trailers.is_empty());
+            }
+        }
+        Action::Pause => released.held = buffer.len(),
+        Action::PauseWithoutView => released.bytes = buffer.take(),
+        Action::Discard => drop(buffer.take()),
+    }
+    released
+}
+
+impl Filtered {
+    fn finish(&mut self, end: End) {
+        self.ended = true;
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(end);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> BodyError {
+        tracing::debug!("{}", failure.detail);
+        self.run.failure.borrow_mut().get_or_insert(failure);
+        self.run.state.wake();
+        self.finish(End::Plugin);
+        BodyError::Plugin
+    }
+
+    /// What comes out next, if it is there.
+    fn pop(&mut self) -> Option<Option<Frame<Bytes>>> {
+        loop {
+            match self.ready.pop_front()? {
+                Piece::Data(bytes, last) => {
+                    if let Some(watch) = self.watch.as_mut().filter(|_| !bytes.is_empty()) {
+                        watch.data(&bytes);
+                    }
+                    if last {
+                        self.finish(End::Complete);
+                    }
+                    if !bytes.is_empty() {
+                        return Some(Some(Frame::data(bytes)));
+                    }
+                    if last {
+                        return Some(None);
+                    }
+                }
+                Piece::Trailers(trailers) => {
+                    if let Some(watch) = &mut self.watch {
+                        watch.trailers(&trailers);
+                    }
+                    self.finish(End::Complete);
+                    return Some(Some(Frame::trailers(trailers)));
+                }
+            }
+        }
+    }
+
+    /// Takes the next part from the source to the plugins.
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let piece = match Pin::new(&mut self.source).poll_frame(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Err(error))) => {
+                let end = match &error {
+                    BodyError::TimedOut => End::TimedOut,
+                    BodyError::Plugin => End::Plugin,
+                    BodyError::Hyper(_) | BodyError::CopyCut => End::SenderFailed,
+                };
+                self.finish(end);
+                return Poll::Ready(Err(error));
+            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(bytes) => {
+                    self.source_ended = self.source.is_end_stream();
+                    Piece::Data(bytes, self.source_ended)
+                }
+                Err(frame) => {
+                    self.source_ended = true;
+                    Piece::Trailers(frame.into_trailers().unwrap_or_default())
+                }
+            },
+            Poll::Ready(None) => {
+                self.source_ended = true;
+                Piece::Data(Bytes::new(), true)
+            }
+        };
+        let first = self.run.along(self.side).next();
+        let pushed = self.run.push(self.side, first, piece, &mut self.ready);
+        Poll::Ready(pushed.map_err(|failure| self.fail(failure)))
+    }
+
+    /// Nothing is missing but a plugin's word.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let limit = Instant::now() + PAUSE_LIMIT;
+        let limit = self.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        if patience.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let detail = "a plugin held the rest of a body for too long".to_owned();
+        Poll::Ready(self.fail(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail }))
+    }
+}
+
+impl http_body::Body for Filtered {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let waiting = match this.side {
+            Side::Request => Waiting::Request,
+            Side::Response => Waiting::Response,
+        };
+        loop {
+            if let Some(frame) = this.pop() {
+                return Poll::Ready(frame.map(Ok));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            // Nobody reads this request any more: an answer has taken its place.
+            if this.side == Side::Request && this.run.is_answered() {
+                this.finish(End::Dropped);
+                return Poll::Ready(Some(Err(BodyError::Plugin)));
+            }
+            this.run.state.wait(waiting, context.waker());
+            let run = this.run.clone();
+            if let Err(failure) = run.advance(this.side, &mut this.ready) {
+                return Poll::Ready(Some(Err(this.fail(failure))));
+            }
+            if !this.ready.is_empty() {
+                this.patience = None;
+                continue;
+            }
+            if this.source_ended {
+                let limited = this.poll_patience(context);
+                return limited.map(|error| Some(Err(error)));
+            }
+            match this.poll_source(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.ready.is_empty()
+    }
+}
+
+impl Drop for Filtered {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(End::Dropped);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Calls of plugins that are under way, and their answers.
+
+use std::{
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use leno_wasm_host::{
+    CallToken, Fault, GrpcCall, Headers, HttpCall, HttpCallResponse, Instance, Status, pairs::Pairs,
+};
+use rustc_hash::FxHashMap;
+use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
+
+use super::{
+    callouts::{Callouts, Sending},
+    head::{self, RequestHead},
+    host::ProxyHost,
+    seat::Seat,
+};
+use crate::http::body::{Body, Piece};
+
+/// Of one answer: it is handed over in one piece.
+const MAX_ANSWER: usize = 1 << 20;
+/// Of one message of gRPC, where its own default is 4 MiB.
+const MAX_MESSAGE: usize = 4 << 20;
+/// Where the plugin asks for none. Nobody waits longer for what a request needs.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Messages of a stream that the service has not taken yet.
+const MAX_UNSENT: usize = 64;
+/// Of a frame of gRPC: whether it is compressed, and its length.
+const FRAME_HEAD: usize = 5;
+
+/// Status codes of gRPC.
+const UNKNOWN: u32 = 2;
+const DEADLINE_EXCEEDED: u32 = 4;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const INTERNAL: u32 = 13;
+const UNAVAILABLE: u32 = 14;
+
+/// The calls of one instance. They end with it.
+pub(super) struct Calls {
+    to: To,
+    callouts: Option<Rc<dyn Callouts>>,
+    on_trial: bool,
+    open: FxHashMap<u32, Open>,
+}
+
+/// Which instance is to be told.
+#[derive(Clone)]
+struct To {
+    seat: Weak<Seat>,
+    generation: u64,
+}
+
+struct Open {
+    task: AbortHandle,
+    /// What goes to the service, while this side is open.
+    messages: Option<mpsc::Sender<Piece>>,
+}
+
+impl Calls {
+    pub(super) fn new(
+        seat: Weak<Seat>,
+        generation: u64,
+        callouts: Option<&Rc<dyn Callouts>>,
+    ) -> Self {
+        let to = To { seat, generation };
+        Self { to, callouts: callouts.cloned(), on_trial: false, open: FxHashMap::default() }
+    }
+
+    /// Takes calls and never answers.
+    pub(super) fn on_trial() -> Self {
+        let to = To { seat: Weak::new(), generation: 0 };
+        Self { to, callouts: None, on_trial: true, open: FxHashMap::default() }
+    }
+
+    pub(super) fn http(&mut self, token: CallToken, call: &HttpCall<'_>) -> Result<(), Status> {
+        if self.on_trial {
+            return Ok(());
+        }
+        let upstream = std::str::from_utf8(call.upstream).map_err(|_| Status::BadArgument)?;
+        let body = Body::Full(Bytes::copy_from_slice(call.body));
+        let request = request(call.headers, body).ok_or(Status::BadArgument)?;
+        let callouts = self.callouts.as_ref().ok_or(Status::BadArgument)?;
+        let sending = callouts.send(upstream, request, false).ok_or(Status::BadArgument)?;
+        let (to, limit) = (self.to.clone(), patience(call.timeout));
+        let task = tokio::task::spawn_local(async move {
+            let answer = match timeout(limit, collect(sending)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(reason)) => {
+                    tracing::debug!("a plugin's call failed: {reason}");
+                    own_answer("503", "upstream connect error or disconnect/reset before headers")
+                }
+                Err(_) => own_answer("504", "upstream request timeout"),
+            };
+            to.tell(|instance| {
+                instance.host_mut().forget(token);
+                instance.on_http_call_response(token, answer)
+            });
+        });
+        self.open.insert(token.number(), Open { task: task.abort_handle(), messages: None });
+        Ok(())
+    }
+
+    pub(super) fn grpc(
+        &mut self,
+        token: CallToken,
+        call: &GrpcCall<'_>,
+        unary: bool,
+    ) -> Result<(), Status> {
+        if self.on_trial {
+            return Ok(());
+        }
+        let (messages, body) = match unary {
+            true => (None, Body::Full(framed(call.message))),
+            false => {
+                let (sender, receiver) = mpsc::channel(MAX_UNSENT);
+                (Some(sender), Body::Copy(receiver))
+            }
+        };
+        let upstream = service_name(call.upstream).ok_or(Status::ParseFailure)?;
+        let request = grpc_request(call, &upstream, body).ok_or(Status::BadArgument)?;
+        let callouts = self.callouts.as_ref().ok_or(Status::ParseFailure)?;
+        let sending = callouts.send(&upstream, request, true).ok_or(Status::ParseFailure)?;
+        let to = self.to.clone();
+        let limit = (unary && !call.timeout.is_zero()).then_some(call.timeout);
+        let task = tokio::task::spawn_local(async move {
+            let closed = match limit {
+                None => follow(&to, token, sending, unary).await,
+                Some(limit) => timeout(limit, follow(&to, token, sending, unary))
+                    .await
+                    .unwrap_or_else(|_| Closed::failed(DEADLINE_EXCEEDED, "deadline exceeded")),
+            };
+            to.tell(|instance| {
+                instance.host_mut().forget(token);
+                match closed {
+                    // Its one message said it all.
+                    Closed { status: 0, .. } if unary => {
+                        instance.close_call(token);
+                        Ok(())
+                    }
+                    Closed { status, message } => instance.on_grpc_close(token, status, message),
+                }
+            });
+        });
+        self.open.insert(token.number(), Open { task: task.abort_handle(), messages });
+        Ok(())
+    }
+
+    pub(super) fn send(
+        &mut self,
+        token: CallToken,
+        message: &[u8],
+        end: bool,
+    ) -> Result<(), Status> {
+        if self.on_trial {
+            return Ok(());
+        }
+        let open = self.open.get_mut(&token.number()).ok_or(Status::BadArgument)?;
+        let messages = open.messages.as_ref().ok_or(Status::BadArgument)?;
+        let sent = messages.try_send(Piece::Data(framed(message)));
+        sent.map_err(|_| Status::InternalFailure)?;
+        if end {
+            self.end(token, false);
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, token: CallToken, cancel: bool) {
+        if cancel {
+            self.forget(token);
+        } else if let Some(open) = self.open.get_mut(&token.number())
+            && let Some(messages) = open.messages.take()
+        {
+            // Behind whatever waits there.
+            tokio::task::spawn_local(async move { _ = messages.send(Piece::End).await });
+        }
+    }
+
+    /// The call is over, or nobody wants to know.
+    pub(super) fn forget(&mut self, token: CallToken) {
+        if let Some(open) = self.open.remove(&token.number()) {
+            open.task.abort();
+        }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.open.values().for_each(|open| open.task.abort());
+    }
+}
+
+impl To {
+    /// Whether the instance is still there. What it does wrong is logged where it runs.
+    fn tell(&self, call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<(), Fault>) -> bool {
+        let seat = self.seat.upgrade();
+        seat.is_some_and(|seat| seat.call_again(self.generation, None, 1, call).is_ok())
+    }
+}
+
+/// How a call of gRPC ended.
+struct Closed {
+    status: u32,
+    message: Vec<u8>,
+}
+
+impl Closed {
+    fn failed(status: u32, message: &str) -> Self {
+        Self { status, message: message.as_bytes().to_vec() }
+    }
+
+    /// What a head or trailers say, if they say it.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let status = head::find(headers, b"grpc-status")?;
+        let status = std::str::from_utf8(status).ok().and_then(|status| status.parse().ok());
+        let message = head::find(headers, b"grpc-message").unwrap_or_default();
+        let message = percent_encoding::percent_decode(message).collect();
+        Some(Self { status: status.unwrap_or(UNKNOWN), message })
+    }
+}
+
+/// Tells the plugin of everything that comes, up to the end of the call.
+async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Closed {
+    let response = match sending.await {
+        Ok(response) => response,
+        Err(error) => return Closed::failed(UNAVAILABLE, &error.detail),
+    };
+    let (parts, mut body) = response.into_parts();
+    if parts.status != StatusCode::OK {
+        return Closed::failed(UNAVAILABLE, &format!("the service answered {}", parts.status));
+    }
+    if let Some(closed) = Closed::of(&parts.headers) {
+        return closed;
+    }
+    let metadata = list(&parts.headers);
+    if !unary && !to.tell(|instance| instance.on_grpc_initial_metadata(token, metadata)) {
+        return Closed::failed(UNAVAILABLE, "");
+    }
+    let mut unread = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Closed::failed(UNAVAILABLE, &error.to_string()),
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                unread.extend_from_slice(&data);
+                if let Err(closed) = messages(to, token, &mut unread) {
+                    return closed;
+                }
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let closed = Closed::of(&trailers);
+                if !unary {
+                    let list = list(&trailers);
+                    to.tell(|instance| instance.on_grpc_trailing_metadata(token, list));
+                }
+                return closed.unwrap_or_else(|| Closed::failed(UNKNOWN, "no grpc-status"));
+            }
+        }
+    }
+    Closed::failed(INTERNAL, "the answer ended without trailers")
+}
+
+/// Tells the plugin of every message that is complete.
+fn messages(to: &To, token: CallToken, unread: &mut BytesMut) -> Result<(), Closed> {
+    while let Some((compressed, length)) = unread.first_chunk::<FRAME_HEAD>().map(frame_head) {
+        if compressed {
+            return Err(Closed::failed(
+                INTERNAL,
+                "a message is compressed, which was not asked for",
+            ));
+        }
+        if length > MAX_MESSAGE {
+            return Err(Closed::failed(RESOURCE_EXHAUSTED, "a message is larger than 4 MiB"));
+        }
+        if unread.len() < FRAME_HEAD + length {
+            return Ok(());
+        }
+        unread.advance(FRAME_HEAD);
+        let message = unread.split_to(length).to_vec();
+        if !to.tell(|instance| instance.on_grpc_message(token, message)) {
+            return Err(Closed::failed(UNAVAILABLE, ""));
+        }
+    }
+    Ok(())
+}
+
+fn frame_head(head: &[u8; FRAME_HEAD]) -> (bool, usize) {
+    let [compressed, length @ ..] = *head;
+    (compressed != 0, u32::from_be_bytes(length) as usize)
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[0], &length[..], message].concat().into()
+}
+
+async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
+    let response: Response<Body> = sending.await.map_err(|error| error.to_string())?;
+    let (parts, mut body) = response.into_parts();
+    let mut headers = vec![(b":status".to_vec(), parts.status.as_str().as_bytes().to_vec())];
+    headers.extend(list(&parts.headers));
+    let mut answer = HttpCallResponse { headers, ..HttpCallResponse::default() };
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|error| error.to_string())?.into_data() {
+            Ok(data) => {
+                answer.body.extend_from_slice(&data);
+                if answer.body.len() > MAX_ANSWER {
+                    return Err(format!("the answer is larger than {MAX_ANSWER} bytes"));
+                }
+            }
+            Err(frame) => answer.trailers = list(&frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok(answer)
+}
+
+fn patience(asked: Duration) -> Duration {
+    if asked.is_zero() { LONGEST } else { asked }
+}
+
+/// As plugins know it from elsewhere.
+fn own_answer(status: &str, body: &str) -> HttpCallResponse {
+    let length = body.len().to_string();
+    let headers =
+        [(":status", status), ("content-length", &length), ("content-type", "text/plain")];
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    HttpCallResponse {
+        headers: headers.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        body: bytes(body),
+        trailers: Vec::new(),
+    }
+}
+
+fn list(headers: &HeaderMap) -> Headers {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec())
+    };
+    headers.iter().map(bytes).collect()
+}
+
+/// `None` for what HTTP forbids.
+fn request(headers: Pairs<'_>, body: Body) -> Option<Request<Body>> {
+    let mut head = RequestHead::default();
+    head.set_all(headers);
+    if head.forbidden.is_some() {
+        return None;
+    }
+    let mut request = Request::new(body);
+    head.put(&mut request);
+    Some(request)
+}
+
+fn grpc_request(call: &GrpcCall<'_>, upstream: &str, body: Body) -> Option<Request<Body>> {
+    let mut head = RequestHead::default();
+    for (name, value) in call.metadata.iter().filter(|(name, _)| name.first() != Some(&b':')) {
+        head.add(&name.to_ascii_lowercase(), value);
+    }
+    head.replace(b":method", b"POST");
+    head.replace(b":path", &[b"/", call.service, b"/", call.method].concat());
+    head.replace(b":authority", upstream.as_bytes());
+    head.replace(b"content-type", b"application/grpc");
+    head.replace(b"te", b"trailers");
+    if head.forbidden.is_some() {
+        return None;
+    }
+    let mut request = Request::new(body);
+    head.put(&mut request);
+    request.headers_mut().remove(header::CONTENT_LENGTH);
+    Some(request)
+}
+
+/// A name, or Envoy's `GrpcService` with the name of a cluster in it: C++ plugins send that.
+fn service_name(upstream: &[u8]) -> Option<String> {
+    use envoy_types::pb::envoy::config::core::v3::{GrpcService, grpc_service::TargetSpecifier};
+    use prost::Message as _;
+    match GrpcService::decode(upstream).ok().and_then(|service| service.target_specifier) {
+        Some(TargetSpecifier::EnvoyGrpc(target)) => Some(target.cluster_name),
+        Some(TargetSpecifier::GoogleGrpc(target)) => Some(target.target_uri),
+        None => std::str::from_utf8(upstream).ok().map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_as_they_are_written() {
+        let frame = framed(b"hello");
+        assert_eq!(frame.first_chunk().map(frame_head), Some((false, 5)));
+        assert_eq!(&frame[FRAME_HEAD..], b"hello");
+    }
+
+    #[test]
+    fn a_service_is_named_plainly_or_as_envoy_does() {
+        assert_eq!(service_name(b"users.shop").as_deref(), Some("users.shop"));
+        // GrpcService { envoy_grpc { cluster_name: "users" } }
+        assert_eq!(service_name(b"\x0a\x07\x0a\x05users").as_deref(), Some("users"));
+        assert_eq!(service_name(b"\xff\xfe"), None);
+    }
+
+    #[test]
+    fn what_http_forbids_is_not_sent() {
+        let pairs = |list: &[(&str, &str)]| {
+            let list = list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            leno_wasm_host::pairs::encode(list)
+        };
+        let good = [(":method", "GET"), (":path", "/a"), (":authority", "users"), ("x", "1")];
+        let list = pairs(&good);
+        let request_of = |list: &[u8]| request(Pairs::parse(list).unwrap(), Body::Empty);
+        let made = request_of(&list).unwrap();
+        assert_eq!((made.uri().path(), &made.headers()["host"]), ("/a", &"users".parse().unwrap()));
+        let bad = [&good[..], &[("x y", "1")]].concat();
+        assert!(request_of(&pairs(&bad)).is_none());
+        assert!(request_of(&pairs(&good[..1])).is_none());
+    }
+}

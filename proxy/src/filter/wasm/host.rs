@@ -1,0 +1,263 @@
+//! What an instance has around it: clocks, logs, timers, queues, calls to services.
+
+use std::{
+    borrow::Cow,
+    cell::{OnceCell, RefCell},
+    collections::VecDeque,
+    rc::{Rc, Weak},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use leno_wasm_host::{
+    CallToken, GrpcCall, Host, HttpCall, Instance, LogLevel, QueueListener, Status,
+};
+use rand::Rng;
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant as Moment, MissedTickBehavior, interval_at},
+};
+
+use super::{
+    calls::Calls,
+    property,
+    seat::{Seat, Surroundings},
+    state::State,
+    stream::PluginStream,
+};
+
+/// The shortest period of a timer: each tick may take the worker as long as a callback may.
+const MIN_TICK: Duration = Duration::from_millis(5);
+/// News of queues that a plugin has not been told yet. Shared queues together hold as many items.
+const MAX_NEWS: usize = 10_000;
+/// Under which plugins' lines are found in the log.
+const TARGET: &str = "plugin";
+
+/// One instance's host.
+pub(super) struct ProxyHost {
+    label: Arc<str>,
+    /// Where the instance runs, and which of those that ran there it is. Nowhere when it is only tried.
+    seat: Weak<Seat>,
+    generation: u64,
+    surroundings: Option<Rc<Surroundings>>,
+    current: Rc<RefCell<Option<Rc<State>>>>,
+    started: Instant,
+    ticking: Option<AbortHandle>,
+    queues: Arc<News>,
+    listening: OnceCell<AbortHandle>,
+    calls: Calls,
+}
+
+/// News of queues, from any thread to the one where the instance lives.
+#[derive(Debug, Default)]
+struct News {
+    ready: Mutex<VecDeque<u32>>,
+    told: Notify,
+}
+
+impl QueueListener for News {
+    fn ready(&self, queue: u32) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.len() < MAX_NEWS {
+            ready.push_back(queue);
+        }
+        drop(ready);
+        self.told.notify_one();
+    }
+}
+
+impl News {
+    fn next(&self) -> Option<u32> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl ProxyHost {
+    pub(super) fn new(
+        seat: &Rc<Seat>,
+        surroundings: Rc<Surroundings>,
+        current: Rc<RefCell<Option<Rc<State>>>>,
+    ) -> Self {
+        let generation = seat.generation();
+        let calls = Calls::new(Rc::downgrade(seat), generation, surroundings.callouts.get());
+        Self {
+            label: seat.label().clone(),
+            seat: Rc::downgrade(seat),
+            generation,
+            started: surroundings.started,
+            surroundings: Some(surroundings),
+            current,
+            ticking: None,
+            queues: Arc::default(),
+            listening: OnceCell::new(),
+            calls,
+        }
+    }
+
+    /// For an instance that is only to show that it starts: its timers never fire and its calls are never answered.
+    pub(super) fn on_trial(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            seat: Weak::new(),
+            generation: 0,
+            surroundings: None,
+            current: Rc::default(),
+            started: Instant::now(),
+            ticking: None,
+            queues: Arc::default(),
+            listening: OnceCell::new(),
+            calls: Calls::on_trial(),
+        }
+    }
+
+    /// A call is over.
+    pub(super) fn forget(&mut self, token: CallToken) {
+        self.calls.forget(token);
+    }
+
+    fn request_id(&self) -> Option<String> {
+        let current = self.current.try_borrow().ok()?;
+        let id = current.as_ref()?.facts.request_id.as_ref()?;
+        Some(String::from_utf8_lossy(id.as_bytes()).into_owned())
+    }
+
+    /// Tells the plugin of queues, on the thread where it lives.
+    fn listen(&self) -> AbortHandle {
+        let (seat, generation) = (self.seat.clone(), self.generation);
+        let news = self.queues.clone();
+        let listening = tokio::task::spawn_local(async move {
+            loop {
+                news.told.notified().await;
+                while let Some(queue) = news.next() {
+                    let Some(seat) = seat.upgrade() else { return };
+                    let told = seat
+                        .call_again(generation, None, 1, |instance| instance.on_queue_ready(queue));
+                    if told.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        listening.abort_handle()
+    }
+}
+
+impl Drop for ProxyHost {
+    fn drop(&mut self) {
+        for task in self.ticking.iter().chain(self.listening.get()) {
+            task.abort();
+        }
+    }
+}
+
+impl Host for ProxyHost {
+    type Stream = PluginStream;
+
+    fn log(&mut self, level: LogLevel, message: &[u8]) {
+        let (label, message) = (&*self.label, String::from_utf8_lossy(message));
+        let request_id = self.request_id();
+        let request_id = request_id.as_deref();
+        match level {
+            LogLevel::Trace => tracing::trace!(target: TARGET, request_id, "{label}: {message}"),
+            LogLevel::Debug => tracing::debug!(target: TARGET, request_id, "{label}: {message}"),
+            LogLevel::Info => tracing::info!(target: TARGET, request_id, "{label}: {message}"),
+            LogLevel::Warn => tracing::warn!(target: TARGET, request_id, "{label}: {message}"),
+            LogLevel::Error | LogLevel::Critical => {
+                tracing::error!(target: TARGET, request_id, "{label}: {message}");
+            }
+        }
+    }
+
+    fn log_level(&self) -> LogLevel {
+        use tracing::{Level, enabled};
+        if enabled!(target: TARGET, Level::TRACE) {
+            LogLevel::Trace
+        } else if enabled!(target: TARGET, Level::DEBUG) {
+            LogLevel::Debug
+        } else if enabled!(target: TARGET, Level::INFO) {
+            LogLevel::Info
+        } else if enabled!(target: TARGET, Level::WARN) {
+            LogLevel::Warn
+        } else {
+            LogLevel::Error
+        }
+    }
+
+    fn now(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn monotonic(&mut self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn random(&mut self, target: &mut [u8]) {
+        rand::rng().fill_bytes(target);
+    }
+
+    fn set_tick_period(&mut self, period: Option<Duration>) {
+        if let Some(ticking) = self.ticking.take() {
+            ticking.abort();
+        }
+        let Some(period) = period.filter(|_| self.surroundings.is_some()) else { return };
+        let (seat, generation) = (self.seat.clone(), self.generation);
+        let period = period.max(MIN_TICK);
+        let ticking = tokio::task::spawn_local(async move {
+            let mut ticks = interval_at(Moment::now() + period, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(seat) = seat.upgrade() else { return };
+                if seat.call_again(generation, None, 1, Instance::on_tick).is_err() {
+                    return;
+                }
+            }
+        });
+        self.ticking = Some(ticking.abort_handle());
+    }
+
+    fn http_call(&mut self, token: CallToken, call: HttpCall<'_>) -> Result<(), Status> {
+        self.calls.http(token, &call)
+    }
+
+    fn grpc_call(&mut self, token: CallToken, call: GrpcCall<'_>) -> Result<(), Status> {
+        self.calls.grpc(token, &call, true)
+    }
+
+    fn grpc_stream(&mut self, token: CallToken, call: GrpcCall<'_>) -> Result<(), Status> {
+        self.calls.grpc(token, &call, false)
+    }
+
+    fn grpc_send(&mut self, token: CallToken, message: &[u8], end: bool) -> Result<(), Status> {
+        self.calls.send(token, message, end)
+    }
+
+    fn grpc_end(&mut self, token: CallToken, cancel: bool) {
+        self.calls.end(token, cancel);
+    }
+
+    fn property(&self, path: &[u8]) -> Result<Cow<'_, [u8]>, Status> {
+        match &self.surroundings {
+            Some(surroundings) => property::of_node(&surroundings.node, path),
+            None => Err(Status::NotFound),
+        }
+    }
+
+    fn call_foreign_function(
+        &mut self,
+        _stream: Option<&mut PluginStream>,
+        _name: &[u8],
+        _arguments: &[u8],
+    ) -> Result<Vec<u8>, Status> {
+        Err(Status::NotFound)
+    }
+
+    fn queue_listener(&self) -> Arc<dyn QueueListener> {
+        if self.surroundings.is_some() {
+            self.listening.get_or_init(|| self.listen());
+        }
+        self.queues.clone()
+    }
+}

@@ -1,0 +1,581 @@
+//! One exchange on its way through the plugins of a chain: heads and answers. Bodies are in [`super::body`].
+//!
+//! What a plugin has in hands lives inside of its instance and comes back as soon as the plugin lets it go on. When the
+//! instance breaks, all that it had comes back by [`super::state`], and the plugin's failure policy decides.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
+use leno_wasm_host::{Action, ContextId};
+
+use super::{
+    body::Lane,
+    head::{RequestHead, ResponseHead},
+    plugin::{Chain, Plugin},
+    seat::{Broken, Seat, Seats},
+    state::{Answer, Contents, Facts, Outcome, State, Waiting},
+    stream::PluginStream,
+};
+
+/// A plugin may hold an exchange this long. Whoever waits for an answer has timeouts of its own, much shorter.
+pub(super) const PAUSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The plugins of one exchange.
+pub struct Run {
+    pub(super) state: Rc<State>,
+    pub(super) places: Box<[Place]>,
+    /// Behind them there is one that cannot run yet, and must not be left out.
+    blocked: Option<(Phase, Failure)>,
+    /// How many of them the request has come to.
+    pub(super) reached: Cell<usize>,
+    /// How many of those the response passes; known once there is one.
+    pub(super) responding: Cell<Option<usize>>,
+    /// All of them have seen its head.
+    responded: Cell<bool>,
+    /// Why the exchange cannot go on, found where only a body moves.
+    pub(super) failure: RefCell<Option<Failure>>,
+    finished: Cell<bool>,
+}
+
+/// One plugin of an exchange.
+pub(super) struct Place {
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) seat: Rc<Seat>,
+    phase: Phase,
+    /// Its context, and of which instance.
+    pub(super) context: Cell<Option<(u64, ContextId)>>,
+    /// It failed, and the exchange goes on without it.
+    pub(super) bypassed: Cell<bool>,
+    /// Bodies of the request and the response.
+    pub(super) lanes: [RefCell<Lane>; 2],
+}
+
+/// Which way something moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From the caller.
+    Request,
+    /// To the caller.
+    Response,
+}
+
+/// Why plugins end an exchange.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What the caller is told, if it can be told.
+    pub status: StatusCode,
+    /// For logs: which plugin, and why.
+    pub detail: String,
+}
+
+/// An answer, and which plugin gave it.
+#[derive(Debug)]
+pub struct Answered {
+    /// How many plugins it passes.
+    passes: usize,
+    answer: Box<Answer>,
+    /// `shop/tag`.
+    label: Arc<str>,
+}
+
+/// What became of a head that was held.
+enum Resumed {
+    Continued,
+    Answered(Answered),
+    /// The instance broke.
+    Lost,
+}
+
+impl Run {
+    /// For the plugins of a chain that see HTTP; `None` if there are none. `random` decides which exchanges are for
+    /// versions on trial.
+    pub fn begin(
+        seats: &Seats,
+        chain: &Chain,
+        facts: impl FnOnce() -> Facts,
+        random: impl Fn() -> u64,
+    ) -> Option<Rc<Self>> {
+        let (places, blocked) = places(seats, chain, PluginType::Http, random);
+        if places.is_empty() && blocked.is_none() {
+            return None;
+        }
+        Some(Rc::new(Self {
+            state: Rc::new(State::new(facts(), places.len())),
+            places,
+            blocked,
+            reached: Cell::new(0),
+            responding: Cell::new(None),
+            responded: Cell::new(false),
+            failure: RefCell::default(),
+            finished: Cell::new(false),
+        }))
+    }
+
+    /// Shows the request's head to the plugins up to and including a phase. `end`: it has no body. An answer takes the
+    /// place of everything that would follow. Says too whether path or host were changed.
+    ///
+    /// # Errors
+    /// A plugin failed that may not be left out.
+    pub async fn request_head<B>(
+        &self,
+        up_to: Phase,
+        request: &mut Request<B>,
+        end: bool,
+    ) -> Result<Passed, Failure> {
+        let mut retargeted = false;
+        while let Some(place) = self.places.get(self.reached.get())
+            && place.phase <= up_to
+        {
+            let at = self.reached.get();
+            self.reached.set(at + 1);
+            let head = RequestHead::take(request);
+            let (mut head, answered) = self.ask_request(at, head, end).await?;
+            retargeted |= std::mem::take(&mut head.retargeted);
+            let forbidden = head.forbidden.take();
+            head.put(request);
+            if let Some(what) = forbidden {
+                self.excuse(place, &what)?;
+            }
+            if let Some(answered) = answered {
+                return Ok(Passed::Answered(answered));
+            }
+        }
+        match &self.blocked {
+            Some((phase, failure)) if *phase <= up_to => Err(failure.clone()),
+            _ => Ok(Passed::On { retargeted }),
+        }
+    }
+
+    async fn ask_request(
+        &self,
+        at: usize,
+        head: RequestHead,
+        end: bool,
+    ) -> Result<(RequestHead, Option<Answered>), Failure> {
+        let place = &self.places[at];
+        let count = head.count();
+        let contents = Contents { request: Some(head), ..Contents::default() };
+        let stream = PluginStream::new(self.state.clone(), at, contents);
+        let called = place.seat.call(&self.state, 2, |instance| {
+            let (context, created) = instance.create_context(stream);
+            place.context.set(Some((place.seat.generation(), context)));
+            created?;
+            let action = instance.on_request_headers(context, count, end)?;
+            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
+            Ok(stream.and_then(|stream| stream.contents.request.take()))
+        });
+        place.plugin.figures.exchange();
+        match called {
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
+            Ok(Some(head)) => Ok((head, self.answer_of(at, at + 1))),
+            Ok(None) => match self.held(at, Side::Request, at + 1).await? {
+                Resumed::Lost => Ok((self.lost_head(at), None)),
+                Resumed::Continued => Ok((self.take_request(at), None)),
+                Resumed::Answered(answered) => Ok((self.take_request(at), Some(answered))),
+            },
+            Err(broken) => {
+                let head = self.lost_head(at);
+                self.failed(place, &broken)?;
+                Ok((head, None))
+            }
+        }
+    }
+
+    /// Shows the response's head to the plugins that have seen the request, backwards. `end`: it has no body.
+    ///
+    /// # Errors
+    /// A plugin failed that may not be left out.
+    pub async fn response_head<B>(
+        &self,
+        response: &mut Response<B>,
+        end: bool,
+    ) -> Result<Option<Answered>, Failure> {
+        let passes = self.responding.get().unwrap_or_else(|| self.reached.get());
+        self.responding.set(Some(passes));
+        for at in (0..passes).rev() {
+            let place = &self.places[at];
+            if place.bypassed.get() || place.context.get().is_none() {
+                continue;
+            }
+            let headers = std::mem::take(response.headers_mut());
+            let head = ResponseHead::new(response.status(), headers);
+            let asked = self.ask_response(at, head, end).await;
+            // Whatever takes its place is seen by those that come after.
+            let failed = |_: &Failure| self.responding.set(Some(at));
+            let (head, answered) = asked.inspect_err(failed)?;
+            *response.status_mut() = head.status;
+            *response.headers_mut() = head.headers;
+            if let Some(what) = head.forbidden {
+                self.excuse(place, &what).inspect_err(failed)?;
+            }
+            if answered.is_some() {
+                return Ok(answered);
+            }
+        }
+        self.responded.set(true);
+        Ok(None)
+    }
+
+    async fn ask_response(
+        &self,
+        at: usize,
+        head: ResponseHead,
+        end: bool,
+    ) -> Result<(ResponseHead, Option<Answered>), Failure> {
+        let place = &self.places[at];
+        let count = head.count();
+        let mut head = Some(head);
+        let called = self.call(place, |instance, context| {
+            if let Some(stream) = instance.stream_mut(context) {
+                stream.contents.response = head.take();
+            }
+            let action = instance.on_response_headers(context, count, end)?;
+            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
+            Ok(stream.and_then(|stream| stream.contents.response.take()))
+        });
+        match called {
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
+            Ok(Some(head)) => Ok((head, self.answer_of(at, at))),
+            Ok(None) => match self.held(at, Side::Response, at).await? {
+                Resumed::Lost => Ok((self.lost(at).response.unwrap_or_default(), None)),
+                Resumed::Continued => Ok((self.take_response(at), None)),
+                Resumed::Answered(answered) => Ok((self.take_response(at), Some(answered))),
+            },
+            Err(broken) => {
+                let head = head.or_else(|| self.lost(at).response).unwrap_or_default();
+                self.failed(place, &broken)?;
+                Ok((head, None))
+            }
+        }
+    }
+
+    /// Waits until a plugin lets go of the head that it holds.
+    async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
+        let place = &self.places[at];
+        let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
+        match tokio::time::timeout(PAUSE_LIMIT, resumed).await {
+            Ok(Ok(Resumed::Lost)) => {
+                self.failed(place, &Broken::Lost)?;
+                Ok(Resumed::Lost)
+            }
+            Ok(resumed) => resumed,
+            Err(_) => {
+                let detail = format!("plugin {} held it for {PAUSE_LIMIT:?}", place.plugin.label);
+                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail })
+            }
+        }
+    }
+
+    fn poll_held(
+        &self,
+        at: usize,
+        side: Side,
+        passes: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Resumed, Failure>> {
+        let mark = &self.state.marks[at];
+        if mark.closed.get() {
+            return Poll::Ready(Err(self.closed(at)));
+        }
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Err(failure));
+        }
+        if let Some(answered) = self.answer_of(at, passes) {
+            return Poll::Ready(Ok(Resumed::Answered(answered)));
+        }
+        if mark.lost.borrow().is_some() {
+            return Poll::Ready(Ok(Resumed::Lost));
+        }
+        if mark.continued[side as usize].take() {
+            return Poll::Ready(Ok(Resumed::Continued));
+        }
+        let waiting = match side {
+            Side::Request => Waiting::Request,
+            Side::Response => Waiting::Response,
+        };
+        self.state.wait(waiting, context.waker());
+        Poll::Pending
+    }
+
+    /// Waits until a plugin answers or ends a request whose head has gone on.
+    pub async fn interrupted(&self) -> Result<Answered, Failure> {
+        poll_fn(|context| {
+            if let Some(failure) = self.failure.borrow().clone() {
+                return Poll::Ready(Err(failure));
+            }
+            for at in 0..self.reached.get() {
+                if let Some(answered) = self.answer_of(at, at + 1) {
+                    return Poll::Ready(Ok(answered));
+                }
+                if self.state.marks[at].closed.get() {
+                    return Poll::Ready(Err(self.closed(at)));
+                }
+            }
+            self.state.wait(Waiting::Answer, context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Why the exchange could not go on, where only a body moved.
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.borrow().clone()
+    }
+
+    /// Whether all plugins that it passes have seen the head of the response.
+    pub fn has_responded(&self) -> bool {
+        self.responded.get()
+    }
+
+    /// Makes a response of a plugin's answer; the plugins before it see it like any other. `grpc`: as gRPC does.
+    ///
+    /// # Errors
+    /// What the plugin answered is no HTTP.
+    pub fn answer(&self, answered: Answered, grpc: bool) -> Result<Response<Vec<u8>>, Failure> {
+        let Answered { passes, answer, label } = answered;
+        self.responding.set(Some(passes));
+        let code = u16::try_from(answer.status).ok().filter(|code| (200..=999).contains(code));
+        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
+        let (Some(status), None) = (status, &answer.forbidden) else {
+            let what = answer.forbidden.as_deref().unwrap_or("gave a status that ends no request");
+            return Err(Failure::of(&label, what));
+        };
+        let Answer { headers, body, grpc_status, .. } = *answer;
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        let kind = match grpc_status.filter(|_| grpc) {
+            Some(code) => {
+                *response.status_mut() = StatusCode::OK;
+                let message = std::mem::take(response.body_mut());
+                let message =
+                    percent_encoding::percent_encode(&message, percent_encoding::NON_ALPHANUMERIC);
+                let message = HeaderValue::try_from(message.to_string());
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response.headers_mut().insert("grpc-status", HeaderValue::from(code));
+                response.headers_mut().extend(message.ok().map(|text| (GRPC_MESSAGE, text)));
+                HeaderValue::from_static("application/grpc")
+            }
+            None => HeaderValue::from_static("text/plain"),
+        };
+        if grpc_status.is_some_and(|_| grpc) || !response.body().is_empty() {
+            response.headers_mut().entry(header::CONTENT_TYPE).or_insert(kind);
+        }
+        Ok(response)
+    }
+
+    /// Remembers the request as it goes on, for plugins that ask later.
+    pub fn keep_request<B>(&self, request: &Request<B>) {
+        if self.places.iter().any(|place| place.plugin.needs.reads) {
+            let head = RequestHead {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                headers: request.headers().clone(),
+                ..RequestHead::default()
+            };
+            // The first one counts: it is what was forwarded.
+            drop(self.state.request.set(head));
+        }
+    }
+
+    /// Remembers the response as it goes on.
+    pub fn keep_response<B>(&self, response: &Response<B>) {
+        if self.places.iter().any(|place| place.plugin.needs.reads) {
+            let head = ResponseHead::new(response.status(), response.headers().clone());
+            drop(self.state.response.set(head));
+        }
+    }
+
+    /// Remembers how the exchange ended.
+    pub fn conclude(&self, outcome: impl FnOnce() -> Outcome) {
+        if self.places.iter().any(|place| place.plugin.needs.reads) {
+            self.state.outcome.get_or_init(outcome);
+        }
+    }
+
+    /// Tells the plugins that the exchange is over. Nothing moves any more.
+    pub fn finish(&self) {
+        if self.finished.replace(true) {
+            return;
+        }
+        for place in &self.places {
+            let Some((generation, context)) = place.context.take() else { continue };
+            let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
+                let (stream, told) = instance.finish(context);
+                if let Some(stream) = stream {
+                    stream.release();
+                }
+                told
+            });
+            match told {
+                Ok(()) => place.seat.measure(),
+                // The exchange is over: nobody is left to fail, and the fault was logged.
+                Err(broken) => tracing::debug!("plugin {}: {broken}", place.plugin.label),
+            }
+        }
+    }
+
+    /// Calls a plugin on its stream.
+    pub(super) fn call<T>(
+        &self,
+        place: &Place,
+        call: impl FnOnce(
+            &mut leno_wasm_host::Instance<super::host::ProxyHost>,
+            ContextId,
+        ) -> Result<T, leno_wasm_host::Fault>,
+    ) -> Result<T, Broken> {
+        let (generation, context) = place.context.get().ok_or(Broken::Lost)?;
+        let call = |instance: &mut _| call(instance, context);
+        place.seat.call_again(generation, Some(&self.state), 1, call)
+    }
+
+    /// An answer that a plugin gave just now.
+    pub(super) fn answer_of(&self, at: usize, passes: usize) -> Option<Answered> {
+        let answer = self.state.marks[at].answer.take()?;
+        Some(Answered { passes, answer, label: self.places[at].plugin.label.clone() })
+    }
+
+    /// What the failure policy says to a plugin that cannot be called.
+    pub(super) fn failed(&self, place: &Place, broken: &Broken) -> Result<(), Failure> {
+        if !place.bypassed.replace(true) {
+            let failures = &place.plugin.figures.failures;
+            failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        match place.plugin.failure {
+            FailurePolicy::Open => Ok(()),
+            FailurePolicy::Closed => {
+                Err(Failure::of(&place.plugin.label, &format!("failed: {broken}")))
+            }
+        }
+    }
+
+    /// What it says to one that wants what HTTP forbids.
+    fn excuse(&self, place: &Place, what: &str) -> Result<(), Failure> {
+        match place.plugin.failure {
+            FailurePolicy::Open => Ok(()),
+            FailurePolicy::Closed => {
+                Err(Failure::of(&place.plugin.label, &format!("{what}, which HTTP forbids")))
+            }
+        }
+    }
+
+    pub(super) fn closed(&self, at: usize) -> Failure {
+        Failure::of(&self.places[at].plugin.label, "closed the stream")
+    }
+
+    /// What a broken instance had in hands.
+    pub(super) fn lost(&self, at: usize) -> Contents {
+        self.state.marks[at].lost.take().map(|contents| *contents).unwrap_or_default()
+    }
+
+    fn lost_head(&self, at: usize) -> RequestHead {
+        self.lost(at).request.unwrap_or_default()
+    }
+
+    fn take_request(&self, at: usize) -> RequestHead {
+        let taken = self.call(&self.places[at], |instance, context| {
+            let stream = instance.stream_mut(context);
+            Ok(stream.and_then(|stream| stream.contents.request.take()))
+        });
+        taken.ok().flatten().unwrap_or_default()
+    }
+
+    fn take_response(&self, at: usize) -> ResponseHead {
+        let taken = self.call(&self.places[at], |instance, context| {
+            let stream = instance.stream_mut(context);
+            Ok(stream.and_then(|stream| stream.contents.response.take()))
+        });
+        taken.ok().flatten().unwrap_or_default()
+    }
+}
+
+/// The plugins of a kind, up to the first that cannot run yet and must not be left out.
+pub(super) fn places(
+    seats: &Seats,
+    chain: &Chain,
+    kind: PluginType,
+    random: impl Fn() -> u64,
+) -> (Box<[Place]>, Option<(Phase, Failure)>) {
+    let mut places = Vec::with_capacity(chain.slots().len());
+    for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
+        match slot.choose(&random) {
+            Ok(plugin) => {
+                let seat = seats.seat(&plugin);
+                places.push(Place::new(plugin, seat, slot.phase));
+            }
+            Err(unloaded) if unloaded.failure == FailurePolicy::Open => {}
+            Err(unloaded) => {
+                let failure = Failure::of(&unloaded.label, &unloaded.reason);
+                return (places.into(), Some((slot.phase, failure)));
+            }
+        }
+    }
+    (places.into(), None)
+}
+
+const GRPC_MESSAGE: http::HeaderName = http::HeaderName::from_static("grpc-message");
+
+/// What became of a request's head.
+#[derive(Debug)]
+pub enum Passed {
+    /// It goes on.
+    On {
+        /// A plugin changed path or host.
+        retargeted: bool,
+    },
+    /// A plugin answered.
+    Answered(Answered),
+}
+
+impl Answered {
+    /// For the access log: who answered, and why.
+    pub fn detail(&self) -> String {
+        let details = &self.answer.details;
+        match details.is_empty() {
+            true => format!("plugin {} answered", self.label),
+            false => format!("plugin {} answered: {details}", self.label),
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn of(label: &str, what: &str) -> Self {
+        let detail = format!("plugin {label} {what}");
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail }
+    }
+}
+
+impl Place {
+    fn new(plugin: Arc<Plugin>, seat: Rc<Seat>, phase: Phase) -> Self {
+        Self {
+            plugin,
+            seat,
+            phase,
+            context: Cell::new(None),
+            bypassed: Cell::new(false),
+            lanes: Default::default(),
+        }
+    }
+}
+
+impl Drop for Run {
+    /// Everybody who moved something of the exchange is done, or gave up.
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plugins = self.places.iter().map(|place| &place.plugin);
+        formatter.debug_list().entries(plugins).finish()
+    }
+}

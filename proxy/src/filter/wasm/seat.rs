@@ -1,0 +1,308 @@
+//! One worker's instance of a plugin: started at first use, thrown away when it breaks, started again after a pause.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    fmt,
+    rc::Rc,
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use leno_wasm_host::{Fault, FaultKind, Instance, StartError};
+use rustc_hash::FxHashMap;
+
+use super::{
+    callouts::Callouts,
+    host::ProxyHost,
+    plugin::{Figures, Plugin},
+    restart::Restart,
+    state::{Node, State},
+};
+
+/// The instances of one worker.
+pub struct Seats {
+    seats: RefCell<FxHashMap<u64, Rc<Seat>>>,
+    surroundings: Rc<Surroundings>,
+}
+
+/// What every instance of a worker has around it.
+pub(super) struct Surroundings {
+    pub(super) callouts: OnceCell<Rc<dyn Callouts>>,
+    pub(super) node: Arc<Node>,
+    pub(super) started: Instant,
+}
+
+/// Where an instance of one plugin runs.
+pub(super) struct Seat {
+    label: Arc<str>,
+    version: Box<str>,
+    /// Gone when nobody uses the plugin any more.
+    plugin: Weak<Plugin>,
+    linked: leno_wasm_host::Plugin<ProxyHost>,
+    figures: Arc<Figures>,
+    surroundings: Rc<Surroundings>,
+    /// In whose behalf the plugin runs: for its log lines.
+    current: Rc<RefCell<Option<Rc<State>>>>,
+    /// Which instance it is: contexts belong to one.
+    generation: Cell<u64>,
+    inner: RefCell<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    instance: Option<Instance<ProxyHost>>,
+    restart: Restart,
+    /// Whether there was an instance before.
+    used: bool,
+    memory_bytes: i64,
+}
+
+/// Why a plugin could not be called, or broke.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// It did something wrong just now.
+    Fault(Fault),
+    /// The instance that knew the stream is no more.
+    Lost,
+    /// It broke a short while ago.
+    Pausing,
+    /// It does not start.
+    Start(String),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(formatter),
+            Self::Lost => formatter.write_str("it broke in another exchange"),
+            Self::Pausing => formatter.write_str("it broke and is not started again yet"),
+            Self::Start(reason) => write!(formatter, "it does not start: {reason}"),
+        }
+    }
+}
+
+impl Seats {
+    /// None yet. `started`: when time began for those that break.
+    pub fn new(started: Instant, node: Node) -> Self {
+        let node = Arc::new(node);
+        let surroundings = Surroundings { callouts: OnceCell::new(), node, started };
+        Self { seats: RefCell::default(), surroundings: Rc::new(surroundings) }
+    }
+
+    /// Whom plugins send their own requests by. Without it they can send none.
+    pub fn call_by(&self, callouts: Rc<dyn Callouts>) {
+        // Set once, where the worker begins.
+        drop(self.surroundings.callouts.set(callouts));
+    }
+
+    /// Who we are.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.surroundings.node
+    }
+
+    /// Ends the instances of plugins that nobody uses any more.
+    pub fn sweep(&self) {
+        if self.seats.borrow().is_empty() {
+            return;
+        }
+        let unused = |seat: &Rc<Seat>| seat.plugin.strong_count() == 0;
+        let mut ended: Vec<Rc<Seat>> = Vec::new();
+        self.seats.borrow_mut().retain(|_, seat| {
+            let keep = !unused(seat);
+            if !keep {
+                ended.push(seat.clone());
+            }
+            keep
+        });
+        ended.iter().for_each(|seat| seat.end());
+    }
+
+    pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
+        let mut seats = self.seats.borrow_mut();
+        let new = || Rc::new(Seat::new(plugin, self.surroundings.clone()));
+        seats.entry(plugin.id).or_insert_with(new).clone()
+    }
+}
+
+impl Seat {
+    fn new(plugin: &Arc<Plugin>, surroundings: Rc<Surroundings>) -> Self {
+        Self {
+            label: plugin.label.clone(),
+            version: plugin.version.clone(),
+            plugin: Arc::downgrade(plugin),
+            linked: plugin.linked.clone(),
+            figures: plugin.figures.clone(),
+            surroundings,
+            current: Rc::default(),
+            generation: Cell::new(0),
+            inner: RefCell::default(),
+        }
+    }
+
+    /// `shop/tag`.
+    pub(super) fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Which instance it is now.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Calls the instance, which is started if there is none, in behalf of `state`. `calls`: how many callbacks these are.
+    pub(super) fn call<T>(
+        self: &Rc<Self>,
+        state: &Rc<State>,
+        calls: u64,
+        call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<T, Fault>,
+    ) -> Result<T, Broken> {
+        let began = Instant::now();
+        let mut inner = self.inner.try_borrow_mut().map_err(|_| Broken::Pausing)?;
+        if inner.instance.is_none() {
+            self.start(&mut inner, began)?;
+        }
+        self.current.replace(Some(state.clone()));
+        self.run(&mut inner, began, calls, call)
+    }
+
+    /// Calls the instance that is called `generation`, if it is still there. `state`: in whose behalf, if anybody's.
+    pub(super) fn call_again<T>(
+        &self,
+        generation: u64,
+        state: Option<&Rc<State>>,
+        calls: u64,
+        call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<T, Fault>,
+    ) -> Result<T, Broken> {
+        if self.generation.get() != generation {
+            return Err(Broken::Lost);
+        }
+        let began = Instant::now();
+        let mut inner = self.inner.try_borrow_mut().map_err(|_| Broken::Pausing)?;
+        self.current.replace(state.cloned());
+        self.run(&mut inner, began, calls, call)
+    }
+
+    fn run<T>(
+        &self,
+        inner: &mut Inner,
+        began: Instant,
+        calls: u64,
+        call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<T, Fault>,
+    ) -> Result<T, Broken> {
+        let Some(instance) = &mut inner.instance else { return Err(Broken::Lost) };
+        let called = call(instance);
+        self.figures.spent(calls, began.elapsed());
+        self.current.take();
+        called.map_err(|fault| {
+            self.broke(inner, &fault);
+            Broken::Fault(fault)
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.surroundings.started.elapsed()
+    }
+
+    fn start(self: &Rc<Self>, inner: &mut Inner, began: Instant) -> Result<(), Broken> {
+        let now = began.saturating_duration_since(self.surroundings.started);
+        if !inner.restart.is_due(now) {
+            return Err(Broken::Pausing);
+        }
+        self.generation.set(self.generation.get() + 1);
+        let host = ProxyHost::new(self, self.surroundings.clone(), self.current.clone());
+        match Instance::start(&self.linked, host) {
+            Ok(instance) => {
+                inner.restart.started(now);
+                self.figures.instances.fetch_add(1, Relaxed);
+                self.figures.restarts.fetch_add(u64::from(inner.used), Relaxed);
+                inner.used = true;
+                inner.instance = Some(instance);
+                self.count_memory(inner);
+                Ok(())
+            }
+            Err(error) => {
+                self.count(match &error {
+                    StartError::Fault(fault) => fault.kind,
+                    _ => FaultKind::Trap,
+                });
+                let pause = inner.restart.broke(self.now());
+                let (label, version) = (&self.label, &self.version);
+                tracing::error!(
+                    "plugin {label} ({version}) does not start: {error}; tried again in {pause:?}"
+                );
+                Err(Broken::Start(error.to_string()))
+            }
+        }
+    }
+
+    /// Throws the instance away. Its streams tell those that they belong to.
+    fn broke(&self, inner: &mut Inner, fault: &Fault) {
+        self.count(fault.kind);
+        let pause = inner.restart.broke(self.now());
+        let (label, version, backtrace) = (&self.label, &self.version, fault.backtrace.join(" < "));
+        tracing::error!(%backtrace, "plugin {label} ({version}) broke: {fault}; started again in {pause:?}");
+        self.remove(inner);
+    }
+
+    fn remove(&self, inner: &mut Inner) {
+        // What is left of it belongs to no instance from here on.
+        self.generation.set(self.generation.get() + 1);
+        if inner.instance.take().is_some() {
+            self.figures.instances.fetch_sub(1, Relaxed);
+            self.count_memory(inner);
+        }
+    }
+
+    fn count(&self, kind: FaultKind) {
+        let counter = match kind {
+            FaultKind::Deadline => &self.figures.overruns,
+            _ => &self.figures.traps,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    fn count_memory(&self, inner: &mut Inner) {
+        let bytes = inner.instance.as_ref().map_or(0, Instance::memory_bytes);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if bytes != inner.memory_bytes {
+            self.figures.memory_bytes.fetch_add(bytes - inner.memory_bytes, Relaxed);
+            inner.memory_bytes = bytes;
+        }
+    }
+
+    /// Looks at what memory the instance has: for the end of an exchange.
+    pub(super) fn measure(&self) {
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            self.count_memory(&mut inner);
+        }
+    }
+
+    /// Nobody uses the plugin any more: it is told so.
+    fn end(&self) {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return };
+        if let Some(instance) = &mut inner.instance {
+            // Nobody is left for whom it could make a difference.
+            let ended = instance.shut_down().and_then(|_| instance.delete_root());
+            if let Err(fault) = ended {
+                tracing::warn!(
+                    "plugin {} ({}) broke at its end: {fault}",
+                    self.label,
+                    self.version
+                );
+            }
+        }
+        self.remove(&mut inner);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Seats {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Seats").finish_non_exhaustive()
+    }
+}
