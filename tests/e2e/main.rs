@@ -33,6 +33,8 @@ mod frames;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod hedging;
+#[cfg(test)]
 mod http1;
 #[cfg(test)]
 mod http2;
@@ -55,6 +57,8 @@ mod reload;
 #[cfg(test)]
 mod resilience;
 #[cfg(test)]
+mod retries;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;
@@ -64,6 +68,8 @@ mod secrets;
 mod streaming;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod timeouts;
 #[cfg(test)]
 mod tunnels;
 #[cfg(test)]

@@ -253,7 +253,7 @@ impl Exchange {
             }
             let progress = Rc::new(Progress::default());
             self.progress = Some(progress.clone());
-            Body::passing(body, Limits { idle, deadline: None }, Box::new(progress))
+            Body::passing(body, Limits { idle, ..Limits::default() }, Box::new(progress))
         })
     }
 

@@ -72,6 +72,7 @@ pub(super) fn pass_on(
     };
     record.status = response.status().as_u16();
     record.grpc_status = outcome::grpc_status_of(response.headers());
+    let grpc = record.grpc;
     let mut ending = Ending {
         worker: exchange.worker.clone(),
         record,
@@ -83,7 +84,7 @@ pub(super) fn pass_on(
             ending.end(End::Complete);
             return Body::Empty;
         }
-        let limits = Limits { idle: std::time::Duration::ZERO, deadline };
+        let limits = Limits { idle: std::time::Duration::ZERO, deadline, grpc };
         Body::passing(body, limits, Box::new(ending))
     }))
 }
