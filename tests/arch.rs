@@ -22,7 +22,7 @@ const PROXY: &[&[&str]] = &[
 ];
 const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
-    &["telemetry", "store", "access", "plan", "inject"],
+    &["telemetry", "store", "access", "plan", "inject", "quota"],
     &["objects"],
     &["registry"],
     &["push", "ca"],
@@ -67,6 +67,7 @@ const PURE: &[&str] = &[
     "control-plane/src/ca/rotation",
     "control-plane/src/objects",
     "control-plane/src/plan",
+    "control-plane/src/quota",
     "control-plane/src/registry/lease",
     "control-plane/src/xds/session",
 ];

@@ -59,6 +59,12 @@ pub enum Flag {
     AD,
     /// Who the caller says it is does not hold.
     AU,
+    /// Over a rate limit.
+    RL,
+    /// Aborted on purpose.
+    FI,
+    /// Delayed on purpose; nothing else to say.
+    DI,
 }
 
 impl Flag {
@@ -79,6 +85,9 @@ impl Flag {
             Self::DT => "DT",
             Self::AD => "AD",
             Self::AU => "AU",
+            Self::RL => "RL",
+            Self::FI => "FI",
+            Self::DI => "DI",
         }
     }
 }
@@ -96,6 +105,8 @@ pub struct Error {
     pub retry: Retry,
     /// When to come back, where that is known.
     pub retry_after: Option<Duration>,
+    /// The `grpc-status` of the answer, where it is not for the status to say.
+    pub grpc: Option<u8>,
     /// For logs: what exactly. Never sent to the caller when it names addresses.
     pub detail: Cow<'static, str>,
 }
@@ -113,6 +124,7 @@ impl Error {
             fault: Fault::Downstream,
             retry: Retry::Unsafe,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }
@@ -130,6 +142,7 @@ impl Error {
             fault: Fault::Upstream,
             retry,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }
@@ -142,6 +155,7 @@ impl Error {
             fault: Fault::Ours,
             retry: Retry::Unsafe,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }

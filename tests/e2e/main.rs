@@ -27,6 +27,8 @@ mod control_plane;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod frames;
@@ -52,6 +54,8 @@ mod origin;
 mod overload;
 #[cfg(test)]
 mod process_life;
+#[cfg(test)]
+mod rate_limits;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

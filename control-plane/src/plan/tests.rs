@@ -114,6 +114,14 @@ pub(crate) fn fault(name: &str, target: &str) -> Value {
     object("leno.dev/v1alpha1", "FaultPolicy", name, &spec)
 }
 
+fn rate_limit(name: &str, target: &str) -> Value {
+    let spec = json!({
+        "targetRefs": [{"group": "", "kind": "Service", "name": target}],
+        "limits": [{"name": "all", "requests": 1, "per": "1s"}],
+    });
+    object("leno.dev/v1alpha1", "RateLimitPolicy", name, &spec)
+}
+
 /// Parents are full names, backends are in the route's namespace, the last one gets copies only.
 pub(crate) fn route(name: &str, parents: &[&str], backends: &[&str]) -> Value {
     let parent = |full: &&str| {
@@ -605,6 +613,42 @@ fn policies_for_a_workload_reach_its_own_proxy_and_no_other() {
         world.edit(&mut planner, Edit::Put(guard(kind, "shop/new", Whom::Version("v1"))));
         assert!(planner.take().is_empty());
     }
+}
+
+/// A service's limits hold at its own sidecars, its faults are for its callers.
+#[test]
+fn limits_reach_those_who_serve_and_faults_those_who_call() {
+    let (mut world, mut planner) = planner(vec![service("shop/a", &[]), service("shop/b", &[])]);
+    world.edit(&mut planner, Edit::Put(workload("shop/a-1", &["a"])));
+    let (own, caller) = (ProxyId(1), ProxyId(2));
+    planner.connect(own, identity("shop", Some("shop/a-1")));
+    planner.connect(caller, identity("shop", None));
+    planner.subscribe(caller, &named("shop/a"));
+    planner.take();
+    for edit in [rate_limit("shop/limit-a", "a"), rate_limit("shop/limit-b", "b")] {
+        world.edit(&mut planner, Edit::Put(edit));
+    }
+    let limited = planner.take();
+    let (who, delta) = &limited[0];
+    assert_eq!(
+        (limited.len(), *who, names(delta)),
+        (1, own, vec!["+RateLimitPolicy shop/limit-a".to_owned()])
+    );
+    for edit in [fault("shop/fault-a", "a"), fault("shop/fault-b", "b")] {
+        world.edit(&mut planner, Edit::Put(edit));
+    }
+    let faulty = planner.take();
+    let (who, delta) = &faulty[0];
+    assert_eq!(
+        (faulty.len(), *who, names(delta)),
+        (1, caller, vec!["+FaultPolicy shop/fault-a".to_owned()])
+    );
+    // It serves another: the limits on that are its own now.
+    world.edit(&mut planner, Edit::Put(workload("shop/a-1", &["b"])));
+    let moved = planner.take();
+    let delta = moved.iter().find(|(who, _)| *who == own).map(|(_, delta)| names(delta)).unwrap();
+    assert!(delta.contains(&"+RateLimitPolicy shop/limit-b".to_owned()), "{delta:?}");
+    assert!(delta.contains(&"-RateLimitPolicy shop/limit-a".to_owned()), "{delta:?}");
 }
 
 #[test]

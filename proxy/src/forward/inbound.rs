@@ -7,7 +7,7 @@ use leno_api::model::peer_authentication::TlsMode;
 
 use super::{
     exchange::{DESTINATION, Decision, Exchange, Routed},
-    guard,
+    guard, limits,
     secured::Secured,
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(super) fn decide(
         return Err(Error::downstream(StatusCode::FORBIDDEN, Flag::AD, detail));
     }
     guard::request(exchange, port, target, request)
+        .and_then(|()| limits::check(exchange, port, request))
         .inspect_err(|_| exchange.count_for(&cluster))?;
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());

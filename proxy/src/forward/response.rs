@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use super::{attempt::Received, exchange::Exchange, outcome, tunnel, worker::Worker};
+use super::{attempt::Received, exchange::Exchange, limits, outcome, tunnel, worker::Worker};
 use crate::{
     cluster::{Admitted, Lease, pool::Connection, tally::Verdict},
     error::{Error, Flag, Retry},
@@ -45,6 +45,7 @@ pub(super) fn pass_on(
         let idle = cluster.settings.idle_timeout;
         tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
         let mut response = change_headers(response, changes).map(|_| Body::Empty);
+        limits::tell(exchange.standing.as_deref(), response.headers_mut());
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
@@ -63,6 +64,7 @@ pub(super) fn pass_on(
     if let Some(cookie) = exchange.affinity.cookie.take() {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
+    limits::tell(exchange.standing.as_deref(), response.headers_mut());
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -139,7 +141,10 @@ impl Watch for Ending {
     }
 
     fn end(&mut self, end: End) {
-        self.record.flag = outcome::of_response_body(end);
+        // Otherwise it says already what else there is to say.
+        if end != End::Complete {
+            self.record.flag = outcome::of_response_body(end);
+        }
         if end != End::Complete {
             self.record.detail = Some(format!("the response's body ended early: {end:?}"));
         }

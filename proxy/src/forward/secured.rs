@@ -114,6 +114,7 @@ mod tests {
             address,
             mode: TlsMode::Strict,
             guards: None,
+            limits: Box::default(),
         };
         let mut inbound = Inbound::default();
         inbound.by_destination.insert("shop/orders:80".into(), port.into());

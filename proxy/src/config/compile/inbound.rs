@@ -11,7 +11,7 @@ use leno_api::model::{
     workload::Workload,
 };
 
-use super::{Clusters, Inputs, Own};
+use super::{Clusters, Inputs, Own, limits};
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint, State},
     filter::{authz::Policies, jwt::Jwt},
@@ -33,6 +33,7 @@ pub(super) fn build(
     let default = if own.proof.expected { TlsMode::Strict } else { TlsMode::Disable };
     if let Some(workload) = &own.workload {
         for service in workload.services.iter().filter_map(|name| inputs.services().get(name)) {
+            limits::hold(&mut inbound.limits, &previous.limits, inputs, service);
             for port in &service.ports {
                 let Some(number) = workload.app_port(&port.name) else { continue };
                 let address = SocketAddr::new(own.application, number);
@@ -48,7 +49,9 @@ pub(super) fn build(
                 let old = previous.by_destination.get(&*destination);
                 let guards = guards(old, inputs, own, workload, (service, port, number));
                 let protocol = port.protocol;
-                let built = InboundPort { destination, protocol, cluster, address, mode, guards };
+                let limits = limits::of(inputs, service, port, &inbound.limits);
+                let built =
+                    InboundPort { destination, protocol, cluster, address, mode, guards, limits };
                 ports.push(register(&mut inbound, service, port.port, built, own));
             }
         }

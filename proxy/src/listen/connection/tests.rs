@@ -57,6 +57,7 @@ async fn application(
         address,
         mode: TlsMode::Disable,
         guards: None,
+        limits: Box::default(),
     })
 }
 
@@ -100,6 +101,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         on_demand_timeout: Duration::ZERO,
         workers: 1,
         mailbox: Mailbox::default(),
+        delayed: Arc::default(),
         started: std::time::Instant::now(),
     }));
     (Rc::new(worker), draining)
@@ -157,6 +159,7 @@ async fn what_is_in_force_when_a_caller_speaks_holds_for_it() {
             address: open.address,
             mode: TlsMode::Strict,
             guards: None,
+            limits: Box::default(),
         };
         let (worker, _draining) = worker(http.clone(), open.clone());
         let mut early = connect(&worker).await;

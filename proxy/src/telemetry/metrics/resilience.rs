@@ -1,12 +1,14 @@
-//! Of breakers and ejections.
+//! Of breakers and ejections, of limits and of faults on purpose.
 
 use prometheus::{IntCounterVec, IntGaugeVec};
 
 use super::New;
 pub use concurrency::Concurrency;
+pub use limiting::Limiting;
 pub use retries::Retries;
 
 mod concurrency;
+mod limiting;
 mod retries;
 
 /// Why endpoints are ejected.
@@ -42,6 +44,8 @@ pub struct Resilience {
     pub concurrency: Concurrency,
     /// What is sent again, and what is not.
     pub retries: Retries,
+    /// Limits on what the application beside us is asked for, and faults on purpose.
+    pub limiting: Limiting,
 }
 
 impl Resilience {
@@ -84,6 +88,7 @@ impl Resilience {
             )?,
             concurrency: Concurrency::register(new)?,
             retries: Retries::register(new)?,
+            limiting: Limiting::register(new)?,
         })
     }
 
