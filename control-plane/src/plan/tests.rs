@@ -704,3 +704,44 @@ fn whom_to_trust_is_for_everybody() {
     }
     assert_eq!(planner.holders(&key("TrustBundle leno-system/mesh")), 2);
 }
+
+#[test]
+fn a_part_of_a_service_brings_the_whole_with_it() {
+    let mut part = service("shop/a-v2", &[]);
+    part["spec"]["subset"] = json!({"of": "a", "matchLabels": {"version": "v2"}});
+    let (mut world, mut planner) = planner(vec![
+        part.clone(),
+        service("shop/a", &[]),
+        service("shop/b", &[]),
+        labelled("shop/a-1", &["a"], "v2"),
+        policy("shop/a", "a"),
+        policy("shop/a-v2", "a-v2"),
+    ]);
+    let id = ProxyId(1);
+    planner.connect(id, identity("shop", None));
+    planner.subscribe(id, &named("shop/a-v2"));
+    let scope = [
+        "+Service shop/a",
+        "+Service shop/a-v2",
+        "+TrafficPolicy shop/a",
+        "+TrafficPolicy shop/a-v2",
+        "+Workload shop/a-1",
+    ];
+    assert_eq!(taken(&mut planner, id), scope);
+    world.edit(&mut planner, Edit::Put(labelled("shop/a-2", &["a"], "v1")));
+    assert_eq!(taken(&mut planner, id), ["+Workload shop/a-2"], "its labels may change");
+    part["spec"]["subset"]["of"] = json!("b");
+    world.edit(&mut planner, Edit::Put(part));
+    let gone = [
+        "+Service shop/a-v2",
+        "+Service shop/b",
+        "-Service shop/a",
+        "-TrafficPolicy shop/a",
+        "-Workload shop/a-1",
+        "-Workload shop/a-2",
+    ];
+    assert_eq!(taken(&mut planner, id), gone);
+    planner.unsubscribe(id, &named("shop/a-v2"));
+    let rest = ["-Service shop/a-v2", "-Service shop/b", "-TrafficPolicy shop/a-v2"];
+    assert_eq!(taken(&mut planner, id), rest);
+}

@@ -45,6 +45,8 @@ pub struct Inputs {
     request_authentications: ByNamespace<RequestAuthentication>,
     /// For each service: the services whose routes send traffic to it (with how many routes do).
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
+    /// For each service: those that are a part of it.
+    subsets: FxHashMap<ObjectName, BTreeSet<ObjectName>>,
 }
 
 /// A resource: what it means, and the text it was read from. Its metadata are in the text only.
@@ -238,6 +240,10 @@ impl Inputs {
         match model {
             Model::Service(service) => {
                 self.services.insert(service.name.clone(), service.clone());
+                if let Some(subset) = &service.subset {
+                    let parts = self.subsets.entry(subset.of.clone()).or_default();
+                    parts.insert(service.name.clone());
+                }
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
@@ -288,12 +294,21 @@ impl Inputs {
             *self.callers.entry(callee).or_default().entry(caller).or_default() += 1;
         }
         mark(&self.services, model, dirty);
+        self.mark_subsets(model, dirty);
     }
 
     fn unlink(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
         match model {
             Model::Service(service) => {
                 self.services.remove(&service.name);
+                if let Some(subset) = &service.subset
+                    && let Some(parts) = self.subsets.get_mut(&subset.of)
+                {
+                    parts.remove(&service.name);
+                    if parts.is_empty() {
+                        self.subsets.remove(&subset.of);
+                    }
+                }
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
@@ -346,6 +361,21 @@ impl Inputs {
             }
         }
         mark(&self.services, model, dirty);
+        self.mark_subsets(model, dirty);
+    }
+}
+
+impl Inputs {
+    /// Parts of a service change with its workloads and ports.
+    fn mark_subsets(&self, model: &Model, dirty: &mut Dirty) {
+        let wholes = match model {
+            Model::Service(service) => std::slice::from_ref(&service.name),
+            Model::Workload(workload) => &*workload.services,
+            _ => &[],
+        };
+        for parts in wholes.iter().filter_map(|whole| self.subsets.get(whole)) {
+            dirty.clusters.extend(parts.iter().cloned());
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::{
     cluster::{
         Refusal, circuit,
+        health::probe::Failure,
         outlier::{Factor, streak::Run},
         window::Batch,
     },
@@ -219,7 +220,7 @@ fn answer(sampler: &mut Sampler, cluster: &Cluster, place: usize, millis: u64, g
     let answer = Answer {
         cluster: cluster.state.id,
         endpoint: cluster.endpoints[place].vitals().id,
-        answer: if good { Ok(()) } else { Err("refused".to_owned()) },
+        answer: if good { Ok(()) } else { Err(Failure::Unwell("refused".to_owned())) },
     };
     sampler.answered(at(millis), vec![answer], &families.resilience);
 }

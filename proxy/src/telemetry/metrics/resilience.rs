@@ -20,8 +20,8 @@ pub const EJECTION_CAUSES: [&str; 5] = [
     "latency",
 ];
 
-/// How health checks end.
-pub const HEALTH_RESULTS: [&str; 2] = ["success", "failure"];
+/// How health checks end; the last is no fault of the endpoint.
+pub const HEALTH_RESULTS: [&str; 3] = ["success", "failure", "unasked"];
 
 /// By service port: `shop/orders:80`.
 #[derive(Debug)]
