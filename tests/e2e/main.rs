@@ -19,6 +19,8 @@ mod bad_requests;
 #[cfg(test)]
 mod bad_upstreams;
 #[cfg(test)]
+mod balancing;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
@@ -34,6 +36,8 @@ mod floods;
 mod frames;
 #[cfg(test)]
 mod grpc;
+#[cfg(test)]
+mod health_checks;
 #[cfg(test)]
 mod hedging;
 #[cfg(test)]
