@@ -33,7 +33,7 @@ use crate::{
     snapshot::Rule,
     telemetry::record::Direction,
 };
-pub(super) use form::{origin, to_http2, with_body};
+pub(super) use form::{prepare, speaks_http2, with_body};
 pub(super) use send::name_destination;
 use send::{Context, Tried};
 use supply::{Outgoing, Supply};
