@@ -4,5 +4,6 @@
 mod concurrency;
 mod gate;
 mod health;
+mod limiting;
 mod pages;
 pub mod server;

@@ -184,3 +184,28 @@ async fn faults_come_and_go_with_their_policy() {
     })
     .await;
 }
+
+/// A copy is a request like any other: in the form that its upstream needs, and within that service's limits.
+#[tokio::test]
+async fn copies_are_formed_as_requests_and_fail_nobody() {
+    let (shop, copies) = (Origin::echo("shop").await, Origin::echo("copies").await);
+    let route = "- filters: [{type: RequestMirror, requestMirror: {backendRef: {name: copies, port: 80}}}]\n  \
+                   backendRefs: [{name: shop, port: 80}]";
+    // Faults are for calls, and nobody called this one.
+    let other = faults("{abort: {status: 503}}").replace("name: shop", "name: copies");
+    let proxy = Mesh::default()
+        .service("shop", "http", &[shop.address])
+        .service("copies", "http", &[copies.address])
+        .http_route("shop", route)
+        .yaml(&other)
+        .start()
+        .await;
+    let sender = http2::connect(&proxy).await;
+    let request = Request::get("http://shop/x?y=1").header("cookie", "a=1").header("cookie", "b=2");
+    assert_eq!(http2::ask(&sender, request.body(()).unwrap(), b"").await.status(), 200);
+    let copy = until("the copy", async || copies.requests().first().cloned()).await;
+    assert_eq!(copy["headers"]["cookie"], serde_json::json!(["a=1; b=2"]), "{copy}");
+    assert_eq!(copy["headers"]["host"], serde_json::json!(["shop"]), "{copy}");
+    assert_eq!(copy["headers"]["cookie"], shop.requests()[0]["headers"]["cookie"]);
+    assert_eq!(client::get(proxy.outbound, "copies", "/").await.status, 503);
+}

@@ -88,6 +88,8 @@ async fn above_the_limit_callers_are_told_when_to_come_back() {
     proxy.counts("leno_rate_limited_total", &labels, 1.0).await;
     let requests = [("response_code", "429"), ("response_flags", "RL")];
     proxy.counts("istio_requests_total", &requests, 1.0).await;
+    let page = proxy.page("/clusters").await;
+    assert!(page.contains("::rate_limit::default/shop/few::2 per 3600s, Local"), "{page}");
     // Gone with the policy, and so are its figures.
     proxy.rewrite(sidecar(&shop, "http", "").text());
     until("the limit to be gone", async || (wire.ask(GET).await.status == 200).then_some(())).await;
@@ -386,4 +388,61 @@ async fn admitted_in(load: &[(&Proxy, usize)], seconds: f64) -> f64 {
     let admitted = (after - before) as f64 / begun.elapsed().as_secs_f64();
     callers.end().await;
     admitted
+}
+
+/// One gRPC call of the quota service, as bytes: its `grpc-status`.
+async fn lease(control_plane: &ControlPlane, token: Option<&str>, namespace: &str) -> String {
+    // LeaseRequest { proxy, limits: [LimitDemand { namespace, service, policy, limit }] }
+    let field = |number: u8, value: &[u8]| {
+        let length = u8::try_from(value.len()).unwrap();
+        [&[number << 3 | 2, length], value].concat()
+    };
+    let names = [namespace, "shop", "shop", "all"];
+    let limit: Vec<u8> =
+        (1..).zip(names).flat_map(|(number, name)| field(number, name.as_bytes())).collect();
+    let message = [field(1, b"somebody"), field(2, &limit)].concat();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let body: &'static [u8] = Box::leak([&[0], &length[..], &message].concat().into_boxed_slice());
+    let stream = tokio::net::TcpStream::connect(control_plane.xds).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://control-plane/leno.quota.v1.Quota/Lease")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let request = match token {
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
+        None => request,
+    };
+    let mut sender = sender.ready().await.unwrap();
+    let (response, mut stream) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    stream.send_data(bytes::Bytes::from_static(body), true).unwrap();
+    let response = tokio::time::timeout(PATIENCE, response).await.unwrap().unwrap();
+    let status = |headers: &http::HeaderMap| {
+        headers.get("grpc-status").map(|status| status.to_str().unwrap().to_owned())
+    };
+    if let Some(status) = status(response.headers()) {
+        return status;
+    }
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+    }
+    status(&body.trailers().await.unwrap().unwrap()).unwrap()
+}
+
+/// Who may not have the configuration of a proxy in a namespace has no part in its limits.
+#[tokio::test]
+async fn shares_are_for_proxies_of_the_namespace() {
+    let mut control_plane = ControlPlane::start(&["--require-token"]).await;
+    control_plane.flags("shop");
+    let token = control_plane.tokens[0].clone();
+    for (token, namespace, status) in [
+        (Some(&*token), "default", "0"),
+        (Some(&*token), "other", "7"),
+        (Some(&*token), "", "3"),
+        (Some("forged"), "default", "16"),
+        (None, "default", "16"),
+    ] {
+        assert_eq!(lease(&control_plane, token, namespace).await, status, "{token:?} {namespace}");
+    }
 }

@@ -12,7 +12,7 @@ use super::{concurrency, health};
 use crate::{
     cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
-    snapshot::InboundPort,
+    snapshot::{InboundPort, Snapshot},
 };
 
 /// The list of endpoints, for people who open the port in a browser or with curl.
@@ -36,11 +36,11 @@ POST /quitquitquit        end the process
 pub(super) fn clusters(shared: &Shared) -> Value {
     let (snapshot, now) = (shared.published.load(), shared.now());
     let clusters: Vec<Value> =
-        snapshot.clusters.values().map(|cluster| self::cluster(cluster, now)).collect();
+        snapshot.clusters.values().map(|cluster| self::cluster(cluster, &snapshot, now)).collect();
     json!({ "clusters": clusters })
 }
 
-fn cluster(cluster: &Cluster, now: Duration) -> Value {
+fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
     let limits = &cluster.state.limits;
     let settings = &cluster.settings;
     let endpoints: Vec<Value> = cluster
@@ -71,6 +71,8 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
         "healthCheck": health::check_policy(cluster),
         "localShare": cluster.endpoints.local_share(),
         "concurrency": concurrency::page(cluster),
+        "rateLimits": super::limiting::rate_limits(snapshot, cluster),
+        "faults": super::limiting::faults(snapshot, cluster),
         "endpoints": endpoints,
     })
 }
@@ -86,7 +88,8 @@ fn security(endpoint: &Endpoint) -> &'static str {
 /// `/clusters` as lines in Envoy's form: `cluster::address::figure::value`.
 pub(super) fn clusters_text(shared: &Shared) -> String {
     let (mut text, now) = (String::new(), shared.now());
-    for cluster in shared.published.load().clusters.values() {
+    let snapshot = shared.published.load();
+    for cluster in snapshot.clusters.values() {
         let (name, limits) = (&cluster.name, &cluster.state.limits);
         let mut line = |rest: String| {
             text.push_str(name);
@@ -105,6 +108,9 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
             line(rest);
         }
         for rest in concurrency::lines(cluster) {
+            line(rest);
+        }
+        for rest in super::limiting::lines(&snapshot, cluster) {
             line(rest);
         }
         for endpoint in cluster.endpoints.iter() {
