@@ -47,6 +47,7 @@ const PURE: &[&str] = &[
     "proxy/src/cluster/circuit",
     "proxy/src/cluster/endpoints",
     "proxy/src/cluster/ewma",
+    "proxy/src/cluster/health",
     "proxy/src/cluster/outlier",
     "proxy/src/cluster/tally",
     "proxy/src/cluster/window",

@@ -262,10 +262,15 @@ async fn the_own_zone_goes_first_until_what_is_left_of_it_is_too_little() {
         ]
     };
     let check = "healthCheck: {tcp: {}, interval: 100ms, timeout: 100ms}";
-    // `--zone` is how a proxy knows where it is if it has no workload of its own.
-    let mesh = |second| zoned(&workloads(second)).policy("shop", check);
+    // Its own workload says where it is.
+    let own = "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+        metadata: {name: web-0, namespace: default}\n\
+        spec: {services: [web], address: 127.0.0.1, ports: {main: 1}, zone: a}";
+    let mesh = |second| {
+        zoned(&workloads(second)).policy("shop", check).service("web", "http", &[]).yaml(own)
+    };
     let after = mesh(gone).text().to_owned();
-    let proxy = mesh(near.address).arguments(&["--zone", "a"]).start().await;
+    let proxy = mesh(near.address).arguments(&["--name", "web-0"]).start().await;
     assert_eq!(shares(&proxy, 40).await, BTreeMap::from([("0".to_owned(), 40)]));
     assert_eq!(proxy.cluster(CLUSTER).await["localShare"], 1.0);
 
@@ -285,6 +290,8 @@ async fn the_own_zone_goes_first_until_what_is_left_of_it_is_too_little() {
 async fn without_preference_zones_do_not_count() {
     let origins = origins(2).await;
     let workloads = [("0", "a", 1, origins[0].address), ("1", "b", 1, origins[1].address)];
+    let preferring = zoned(&workloads).arguments(&["--zone", "a"]).start().await;
+    assert_eq!(preferring.cluster(CLUSTER).await["localShare"], 1.0);
     let mesh = zoned(&workloads).policy("shop", "zones: {prefer: false}\nbalancer: {random: {}}");
     let proxy = mesh.arguments(&["--zone", "a"]).start().await;
     assert_eq!(shares(&proxy, 60).await.len(), 2);

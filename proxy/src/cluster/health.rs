@@ -2,14 +2,12 @@
 //! time since any fixed start. What follows for an endpoint is decided with everything else that is known of it, by the
 //! [detector](super::outlier::Detector).
 
-pub mod probe;
-
 use std::{fmt, sync::Arc, time::Duration};
 
 use leno_api::model::traffic_policy::HealthCheck;
 use rustc_hash::FxHashMap;
 
-use probe::Failure;
+use super::probe::Failure;
 
 /// A new endpoint is asked within this time: before much is sent there, but not all of a large service at one moment.
 const FIRST: Duration = Duration::from_secs(1);
@@ -169,12 +167,8 @@ impl Check {
     ) -> Option<Change> {
         let good = error.is_none();
         let first = self.checked.is_none();
-        let checked = self.checked.get_or_insert_with(|| Checked {
-            healthy: true,
-            since: now,
-            at: now,
-            error: None,
-        });
+        let checked =
+            self.checked.get_or_insert(Checked { healthy: true, since: now, at: now, error: None });
         (checked.at, checked.error) = (now, error.clone());
         if good == checked.healthy {
             self.run = 0;

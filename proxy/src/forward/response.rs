@@ -46,6 +46,7 @@ pub(super) fn pass_on(
         tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
         let mut response = change_headers(response, changes).map(|_| Body::Empty);
         limits::tell(exchange.standing.as_deref(), response.headers_mut());
+        set_cookie(exchange, response.headers_mut());
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
@@ -61,9 +62,7 @@ pub(super) fn pass_on(
         // An application that passes answers on would say it of itself.
         response.headers_mut().remove(outcome::OVERLOADED);
     }
-    if let Some(cookie) = exchange.affinity.cookie.take() {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
+    set_cookie(exchange, response.headers_mut());
     limits::tell(exchange.standing.as_deref(), response.headers_mut());
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
@@ -89,6 +88,13 @@ pub(super) fn pass_on(
         let limits = Limits { idle: std::time::Duration::ZERO, deadline, grpc };
         Body::passing(body, limits, Box::new(ending))
     }))
+}
+
+/// Tells a caller that belonged nowhere yet where it belongs now.
+fn set_cookie(exchange: &mut Exchange, headers: &mut HeaderMap) {
+    if let Some(cookie) = exchange.affinity.cookie.take() {
+        headers.append(header::SET_COOKIE, cookie);
+    }
 }
 
 fn change_headers<B>(mut response: Response<B>, by: Changes<'_>) -> Response<B> {

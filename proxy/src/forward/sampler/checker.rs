@@ -9,7 +9,7 @@ use crate::{
     cluster::{
         Cluster, Endpoint,
         connect::Connector,
-        health::probe::{Failure, probe},
+        probe::{Failure, probe},
     },
     forward::worker::Shared,
 };

@@ -5,8 +5,8 @@ use super::*;
 use crate::{
     cluster::{
         Refusal, circuit,
-        health::probe::Failure,
         outlier::{Factor, streak::Run},
+        probe::Failure,
         window::Batch,
     },
     forward::observed::{Report, tests::cluster},

@@ -12,8 +12,9 @@ use crate::{
     cluster::{
         Cluster, Endpoint,
         circuit::{self, Circuit},
-        health::{Checks, probe::Failure},
+        health::Checks,
         outlier::{Cause, Change, Detector, Factor, Streaks},
+        probe::Failure,
         window::{Batch, Span},
     },
     forward::observed::Report,
