@@ -230,7 +230,7 @@ fn who_fails_its_checks_gets_nothing_with_and_without_outlier_detection() {
     for enabled in [true, false] {
         let (mut sampler, families) = (Sampler::default(), families());
         let before = cluster(1..=4, with_checks(enabled), None);
-        let mut tick = |sampler: &mut Sampler, cluster: &Arc<Cluster>, millis| {
+        let tick = |sampler: &mut Sampler, cluster: &Arc<Cluster>, millis| {
             sampler.sample(&snapshot(cluster), at(millis), &Mail::default(), &families.resilience);
             sampler.ask(at(millis)).len()
         };
