@@ -247,7 +247,7 @@ async fn bodies_are_sent_again_as_long_as_they_fit() {
                 assert_eq!((answer.status, answer.header("x-whose")), (503, Some("origin")));
                 assert_eq!(line["response_flags"], "RO", "{length}{extra}");
                 assert_eq!(line["retry_denied"], "body over replay buffer");
-                let reason = [("reason", "body over replay buffer")];
+                let reason = [("reason", "body_not_kept")];
                 proxy.counts("leno_retries_denied_total", &reason, 1.0).await;
             }
         }
@@ -431,7 +431,7 @@ async fn retries_amplify_by_a_fifth_at_most() {
     assert!(sent > 2000 && sent <= 2400, "{sent}");
     let line = last(&proxy, 2000).await;
     assert_eq!(line["retry_denied"], "retry over budget");
-    proxy.counts("leno_retries_denied_total", &[("reason", "retry over budget")], 2000.0).await;
+    proxy.counts("leno_retries_denied_total", &[("reason", "over_budget")], 2000.0).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 use leno_api::model::{ObjectName, peer_authentication::TlsMode};
 use serde_json::{Value, json};
 
-use super::{concurrency, health};
+use super::{attempts, concurrency, health};
 use crate::{
     cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
@@ -67,6 +67,8 @@ fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
             "maxConnections": settings.max_connections, "maxPending": settings.max_pending,
             "maxExchanges": settings.max_exchanges,
         },
+        "timeouts": attempts::timeouts(cluster),
+        "retries": attempts::retries(cluster),
         "circuit": health::circuit(cluster, now),
         "healthCheck": health::check_policy(cluster),
         "localShare": cluster.endpoints.local_share(),
@@ -104,6 +106,9 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("rq_pending_active::{}", limits.in_use(Resource::Pending)));
         line(format!("rq_active::{}", limits.exchanges()));
         line(format!("rq_rejected::{}", limits.rejected()));
+        for rest in attempts::lines(cluster) {
+            line(rest);
+        }
         for rest in health::circuit_lines(cluster, now) {
             line(rest);
         }

@@ -94,6 +94,7 @@ impl Resilience {
 
     /// Takes a service port that is no more out of the registry.
     pub fn forget_cluster(&self, name: &str) {
+        self.retries.forget(name);
         self.forget_circuit(name);
         self.forget_checks(name);
         let _ = self.endpoints_ejected.remove_label_values(&[name]);
