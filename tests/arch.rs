@@ -22,7 +22,7 @@ const PROXY: &[&[&str]] = &[
 ];
 const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
-    &["telemetry", "store", "access", "plan", "inject"],
+    &["telemetry", "store", "access", "plan", "inject", "quota"],
     &["objects"],
     &["registry"],
     &["push", "ca"],
@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "proxy/src/listen/sniff",
     "proxy/src/admin/gate",
     "proxy/src/http/head",
+    "proxy/src/http/replay",
     "proxy/src/tls/verify",
     "proxy/src/route",
     "proxy/src/filter/authz",
@@ -46,11 +47,13 @@ const PURE: &[&str] = &[
     "proxy/src/cluster/circuit",
     "proxy/src/cluster/endpoints",
     "proxy/src/cluster/ewma",
+    "proxy/src/cluster/health",
     "proxy/src/cluster/outlier",
     "proxy/src/cluster/tally",
     "proxy/src/cluster/window",
     "proxy/src/forward/affinity",
     "proxy/src/forward/observed",
+    "proxy/src/forward/quantile",
     "proxy/src/forward/budget",
     "proxy/src/forward/concurrency",
     "proxy/src/forward/retry",
@@ -65,6 +68,7 @@ const PURE: &[&str] = &[
     "control-plane/src/ca/rotation",
     "control-plane/src/objects",
     "control-plane/src/plan",
+    "control-plane/src/quota",
     "control-plane/src/registry/lease",
     "control-plane/src/xds/session",
 ];

@@ -56,7 +56,7 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
     let spec = Path::root("spec");
     let mut found = Vec::new();
     match &resource.model {
-        Model::Service(_) => {}
+        Model::Service(service) => subset_references(&spec, service, &mut found),
         Model::Workload(workload) => {
             let at = spec.field("services");
             for (i, service) in workload.services.iter().enumerate() {
@@ -102,6 +102,16 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
         Model::TrustBundle(_) => {}
     }
     found
+}
+
+/// A subset needs the whole service, and its port for each of its own.
+fn subset_references(spec: &Path<'_>, service: &Service, found: &mut Vec<Reference>) {
+    let Some(subset) = &service.subset else { return };
+    let at = spec.field("subset");
+    for port in &service.ports {
+        let section = Some(port.name.clone());
+        found.push(reference(&at.field("of"), &subset.of, None, section, "nobody is sent there"));
+    }
 }
 
 /// What is odd about `reference`, given the service it names (if there is one).

@@ -13,6 +13,7 @@
 //! - [`ca`]: certificates for whoever has proven who they are
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
+//! - [`quota`]: limits that proxies have together, shared out by demand, pure
 //! - [`registry`]: leases of registered workloads
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
@@ -26,6 +27,7 @@ pub mod http_api;
 pub mod objects;
 pub mod plan;
 pub mod push;
+pub mod quota;
 pub mod registry;
 mod settings;
 pub mod store;

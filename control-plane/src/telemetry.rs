@@ -25,6 +25,7 @@ pub struct Metrics {
     pub revision: IntGauge,
     pub leases: IntGauge,
     pub status_writes: IntCounter,
+    pub quota_shares: IntGauge,
     pub handshakes: IntCounterVec,
 }
 
@@ -81,6 +82,11 @@ impl Metrics {
                 "The store's revision that is planned.",
             )?,
             leases: gauge(&registry, "leno_registry_leases", "Workloads held by a lease.")?,
+            quota_shares: gauge(
+                &registry,
+                "leno_quota_shares",
+                "Shares of global rate limits that proxies have now.",
+            )?,
             status_writes: counter(&registry, "leno_status_writes_total", "Statuses written.")?,
             handshakes: handshakes(&registry)?,
             registry,

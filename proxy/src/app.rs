@@ -21,6 +21,7 @@ use tokio::{
 
 use self::source::{
     Channels, Source, last_good_path, module_folder, own, own_name, own_workload, proxy_name,
+    share_limits,
 };
 use crate::{
     admin::server::Admin,
@@ -31,6 +32,7 @@ use crate::{
     },
     forward::{
         callouts::Caller,
+        limits,
         observed::Mailbox,
         sampler,
         worker::{Shared, Unrouted, Worker},
@@ -191,6 +193,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         on_demand_timeout: ON_DEMAND_TIMEOUT,
         workers: u32::try_from(options.worker_count()).unwrap_or(u32::MAX),
         mailbox: Mailbox::default(),
+        delayed: Arc::default(),
         started: Instant::now(),
     });
     let (updates, incoming) = mpsc::channel(MAX_WAITING);
@@ -218,6 +221,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         start_worker(at, shared.clone(), outbound, inbound)?;
     }
     tokio::task::spawn_local(sampler::run(shared.clone()));
+    tokio::task::spawn_local(limits::show(shared.clone()));
+    share_limits(&options, &identity, &shared);
     announce(&bound.addresses);
     let (stop, mut stops) = mpsc::channel(4);
     let admin_listener =
@@ -368,6 +373,7 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
         ticks.tick().await;
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
+        worker.limits.borrow_mut().sweep();
         worker.pools.sweep(tokio::time::Instant::now());
         worker.plugins.sweep();
     }

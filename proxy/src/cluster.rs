@@ -12,6 +12,7 @@ pub mod ewma;
 pub mod health;
 pub mod outlier;
 pub mod pool;
+pub mod probe;
 pub mod tally;
 pub mod vitals;
 pub mod window;

@@ -61,6 +61,12 @@ pub enum Flag {
     AU,
     /// A plugin failed.
     WF,
+    /// Over a rate limit.
+    RL,
+    /// Aborted on purpose.
+    FI,
+    /// Delayed on purpose; nothing else to say.
+    DI,
 }
 
 impl Flag {
@@ -82,6 +88,9 @@ impl Flag {
             Self::AD => "AD",
             Self::AU => "AU",
             Self::WF => "WF",
+            Self::RL => "RL",
+            Self::FI => "FI",
+            Self::DI => "DI",
         }
     }
 }
@@ -99,6 +108,8 @@ pub struct Error {
     pub retry: Retry,
     /// When to come back, where that is known.
     pub retry_after: Option<Duration>,
+    /// The `grpc-status` of the answer, where it is not for the status to say.
+    pub grpc: Option<u8>,
     /// For logs: what exactly. Never sent to the caller when it names addresses.
     pub detail: Cow<'static, str>,
 }
@@ -116,6 +127,7 @@ impl Error {
             fault: Fault::Downstream,
             retry: Retry::Unsafe,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }
@@ -133,6 +145,7 @@ impl Error {
             fault: Fault::Upstream,
             retry,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }
@@ -145,6 +158,7 @@ impl Error {
             fault: Fault::Ours,
             retry: Retry::Unsafe,
             retry_after: None,
+            grpc: None,
             detail: detail.into(),
         }
     }

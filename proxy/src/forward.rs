@@ -2,7 +2,8 @@
 //!
 //! - [`exchange`]: the one way in and out. Every error becomes a response here, every exchange is recorded here.
 //! - `outbound`, `inbound`: to whom it goes, from our own application and to it.
-//! - [`guard`]: whether a caller of our application may.
+//! - [`guard`]: whether a caller of our application may; [`limits`]: and how much.
+//! - [`fault`]: failing on purpose.
 //! - `attempt`: tries upstream; [`retry`] says whether there is another (pure), [`allowance`] whether the worker still
 //!   has one to spend, `deadline` until when. [`quantile`]: after which time most are answered (pure).
 //! - [`admission`]: when a request gets in to the application beside us; [`limiter`]: the side thread's part of it.
@@ -25,9 +26,11 @@ pub mod callouts;
 pub mod concurrency;
 mod deadline;
 pub mod exchange;
+pub mod fault;
 pub mod guard;
 mod inbound;
 pub mod limiter;
+pub mod limits;
 mod mirror;
 pub mod observed;
 mod outbound;

@@ -12,9 +12,11 @@ use http::{HeaderValue, uri::Authority};
 use leno_api::model::{
     ObjectName,
     authorization_policy::AuthorizationPolicy,
+    fault_policy::FaultPolicy,
     filter::{HeaderChanges, PathChange, Redirect},
     http_route::RouteRetry,
     peer_authentication::TlsMode,
+    rate_limit_policy::RateLimitPolicy,
     request_authentication::RequestAuthentication,
     service::Protocol,
 };
@@ -23,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     cluster::{Cluster, ClusterKey},
-    filter::{authz::Policies, jwt::Jwt, wasm::Chain},
+    filter::{authz::Policies, jwt::Jwt, rate_limit::Limit, wasm::Chain},
     route::{split::Split, table::Table},
 };
 
@@ -45,6 +47,8 @@ pub struct Snapshot {
     pub clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
     /// What callers of our own application may reach.
     pub inbound: Arc<Inbound>,
+    /// Which clusters fail on purpose, and how; mostly none.
+    pub faults: Arc<FxHashMap<ClusterKey, Arc<FaultPolicy>>>,
     /// Hosts that the control plane says nobody answers to.
     pub absent: Arc<FxHashSet<String>>,
 }
@@ -156,6 +160,28 @@ pub struct Inbound {
     pub tls: bool,
     /// Whether every port takes nothing else.
     pub only_tls: bool,
+    /// All rate limits of all ports.
+    pub limits: BTreeMap<LimitId, HeldLimit>,
+}
+
+/// What identifies a rate limit: all ports of a service have one together, each service has its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LimitId {
+    /// For which service.
+    pub service: ObjectName,
+    /// Of which policy.
+    pub policy: ObjectName,
+    /// Its name within the policy.
+    pub name: Arc<str>,
+}
+
+/// A rate limit, and what it was compiled from.
+#[derive(Clone, Debug)]
+pub struct HeldLimit {
+    /// As long as this is the same, so is the limit.
+    pub source: Arc<RateLimitPolicy>,
+    /// The limit with its counts, which outlive a change.
+    pub limit: Arc<Limit>,
 }
 
 /// A port of our own application.
@@ -175,6 +201,8 @@ pub struct InboundPort {
     pub guards: Option<Arc<Guards>>,
     /// Plugins that see what it gets; `None` where there are none.
     pub plugins: Option<Arc<Chain>>,
+    /// How much it takes from whom.
+    pub limits: Box<[Arc<Limit>]>,
 }
 
 /// Who may call a port of our own application. Carried over as long as the policies are the same: verified tokens

@@ -19,6 +19,8 @@ mod bad_requests;
 #[cfg(test)]
 mod bad_upstreams;
 #[cfg(test)]
+mod balancing;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
@@ -27,11 +29,17 @@ mod control_plane;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
+#[cfg(test)]
+mod health_checks;
+#[cfg(test)]
+mod hedging;
 #[cfg(test)]
 mod http1;
 #[cfg(test)]
@@ -54,9 +62,13 @@ mod plugins;
 #[cfg(test)]
 mod process_life;
 #[cfg(test)]
+mod rate_limits;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod resilience;
+#[cfg(test)]
+mod retries;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
@@ -67,6 +79,8 @@ mod secrets;
 mod streaming;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod timeouts;
 #[cfg(test)]
 mod tunnels;
 #[cfg(test)]

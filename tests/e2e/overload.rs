@@ -176,3 +176,67 @@ async fn a_limit_comes_and_goes_with_its_policy() {
         assert_eq!(limit.is_some(), there);
     }
 }
+
+const BROKEN: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 60\r\n\
+                    X-Leno-Overloaded: true\r\n\r\n";
+
+#[tokio::test]
+async fn who_has_enough_to_do_is_not_ejected_and_another_is_asked() {
+    let (busy, free) = (Origin::canned(BUSY).await, Origin::echo("free").await);
+    let broken = Origin::canned(BROKEN).await;
+    let policy = "balancer: {roundRobin: {}}\noutlierDetection: {consecutive5xx: 2}\n\
+                  retry: {on: [gateway-error]}\n\
+                  retryBudget: {percent: 100, minimumPerSecond: 100}";
+    let proxy = Mesh::default()
+        .service("shop", "http", &[busy.address, free.address])
+        .policy("shop", policy)
+        .service("broken", "http", &[broken.address, free.address])
+        .policy("broken", policy)
+        .start()
+        .await;
+    let mut wire = Wire::connect(proxy.outbound).await;
+    for _ in 0..20 {
+        // However long it wants to be left alone: that says nothing about the other.
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await.status, 200);
+    }
+    assert!(busy.accepted() > 0, "the busy one was never asked");
+    // What is judged later than that was judged, too.
+    until("the broken one is ejected", async || {
+        wire.ask("GET / HTTP/1.1\r\nHost: broken\r\n\r\n").await;
+        let cluster = proxy.cluster("default/broken:80").await;
+        let endpoints = cluster["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().any(|endpoint| !endpoint["health"]["ejected"].is_null()).then_some(())
+    })
+    .await;
+    let cluster = proxy.cluster("default/shop:80").await;
+    for endpoint in cluster["endpoints"].as_array().unwrap() {
+        assert!(endpoint["health"]["ejected"].is_null(), "{cluster}");
+        assert_eq!(endpoint["health"]["failures"], 0, "{cluster}");
+    }
+}
+
+#[tokio::test]
+async fn where_all_have_enough_to_do_the_caller_hears_it_and_no_breaker_opens() {
+    let (busy, broken) = (Origin::canned(BUSY).await, Origin::canned(BROKEN).await);
+    let policy = "retry: {mode: Disabled}\nbreaker: {errorRate: {minimum: 5, percent: 20}}";
+    let proxy = Mesh::default()
+        .service("shop", "http", &[busy.address])
+        .policy("shop", policy)
+        .service("broken", "http", &[broken.address])
+        .policy("broken", policy)
+        .start()
+        .await;
+    let mut wire = Wire::connect(proxy.outbound).await;
+    for _ in 0..20 {
+        let answer = wire.ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("60")));
+        assert_eq!(answer.header("x-leno-overloaded"), None, "an application would pass it on");
+    }
+    until("the breaker of the broken one is open", async || {
+        wire.ask("GET / HTTP/1.1\r\nHost: broken\r\n\r\n").await;
+        (proxy.cluster("default/broken:80").await["circuit"]["state"] == "open").then_some(())
+    })
+    .await;
+    assert_eq!(proxy.cluster("default/shop:80").await["circuit"]["state"], "closed");
+}

@@ -1,6 +1,6 @@
 //! `Service`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -8,13 +8,19 @@ pub use crate::spec::service::Protocol;
 use crate::{
     Metadata, Path,
     invalid::Problems,
-    model::{Host, Model, ObjectName, backend::port_number, name::check_label},
+    model::{
+        Host, Model, ObjectName,
+        backend::port_number,
+        name::{check_label, check_label_pair, check_subdomain},
+        workload::Workload,
+    },
     resource::read,
     spec::service as raw,
 };
 
 const MAX_PORTS: usize = 64;
 const MAX_HOSTS: usize = 64;
+const MAX_LABELS: usize = 16;
 
 /// A name that callers use.
 #[derive(Clone, Debug)]
@@ -25,6 +31,24 @@ pub struct Service {
     pub hosts: Vec<Host>,
     /// At least one; names and numbers are unique.
     pub ports: Vec<ServicePort>,
+    /// Of what it is a part. On the heap, since most are none.
+    pub subset: Option<Box<Subset>>,
+}
+
+/// Those workloads of a service that have some labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// Whose; of the same namespace, never the service itself.
+    pub of: ObjectName,
+    /// At least one; a workload must have all of them.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Subset {
+    /// Whether `workload`, one of the whole service's, is in it.
+    pub fn has(&self, workload: &Workload) -> bool {
+        self.labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    }
 }
 
 /// A port as callers see it.
@@ -87,8 +111,31 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
         .filter_map(|(i, host)| problems.take(&hosts_at.index(i), Host::parse(host)))
         .collect();
     let ports = parse_ports(&at.field("ports"), raw.ports, problems);
-    let service = Service { name: ObjectName::of(metadata), hosts, ports };
-    Some(Model::Service(service.into()))
+    let name = ObjectName::of(metadata);
+    let subset =
+        raw.subset.map(|raw| parse_subset(&at.field("subset"), raw, &name, problems).into());
+    Some(Model::Service(Service { name, hosts, ports, subset }.into()))
+}
+
+fn parse_subset(
+    at: &Path<'_>,
+    raw: raw::Subset,
+    own: &ObjectName,
+    problems: &mut Problems,
+) -> Subset {
+    let of = ObjectName::new(&own.namespace, &raw.of);
+    problems.take(&at.field("of"), check_subdomain(&raw.of));
+    if of == *own {
+        problems.add(at.field("of"), "must be another service: a service is no part of itself");
+    }
+    let here = at.field("matchLabels");
+    if raw.match_labels.is_empty() || raw.match_labels.len() > MAX_LABELS {
+        problems.add(here, format!("must have 1 to {MAX_LABELS} entries"));
+    }
+    for (key, value) in &raw.match_labels {
+        problems.take(&here.field(key), check_label_pair(key, value));
+    }
+    Subset { of, labels: raw.match_labels }
 }
 
 fn parse_ports(
@@ -123,4 +170,58 @@ fn parse_ports(
         ports.push(ServicePort { name, port, protocol: raw.protocol });
     }
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{Resource, model::Model};
+
+    fn parse(subset: &serde_json::Value) -> Result<Resource, String> {
+        let service = json!({
+            "apiVersion": "leno.dev/v1alpha1", "kind": "Service",
+            "metadata": {"name": "orders-v2", "namespace": "shop"},
+            "spec": {"ports": [{"port": 80}], "subset": subset},
+        });
+        Resource::from_json(service).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_subset_is_of_another_service_by_labels() {
+        let good = json!({"of": "orders", "matchLabels": {"version": "v2", "tier": "a"}});
+        let Model::Service(service) = parse(&good).unwrap().model else { unreachable!() };
+        let subset = service.subset.as_ref().unwrap();
+        assert_eq!(subset.of.to_string(), "shop/orders");
+        let has = |labels: serde_json::Value| {
+            let workload = json!({
+                "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+                "metadata": {"name": "orders-1", "namespace": "shop", "labels": labels},
+                "spec": {"services": ["orders"], "address": "10.0.0.1", "ports": {"default": 80}},
+            });
+            let Model::Workload(workload) = Resource::from_json(workload).unwrap().model else {
+                unreachable!()
+            };
+            subset.has(&workload)
+        };
+        assert!(has(json!({"version": "v2", "tier": "a", "x": "y"})));
+        assert!(!has(json!({"version": "v2"})) && !has(json!({"version": "v1", "tier": "a"})));
+        assert!(!has(json!({})));
+    }
+
+    #[test]
+    fn what_is_no_subset_is_told_so() {
+        let table = [
+            (json!({"of": "orders-v2", "matchLabels": {"a": "b"}}), "spec.subset.of"),
+            (json!({"of": "Orders/x", "matchLabels": {"a": "b"}}), "spec.subset.of"),
+            (json!({"of": "orders", "matchLabels": {}}), "spec.subset.matchLabels"),
+            (json!({"of": "orders", "matchLabels": {"a b": "c"}}), "spec.subset.matchLabels"),
+            (json!({"of": "orders"}), "matchLabels"),
+            (json!({"of": "orders", "matchLabels": {"a": "b"}, "port": 1}), "port"),
+        ];
+        for (subset, place) in table {
+            let error = parse(&subset).unwrap_err();
+            assert!(error.contains(place), "{subset}: {error}");
+        }
+    }
 }

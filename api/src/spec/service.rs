@@ -1,5 +1,7 @@
 //! `Service`: a name that callers use.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,18 @@ pub struct ServiceSpec {
     pub hosts: Vec<String>,
     /// At least one.
     pub ports: Vec<ServicePort>,
+    /// Makes it a part of another service, to which routes can send: those workloads of it that have some labels.
+    pub subset: Option<Subset>,
+}
+
+/// A part of a service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subset {
+    /// A service of the same namespace that is no subset itself. Its ports are found by their names.
+    pub of: String,
+    /// What a workload must have, all of it; 1 to 16.
+    pub match_labels: BTreeMap<String, String>,
 }
 
 /// A port of a service, as callers see it.

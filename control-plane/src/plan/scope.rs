@@ -198,7 +198,7 @@ impl Scope {
         self.follow(before.as_deref(), now.as_deref(), shared);
     }
 
-    /// What an object drags in with it: a route its backends, the own workload the services it serves.
+    /// What an object drags in with it: a route its backends, a subset the whole service, the own workload the services it serves.
     fn follow(&mut self, before: Option<&Item>, now: Option<&Item>, shared: &mut Shared<'_>) {
         let (added, removed) = (backends(now), backends(before));
         added.iter().for_each(|service| self.add_backend(service, shared));
@@ -283,6 +283,10 @@ impl Scope {
 fn backends(item: Option<&Item>) -> &[ObjectName] {
     match item.map(|item| &item.links) {
         Some(Links::Route { backends, .. }) => backends,
+        // Of a part, the whole: its workloads and ports.
+        Some(Links::Service(service)) => {
+            service.subset.as_ref().map_or(&[], |subset| std::slice::from_ref(&subset.of))
+        }
         _ => &[],
     }
 }

@@ -124,6 +124,14 @@ pub(crate) fn fault(name: &str, target: &str) -> Value {
     object("leno.dev/v1alpha1", "FaultPolicy", name, &spec)
 }
 
+fn rate_limit(name: &str, target: &str) -> Value {
+    let spec = json!({
+        "targetRefs": [{"group": "", "kind": "Service", "name": target}],
+        "limits": [{"name": "all", "requests": 1, "per": "1s"}],
+    });
+    object("leno.dev/v1alpha1", "RateLimitPolicy", name, &spec)
+}
+
 /// Parents are full names, backends are in the route's namespace, the last one gets copies only.
 pub(crate) fn route(name: &str, parents: &[&str], backends: &[&str]) -> Value {
     let parent = |full: &&str| {
@@ -633,6 +641,42 @@ fn policies_for_a_workload_reach_its_own_proxy_and_no_other() {
     }
 }
 
+/// A service's limits hold at its own sidecars, its faults are for its callers.
+#[test]
+fn limits_reach_those_who_serve_and_faults_those_who_call() {
+    let (mut world, mut planner) = planner(vec![service("shop/a", &[]), service("shop/b", &[])]);
+    world.edit(&mut planner, Edit::Put(workload("shop/a-1", &["a"])));
+    let (own, caller) = (ProxyId(1), ProxyId(2));
+    planner.connect(own, identity("shop", Some("shop/a-1")));
+    planner.connect(caller, identity("shop", None));
+    planner.subscribe(caller, &named("shop/a"));
+    planner.take();
+    for edit in [rate_limit("shop/limit-a", "a"), rate_limit("shop/limit-b", "b")] {
+        world.edit(&mut planner, Edit::Put(edit));
+    }
+    let limited = planner.take();
+    let (who, delta) = &limited[0];
+    assert_eq!(
+        (limited.len(), *who, names(delta)),
+        (1, own, vec!["+RateLimitPolicy shop/limit-a".to_owned()])
+    );
+    for edit in [fault("shop/fault-a", "a"), fault("shop/fault-b", "b")] {
+        world.edit(&mut planner, Edit::Put(edit));
+    }
+    let faulty = planner.take();
+    let (who, delta) = &faulty[0];
+    assert_eq!(
+        (faulty.len(), *who, names(delta)),
+        (1, caller, vec!["+FaultPolicy shop/fault-a".to_owned()])
+    );
+    // It serves another: the limits on that are its own now.
+    world.edit(&mut planner, Edit::Put(workload("shop/a-1", &["b"])));
+    let moved = planner.take();
+    let delta = moved.iter().find(|(who, _)| *who == own).map(|(_, delta)| names(delta)).unwrap();
+    assert!(delta.contains(&"+RateLimitPolicy shop/limit-b".to_owned()), "{delta:?}");
+    assert!(delta.contains(&"-RateLimitPolicy shop/limit-a".to_owned()), "{delta:?}");
+}
+
 #[test]
 fn until_a_workload_is_known_every_policy_that_may_guard_it_is_there() {
     let kind = "AuthorizationPolicy";
@@ -739,4 +783,45 @@ fn plugins_reach_the_proxies_at_which_they_run_and_no_other() {
     assert_eq!(names(&told[&caller]), ["-WasmPlugin shop/p2"]);
     assert_eq!(names(&told[&callee]), ["+WasmPlugin shop/p2"]);
     assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn a_part_of_a_service_brings_the_whole_with_it() {
+    let mut part = service("shop/a-v2", &[]);
+    part["spec"]["subset"] = json!({"of": "a", "matchLabels": {"version": "v2"}});
+    let (mut world, mut planner) = planner(vec![
+        part.clone(),
+        service("shop/a", &[]),
+        service("shop/b", &[]),
+        labelled("shop/a-1", &["a"], "v2"),
+        policy("shop/a", "a"),
+        policy("shop/a-v2", "a-v2"),
+    ]);
+    let id = ProxyId(1);
+    planner.connect(id, identity("shop", None));
+    planner.subscribe(id, &named("shop/a-v2"));
+    let scope = [
+        "+Service shop/a",
+        "+Service shop/a-v2",
+        "+TrafficPolicy shop/a",
+        "+TrafficPolicy shop/a-v2",
+        "+Workload shop/a-1",
+    ];
+    assert_eq!(taken(&mut planner, id), scope);
+    world.edit(&mut planner, Edit::Put(labelled("shop/a-2", &["a"], "v1")));
+    assert_eq!(taken(&mut planner, id), ["+Workload shop/a-2"], "its labels may change");
+    part["spec"]["subset"]["of"] = json!("b");
+    world.edit(&mut planner, Edit::Put(part));
+    let gone = [
+        "+Service shop/a-v2",
+        "+Service shop/b",
+        "-Service shop/a",
+        "-TrafficPolicy shop/a",
+        "-Workload shop/a-1",
+        "-Workload shop/a-2",
+    ];
+    assert_eq!(taken(&mut planner, id), gone);
+    planner.unsubscribe(id, &named("shop/a-v2"));
+    let rest = ["-Service shop/a-v2", "-Service shop/b", "-TrafficPolicy shop/a-v2"];
+    assert_eq!(taken(&mut planner, id), rest);
 }

@@ -1,5 +1,5 @@
-//! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, and the certificate authority
-//! beside it.
+//! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, with the certificate authority and
+//! the quotas beside it.
 
 mod stream;
 
@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+use super::quota::{self, Quotas, proto::quota_server::QuotaServer};
 use crate::{
     access::{Access, Caller, Denied, Role},
     ca::Authority,
@@ -26,8 +27,8 @@ use crate::{
     transport::{self, Incoming, Peer, Port},
 };
 
-/// For [`Incoming`]: as many as there may be streams; each proxy needs one.
-pub const PORT: Port = Port { purpose: "proxies", most: MAX_STREAMS };
+/// For [`Incoming`]: as many as there may be streams; each proxy needs one, and another where it has global limits.
+pub const PORT: Port = Port { purpose: "proxies", most: 2 * MAX_STREAMS };
 /// Streams open at the same time.
 pub const MAX_STREAMS: usize = 10_000;
 /// The largest request; the largest there is names what a reconnecting proxy has.
@@ -75,7 +76,10 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
     let authority = shared.authority.clone().service();
     let (open, mut all_ended) = mpsc::channel(1);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-    let service = Service { shared: Arc::new(shared), streams, open };
+    let shared = Arc::new(shared);
+    let quotas = QuotaServer::new(Quotas::new(shared.clone()))
+        .max_decoding_message_size(quota::MAX_REQUEST_BYTES);
+    let service = Service { shared, streams, open };
     let service =
         AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
     let served = Server::builder()
@@ -84,6 +88,7 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
         .add_service(service)
         .add_service(authority)
+        .add_service(quotas)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that whoever could say stop is gone, which says the same.
             stop.wait_for(|stop| *stop).await.ok();
@@ -94,44 +99,43 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
     served
 }
 
+fn refuse(shared: &Discovery, reason: &str, status: Status) -> Status {
+    shared.metrics.streams_refused.with_label_values(&[reason]).inc();
+    status
+}
+
+/// Whoever has shown a certificate is who it names, whatever else they send.
+pub(super) fn caller<T>(shared: &Discovery, request: &Request<T>) -> Result<Caller, Status> {
+    let refuse = |status| refuse(shared, "denied", status);
+    let peer = request.extensions().get::<Peer>();
+    let shown = transport::identity(peer, &shared.authority);
+    let shown = shown.map_err(|ended| refuse(Status::unauthenticated(ended.to_string())))?;
+    if let Some(id) = shown {
+        return Ok(Caller::workload(id));
+    }
+    let header = request.metadata().get(TOKEN_HEADER);
+    let caller = shared.access.caller(header.map(|value| value.as_bytes()));
+    let caller = caller.map_err(|denied| {
+        let hint = match denied {
+            Denied::OnlyForACertificate(_) => {
+                ": get the certificate with it, then connect with that"
+            }
+            _ => "",
+        };
+        refuse(Status::unauthenticated(format!("{denied}{hint}")))
+    })?;
+    if caller.role == Role::Viewer {
+        let message = format!("{caller} is not a proxy: use a token of the role workload or admin");
+        return Err(refuse(Status::permission_denied(message)));
+    }
+    Ok(caller)
+}
+
 impl Service {
-    fn refuse(&self, reason: &str, status: Status) -> Status {
-        self.shared.metrics.streams_refused.with_label_values(&[reason]).inc();
-        status
-    }
-
-    /// Whoever has shown a certificate is who it names, whatever else they send.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<Peer>();
-        let shown = transport::identity(peer, &self.shared.authority);
-        let shown = shown
-            .map_err(|ended| self.refuse("denied", Status::unauthenticated(ended.to_string())))?;
-        if let Some(id) = shown {
-            return Ok(Caller::workload(id));
-        }
-        let header = request.metadata().get(TOKEN_HEADER);
-        let caller = self.shared.access.caller(header.map(|value| value.as_bytes()));
-        let caller = caller.map_err(|denied| {
-            let hint = match denied {
-                Denied::OnlyForACertificate(_) => {
-                    ": get the certificate with it, then connect with that"
-                }
-                _ => "",
-            };
-            self.refuse("denied", Status::unauthenticated(format!("{denied}{hint}")))
-        })?;
-        if caller.role == Role::Viewer {
-            let message =
-                format!("{caller} is not a proxy: use a token of the role workload or admin");
-            return Err(self.refuse("denied", Status::permission_denied(message)));
-        }
-        Ok(caller)
-    }
-
     fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.streams.clone().try_acquire_owned().map_err(|_| {
             let message = format!("this control plane serves {MAX_STREAMS} streams already");
-            self.refuse("limit", Status::resource_exhausted(message))
+            refuse(&self.shared, "limit", Status::resource_exhausted(message))
         })
     }
 }
@@ -155,7 +159,7 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = caller(&self.shared, &request)?;
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.admission.grant();
         }

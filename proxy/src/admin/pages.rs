@@ -8,11 +8,11 @@ use std::{
 use leno_api::model::{ObjectName, peer_authentication::TlsMode};
 use serde_json::{Value, json};
 
-use super::{concurrency, health};
+use super::{attempts, concurrency, health};
 use crate::{
     cluster::{Cluster, Endpoint, Security, breaker::Resource},
     forward::worker::Shared,
-    snapshot::InboundPort,
+    snapshot::{InboundPort, Snapshot},
 };
 
 /// The list of endpoints, for people who open the port in a browser or with curl.
@@ -37,11 +37,11 @@ POST /quitquitquit        end the process
 pub(super) fn clusters(shared: &Shared) -> Value {
     let (snapshot, now) = (shared.published.load(), shared.now());
     let clusters: Vec<Value> =
-        snapshot.clusters.values().map(|cluster| self::cluster(cluster, now)).collect();
+        snapshot.clusters.values().map(|cluster| self::cluster(cluster, &snapshot, now)).collect();
     json!({ "clusters": clusters })
 }
 
-fn cluster(cluster: &Cluster, now: Duration) -> Value {
+fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
     let limits = &cluster.state.limits;
     let settings = &cluster.settings;
     let endpoints: Vec<Value> = cluster
@@ -68,10 +68,14 @@ fn cluster(cluster: &Cluster, now: Duration) -> Value {
             "maxConnections": settings.max_connections, "maxPending": settings.max_pending,
             "maxExchanges": settings.max_exchanges,
         },
+        "timeouts": attempts::timeouts(cluster),
+        "retries": attempts::retries(cluster),
         "circuit": health::circuit(cluster, now),
         "healthCheck": health::check_policy(cluster),
         "localShare": cluster.endpoints.local_share(),
         "concurrency": concurrency::page(cluster),
+        "rateLimits": super::limiting::rate_limits(snapshot, cluster),
+        "faults": super::limiting::faults(snapshot, cluster),
         "endpoints": endpoints,
     })
 }
@@ -87,7 +91,8 @@ fn security(endpoint: &Endpoint) -> &'static str {
 /// `/clusters` as lines in Envoy's form: `cluster::address::figure::value`.
 pub(super) fn clusters_text(shared: &Shared) -> String {
     let (mut text, now) = (String::new(), shared.now());
-    for cluster in shared.published.load().clusters.values() {
+    let snapshot = shared.published.load();
+    for cluster in snapshot.clusters.values() {
         let (name, limits) = (&cluster.name, &cluster.state.limits);
         let mut line = |rest: String| {
             text.push_str(name);
@@ -102,10 +107,16 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         line(format!("rq_pending_active::{}", limits.in_use(Resource::Pending)));
         line(format!("rq_active::{}", limits.exchanges()));
         line(format!("rq_rejected::{}", limits.rejected()));
+        for rest in attempts::lines(cluster) {
+            line(rest);
+        }
         for rest in health::circuit_lines(cluster, now) {
             line(rest);
         }
         for rest in concurrency::lines(cluster) {
+            line(rest);
+        }
+        for rest in super::limiting::lines(&snapshot, cluster) {
             line(rest);
         }
         for endpoint in cluster.endpoints.iter() {

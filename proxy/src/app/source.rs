@@ -20,11 +20,12 @@ use crate::{
         last_good,
         source::{
             self, Change, Item, Update, Wishes,
-            control_plane::{self, Access, ControlPlaneSource},
+            control_plane::{self, Access, ControlPlaneSource, quota},
             file,
         },
     },
     filter::jwt::{KeyCache, Timing},
+    forward::worker::Shared,
     identity::{Identity, control_plane::Connector},
     telemetry::scope::Party,
 };
@@ -98,6 +99,21 @@ impl Source {
         }
         stopping
     }
+}
+
+/// Starts to ask for shares of global rate limits, where there is somebody to ask.
+pub(super) fn share_limits(options: &Options, identity: &Arc<Identity>, shared: &Shared) {
+    let Some(address) = options.control_plane.clone().filter(|_| options.config.is_none()) else {
+        return;
+    };
+    let asking = quota::Options {
+        address,
+        access: access(options, identity),
+        proxy: proxy_name(options),
+        started: shared.started,
+    };
+    let (published, families) = (shared.published.clone(), shared.families.clone());
+    tokio::task::spawn_local(quota::run(asking, published, families));
 }
 
 /// How a source and the configuration task hear of each other.

@@ -2,12 +2,12 @@
 //! time since any fixed start. What follows for an endpoint is decided with everything else that is known of it, by the
 //! [detector](super::outlier::Detector).
 
-pub mod probe;
-
 use std::{fmt, sync::Arc, time::Duration};
 
 use leno_api::model::traffic_policy::HealthCheck;
 use rustc_hash::FxHashMap;
+
+use super::probe::Failure;
 
 /// A new endpoint is asked within this time: before much is sent there, but not all of a large service at one moment.
 const FIRST: Duration = Duration::from_secs(1);
@@ -121,20 +121,27 @@ impl Checks {
         due
     }
 
-    /// Takes in how a check ended. Of who is gone nothing is known.
+    /// Takes in how a check ended. Of who is gone nothing is known, and who could not be asked is as before.
     pub fn answered(
         &mut self,
         endpoint: u64,
         now: Duration,
-        answer: Result<(), String>,
+        answer: Result<(), Failure>,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Change> {
         let check = self.endpoints.get_mut(&endpoint)?;
         check.asking = false;
-        let jittered = self.policy.interval.mul_f64(1.0 + JITTER * (2.0 * share(random) - 1.0));
+        let unasked = matches!(answer, Err(Failure::Unasked(_)));
+        // Who could not be asked is asked soon.
+        let interval = if unasked { FIRST.min(self.policy.interval) } else { self.policy.interval };
+        let jittered = interval.mul_f64(1.0 + JITTER * (2.0 * share(random) - 1.0));
         check.due = now.saturating_add(jittered);
         self.next = self.next.min(check.due);
-        check.take_in(now, answer.err().map(Arc::from), &self.policy)
+        match answer {
+            Ok(()) => check.take_in(now, None, &self.policy),
+            Err(Failure::Unwell(why)) => check.take_in(now, Some(why.into()), &self.policy),
+            Err(Failure::Unasked(_)) => None,
+        }
     }
 
     /// How its checks go; `None` before the first has ended.
@@ -160,12 +167,8 @@ impl Check {
     ) -> Option<Change> {
         let good = error.is_none();
         let first = self.checked.is_none();
-        let checked = self.checked.get_or_insert_with(|| Checked {
-            healthy: true,
-            since: now,
-            at: now,
-            error: None,
-        });
+        let checked =
+            self.checked.get_or_insert(Checked { healthy: true, since: now, at: now, error: None });
         (checked.at, checked.error) = (now, error.clone());
         if good == checked.healthy {
             self.run = 0;

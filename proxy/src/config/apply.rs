@@ -33,7 +33,7 @@ use super::{
 use crate::{
     cluster::Endpoint,
     identity::Identity,
-    snapshot::{Published, Snapshot},
+    snapshot::{Inbound, LimitId, Published, Snapshot},
     telemetry::{
         metrics::Families,
         scope::{Scope, ScopeLabels},
@@ -215,6 +215,9 @@ impl Applier {
                 self.preparer.remove(&key.name);
                 self.told.remove(&key.name);
             }
+            if key.kind.kind == "FaultPolicy" {
+                self.families.resilience.limiting.forget_faults(&key.name.to_string());
+            }
         }
         let (mut refused, mut plugins) = (Vec::new(), Vec::new());
         for Item { mut resource, mut json, .. } in change.upserts {
@@ -329,8 +332,19 @@ impl Applier {
         tracing::debug!(generation = snapshot.generation, "configuration in force");
     }
 
+    /// Takes the metrics of rate limits that are no more out of the registry.
+    fn retire_limits(&self, previous: &Inbound, next: &Inbound) {
+        for id in previous.limits.keys().filter(|id| !next.limits.contains_key(id)) {
+            let same = |other: &LimitId| (&other.policy, &other.name) == (&id.policy, &id.name);
+            let last = !next.limits.keys().any(same);
+            let (service, policy) = (id.service.to_string(), id.policy.to_string());
+            self.families.resilience.limiting.forget(&service, &policy, &id.name, last);
+        }
+    }
+
     /// Takes the metrics of endpoints that are no more out of the registry.
     fn retire(&self, previous: &Snapshot, next: &Snapshot) {
+        self.retire_limits(&previous.inbound, &next.inbound);
         for (key, old) in &previous.clusters {
             let new = next.clusters.get(key);
             if new.is_some_and(|new| Arc::ptr_eq(new, old)) {

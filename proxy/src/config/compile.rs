@@ -3,12 +3,15 @@
 
 mod cluster;
 mod inbound;
+mod limits;
 mod plugins;
 mod rule;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use leno_api::model::{ObjectName, identity::TrustDomain, workload::Workload};
+use leno_api::model::{
+    ObjectName, fault_policy::FaultPolicy, identity::TrustDomain, workload::Workload,
+};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -93,6 +96,10 @@ pub fn compile(
         previous.hosts.clone()
     };
     let inbound = inbound::build(&previous.inbound, inputs, own, slots, &mut clusters);
+    let faults = match dirty.faults || dirty.hosts {
+        true => Arc::new(faults(inputs)),
+        false => previous.faults.clone(),
+    };
     Snapshot {
         generation: previous.generation + 1,
         loaded: true,
@@ -100,8 +107,19 @@ pub fn compile(
         services,
         clusters,
         inbound: Arc::new(inbound),
+        faults,
         absent: previous.absent.clone(),
     }
+}
+
+fn faults(inputs: &Inputs) -> FxHashMap<ClusterKey, Arc<FaultPolicy>> {
+    let ports =
+        inputs.faulty().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let policies = ports.filter_map(|(service, port)| {
+        let policy = inputs.faults_of(&service.name, &port.name)?;
+        Some((ClusterKey::Service(service.name.clone(), port.port), policy.clone()))
+    });
+    policies.collect()
 }
 
 type Clusters = std::collections::BTreeMap<ClusterKey, Arc<crate::cluster::Cluster>>;

@@ -11,12 +11,14 @@ use leno_api::{
         Model, ObjectName,
         applies::Applies,
         authorization_policy::AuthorizationPolicy,
+        fault_policy::FaultPolicy,
         http_route::HttpRoute,
         peer_authentication::{self, PeerAuthentication, TlsMode},
+        rate_limit_policy::RateLimitPolicy,
         request_authentication::RequestAuthentication,
         service::{Service, ServicePort},
         tcp_route::TcpRoute,
-        traffic_policy::{Settings, TrafficPolicy},
+        traffic_policy::{Settings, Target, TrafficPolicy},
         wasm_plugin::WasmPlugin,
         workload::Workload,
     },
@@ -37,6 +39,8 @@ pub struct Inputs {
     tcp_routes: Index<TcpRoute>,
     /// For each service: the policies that target it.
     policies: Index<TrafficPolicy>,
+    rate_limits: Index<RateLimitPolicy>,
+    faults: Index<FaultPolicy>,
     /// Who may call and how, by the policy's own namespace.
     peer_authentications: ByNamespace<PeerAuthentication>,
     authorization_policies: ByNamespace<AuthorizationPolicy>,
@@ -45,6 +49,8 @@ pub struct Inputs {
     plugins: BTreeMap<ObjectName, Arc<WasmPlugin>>,
     /// For each service: the services whose routes send traffic to it (with how many routes do).
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
+    /// For each service: those that are a part of it.
+    subsets: FxHashMap<ObjectName, BTreeSet<ObjectName>>,
 }
 
 /// A resource: what it means, and the text it was read from. Its metadata are in the text only.
@@ -68,12 +74,15 @@ pub struct Dirty {
     pub hosts: bool,
     /// Whether what callers of the own application may do has changed.
     pub inbound: bool,
+    /// Whether services fail on purpose in another way.
+    pub faults: bool,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.clusters.is_empty() && self.routes.is_empty() && !self.hosts && !self.inbound
+        let something = self.hosts || self.inbound || self.faults;
+        !something && self.clusters.is_empty() && self.routes.is_empty()
     }
 }
 
@@ -168,20 +177,29 @@ impl Inputs {
     /// How callers treat a port of `service`: the policy for that port, else the one for the service; of several the
     /// oldest.
     pub fn settings_of(&self, service: &ObjectName, port: &str) -> Settings {
-        let mut best: Option<(bool, bool, &str, &ObjectName, &TrafficPolicy)> = None;
-        for policy in self.policies.get(service).into_iter().flat_map(BTreeMap::values) {
-            for target in policy.targets.iter().filter(|target| target.service == *service) {
-                let whole = match target.section.as_deref() {
-                    Some(section) if section != port => continue,
-                    section => section.is_none(),
-                };
-                let rank = (whole, policy.created.is_empty(), &*policy.created, &policy.name);
-                if best.is_none_or(|(a, b, c, d, _)| rank < (a, b, c, d)) {
-                    best = Some((rank.0, rank.1, rank.2, rank.3, policy));
-                }
-            }
-        }
-        best.map(|(.., policy)| policy.settings.clone()).unwrap_or_default()
+        let policies = self.policies.get(service).into_iter().flat_map(BTreeMap::values);
+        first_of(policies, |policy| Claim::new(&policy.targets, &policy.created, (service, port)))
+            .map(|policy| policy.settings.clone())
+            .unwrap_or_default()
+    }
+
+    /// How a port of `service` fails on purpose: of several policies as [`Self::settings_of`] says.
+    pub fn faults_of(&self, service: &ObjectName, port: &str) -> Option<&Arc<FaultPolicy>> {
+        let policies = self.faults.get(service).into_iter().flat_map(BTreeMap::values);
+        first_of(policies, |policy| Claim::new(&policy.targets, &policy.created, (service, port)))
+    }
+
+    /// Services that fail on purpose.
+    pub fn faulty(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.faults.keys().filter_map(|service| self.services.get(service))
+    }
+
+    /// Limits on what `service` takes, in a stable order: a request must be within all of them.
+    pub fn rate_limits_of(
+        &self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = &Arc<RateLimitPolicy>> {
+        self.rate_limits.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
     /// Which connections `workload` takes for a port of `service`, where a policy says so.
@@ -238,6 +256,10 @@ impl Inputs {
         match model {
             Model::Service(service) => {
                 self.services.insert(service.name.clone(), service.clone());
+                if let Some(subset) = &service.subset {
+                    let parts = self.subsets.entry(subset.of.clone()).or_default();
+                    parts.insert(service.name.clone());
+                }
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
@@ -266,13 +288,12 @@ impl Inputs {
                 }
             }
             Model::TrafficPolicy(policy) => {
-                for target in &policy.targets {
-                    self.policies
-                        .entry(target.service.clone())
-                        .or_default()
-                        .insert(key.clone(), policy.clone());
-                }
+                attach(&mut self.policies, key, &policy.targets, policy);
             }
+            Model::RateLimitPolicy(policy) => {
+                attach(&mut self.rate_limits, key, &policy.targets, policy);
+            }
+            Model::FaultPolicy(policy) => attach(&mut self.faults, key, &policy.targets, policy),
             Model::PeerAuthentication(policy) => {
                 file(&mut self.peer_authentications, key, &policy.name, policy);
             }
@@ -286,18 +307,27 @@ impl Inputs {
                 self.plugins.insert(plugin.name.clone(), plugin.clone());
             }
             // For the certificates, not for what is compiled.
-            Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
+            Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             *self.callers.entry(callee).or_default().entry(caller).or_default() += 1;
         }
         mark(&self.services, model, dirty);
+        self.mark_subsets(model, dirty);
     }
 
     fn unlink(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
         match model {
             Model::Service(service) => {
                 self.services.remove(&service.name);
+                if let Some(subset) = &service.subset
+                    && let Some(parts) = self.subsets.get_mut(&subset.of)
+                {
+                    parts.remove(&service.name);
+                    if parts.is_empty() {
+                        self.subsets.remove(&subset.of);
+                    }
+                }
                 dirty.hosts = true;
             }
             Model::Workload(workload) => {
@@ -323,13 +353,9 @@ impl Inputs {
                     route.parents.iter().map(|parent| &parent.service),
                 );
             }
-            Model::TrafficPolicy(policy) => {
-                unlink_all(
-                    &mut self.policies,
-                    key,
-                    policy.targets.iter().map(|target| &target.service),
-                );
-            }
+            Model::TrafficPolicy(policy) => detach(&mut self.policies, key, &policy.targets),
+            Model::RateLimitPolicy(policy) => detach(&mut self.rate_limits, key, &policy.targets),
+            Model::FaultPolicy(policy) => detach(&mut self.faults, key, &policy.targets),
             Model::PeerAuthentication(policy) => {
                 unfile(&mut self.peer_authentications, key, &policy.name);
             }
@@ -342,7 +368,7 @@ impl Inputs {
             Model::WasmPlugin(plugin) => {
                 self.plugins.remove(&plugin.name);
             }
-            Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
+            Model::TrustBundle(_) => {}
         }
         for (callee, caller) in calls(model) {
             let Some(callers) = self.callers.get_mut(&callee) else { continue };
@@ -357,7 +383,46 @@ impl Inputs {
             }
         }
         mark(&self.services, model, dirty);
+        self.mark_subsets(model, dirty);
     }
+}
+
+impl Inputs {
+    /// Parts of a service change with its workloads and ports.
+    fn mark_subsets(&self, model: &Model, dirty: &mut Dirty) {
+        let wholes = match model {
+            Model::Service(service) => std::slice::from_ref(&service.name),
+            Model::Workload(workload) => &*workload.services,
+            _ => &[],
+        };
+        for parts in wholes.iter().filter_map(|whole| self.subsets.get(whole)) {
+            dirty.clusters.extend(parts.iter().cloned());
+        }
+    }
+}
+
+/// How much a policy has to say about a port of a service: the lower, the more.
+struct Claim<'a>(Option<(bool, bool, &'a str)>);
+
+impl<'a> Claim<'a> {
+    fn new(targets: &[Target], created: &'a str, (service, port): (&ObjectName, &str)) -> Self {
+        let about = targets.iter().filter(|target| target.service == *service);
+        let sections = about.filter_map(|target| match target.section.as_deref() {
+            Some(section) if section != port => None,
+            section => Some(section.is_none()),
+        });
+        Self(sections.min().map(|whole| (whole, created.is_empty(), created)))
+    }
+}
+
+/// Of several policies the one for the port, then the oldest, then the first by name.
+fn first_of<'a, T>(
+    policies: impl Iterator<Item = &'a Arc<T>>,
+    claim: impl Fn(&'a T) -> Claim<'a>,
+) -> Option<&'a Arc<T>> {
+    let claims = policies.filter_map(|policy| Some((claim(policy).0?, policy)));
+    // They come by name, and the first of equals is taken.
+    claims.min_by_key(|(claim, _)| *claim).map(|(_, policy)| policy)
 }
 
 /// Policies of `namespace` and of the whole mesh.
@@ -410,9 +475,12 @@ fn mark(services: &BTreeMap<ObjectName, Arc<Service>>, model: &Model, dirty: &mu
             };
             dirty.clusters.extend(services.keys().filter(concerned).cloned());
         }
-        Model::AuthorizationPolicy(_) | Model::RequestAuthentication(_) => dirty.inbound = true,
+        Model::AuthorizationPolicy(_)
+        | Model::RequestAuthentication(_)
+        | Model::RateLimitPolicy(_) => dirty.inbound = true,
         Model::WasmPlugin(plugin) => mark_plugin(services, plugin, dirty),
-        Model::RateLimitPolicy(_) | Model::FaultPolicy(_) | Model::TrustBundle(_) => {}
+        Model::FaultPolicy(_) => dirty.faults = true,
+        Model::TrustBundle(_) => {}
     }
 }
 
@@ -458,6 +526,16 @@ fn calls(model: &Model) -> BTreeSet<(ObjectName, ObjectName)> {
         parents.iter().map(|parent| (callee.clone(), parent.service.clone())).collect::<Vec<_>>()
     };
     callees.into_iter().flat_map(pairs).collect()
+}
+
+fn attach<T>(index: &mut Index<T>, key: &Key, targets: &[Target], policy: &Arc<T>) {
+    for target in targets {
+        index.entry(target.service.clone()).or_default().insert(key.clone(), policy.clone());
+    }
+}
+
+fn detach<T>(index: &mut Index<T>, key: &Key, targets: &[Target]) {
+    unlink_all(index, key, targets.iter().map(|target| &target.service));
 }
 
 fn unlink_all<'a, T>(

@@ -137,7 +137,8 @@ mod tests {
             [header_key(), cookie(None), HashKey::Query("user id".to_owned()), HashKey::SourceIp];
         let of_text = |text: &str| Some(hash(text.as_bytes(), SEED));
         let source = Some(hash(&[10, 1, 2, 3], SEED));
-        let table: [(&[(&str, &str)], Option<&str>, Option<u64>); 8] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>, Option<u64>);
+        let table: [Case<'_>; 8] = [
             (&[("x-user", "ann"), ("cookie", "at=bob")], Some("user+id=c"), of_text("ann")),
             (&[("cookie", "a=1; at=bob ;at=c")], Some("user+id=c"), of_text("bob")),
             (&[("cookie", "a=1"), ("cookie", "at=")], None, of_text("")),

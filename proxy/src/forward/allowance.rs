@@ -24,6 +24,10 @@ use crate::cluster::{
 /// The share of answers after which a hedged attempt is made where no time is given.
 const HEDGE_PERCENT: u32 = 95;
 
+/// After an instance refused a request, the next ones are kept so that another can have them. To keep all of them
+/// always would cost every request a copy of its head.
+const BUSY_FOR: Duration = Duration::from_secs(10);
+
 /// Of all services that this worker has called.
 #[derive(Debug, Default)]
 pub struct Allowances {
@@ -38,6 +42,8 @@ struct Allowance {
     budget: Budget,
     /// Until the heads of its answers; empty where nobody asks for it.
     latencies: Option<Latencies>,
+    /// Until when its requests are kept for another instance.
+    busy_until: Duration,
 }
 
 /// A retry or hedged attempt that may be made; its end is counted when dropped.
@@ -50,9 +56,19 @@ pub(super) struct Granted {
 }
 
 impl Allowances {
-    /// Counts a request of `cluster`, at its first attempt.
-    pub(super) fn begin(&self, cluster: &Cluster, workers: u32, now: Duration) {
-        self.with(cluster, workers, |allowance| allowance.budget.deposit(now));
+    /// Counts a request of `cluster`, before its first attempt. Says whether instances have refused requests of late.
+    pub(super) fn begin(&self, cluster: &Cluster, workers: u32, now: Duration) -> bool {
+        self.with(cluster, workers, |allowance| {
+            allowance.budget.deposit(now);
+            now < allowance.busy_until
+        })
+    }
+
+    /// Takes in that an instance refused a request since it has enough to do.
+    pub(super) fn refused(&self, cluster: &Cluster, workers: u32, now: Duration) {
+        self.with(cluster, workers, |allowance| {
+            allowance.busy_until = now.saturating_add(BUSY_FOR);
+        });
     }
 
     /// Takes in after which time an answer began.
@@ -88,19 +104,21 @@ impl Allowances {
         let budget = cluster.settings.retry_budget;
         let settings = Settings { percent: budget.percent, per_second: budget.minimum_per_second };
         let mut services = self.services.borrow_mut();
-        if !services.contains_key(&cluster.state.id) {
-            services.retain(|_, allowance| allowance.state.strong_count() > 0);
+        if let Some(allowance) = services.get_mut(&cluster.state.id) {
+            if allowance.settings != settings {
+                allowance.settings = settings;
+                allowance.budget.reconfigure(settings, workers);
+            }
+            return use_it(allowance);
         }
-        let allowance = services.entry(cluster.state.id).or_insert_with(|| Allowance {
+        services.retain(|_, allowance| allowance.state.strong_count() > 0);
+        let allowance = services.entry(cluster.state.id).or_insert(Allowance {
             state: Arc::downgrade(&cluster.state),
             settings,
             budget: Budget::new(settings, workers),
             latencies: None,
+            busy_until: Duration::ZERO,
         });
-        if allowance.settings != settings {
-            allowance.settings = settings;
-            allowance.budget.reconfigure(settings, workers);
-        }
         use_it(allowance)
     }
 }

@@ -9,7 +9,11 @@ mod hedge;
 mod send;
 mod supply;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::ControlFlow,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use leno_api::model::traffic_policy::HedgeAfter;
@@ -27,13 +31,13 @@ use crate::{
     cluster::{Admitted, Lease, pool::Connection},
     error::{Error, Fault, Flag, Retry},
     http::{
-        body::{Body, Incoming},
+        body::{Body, End, Incoming, Progress},
         replay::Replay,
     },
     snapshot::Rule,
     telemetry::record::Direction,
 };
-pub(super) use form::{origin, to_http2, with_body};
+pub(super) use form::{prepare, speaks_http2, with_body};
 pub(super) use send::name_destination;
 use send::{Context, Tried};
 use supply::{Outgoing, Supply};
@@ -66,11 +70,8 @@ struct Tries<'a> {
     granted: Option<Granted>,
 }
 
-/// What follows an attempt.
-enum Next {
-    Answer(Box<Received>),
-    Again(Duration),
-}
+/// What follows an attempt: the exchange's answer, or another attempt after this time.
+type Next = ControlFlow<Received, Duration>;
 
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
 pub(super) async fn run(
@@ -123,7 +124,9 @@ impl<'a> Tries<'a> {
             }
             _ => None,
         };
-        context.copies |= hedged.is_some();
+        let (workers, now) = (context.worker.shared.workers, context.worker.shared.now());
+        let busy = cluster.is_judged() && context.worker.allowances.begin(cluster, workers, now);
+        context.copies |= hedged.is_some() || busy;
         let replay = replay(&context, &mut request);
         let supply = Supply::new(request, replay);
         Self { context, facts, supply, hedged, tried: Vec::new(), made: 0, stale: 0, granted: None }
@@ -131,10 +134,6 @@ impl<'a> Tries<'a> {
 
     async fn run(&mut self, exchange: &mut Exchange) -> Result<Received, Error> {
         let worker = self.context.worker.clone();
-        if self.context.cluster.is_judged() {
-            let (workers, now) = (worker.shared.workers, worker.shared.now());
-            worker.allowances.begin(self.context.cluster, workers, now);
-        }
         loop {
             if self.context.limits.remaining().is_some_and(|left| left.is_zero()) {
                 return Err(outcome::timed_out(Duration::ZERO));
@@ -150,9 +149,9 @@ impl<'a> Tries<'a> {
                 Some(plan) => Box::pin(hedge::race(self, exchange, plan, lease, outgoing)).await,
             };
             match self.conclude(exchange, tried)? {
-                Next::Answer(received) => return Ok(*received),
-                Next::Again(Duration::ZERO) => {}
-                Next::Again(wait) => tokio::time::sleep(wait).await,
+                Next::Break(received) => return Ok(received),
+                Next::Continue(Duration::ZERO) => {}
+                Next::Continue(wait) => tokio::time::sleep(wait).await,
             }
         }
     }
@@ -168,7 +167,7 @@ impl<'a> Tries<'a> {
         self.supply.put_back(kept);
         self.granted = None;
         let again = match &failure {
-            None => return Ok(self.answer(judged, lease, result, reader)?),
+            None => return self.answer(judged, lease, result, reader),
             Some(failure) => self.again(&result, failure),
         };
         match again {
@@ -179,7 +178,7 @@ impl<'a> Tries<'a> {
                     let cluster = self.context.cluster.cluster();
                     discard::discard(response, connection, cluster, sent);
                 }
-                Ok(Next::Again(wait))
+                Ok(Next::Continue(wait))
             }
             Err(reason) => {
                 self.deny(exchange, reason);
@@ -203,7 +202,7 @@ impl<'a> Tries<'a> {
         let (response, connection) = result?;
         self.supply.settle(reader);
         let deadline = self.context.limits.deadline();
-        Ok(Next::Answer(Box::new(Received { response, lease, connection, deadline })))
+        Ok(Next::Break(Received { response, lease, connection, deadline }))
     }
 
     /// After which time there is another attempt, or why there is none.
@@ -223,6 +222,13 @@ impl<'a> Tries<'a> {
             self.made -= 1;
             self.count(failure);
             return Ok(Duration::ZERO);
+        }
+        if result.is_ok() && *failure == Failure::Refused {
+            let (workers, now) = (worker.shared.workers, worker.shared.now());
+            worker.allowances.refused(cluster, workers, now);
+            if !self.context.copies && !self.supply.is_whole() {
+                return Err(Reason::NotAsked);
+            }
         }
         let facts = RequestFacts {
             replayable: self.supply.is_whole(),
@@ -256,7 +262,7 @@ impl<'a> Tries<'a> {
         }
         let families = &self.context.worker.shared.families.resilience.retries;
         let name = &*self.context.cluster.name;
-        families.denied.with_label_values(&[name, reason.as_str()]).inc();
+        families.denied.with_label_values(&[name, reason.label()]).inc();
         exchange.note(|record| record.not_retried = Some((reason.as_str(), reason.flag())));
     }
 
@@ -270,9 +276,7 @@ impl<'a> Tries<'a> {
 
     /// Whether the attempt with this number sent all of the request.
     fn is_sent(&self, reader: u32) -> bool {
-        let ended = |progress: &std::rc::Rc<crate::http::body::Progress>| {
-            progress.ended() == Some(crate::http::body::End::Complete)
-        };
+        let ended = |progress: &Rc<Progress>| progress.ended() == Some(End::Complete);
         self.context.progress.as_ref().is_none_or(ended) && self.supply.is_delivered(reader)
     }
 
@@ -308,7 +312,7 @@ fn terms(
 }
 
 /// Puts a body that may have to be sent again behind a buffer.
-fn replay(context: &Context<'_>, request: &mut Request<Body>) -> Option<std::rc::Rc<Replay>> {
+fn replay(context: &Context<'_>, request: &mut Request<Body>) -> Option<Rc<Replay>> {
     let progress = context.progress.as_ref()?;
     let limit = context.cluster.settings.retry.replay_buffer as usize;
     let wanted = context.copies || (context.http2 && context.policy.attempts > 1);

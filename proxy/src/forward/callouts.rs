@@ -115,7 +115,7 @@ async fn send(
         let detail = format!("{}: over its limits, or its breaker is open", cluster.name);
         Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
     })?;
-    let lease = worker.lease(&cluster, &[])?;
+    let lease = worker.lease(&cluster, &[], None)?;
     attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = http2 || matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let sent_whole = matches!(request.body(), Body::Empty);
@@ -123,7 +123,7 @@ async fn send(
     let kind = match &answered {
         Ok((response, _)) => {
             let grpc = outcome::grpc_status_of(response.headers());
-            Some(outcome::of_answer(response.status(), grpc))
+            Some(outcome::of_answer(response.status(), grpc, response.headers()))
         }
         Err(error) => outcome::of_error(error),
     };
@@ -133,7 +133,7 @@ async fn send(
     let (response, connection) = answered?;
     let held = Some((connection, cluster, lease));
     let watch = Box::new(Returning { held, sent_whole });
-    let limits = Limits { idle: BODY_IDLE, deadline: None };
+    let limits = Limits { idle: BODY_IDLE, deadline: None, grpc: false };
     Ok(response.map(|body| Body::passing(body, limits, watch)))
 }
 
@@ -145,7 +145,10 @@ async fn exchange(
     http2: bool,
 ) -> Result<(Response<crate::http::body::Incoming>, Connection), Error> {
     let (mut connection, request) = match http2 {
-        true => (worker.pools.http2(cluster, &lease.endpoint).await?, attempt::to_http2(request)?),
+        true => (
+            worker.pools.http2(cluster, &lease.endpoint).await?,
+            attempt::prepare(request, true, None)?,
+        ),
         false => (worker.pools.http1(cluster, &lease.endpoint).await?, request),
     };
     let sent = connection.sender.send(request).await;

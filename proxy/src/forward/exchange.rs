@@ -8,13 +8,17 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use super::{
     admission,
     affinity::{self, Affinity},
-    attempt, inbound, mirror, outbound, outcome, plugins, response, tunnel,
+    attempt, fault, inbound, limits, mirror, outbound, outcome, plugins, response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
     cluster::{Cluster, Refusal},
     error::{Error, Flag},
-    filter::{jwt::CHALLENGE, wasm::Run},
+    filter::{
+        jwt::CHALLENGE,
+        rate_limit::{Standing, headers},
+        wasm::Run,
+    },
     http::{
         body::{Body, Incoming, Limits, Progress},
         head,
@@ -56,6 +60,8 @@ pub(super) struct Exchange {
     pub(super) affinity: Affinity,
     /// The plugins that see it; `None` where there are none.
     pub(super) plugins: Option<Rc<Run>>,
+    /// How the caller stands with its rate limits, where it has any.
+    pub(super) standing: Option<Box<Standing>>,
 }
 
 /// Where a request goes, and what is done to it and to its response on the way.
@@ -123,6 +129,7 @@ impl Exchange {
             progress: None,
             affinity: Affinity::default(),
             plugins: None,
+            standing: None,
         }
     }
 
@@ -187,6 +194,7 @@ impl Exchange {
             Decision::Respond(response) => return Ok(self.respond(response)),
         };
         let request = self.watch_body(request);
+        fault::inject(self, &routed.cluster, &request).await?;
         mirror::send_copies(self, &routed, &request);
         let Routed { cluster, rule, backend } = routed;
         self.find_affinity(&cluster, &request);
@@ -296,7 +304,7 @@ impl Exchange {
             }
             let progress = Rc::new(Progress::default());
             self.progress = Some(progress.clone());
-            Body::passing(body, Limits { idle, deadline: None }, Box::new(progress))
+            Body::passing(body, Limits { idle, ..Limits::default() }, Box::new(progress))
         })
     }
 
@@ -309,7 +317,7 @@ impl Exchange {
 
     /// The one place that turns an error into an answer.
     pub(super) fn fail(&mut self, error: &Error) -> Response<Body> {
-        let grpc = self.is_grpc();
+        let grpc = self.is_grpc() || error.grpc.is_some();
         let grpc_status = grpc.then(|| outcome::grpc_status(error));
         self.note(|record| {
             record.status = if grpc { 200 } else { error.status.as_u16() };
@@ -335,7 +343,7 @@ impl Exchange {
                     Flag::AD | Flag::AU => format!("{message}\n"),
                     flag => format!("{message} ({})\n", flag.as_str()),
                 };
-                let body = match self.answers_without_body() {
+                let body = match self.answers_without_body() || has_no_body(error.status) {
                     true => Body::Empty,
                     false => Body::Full(Bytes::from(text)),
                 };
@@ -349,8 +357,9 @@ impl Exchange {
         if error.flag == Flag::AU {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
-        if error.flag == Flag::UO {
-            let retry_after = error.retry_after.map_or(RETRY_AFTER, whole_seconds);
+        limits::tell(self.standing.as_deref(), response.headers_mut());
+        if matches!(error.flag, Flag::UO | Flag::RL) {
+            let retry_after = error.retry_after.map_or(RETRY_AFTER, headers::retry_after);
             response.headers_mut().insert(header::RETRY_AFTER, retry_after);
             if self.downstream.direction == Direction::Inbound {
                 let yes = HeaderValue::from_static("true");
@@ -359,7 +368,7 @@ impl Exchange {
         }
         let close =
             error.status == StatusCode::BAD_REQUEST || error.status == StatusCode::REQUEST_TIMEOUT;
-        if close && self.http1 {
+        if close && self.http1 && error.flag != Flag::FI {
             // What follows an unacceptable request cannot be trusted to be the next one.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -394,10 +403,9 @@ fn refused(cluster: &Cluster, refusal: Refusal) -> Error {
     }
 }
 
-/// Rounded up, at least one: who is told 0 comes back at once.
-fn whole_seconds(time: std::time::Duration) -> HeaderValue {
-    let seconds = time.as_millis().div_ceil(1000).max(1);
-    HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
+/// Of the statuses that a fault may have (RFC 9110 section 15): their answers have no content.
+fn has_no_body(status: StatusCode) -> bool {
+    [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
 impl Drop for Exchange {

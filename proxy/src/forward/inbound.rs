@@ -7,7 +7,7 @@ use leno_api::model::peer_authentication::TlsMode;
 
 use super::{
     exchange::{DESTINATION, Decision, Exchange, Routed},
-    guard, plugins,
+    guard, limits, plugins,
     secured::Secured,
 };
 use crate::{
@@ -51,6 +51,7 @@ pub(super) async fn decide(
     }
     match &port.plugins {
         None => guard::request(exchange, port, target, request)
+            .and_then(|()| limits::check(exchange, port, request))
             .inspect_err(|_| exchange.count_for(&cluster))?,
         Some(chain) => {
             let shown = Box::pin(plugins::inbound(exchange, chain, port, target, request)).await;

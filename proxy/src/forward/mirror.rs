@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Request, Version, header};
+use http::Request;
 use http_body_util::BodyExt;
 
 use super::{
@@ -29,7 +29,7 @@ pub(super) fn send_copies(exchange: &Exchange, routed: &Routed, request: &Reques
             (Some(progress), _) => progress.copy(),
             (None, _) => continue,
         };
-        let copy = copy(request, body);
+        let copy = attempt::with_body(request, body);
         let (worker, cluster) = (exchange.worker.clone(), mirror.cluster.clone());
         tokio::task::spawn_local(async move {
             match tokio::time::timeout(TIMEOUT, send(worker, cluster.clone(), copy)).await {
@@ -46,38 +46,24 @@ fn is_due(mirror: &Mirror, random: u64) -> bool {
     share < u128::from(mirror.numerator)
 }
 
-fn copy(request: &Request<Body>, body: Body) -> Request<Body> {
-    let mut copy = attempt::with_body(request, body);
-    *copy.uri_mut() = attempt::origin(request.uri().clone());
-    *copy.version_mut() = Version::HTTP_11;
-    if let Some(authority) = request.uri().authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        copy.headers_mut().insert(header::HOST, host);
-    }
-    copy
-}
-
 async fn send(
     worker: Rc<Worker>,
     cluster: Arc<Cluster>,
-    mut request: Request<Body>,
+    request: Request<Body>,
 ) -> Result<(), Error> {
-    use leno_api::model::service::Protocol;
     // Over the limit the copy is left out: it must never crowd out real requests.
     let Ok(cluster) = cluster.admit(worker.shared.now()) else { return Ok(()) };
     // Its answer is nobody's, so that it decides nothing about the endpoint; a probe goes back to real requests.
     cluster.pass().settle(Verdict::Neither, false);
     let Ok(lease) = worker.lease(&cluster, &[], None) else { return Ok(()) };
+    // Nobody is there for an upgrade: the copy asks for none.
+    let http2 = attempt::speaks_http2(cluster.protocol, request.version());
+    let mut request = attempt::prepare(request, http2, None)?;
     attempt::name_destination(&cluster, &lease, &mut request);
-    let http2 = matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let mut connection = match http2 {
         true => worker.pools.http2(&cluster, &lease.endpoint).await?,
         false => worker.pools.http1(&cluster, &lease.endpoint).await?,
     };
-    if http2 {
-        request = attempt::to_http2(request)?;
-    }
     let sent_whole = matches!(request.body(), Body::Empty);
     let failed = |detail: String| {
         super::outcome::of_send(crate::http::client::Failure::Closed, None, detail)

@@ -150,11 +150,16 @@ pub fn of_response_body(end: End) -> Flag {
 }
 
 /// The `grpc-status` that says what an HTTP status says (gRPC, "HTTP to gRPC Status Code Mapping"), with a deadline
-/// told as such.
+/// told as such, and a rate limit as what it is: gRPC says UNAVAILABLE for 429, upon which clients try again at once.
 pub fn grpc_status(error: &Error) -> u8 {
     const DEADLINE_EXCEEDED: u8 = 4;
+    const RESOURCE_EXHAUSTED: u8 = 8;
+    if let Some(status) = error.grpc {
+        return status;
+    }
     match error.status.as_u16() {
         _ if error.flag == Flag::UT => DEADLINE_EXCEEDED,
+        _ if error.flag == Flag::RL => RESOURCE_EXHAUSTED,
         400 => 13,
         401 => 16,
         403 => 7,
@@ -186,7 +191,9 @@ pub fn message(error: &Error) -> &'static str {
         Flag::AD => "access denied",
         Flag::AU => "authentication required",
         Flag::WF => "a plugin failed",
-        Flag::None => "the proxy cannot serve this now",
+        Flag::RL => "over a rate limit",
+        Flag::FI => "a fault is injected here",
+        Flag::DI | Flag::None => "the proxy cannot serve this now",
     }
 }
 
@@ -312,5 +319,9 @@ mod tests {
         assert_eq!(of(404, Flag::NR), 12);
         assert_eq!(of(500, Flag::NC), 2);
         assert_eq!((of(403, Flag::AD), of(401, Flag::AU)), (7, 16));
+        assert_eq!((of(429, Flag::RL), of(503, Flag::RL), of(429, Flag::None)), (8, 8, 14));
+        let mut told = Error::ours(StatusCode::OK, Flag::FI, "");
+        told.grpc = Some(5);
+        assert_eq!(grpc_status(&told), 5);
     }
 }

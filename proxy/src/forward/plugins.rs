@@ -10,7 +10,7 @@ use leno_api::model::wasm_plugin::Phase;
 use super::{
     attempt::{self, Received},
     exchange::Exchange,
-    guard,
+    guard, limits,
 };
 use crate::{
     cluster::Admitted,
@@ -72,6 +72,7 @@ pub(super) async fn inbound(
             Phase::Authz => {
                 let token = token.as_deref();
                 guard::authorize_request(exchange, port, &target, request, token)
+                    .and_then(|()| limits::check(exchange, port, request))
                     .inspect_err(remember)?;
             }
             Phase::Stats | Phase::Unspecified => {}

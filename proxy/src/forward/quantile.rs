@@ -53,7 +53,7 @@ impl Latencies {
 }
 
 fn bucket(latency: Duration) -> usize {
-    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).clamp(1, 1 << DOUBLINGS);
     let doubling = micros.ilog2();
     let rest = (micros << FINENESS >> doubling) - (1 << FINENESS);
     (((doubling as usize) << FINENESS) + rest as usize).min(BUCKETS - 1)

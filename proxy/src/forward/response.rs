@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use super::{attempt::Received, exchange::Exchange, outcome, plugins, tunnel, worker::Worker};
+use super::{
+    attempt::Received, exchange::Exchange, limits, outcome, plugins, tunnel, worker::Worker,
+};
 use crate::{
     cluster::{Admitted, Lease, pool::Connection, tally::Verdict},
     error::{Error, Flag, Retry},
@@ -89,6 +91,8 @@ fn join(
     tunnel::upgraded(exchange, downstream, upstream, (lease, cluster, connection), idle);
     change_headers(&mut response, changes);
     let mut response = response.map(|_| Body::Empty);
+    limits::tell(exchange.standing.as_deref(), response.headers_mut());
+    set_cookie(exchange, response.headers_mut());
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
         response.headers_mut().insert(header::UPGRADE, protocol);
@@ -110,9 +114,8 @@ fn deliver(
         // An application that passes answers on would say it of itself.
         response.headers_mut().remove(outcome::OVERLOADED);
     }
-    if let Some(cookie) = exchange.affinity.cookie.take() {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
+    set_cookie(exchange, response.headers_mut());
+    limits::tell(exchange.standing.as_deref(), response.headers_mut());
     let Some(mut record) = exchange.take_record() else {
         return Err(Error::ours(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -122,6 +125,7 @@ fn deliver(
     };
     record.status = response.status().as_u16();
     record.grpc_status = grpc;
+    let grpc = record.grpc;
     let run = exchange.plugins.clone();
     let mut ending = Ending {
         worker: exchange.worker.clone(),
@@ -135,7 +139,7 @@ fn deliver(
             ending.end(End::Complete);
             return Body::Empty;
         }
-        let limits = Limits { idle: std::time::Duration::ZERO, deadline };
+        let limits = Limits { idle: std::time::Duration::ZERO, deadline, grpc };
         match run.filter(|run| run.filters(Side::Response)) {
             None => Body::passing(body, limits, Box::new(ending)),
             Some(run) => {
@@ -144,6 +148,13 @@ fn deliver(
             }
         }
     }))
+}
+
+/// Tells a caller that belonged nowhere yet where it belongs now.
+fn set_cookie(exchange: &mut Exchange, headers: &mut HeaderMap) {
+    if let Some(cookie) = exchange.affinity.cookie.take() {
+        headers.append(header::SET_COOKIE, cookie);
+    }
 }
 
 fn change_headers<B>(response: &mut Response<B>, by: Changes<'_>) {
@@ -196,7 +207,10 @@ impl Watch for Ending {
     }
 
     fn end(&mut self, end: End) {
-        self.record.flag = outcome::of_response_body(end);
+        // Otherwise it says already what else there is to say.
+        if end != End::Complete {
+            self.record.flag = outcome::of_response_body(end);
+        }
         if end != End::Complete {
             self.record.detail = Some(format!("the response's body ended early: {end:?}"));
         }

@@ -420,7 +420,7 @@ impl RequestFacts {
 }
 
 impl Reason {
-    /// For the access log and metrics.
+    /// For the access log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotAsked => "not asked for",
@@ -432,6 +432,21 @@ impl Reason {
             Self::Budget => "retry over budget",
             Self::Limit => "too many retries",
             Self::Breaker => "breaker not closed",
+        }
+    }
+
+    /// For metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::MayBeProcessed => "may_be_processed",
+            Self::NotKept => "body_not_kept",
+            Self::Attempts => "attempts",
+            Self::AskedToWait => "asked_to_wait",
+            Self::Deadline => "deadline",
+            Self::Budget => "over_budget",
+            Self::Limit => "limit",
+            Self::Breaker => "breaker",
         }
     }
 

@@ -115,6 +115,7 @@ mod tests {
             mode: TlsMode::Strict,
             guards: None,
             plugins: None,
+            limits: Box::default(),
         };
         let mut inbound = Inbound::default();
         inbound.by_destination.insert("shop/orders:80".into(), port.into());

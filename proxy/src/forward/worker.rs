@@ -30,6 +30,7 @@ use crate::{
     error::Error,
     filter::{
         jwt::Verified,
+        rate_limit::counter::Tables,
         wasm::{Node, Seats},
     },
     http::server::Limits,
@@ -91,6 +92,8 @@ pub struct Shared {
     pub workers: u32,
     /// What workers have seen of endpoints.
     pub mailbox: Mailbox,
+    /// Exchanges that are delayed on purpose.
+    pub delayed: Arc<AtomicUsize>,
     /// When time began for breakers and endpoints.
     pub started: Instant,
 }
@@ -124,6 +127,8 @@ pub struct Worker {
     pub tokens: Verified,
     /// TLS handshakes with callers under way.
     pub handshakes: HalfOpen,
+    /// Buckets of rate limits that this worker has met.
+    pub limits: RefCell<Tables>,
     /// Where requests wait for applications that are at their limit.
     pub doors: Doors,
     snapshot: RefCell<arc_swap::Cache<Handle, Arc<Snapshot>>>,
@@ -198,6 +203,7 @@ impl Worker {
             connector,
             tokens: Verified::default(),
             handshakes: HalfOpen::default(),
+            limits: RefCell::default(),
             doors: Doors::default(),
             snapshot,
             series: SeriesCache::default(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 pub use hyper::body::Incoming;
 use tokio::{
@@ -18,6 +19,9 @@ use tokio::{
 };
 
 use super::{head, replay::Reader};
+
+/// In gRPC.
+const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub trait Watch {
     /// A piece went by.
     fn data(&mut self, data: &Bytes);
     /// Trailers went by.
-    fn trailers(&mut self, trailers: &http::HeaderMap);
+    fn trailers(&mut self, trailers: &HeaderMap);
     /// The end, exactly once.
     fn end(&mut self, end: End);
 }
@@ -121,6 +125,8 @@ pub struct Passing {
     /// Made when the sender keeps us waiting for the first time; most bodies never do.
     idle: Option<Pin<Box<Sleep>>>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether the receiver was told so in trailers.
+    timed_out: bool,
 }
 
 /// Bounds on the time a body may take.
@@ -130,6 +136,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For the whole body.
     pub deadline: Option<Instant>,
+    /// Whether it is the answer to a gRPC call: its end by one of these is then told in trailers, as clients expect.
+    pub grpc: bool,
 }
 
 impl fmt::Debug for Passing {
@@ -141,12 +149,12 @@ impl fmt::Debug for Passing {
 impl Body {
     /// A body that passes through under `watch`.
     pub fn passing(inner: Incoming, limits: Limits, watch: Box<dyn Watch>) -> Self {
-        Self::Passing(Passing { inner, watch: Some(watch), limits, idle: None, deadline: None })
+        Self::Passing(Passing::new(inner, limits, Some(watch)))
     }
 
     /// A body that passes through and is watched further on.
     pub fn unwatched(inner: Incoming, limits: Limits) -> Self {
-        Self::Passing(Passing { inner, watch: None, limits, idle: None, deadline: None })
+        Self::Passing(Passing::new(inner, limits, None))
     }
 
     /// A body that is made elsewhere.
@@ -156,10 +164,30 @@ impl Body {
 }
 
 impl Passing {
+    fn new(inner: Incoming, limits: Limits, watch: Option<Box<dyn Watch>>) -> Self {
+        Self { inner, watch, limits, idle: None, deadline: None, timed_out: false }
+    }
+
     fn finish(&mut self, end: End) {
         if let Some(mut watch) = self.watch.take() {
             watch.end(end);
         }
+    }
+
+    /// What the receiver gets when the time is up.
+    fn time_out(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        if !self.limits.grpc {
+            self.finish(End::TimedOut);
+            return Some(Err(BodyError::TimedOut));
+        }
+        let status = (HeaderName::from_static("grpc-status"), DEADLINE_EXCEEDED);
+        let trailers = HeaderMap::from_iter([status]);
+        if let Some(watch) = &mut self.watch {
+            watch.trailers(&trailers);
+        }
+        self.timed_out = true;
+        self.finish(End::TimedOut);
+        Some(Ok(Frame::trailers(trailers)))
     }
 
     fn poll_limits(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -234,6 +262,10 @@ impl HttpBody for Passing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.timed_out {
+            // After trailers of our own nothing of the sender's may follow.
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle = None;
@@ -264,10 +296,7 @@ impl HttpBody for Passing {
             }
             Poll::Pending => match this.poll_limits(context) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => {
-                    this.finish(End::TimedOut);
-                    Poll::Ready(Some(Err(BodyError::TimedOut)))
-                }
+                Poll::Ready(()) => Poll::Ready(this.time_out()),
             },
         }
     }
@@ -335,7 +364,7 @@ impl Watch for Rc<Progress> {
         self.copies.borrow_mut().retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
     }
 
-    fn trailers(&mut self, _: &http::HeaderMap) {}
+    fn trailers(&mut self, _: &HeaderMap) {}
 
     fn end(&mut self, end: End) {
         self.end.set(Some(end));

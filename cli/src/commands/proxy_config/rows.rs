@@ -128,6 +128,20 @@ fn concurrency(cluster: &Value) -> String {
     format!("{running} of {limit}, {} wait, {dropped} dropped", text(found, "waiting"))
 }
 
+/// `2, 20% or 10/s, 1 under way`; `none` where nothing is sent again, empty where the proxy does not say.
+fn retries(cluster: &Value) -> String {
+    let Some(retries) = cluster.get("retries") else { return String::new() };
+    if retries.get("attempts").and_then(Value::as_u64) == Some(0) {
+        return "none".to_owned();
+    }
+    let (percent, floor) = match retries.get("budget") {
+        Some(budget) => (text(budget, "percent"), text(budget, "minimumPerSecond")),
+        None => return text(retries, "attempts"),
+    };
+    let (attempts, active) = (text(retries, "attempts"), text(retries, "underWay"));
+    format!("{attempts}, {percent}% or {floor}/s, {active} under way")
+}
+
 pub fn clusters(clusters: &Value) -> Table {
     let mut table = Table::new([
         "cluster",
@@ -138,6 +152,7 @@ pub fn clusters(clusters: &Value) -> Table {
         "pending",
         "connections",
         "rejected",
+        "retries",
         "breaker",
         "at once",
     ]);
@@ -151,6 +166,7 @@ pub fn clusters(clusters: &Value) -> Table {
             text(cluster, "pending"),
             text(cluster, "connections"),
             text(cluster, "rejected"),
+            retries(cluster),
             breaker(cluster),
             concurrency(cluster),
         ]);

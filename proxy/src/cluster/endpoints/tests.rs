@@ -200,7 +200,8 @@ fn the_own_zone_goes_first_as_far_as_its_endpoints_are_well() {
         let spilt = counts(&endpoints, &balancer, &[]);
         let local = endpoints.local_share().unwrap() * 3_000.0;
         assert!(spilt[2] == 0 && (f64::from(spilt[0]) - local).abs() < 150.0, "{spilt:?}");
-        assert!(local < 2_200.0 && spilt[1] > 200 && spilt[3] > 100, "{spilt:?}");
+        let elsewhere = spilt[1] + spilt[4];
+        assert!(local < 2_200.0 && elsewhere > 600, "to where there is room: {spilt:?}");
         // Tried once, it is not asked again while there are others.
         assert_eq!(counts(&endpoints, &balancer, &[endpoints[0].id])[0], 0);
         endpoints[0].vitals().decide(Factor::NONE, None);

@@ -25,8 +25,8 @@ fn checks(endpoints: u64) -> Checks {
     checks
 }
 
-fn failed() -> Result<(), String> {
-    Err("no answer".to_owned())
+fn failed() -> Result<(), Failure> {
+    Err(Failure::Unwell("no answer".to_owned()))
 }
 
 #[test]
@@ -63,6 +63,22 @@ fn who_is_gone_is_forgotten_and_who_stays_is_known() {
     assert_eq!(checks.answered(1, at(30), failed(), &mut random), None);
     assert!(checks.state(1).is_none() && !checks.state(0).unwrap().healthy);
     assert!(checks.state(2).is_none() && checks.unhealthy() == 1);
+}
+
+#[test]
+fn who_could_not_be_asked_is_as_before() {
+    let mut random = generator(5);
+    let mut checks = checks(1);
+    let unasked = || Err(Failure::Unasked("no certificate yet".to_owned()));
+    assert_eq!(checks.due(at(1_000)), [0]);
+    assert_eq!(checks.answered(0, at(1_000), unasked(), &mut random), None);
+    assert!(checks.state(0).is_none());
+    assert_eq!(checks.due(at(2_200)), [0]);
+    assert!(checks.answered(0, at(2_200), failed(), &mut random).is_some());
+    for _ in 0..5 {
+        assert_eq!(checks.answered(0, at(2_300), unasked(), &mut random), None);
+    }
+    assert!(!checks.state(0).unwrap().healthy);
 }
 
 #[test]

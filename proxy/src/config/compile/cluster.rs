@@ -52,9 +52,14 @@ fn build(
         .filter_map(|endpoint| Some((endpoint.place()?, endpoint)))
         .collect();
     let mut endpoints = Vec::new();
-    for workload in inputs.workloads_of(&service.name).filter(|workload| workload.weight > 0) {
+    let whole = whole(service, port, inputs);
+    let part = |workload: &&Arc<Workload>| {
+        workload.weight > 0 && service.subset.as_ref().is_none_or(|subset| subset.has(workload))
+    };
+    let workloads = whole.iter().flat_map(|(whole, _)| inputs.workloads_of(&whole.name));
+    for (workload, (whole, port)) in workloads.filter(part).zip(whole.iter().cycle()) {
         let Some((address, via_sidecar)) = address(workload, port) else { continue };
-        let security = security(workload, service, port, inputs, own);
+        let security = security(workload, whole, port, inputs, own);
         let known = known.get(&(&workload.name, address)).copied();
         let vitals = known.and_then(|known| known.known_vitals().cloned());
         let (workload, calling) = (workload.clone(), calling.clone());
@@ -74,13 +79,27 @@ fn build(
     Arc::new(Cluster {
         key: key.clone(),
         name: key.to_string().into(),
-        destination: HeaderValue::from_str(&key.to_string()).ok(),
+        destination: whole.and_then(|(whole, port)| {
+            HeaderValue::from_str(&format!("{}:{}", whole.name, port.port)).ok()
+        }),
         protocol: port.protocol,
         settings,
         endpoints,
         scope: old.map_or_else(|| Scope::new(unreached()), |old| old.scope.clone()),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
     })
+}
+
+/// Whose workloads are called, and under which port: of a subset the whole service, as which they know themselves.
+fn whole<'a>(
+    service: &'a Service,
+    port: &'a ServicePort,
+    inputs: &'a Inputs,
+) -> Option<(&'a Service, &'a ServicePort)> {
+    let Some(subset) = &service.subset else { return Some((service, port)) };
+    let whole = inputs.services().get(&subset.of).filter(|whole| whole.subset.is_none())?;
+    let port = whole.ports.iter().find(|found| found.name == port.name)?;
+    Some((whole, port))
 }
 
 /// Where callers connect: the sidecar when there is one, the application otherwise.

@@ -11,7 +11,7 @@ use leno_api::model::{
     workload::Workload,
 };
 
-use super::{Clusters, Inputs, Own, Slots, plugins};
+use super::{Clusters, Inputs, Own, Slots, limits, plugins};
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint, State},
     filter::{authz::Policies, jwt::Jwt},
@@ -34,6 +34,7 @@ pub(super) fn build(
     let default = if own.proof.expected { TlsMode::Strict } else { TlsMode::Disable };
     if let Some(workload) = &own.workload {
         for service in workload.services.iter().filter_map(|name| inputs.services().get(name)) {
+            limits::hold(&mut inbound.limits, &previous.limits, inputs, service);
             for port in &service.ports {
                 let Some(number) = workload.app_port(&port.name) else { continue };
                 let address = SocketAddr::new(own.application, number);
@@ -51,8 +52,17 @@ pub(super) fn build(
                 let protocol = port.protocol;
                 let at = (&**service, port, number);
                 let plugins = plugins::inbound(inputs, slots, workload, at);
-                let built =
-                    InboundPort { destination, protocol, cluster, address, mode, guards, plugins };
+                let limits = limits::of(inputs, service, port, &inbound.limits);
+                let built = InboundPort {
+                    destination,
+                    protocol,
+                    cluster,
+                    address,
+                    mode,
+                    guards,
+                    limits,
+                    plugins,
+                };
                 ports.push(register(&mut inbound, service, port.port, built, own));
             }
         }

@@ -285,3 +285,53 @@ proptest! {
         prop_assert_eq!(describe(&bench.snapshot), describe(&leap.snapshot));
     }
 }
+
+const SUBSETS: &str = r"
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {ports: [{name: http, port: 80, protocol: http}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders-v2, namespace: shop}
+spec: {ports: [{name: http, port: 8080}, {name: admin, port: 81}], subset: {of: orders, matchLabels: {version: v2}}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Workload
+metadata: {name: orders-1, namespace: shop, labels: {version: v1}}
+spec: {services: [orders], address: 10.0.0.1, ports: {http: 9001}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Workload
+metadata: {name: orders-2, namespace: shop, labels: {version: v2}}
+spec: {services: [orders], address: 10.0.0.2, ports: {http: 9001, admin: 9002}, sidecar: {port: 15008}}
+";
+
+#[test]
+fn a_part_of_a_service_has_those_of_its_workloads_that_have_the_labels() {
+    let mut bench = Bench::of(SUBSETS, own());
+    let members = |bench: &Bench, port: u16| {
+        let key = ClusterKey::Service(ObjectName::new("shop", "orders-v2"), port);
+        let cluster = bench.snapshot.clusters[&key].clone();
+        let names = cluster.endpoints.iter().map(|endpoint| endpoint.workload());
+        (names.collect::<Vec<_>>().join(" "), cluster.destination.clone())
+    };
+    let (names, destination) = members(&bench, 8080);
+    assert_eq!(names, "shop/orders-2");
+    assert_eq!(destination.unwrap(), "shop/orders:80", "as its sidecar knows itself");
+    assert_eq!(members(&bench, 81), (String::new(), None), "the whole has no such port");
+    // Labels change, workloads go, the whole goes and comes again.
+    let relabelled = SUBSETS.replace("{version: v1}", "{version: v2, x: y}");
+    let both = resources(&relabelled);
+    bench.put(&both[2..3]);
+    assert_eq!(members(&bench, 8080).0, "shop/orders-1 shop/orders-2");
+    bench.remove(&both[3]);
+    assert_eq!(members(&bench, 8080).0, "shop/orders-1");
+    bench.remove(&both[0]);
+    assert_eq!(members(&bench, 8080).0, "");
+    bench.put(&both[..1]);
+    assert_eq!(members(&bench, 8080).0, "shop/orders-1");
+    bench.remove(&both[1]);
+    assert!(bench.snapshot.clusters.len() == 1 && bench.inputs.services().len() == 1);
+}

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use leno_api::{Key, Problem, yaml};
+use leno_api::{
+    Invalid, Key, Problem, Resource,
+    model::{Model, rate_limit_policy::LimitScope},
+    yaml::{self, Document},
+};
 use notify::{
     Event, EventKind, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -210,7 +214,11 @@ fn parse(path: &Path, text: &str, known: &HashMap<Digest, Box<[Key]>>) -> Result
         })?;
         let (mut keys, mut whole) = (Vec::new(), true);
         for document in parsed {
-            match document.resource() {
+            let resource = document.resource().and_then(|resource| {
+                let problems = without_control_plane(&resource, &document);
+                if problems.is_empty() { Ok(resource) } else { Err(Invalid { problems }) }
+            });
+            match resource {
                 Ok(resource) => {
                     let json = document.value.to_string().into();
                     keys.push(resource.key());
@@ -229,6 +237,20 @@ fn parse(path: &Path, text: &str, known: &HashMap<Digest, Box<[Key]>>) -> Result
         extend(contents.documents.entry(under).or_default(), keys);
     }
     Ok(contents)
+}
+
+/// What a valid resource asks for that only a control plane can do.
+fn without_control_plane(resource: &Resource, document: &Document) -> Vec<Problem> {
+    let Model::RateLimitPolicy(policy) = &resource.model else { return Vec::new() };
+    let limits = policy.limits.iter().enumerate();
+    let global = limits.filter(|(_, limit)| limit.scope == LimitScope::Global);
+    let problem = |(at, _)| {
+        let path = format!("spec.limits[{at}].scope");
+        let message = "Global limits are shared out by the control plane, and this proxy has none: use Local, or start it with --control-plane";
+        let line = document.lines.get(&path).copied();
+        Problem { path, message: message.to_owned(), line }
+    };
+    global.map(problem).collect()
 }
 
 /// Exactly as long as it must be: a file may have ten thousand documents of one resource each.
@@ -283,8 +305,6 @@ mod tests {
     use super::*;
 
     const SERVICE: &str = "apiVersion: leno.dev/v1alpha1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
-
-    use leno_api::Resource;
 
     fn names(change: &Change) -> (Vec<String>, Vec<String>, usize) {
         let upserts = change

@@ -2,9 +2,11 @@
 //! algorithm (GCRA; ITU-T I.371, "virtual scheduling"), which keeps one number instead of a count and a time: the
 //! theoretical arrival time, at which the bucket will be full again. All workers share it; taking is one
 //! compare-and-swap.
+//!
+//! Where all proxies together have one limit, a bucket holds this proxy's [`Share`] of it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -18,18 +20,29 @@ const LONGEST: u64 = u64::MAX >> 2;
 pub struct Rate {
     requests: u32,
     per: Duration,
+    burst: u32,
     /// Nanoseconds between two requests; `None` where nothing is let through.
     interval: Option<u64>,
     /// Nanoseconds in which an empty bucket fills.
     depth: u64,
 }
 
+/// A part of a limit, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
 /// One bucket; full when new.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Bucket {
     /// Nanoseconds: when it will be full.
     full_at: AtomicU64,
+    /// Of the limit, in millionths; [`RETIRED`] where nobody is to take from it any more.
+    share: AtomicU32,
+    /// Units that were asked for, admitted or not, since they were last counted.
+    wanted: AtomicU32,
 }
+
+const RETIRED: u32 = 0;
 
 /// What came of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +73,26 @@ impl Rate {
         let interval = (requests > 0 && burst > 0)
             .then(|| nanos.div_ceil(u64::from(requests)).clamp(1, LONGEST));
         let depth = interval.unwrap_or(0).saturating_mul(u64::from(burst)).min(LONGEST);
-        Self { requests, per, interval, depth }
+        Self { requests, per, burst, interval, depth }
+    }
+
+    /// What a share of it comes to: as much less often, and as much less at once, but at least one.
+    pub fn part(&self, share: Share) -> Self {
+        let Some(interval) = self.interval.filter(|_| share != Share::WHOLE) else { return *self };
+        let (part, whole) = (u128::from(share.0), u128::from(Share::WHOLE.0));
+        let interval = u128::from(interval) * whole / part;
+        let interval = u64::try_from(interval).unwrap_or(LONGEST).min(LONGEST);
+        let burst = (u128::from(self.burst) * part / whole).max(1);
+        let burst = u32::try_from(burst).unwrap_or(self.burst);
+        let depth = interval.saturating_mul(u64::from(burst)).min(LONGEST);
+        Self { interval: Some(interval), burst, depth, ..*self }
+    }
+
+    /// How much so many requests a second are of it, in millionths.
+    pub fn millionths(&self, per_second: f64) -> u32 {
+        let interval = self.interval.unwrap_or(0) as f64 / 1e9;
+        // `as` saturates.
+        (per_second * interval * f64::from(Share::WHOLE.0)).ceil() as u32
     }
 
     /// How many in the time of [`per`](Self::per).
@@ -74,7 +106,89 @@ impl Rate {
     }
 }
 
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self(1_000_000);
+
+    /// So many millionths: at least one, since nothing would be for ever, and at most all.
+    pub const fn of_millionths(millionths: u32) -> Self {
+        match millionths {
+            0 => Self(1),
+            1_000_000.. => Self::WHOLE,
+            _ => Self(millionths),
+        }
+    }
+
+    /// The same as a number.
+    pub fn millionths(self) -> u32 {
+        self.0
+    }
+
+    /// An equal share among so many.
+    pub fn among(number: u32) -> Self {
+        Self::of_millionths(Self::WHOLE.0 / number.max(1))
+    }
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self::with(Share::WHOLE)
+    }
+}
+
 impl Bucket {
+    /// For a share of a limit.
+    pub fn with(share: Share) -> Self {
+        Self {
+            full_at: AtomicU64::new(0),
+            share: AtomicU32::new(share.0),
+            wanted: AtomicU32::new(0),
+        }
+    }
+
+    /// Of the limit.
+    pub fn share(&self) -> Share {
+        Share::of_millionths(self.share.load(Ordering::Relaxed))
+    }
+
+    /// Another share of the limit of `rate`. What may be taken now stays as many units, lest requests come into being
+    /// by shares going to and fro; above the new depth it is lost.
+    pub fn set_share(&self, rate: &Rate, share: Share, now: Duration) {
+        let (old, new) = (rate.part(self.share()), rate.part(share));
+        let (Some(old_interval), Some(new_interval)) = (old.interval, new.interval) else { return };
+        if self.is_retired() || old == new {
+            return;
+        }
+        self.share.store(share.0, Ordering::Relaxed);
+        let now = nanos(now);
+        let keep = |full_at: u64| {
+            let free = old.depth.saturating_sub(full_at.saturating_sub(now));
+            let free = u128::from(free) * u128::from(new_interval) / u128::from(old_interval);
+            let free = u64::try_from(free).unwrap_or(LONGEST).min(new.depth);
+            Some(now + (new.depth - free))
+        };
+        _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, keep);
+    }
+
+    /// Nobody is to take from it any more; whoever still has it looks for the one that took its place.
+    pub(super) fn retire(&self) {
+        self.share.store(RETIRED, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.share.load(Ordering::Relaxed) == RETIRED
+    }
+
+    /// Notes that somebody asks.
+    pub(super) fn want(&self) {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many asked since this was last called.
+    pub(super) fn take_wanted(&self) -> u32 {
+        self.wanted.swap(0, Ordering::Relaxed)
+    }
+
     /// Takes `cost` units, or none.
     pub fn take(&self, rate: &Rate, now: Duration, cost: u32) -> Decision {
         let Some(interval) = rate.interval else {
@@ -113,6 +227,8 @@ impl Bucket {
 
     /// Goes over to another rate: what share of the bucket was used stays used.
     pub fn change(&self, old: &Rate, new: &Rate, now: Duration) {
+        let share = self.share();
+        let (old, new) = (old.part(share), new.part(share));
         let now = nanos(now);
         let scale = |full_at: u64| {
             let used = u128::from(full_at.saturating_sub(now).min(old.depth));

@@ -4,7 +4,8 @@
 //!
 //! The same type serves twice. All workers together have one, behind a lock that is taken when a worker meets a key for
 //! the first time ([`Keys::bucket`]). Each worker keeps what it got there in one of its own ([`Keys::adopt`]), so that
-//! from then on only the bucket's own word is shared. A bucket that a worker holds is forgotten only under pressure.
+//! from then on only the bucket's own word is shared. A bucket that all workers together have forgotten is retired:
+//! a worker that still has it does not find it any more ([`Keys::find`]) and asks again, so that a key never has two.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +16,7 @@ use std::{
 
 use rustc_hash::FxBuildHasher;
 
-use super::bucket::{Bucket, Rate, nanos};
+use super::bucket::{Bucket, Rate, Share, nanos};
 
 /// How many buckets a limit has unless told otherwise. A key takes about 100 bytes: 2 MB at most.
 pub const MOST_KEYS: usize = 16_384;
@@ -36,12 +37,20 @@ pub struct Keys {
     /// that made it untrue.
     order: BinaryHeap<Reverse<(u64, Key)>>,
     evicted: u64,
+    /// Whether what is forgotten here is to be forgotten everywhere.
+    owner: bool,
 }
 
 impl Keys {
     /// Without any; with room for `capacity`, at least one.
     pub fn new(capacity: usize) -> Self {
+        Self { owner: true, ..Self::copies(capacity) }
+    }
+
+    /// For buckets of which somebody else decides.
+    pub fn copies(capacity: usize) -> Self {
         Self {
+            owner: false,
             capacity: capacity.max(1),
             buckets: HashMap::default(),
             order: BinaryHeap::new(),
@@ -51,15 +60,15 @@ impl Keys {
 
     /// The bucket of a key that was met before.
     pub fn find(&self, key: Key) -> Option<&Arc<Bucket>> {
-        self.buckets.get(&key)
+        self.buckets.get(&key).filter(|bucket| !bucket.is_retired())
     }
 
-    /// The bucket of a key; a full one where there was none.
-    pub fn bucket(&mut self, key: Key, now: Duration) -> Arc<Bucket> {
+    /// The bucket of a key; a full one with that share of the limit where there was none.
+    pub fn bucket(&mut self, key: Key, share: Share, now: Duration) -> Arc<Bucket> {
         if let Some(bucket) = self.buckets.get(&key) {
             return bucket.clone();
         }
-        let bucket = Arc::new(Bucket::default());
+        let bucket = Arc::new(Bucket::with(share));
         self.adopt(key, bucket.clone(), now);
         bucket
     }
@@ -73,19 +82,11 @@ impl Keys {
         let now = nanos(now);
         self.tidy(now);
         while self.buckets.len() >= self.capacity {
-            self.evict();
+            self.evict(now);
         }
         // A new bucket is as full as one that becomes full at this moment.
         self.order.push(Reverse((bucket.full_at().max(now), key)));
         self.buckets.insert(key, bucket);
-    }
-
-    /// Room for so many from now on.
-    pub fn set_capacity(&mut self, capacity: usize) {
-        self.capacity = capacity.max(1);
-        while self.buckets.len() > self.capacity {
-            self.evict();
-        }
     }
 
     /// All go over to another rate. For those of all workers together: a worker's own are the same buckets.
@@ -98,14 +99,14 @@ impl Keys {
         self.order = self.buckets.iter().map(order).collect();
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.buckets.len()
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &Bucket)> {
+        self.buckets.iter().map(|(key, bucket)| (*key, &**bucket))
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.buckets.len()
     }
 
     /// How many were forgotten before they were full: where this grows, `capacity` is too small or somebody invents keys.
@@ -113,7 +114,7 @@ impl Keys {
         self.evicted
     }
 
-    /// Forgets some that are full and that nobody else holds: they are as good as new ones.
+    /// Forgets some that are full: they are as good as new ones.
     fn tidy(&mut self, now: u64) {
         for _ in 0..TIDIED {
             match self.order.peek() {
@@ -127,16 +128,16 @@ impl Keys {
                 continue;
             };
             let full_at = bucket.full_at();
-            if full_at > now || Arc::strong_count(bucket) > 1 {
-                self.order.push(Reverse((full_at.max(now.saturating_add(1)), key)));
+            if full_at > now {
+                self.order.push(Reverse((full_at, key)));
             } else {
-                self.buckets.remove(&key);
+                self.forget(key);
             }
         }
     }
 
     /// Forgets the fullest.
-    fn evict(&mut self) {
+    fn evict(&mut self, now: u64) {
         // Others may take from their buckets meanwhile; once round is enough.
         for _ in 0..=self.order.len() {
             let Some(Reverse((then, key))) = self.order.pop() else {
@@ -146,13 +147,19 @@ impl Keys {
                 Some(bucket) if bucket.full_at() > then => {
                     self.order.push(Reverse((bucket.full_at(), key)));
                 }
-                Some(_) => {
-                    self.buckets.remove(&key);
-                    self.evicted += 1;
+                Some(bucket) => {
+                    self.evicted += u64::from(bucket.full_at() > now);
+                    self.forget(key);
                     return;
                 }
                 None => {}
             }
+        }
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(bucket) = self.buckets.remove(&key).filter(|_| self.owner) {
+            bucket.retire();
         }
     }
 }

@@ -1,233 +1,222 @@
-//! A share in a limit that all proxies have together. The control plane grants a proxy some units for some time, out of
-//! what the limit still has; the proxy spends them without asking, and asks for more before they run out. No request
-//! waits for the control plane.
+//! A share in a limit that all proxies have together. A proxy tells the control plane how much of the limit its callers
+//! ask for and is granted a share for a short time; between two answers nobody waits for anybody: a share is a limit
+//! of its own, in a bucket of this process. Where a limit has keys, the busiest are leased one by one; all others have
+//! the local share, the limit divided by the number of proxies, as has everything while the control plane is away.
 //!
-//! - [`Pot`]: what workers take from: one atomic word.
-//! - [`Lease`]: the accounting, on the side thread. What it tells the control plane are sums since the lease began, so
-//!   a report that is lost or told twice changes nothing.
-//!
-//! Before the first grant, and while the control plane is away, there is `credit`: the limit can be exceeded by the
-//! credit of each proxy, and by no more.
+//! What is exceeded: before the control plane has answered for the first time a proxy takes [`FIRST_SHARE`], and a key
+//! that nobody had leased begins with a local share's burst on each proxy.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    bucket::{Rate, Share},
+    counter::Counter,
+    keys::Key,
 };
 
-/// A proxy asks for what it needs in this time: long enough that the control plane may take a second to answer, short
-/// enough that no proxy sits on units that another one needs.
-pub const HORIZON: Duration = Duration::from_secs(2);
-/// Between two questions, unless requests are being refused.
-const CALM: Duration = Duration::from_secs(1);
-/// Between two questions at all.
-const HURRY: Duration = Duration::from_millis(100);
-/// The most that is asked for at once.
-pub const MOST_WANTED: u64 = 1_000_000_000;
+/// Of a limit, as long as nothing is known of the other proxies: a tenth, so that a few of them do not exceed it.
+pub const FIRST_SHARE: Share = Share::of_millionths(100_000);
+/// Keys of a limit that a proxy leases: the busiest.
+pub const MOST_LEASED: usize = 256;
+/// Demand is smoothed over this long when it falls. More is believed at once: too little would be refused.
+const MEMORY: Duration = Duration::from_secs(1);
+/// A key nobody asks for any more is let go when its demand has fallen to so many millionths of the limit.
+const FORGOTTEN: u32 = 1_000;
 
-/// What workers take from.
-#[derive(Debug)]
-pub struct Pot {
-    left: AtomicU64,
-    refused: AtomicU64,
-}
-
-/// What the control plane gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// Units, beside those granted before.
-    pub units: u64,
-    /// For how long this and all that is left may be spent.
-    pub valid_for: Duration,
-}
-
-/// What the control plane is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Units spent since the lease began, those on credit included.
-    pub used: u64,
-    /// Units given back since then, or expired: others may have them.
-    pub returned: u64,
-    /// Units asked for now; 0 where this only gives back.
-    pub wanted: u64,
-}
-
-/// The accounting of one limit's units on one proxy.
-#[derive(Debug)]
+/// The accounting of one limit, on the side thread.
+#[derive(Debug, Default)]
 pub struct Lease {
-    pot: Arc<Pot>,
-    credit: u64,
-    granted: u64,
-    returned: u64,
-    until: Duration,
-    latest: Duration,
-    /// Units a second that were taken or refused, smoothed.
-    demand: f64,
-    measured: Measured,
-    asked: Option<Asked>,
+    /// By key: units a second that were asked for, admitted or not.
+    demand: FxHashMap<Key, f64>,
+    measured_at: Option<Duration>,
+    /// Until when the last grant holds.
+    until: Option<Duration>,
+    /// That have a share in this limit, as last known; 0 before the first answer.
+    proxies: u32,
 }
 
-/// What had happened when demand was last measured.
-#[derive(Clone, Copy, Debug, Default)]
-struct Measured {
-    at: Duration,
-    used: u64,
-    refused: u64,
+/// How much of a limit is asked for, under one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Which one.
+    pub key: Key,
+    /// In millionths of the limit; may be more than all of it.
+    pub demand: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    /// The last time.
-    at: Duration,
-    /// The first time that got no grant since.
-    unanswered: Option<Duration>,
-}
-
-impl Pot {
-    /// Takes `cost` units, or none.
-    pub fn take(&self, cost: u64) -> bool {
-        let less = |left: u64| left.checked_sub(cost);
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
-        if !taken {
-            self.refused.fetch_add(cost, Ordering::Relaxed);
-        }
-        taken
-    }
-
-    /// What is left, credit included.
-    pub fn left(&self) -> u64 {
-        self.left.load(Ordering::Relaxed)
-    }
+/// What the control plane answered.
+#[derive(Clone, Debug, Default)]
+pub struct Granted {
+    /// That have a share in this limit, this one included.
+    pub proxies: u32,
+    /// For how long it holds.
+    pub valid_for: Duration,
+    /// By key, in millionths of the limit.
+    pub shares: FxHashMap<Key, u32>,
 }
 
 impl Lease {
-    /// Without a grant: with `credit` units only.
-    pub fn new(credit: u64) -> Self {
-        Self {
-            pot: Arc::new(Pot { left: AtomicU64::new(credit), refused: AtomicU64::new(0) }),
-            credit,
-            granted: 0,
-            returned: 0,
-            until: Duration::ZERO,
-            latest: Duration::ZERO,
-            demand: 0.0,
-            measured: Measured::default(),
-            asked: None,
+    /// What to ask for, the busiest first: at most [`MOST_LEASED`]. To be called regularly.
+    pub fn wishes(&mut self, counter: &Counter, rate: &Rate, now: Duration) -> Vec<Wish> {
+        let passed = self.measured_at.map_or(MEMORY, |at| now.saturating_sub(at));
+        self.measured_at = Some(now);
+        let passed = passed.max(Duration::from_millis(1)).as_secs_f64();
+        let kept = (-passed / MEMORY.as_secs_f64()).exp();
+        let mut demand = FxHashMap::default();
+        counter.visit(|key, bucket| {
+            let seen = f64::from(bucket.take_wanted()) / passed;
+            let before = self.demand.get(&key).copied().unwrap_or(0.0);
+            let smoothed = seen.max(seen + (before - seen) * kept);
+            if smoothed > 0.0 {
+                demand.insert(key, smoothed);
+            }
+        });
+        let wish =
+            |(key, demand): (&Key, &f64)| Wish { key: *key, demand: rate.millionths(*demand) };
+        let mut wishes: Vec<Wish> = demand.iter().map(wish).collect();
+        wishes.retain(|wish| wish.demand > FORGOTTEN);
+        wishes.sort_unstable_by_key(|wish| (std::cmp::Reverse(wish.demand), wish.key));
+        wishes.truncate(MOST_LEASED);
+        // Lower ones are small enough to be met anew.
+        demand.retain(|_, demand| rate.millionths(*demand) > FORGOTTEN);
+        self.demand = demand;
+        wishes
+    }
+
+    /// Takes up what was granted; whatever is not in it has the local share.
+    pub fn grant(&mut self, counter: &Counter, rate: &Rate, granted: &Granted, now: Duration) {
+        self.proxies = granted.proxies.max(1);
+        self.until = Some(now.saturating_add(granted.valid_for));
+        let local = self.local_share();
+        counter.set_first_share(local);
+        counter.visit(|key, bucket| {
+            let share = granted.shares.get(&key);
+            let share = share.map_or(local, |share| Share::of_millionths(*share));
+            bucket.set_share(rate, share, now);
+        });
+    }
+
+    /// Goes back to the local share where the grant has run out. Whether it did just now.
+    pub fn expire(&mut self, counter: &Counter, rate: &Rate, now: Duration) -> bool {
+        if self.until.is_none_or(|until| now < until) {
+            return false;
         }
+        self.until = None;
+        let local = self.local_share();
+        counter.set_first_share(local);
+        counter.visit(|_, bucket| bucket.set_share(rate, local, now));
+        true
     }
 
-    /// For the workers.
-    pub fn pot(&self) -> Arc<Pot> {
-        self.pot.clone()
+    /// Whether a grant holds.
+    pub fn is_granted(&self) -> bool {
+        self.until.is_some()
     }
 
-    /// Takes up a grant.
-    pub fn grant(&mut self, now: Duration, grant: Grant) {
-        self.advance(now);
-        self.expire();
-        // Past this sum the control plane has granted more than anybody can count; the rest is not taken up.
-        let room = u64::MAX - self.granted.saturating_add(self.credit);
-        let units = grant.units.min(room);
-        self.granted += units;
-        self.pot.left.fetch_add(units, Ordering::Relaxed);
-        self.until = self.until.max(self.latest.saturating_add(grant.valid_for));
-        if let Some(asked) = &mut self.asked {
-            asked.unanswered = None;
-        }
-    }
-
-    /// What to tell the control plane, if there is something: at least every [`HORIZON`] while units are held or spent.
-    /// To be called regularly.
-    pub fn report(&mut self, now: Duration) -> Option<Report> {
-        self.advance(now);
-        self.expire();
-        let refused = self.measure();
-        let since = self.asked.map_or(Duration::MAX, |asked| self.latest.saturating_sub(asked.at));
-        if since < HURRY || (since < CALM && !refused) {
-            return None;
-        }
-        let target = self.target();
-        let before = self.returned;
-        let held = self.held();
-        if held / 2 > target {
-            self.give_back(held - target);
-        }
-        let wanted = if held < target.div_ceil(2) { target - held } else { 0 };
-        let tells = wanted > 0 || self.returned > before;
-        if !tells && since < HORIZON {
-            return None;
-        }
-        let unanswered = self.asked.and_then(|asked| asked.unanswered);
-        let unanswered = unanswered.or((wanted > 0).then_some(self.latest));
-        self.asked = Some(Asked { at: self.latest, unanswered });
-        Some(Report { used: self.used(), returned: self.returned, wanted })
-    }
-
-    /// For how long a question has had no answer: whether to go by a local limit until the control plane is back.
-    pub fn unanswered(&self) -> Option<Duration> {
-        let first = self.asked?.unanswered?;
-        Some(self.latest.saturating_sub(first))
-    }
-
-    /// Units spent since the lease began. One look at the pot: workers go on taking.
-    fn used(&self) -> u64 {
-        let all = self.credit.saturating_add(self.granted).saturating_sub(self.returned);
-        all.saturating_sub(self.pot.left())
-    }
-
-    /// Units left that were granted.
-    fn held(&self) -> u64 {
-        self.pot.left().saturating_sub(self.credit)
-    }
-
-    fn target(&self) -> u64 {
-        // `as` saturates.
-        ((self.demand * HORIZON.as_secs_f64()).ceil() as u64).min(MOST_WANTED)
-    }
-
-    fn advance(&mut self, now: Duration) {
-        self.latest = self.latest.max(now);
-    }
-
-    fn expire(&mut self) {
-        if self.latest >= self.until {
-            self.give_back(u64::MAX);
-        }
-    }
-
-    /// Takes up to so many units out of the pot, leaving the credit.
-    fn give_back(&mut self, most: u64) {
-        let mut given = 0;
-        let less = |left: u64| {
-            given = left.saturating_sub(self.credit).min(most);
-            Some(left - given)
-        };
-        _ = self.pot.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        self.returned += given;
-    }
-
-    /// Brings demand up to date; whether anything was refused since the last time.
-    fn measure(&mut self) -> bool {
-        let now = Measured {
-            at: self.latest,
-            used: self.used(),
-            refused: self.pot.refused.load(Ordering::Relaxed),
-        };
-        let refused = now.refused.wrapping_sub(self.measured.refused);
-        let passed = now.at.saturating_sub(self.measured.at);
-        if passed >= HURRY {
-            let units = now.used.saturating_sub(self.measured.used).saturating_add(refused);
-            let rate = units as f64 / passed.as_secs_f64();
-            let weight = 1.0 - (-passed.as_secs_f64() / HORIZON.as_secs_f64()).exp();
-            // More is believed at once: too little would be refused.
-            self.demand = rate.max(self.demand + (rate - self.demand) * weight);
-            self.measured = now;
-        }
-        refused > 0
+    /// What this proxy takes without being granted more: never nothing, never everything unless it is alone.
+    fn local_share(&self) -> Share {
+        if self.proxies == 0 { FIRST_SHARE } else { Share::among(self.proxies) }
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::filter::rate_limit::{
+        bucket::{Bucket, Verdict},
+        counter::{ONLY, Tables},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn granted(proxies: u32, shares: &[(Key, u32)]) -> Granted {
+        Granted { proxies, valid_for: 2 * SECOND, shares: shares.iter().copied().collect() }
+    }
+
+    /// Asks so often at a time: how many were admitted.
+    fn admitted(counter: &Arc<Counter>, rate: &Rate, key: Key, now: Duration, times: u32) -> usize {
+        let mut tables = Tables::default();
+        let take = |bucket: &Bucket| {
+            bucket.want();
+            let rate = rate.part(bucket.share());
+            bucket.take(&rate, now, 1).verdict == Verdict::Admitted
+        };
+        (0..times).filter(|_| counter.with(key, &mut tables, now, take)).count()
+    }
+
+    #[test]
+    fn from_first_to_granted_to_local() {
+        let rate = Rate::new(100, SECOND, 100);
+        let counter = Arc::new(Counter::new(rate, false, true));
+        let mut lease = Lease::default();
+        assert_eq!(lease.wishes(&counter, &rate, SECOND), []);
+        assert_eq!(admitted(&counter, &rate, ONLY, SECOND, 200), 10, "a tenth");
+        let wishes = lease.wishes(&counter, &rate, 2 * SECOND);
+        assert_eq!(wishes, [Wish { key: ONLY, demand: 2_000_000 }], "twice the limit");
+        lease.grant(&counter, &rate, &granted(4, &[(ONLY, 700_000)]), 2 * SECOND);
+        // What there was stays as many units: ten came back in the second before.
+        assert_eq!(admitted(&counter, &rate, ONLY, 2 * SECOND, 200), 10);
+        assert_eq!(admitted(&counter, &rate, ONLY, 3 * SECOND, 200), 70);
+        assert!(!lease.expire(&counter, &rate, 3 * SECOND) && lease.is_granted());
+        assert!(lease.expire(&counter, &rate, 4 * SECOND) && !lease.is_granted());
+        assert!(!lease.expire(&counter, &rate, 5 * SECOND), "only once");
+        admitted(&counter, &rate, ONLY, 5 * SECOND, 200);
+        assert_eq!(admitted(&counter, &rate, ONLY, 6 * SECOND, 200), 25, "a quarter");
+    }
+
+    #[test]
+    fn the_busiest_keys_are_leased_and_the_others_have_the_local_share() {
+        let rate = Rate::new(10, SECOND, 10);
+        let counter = Arc::new(Counter::new(rate, true, true));
+        let mut lease = Lease::default();
+        lease.grant(&counter, &rate, &granted(2, &[]), SECOND);
+        lease.wishes(&counter, &rate, SECOND);
+        for key in 1..=1_000 {
+            let times = if key % 10 == 0 { 8 } else { 1 };
+            assert!(admitted(&counter, &rate, key, SECOND, times) <= 5, "half of ten");
+        }
+        let wishes = lease.wishes(&counter, &rate, 2 * SECOND);
+        assert_eq!(wishes.len(), MOST_LEASED);
+        assert!(wishes[..100].iter().all(|wish| wish.key % 10 == 0 && wish.demand == 800_000));
+        lease.grant(&counter, &rate, &granted(2, &[(10, 900_000)]), 2 * SECOND);
+        let share = |wanted: Key| {
+            let mut share = None;
+            counter.visit(|key, bucket| {
+                if key == wanted {
+                    share = Some(bucket.share());
+                }
+            });
+            share
+        };
+        assert_eq!(share(10), Some(Share::of_millionths(900_000)));
+        assert_eq!(share(20), Some(Share::among(2)));
+        // Nobody asks any more.
+        let quiet = (3..20).map(|second| lease.wishes(&counter, &rate, second * SECOND));
+        assert_eq!(quiet.last().map(|wishes| wishes.len()), Some(0));
+        assert!(lease.demand.is_empty());
+    }
+
+    #[test]
+    fn shares_going_to_and_fro_make_no_requests() {
+        let rate = Rate::new(100, SECOND, 100);
+        let counters: Vec<_> = (0..2).map(|_| Arc::new(Counter::new(rate, false, true))).collect();
+        let mut leases = [Lease::default(), Lease::default()];
+        let mut all = 0;
+        for step in 0..400_u32 {
+            let now = SECOND + step * Duration::from_millis(50);
+            let shares = if step % 2 == 0 { [900_000, 100_000] } else { [100_000, 900_000] };
+            for (at, lease) in leases.iter_mut().enumerate() {
+                lease.grant(&counters[at], &rate, &granted(2, &[(ONLY, shares[at])]), now);
+            }
+            for counter in &counters {
+                all += admitted(counter, &rate, ONLY, now, 20);
+            }
+        }
+        // Twenty seconds, and what there was at first.
+        assert!((1_800..=2_120).contains(&all), "{all}");
+    }
+}

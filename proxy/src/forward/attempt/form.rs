@@ -19,7 +19,7 @@ pub(in crate::forward) fn with_body(request: &Request<Body>, body: Body) -> Requ
 }
 
 /// What is spoken upstream: what the service says, else what the caller speaks.
-pub(super) fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
+pub(in crate::forward) fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Http => false,
@@ -28,7 +28,7 @@ pub(super) fn speaks_http2(protocol: Protocol, downstream: Version) -> bool {
 }
 
 /// Puts a request into the form that the upstream connection needs.
-pub(super) fn prepare(
+pub(in crate::forward) fn prepare(
     request: Request<Body>,
     http2: bool,
     upgrade: Option<&HeaderValue>,
@@ -55,13 +55,6 @@ pub(super) fn prepare(
             parts.headers.insert(header::UPGRADE, protocol.clone());
         }
     }
-    Ok(Request::from_parts(parts, body))
-}
-
-/// Puts a request into the form that an HTTP/2 connection needs.
-pub(in crate::forward) fn to_http2(request: Request<Body>) -> Result<Request<Body>, Error> {
-    let (mut parts, body) = request.into_parts();
-    parts_to_http2(&mut parts)?;
     Ok(Request::from_parts(parts, body))
 }
 

@@ -34,7 +34,7 @@ struct Racer<'a> {
 
 enum Event {
     /// The one at this place is over.
-    Over(usize, Tried),
+    Over(usize, Box<Tried>),
     /// It is time for another.
     Due,
 }
@@ -69,7 +69,7 @@ pub(super) async fn race<'a>(
     loop {
         match next(&mut racers, (more > 0).then_some(due.as_mut())).await {
             Event::Over(at, tried) => {
-                let racer = racers.swap_remove(at);
+                let (racer, tried) = (racers.swap_remove(at), *tried);
                 let good = is_good(tries, &tried);
                 if !good && !racers.is_empty() {
                     lose(tries, tried);
@@ -159,7 +159,7 @@ async fn next(racers: &mut [Racer<'_>], due: Option<Pin<&mut tokio::time::Sleep>
     poll_fn(|context| {
         for (at, racer) in racers.iter_mut().enumerate() {
             if let Poll::Ready(tried) = racer.attempt.as_mut().poll(context) {
-                return Poll::Ready(Event::Over(at, tried));
+                return Poll::Ready(Event::Over(at, Box::new(tried)));
             }
         }
         match &mut due {

@@ -6,7 +6,11 @@ use leno_api::model::traffic_policy::HealthCheck;
 use tokio::sync::Semaphore;
 
 use crate::{
-    cluster::{Cluster, Endpoint, connect::Connector, health::probe::probe},
+    cluster::{
+        Cluster, Endpoint,
+        connect::Connector,
+        probe::{Failure, probe},
+    },
     forward::worker::Shared,
 };
 
@@ -28,8 +32,8 @@ pub(super) struct Answer {
     pub(super) cluster: u64,
     /// By [`Vitals::id`](crate::cluster::vitals::Vitals::id).
     pub(super) endpoint: u64,
-    /// Why the endpoint is not well.
-    pub(super) answer: Result<(), String>,
+    /// Whether the endpoint is well.
+    pub(super) answer: Result<(), Failure>,
 }
 
 /// Of one side thread.

@@ -6,6 +6,7 @@ use crate::{
     cluster::{
         Refusal, circuit,
         outlier::{Factor, streak::Run},
+        probe::Failure,
         window::Batch,
     },
     forward::observed::{Report, tests::cluster},
@@ -219,7 +220,7 @@ fn answer(sampler: &mut Sampler, cluster: &Cluster, place: usize, millis: u64, g
     let answer = Answer {
         cluster: cluster.state.id,
         endpoint: cluster.endpoints[place].vitals().id,
-        answer: if good { Ok(()) } else { Err("refused".to_owned()) },
+        answer: if good { Ok(()) } else { Err(Failure::Unwell("refused".to_owned())) },
     };
     sampler.answered(at(millis), vec![answer], &families.resilience);
 }
@@ -229,7 +230,7 @@ fn who_fails_its_checks_gets_nothing_with_and_without_outlier_detection() {
     for enabled in [true, false] {
         let (mut sampler, families) = (Sampler::default(), families());
         let before = cluster(1..=4, with_checks(enabled), None);
-        let mut tick = |sampler: &mut Sampler, cluster: &Arc<Cluster>, millis| {
+        let tick = |sampler: &mut Sampler, cluster: &Arc<Cluster>, millis| {
             sampler.sample(&snapshot(cluster), at(millis), &Mail::default(), &families.resilience);
             sampler.ask(at(millis)).len()
         };

@@ -14,6 +14,7 @@ use crate::{
         circuit::{self, Circuit},
         health::Checks,
         outlier::{Cause, Change, Detector, Factor, Streaks},
+        probe::Failure,
         window::{Batch, Span},
     },
     forward::observed::Report,
@@ -309,12 +310,16 @@ impl Watched {
         &mut self,
         now: Duration,
         id: u64,
-        answer: Result<(), String>,
+        answer: Result<(), Failure>,
         figures: &Resilience,
     ) {
         let Some(checks) = &mut self.checks else { return };
-        let [success, failure] = HEALTH_RESULTS;
-        let result = if answer.is_ok() { success } else { failure };
+        let [success, failure, unasked] = HEALTH_RESULTS;
+        let result = match answer {
+            Ok(()) => success,
+            Err(Failure::Unwell(_)) => failure,
+            Err(Failure::Unasked(_)) => unasked,
+        };
         figures.health_checks.with_label_values(&[&*self.cluster.name, result]).inc();
         let change = checks.answered(id, now, answer, &mut rand::random);
         let found = self.cluster.endpoints.iter().find(|endpoint| endpoint.vitals().id == id);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::random::Random;
 use crate::{
-    cluster::{circuit::gate::Probe, window::Kind},
+    cluster::{circuit::gate::Probe, tally::Verdict, window::Kind},
     forward::retry::{Failure, wait::Wait},
 };
 
@@ -26,14 +26,23 @@ pub enum End {
 }
 
 impl End {
-    /// As outlier detection sees it; `None` where it says nothing about the instance.
-    pub fn kind(self) -> Option<Kind> {
+    /// As those see it that judge instances.
+    pub fn kind(self) -> Kind {
         match self {
-            Self::Answered => Some(Kind::Success),
-            Self::Status(502..=504) => Some(Kind::Gateway),
-            Self::Status(_) => Some(Kind::Error),
-            Self::Shed => None,
-            Self::Refused | Self::Reset | Self::TimedOut => Some(Kind::Local),
+            Self::Answered => Kind::Success,
+            Self::Status(502..=504) => Kind::Gateway,
+            Self::Status(_) => Kind::Error,
+            Self::Shed => Kind::Busy,
+            Self::Refused | Self::Reset | Self::TimedOut => Kind::Local,
+        }
+    }
+
+    /// As tallies and breakers count it.
+    pub fn verdict(self) -> Verdict {
+        match self.kind() {
+            Kind::Success => Verdict::Success,
+            Kind::Busy => Verdict::Neither,
+            Kind::Error | Kind::Gateway | Kind::Local => Verdict::Failure,
         }
     }
 

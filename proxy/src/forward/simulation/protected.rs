@@ -152,22 +152,15 @@ impl Caller for Protected {
     }
 
     fn ended(&mut self, request: &Request, place: usize, begun: Duration, now: Duration, end: End) {
-        let kind = end.kind();
-        self.tallies[place].end(match kind {
-            Some(Kind::Success) => Verdict::Success,
-            Some(_) => Verdict::Failure,
-            None => Verdict::Neither,
-        });
+        self.tallies[place].end(end.verdict());
         let worker = &mut self.workers[request.worker];
         if request.attempts() > 1 {
             worker.budget.end();
         }
         let latency = now.saturating_sub(begun);
-        let failed = end != End::Answered;
-        worker.latencies.observe(place, place as u64, now, latency, failed);
-        let (Some(kind), Some((streak, batch))) = (kind, worker.cells.get_mut(place)) else {
-            return;
-        };
+        let kind = end.kind();
+        worker.latencies.observe(place, place as u64, now, latency, kind != Kind::Success);
+        let Some((streak, batch)) = worker.cells.get_mut(place) else { return };
         streak.record(now, kind);
         let timed = end.is_timed().then_some(latency);
         let slow = self.settings.circuit.and_then(|circuit| circuit.slow);
@@ -201,12 +194,7 @@ impl Caller for Protected {
     fn over(&mut self, request: &mut Request, _: Duration, end: Option<End>) {
         self.workers[request.worker].active -= 1;
         if let Some(probe) = request.probe.take() {
-            let verdict = match end.map(End::kind) {
-                Some(Some(Kind::Success)) => Verdict::Success,
-                Some(Some(_)) => Verdict::Failure,
-                Some(None) | None => Verdict::Neither,
-            };
-            self.gate.finish(probe, verdict, false);
+            self.gate.finish(probe, end.map_or(Verdict::Neither, End::verdict), false);
         }
     }
 

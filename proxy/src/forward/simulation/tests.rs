@@ -114,6 +114,14 @@ fn is_as_before(scenario: &Scenario, compared: &[Compared]) {
 }
 
 #[test]
+fn where_there_is_no_trouble_nothing_is_done() {
+    let compared = compare(&Scenario::healthy(), &settings(), 0);
+    let [protected, plain] = show("healthy", &compared, &TROUBLE);
+    assert!(protected.success == 1.0 && protected.amplification == 1.0, "{protected}");
+    assert!(plain.success == 1.0, "the trouble is what fails round robin, not the load: {plain}");
+}
+
+#[test]
 fn one_slow_one_failing_and_one_crashed_of_eleven_are_invisible() {
     let scenario = Scenario::healthy()
         .named("slow, failing, crashed")

@@ -154,9 +154,14 @@ async fn nobody_waits_for_ever() {
     let (sender, replay, _) = replay(100);
     let (_, mut first) = replay.begin().unwrap();
     let waiting = async {
+        // What was kept it may still get.
         poll_fn(|context| {
-            let frame = ready!(Pin::new(&mut first).poll_frame(context));
-            Poll::Ready(frame.is_some_and(|frame| frame.is_err()))
+            loop {
+                match ready!(Pin::new(&mut first).poll_frame(context)) {
+                    Some(Ok(_)) => {}
+                    end => return Poll::Ready(end.is_some_and(|frame| frame.is_err())),
+                }
+            }
         })
         .await
     };

@@ -58,6 +58,7 @@ async fn application(
         mode: TlsMode::Disable,
         guards: None,
         plugins: None,
+        limits: Box::default(),
     })
 }
 
@@ -101,6 +102,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         on_demand_timeout: Duration::ZERO,
         workers: 1,
         mailbox: Mailbox::default(),
+        delayed: Arc::default(),
         started: std::time::Instant::now(),
     }));
     (Rc::new(worker), draining)
@@ -159,6 +161,7 @@ async fn what_is_in_force_when_a_caller_speaks_holds_for_it() {
             mode: TlsMode::Strict,
             guards: None,
             plugins: None,
+            limits: Box::default(),
         };
         let (worker, _draining) = worker(http.clone(), open.clone());
         let mut early = connect(&worker).await;

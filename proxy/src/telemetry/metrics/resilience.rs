@@ -1,12 +1,14 @@
-//! Of breakers and ejections.
+//! Of breakers and ejections, of limits and of faults on purpose.
 
 use prometheus::{IntCounterVec, IntGaugeVec};
 
 use super::New;
 pub use concurrency::Concurrency;
+pub use limiting::Limiting;
 pub use retries::Retries;
 
 mod concurrency;
+mod limiting;
 mod retries;
 
 /// Why endpoints are ejected.
@@ -18,8 +20,8 @@ pub const EJECTION_CAUSES: [&str; 5] = [
     "latency",
 ];
 
-/// How health checks end.
-pub const HEALTH_RESULTS: [&str; 2] = ["success", "failure"];
+/// How health checks end; the last is no fault of the endpoint.
+pub const HEALTH_RESULTS: [&str; 3] = ["success", "failure", "unasked"];
 
 /// By service port: `shop/orders:80`.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Resilience {
     pub concurrency: Concurrency,
     /// What is sent again, and what is not.
     pub retries: Retries,
+    /// Limits on what the application beside us is asked for, and faults on purpose.
+    pub limiting: Limiting,
 }
 
 impl Resilience {
@@ -84,11 +88,13 @@ impl Resilience {
             )?,
             concurrency: Concurrency::register(new)?,
             retries: Retries::register(new)?,
+            limiting: Limiting::register(new)?,
         })
     }
 
     /// Takes a service port that is no more out of the registry.
     pub fn forget_cluster(&self, name: &str) {
+        self.retries.forget(name);
         self.forget_circuit(name);
         self.forget_checks(name);
         let _ = self.endpoints_ejected.remove_label_values(&[name]);

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::Endpoint,
+    transport::{Channel, Endpoint},
 };
 
 use super::{Access, Channels, Command, Options, message, mirror::Mirror};
@@ -109,8 +109,8 @@ pub(super) async fn follow(
     Ended::Over
 }
 
-async fn open(options: &Options) -> Result<(Outgoing, Streaming<DeltaDiscoveryResponse>), String> {
-    let address = &options.address;
+/// A connection by which the control plane can be asked.
+pub(super) async fn connect(address: &str, access: &Access) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("{address} is not an address of a control plane: {error}"))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -118,16 +118,20 @@ async fn open(options: &Options) -> Result<(Outgoing, Streaming<DeltaDiscoveryRe
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
-    let connected = match &options.access {
+    let connected = match access {
         Access::Plain { .. } => endpoint.connect().await,
         Access::Secured { identity, connector } => {
             certificate(identity).await?;
             endpoint.connect_with_connector(connector.clone()).await
         }
     };
-    let channel = connected.map_err(|error| {
-        format!("cannot reach the control plane at {address}: {}", causes(&error))
-    })?;
+    connected
+        .map_err(|error| format!("cannot reach the control plane at {address}: {}", causes(&error)))
+}
+
+async fn open(options: &Options) -> Result<(Outgoing, Streaming<DeltaDiscoveryResponse>), String> {
+    let address = &options.address;
+    let channel = connect(address, &options.access).await?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel)
         .max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (requests, queue) = mpsc::channel(REQUESTS_AHEAD);
@@ -157,7 +161,7 @@ async fn certificate(identity: &Identity) -> Result<(), String> {
     }
 }
 
-fn token(file: &Path) -> Result<MetadataValue<Ascii>, String> {
+pub(super) fn token(file: &Path) -> Result<MetadataValue<Ascii>, String> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| format!("cannot read the token file {}: {error}", file.display()))?;
     let header = format!("Bearer {}", text.trim());
@@ -198,7 +202,7 @@ async fn reason_of(responses: &mut Streaming<DeltaDiscoveryResponse>) -> String 
     timeout(CONNECT_TIMEOUT, last).await.unwrap_or_else(|_| "the connection broke".to_owned())
 }
 
-fn explain(status: &Status) -> String {
+pub(super) fn explain(status: &Status) -> String {
     let message = if status.message().is_empty() { "no reason given" } else { status.message() };
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => {

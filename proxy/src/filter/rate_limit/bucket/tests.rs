@@ -177,3 +177,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn shares_of_a_limit_are_the_limit() {
+    let rate = Rate::new(100, Duration::from_secs(1), 50);
+    assert_eq!(rate.part(Share::WHOLE), rate);
+    let shares = [500_000, 300_000, 199_999, 1].map(Share::of_millionths);
+    let mut admitted = 0;
+    for share in shares {
+        let (bucket, rate) = (Bucket::with(share), rate.part(share));
+        let count =
+            |now: u64| (0..100).filter(|_| is_admitted(bucket.take(&rate, at(now), 1))).count();
+        let burst = count(1_000);
+        let steady: usize = (1..=1_000).map(|step| count(1_000 + step * 10)).sum();
+        admitted += steady;
+        assert!(burst >= 1 && burst <= 25, "{burst}");
+    }
+    assert!((985..=1_000).contains(&admitted), "{admitted} of a thousand in ten seconds");
+    assert_eq!((Share::among(0), Share::among(3).millionths()), (Share::WHOLE, 333_333));
+    assert_eq!(Share::of_millionths(0).millionths(), 1);
+}
+
+proptest! {
+    /// Whatever is done to a share, what may be taken at once never becomes more by that.
+    #[test]
+    fn a_change_of_shares_makes_no_units(
+        requests in 1u32..10_000,
+        burst in 1u32..10_000,
+        taken in 0u32..10_000,
+        shares in proptest::collection::vec(0u32..=1_000_000, 1..20),
+    ) {
+        let rate = Rate::new(requests, Duration::from_secs(1), burst);
+        let bucket = Bucket::with(Share::WHOLE);
+        bucket.take(&rate, at(1), taken.min(burst));
+        let left = || {
+            let part = rate.part(bucket.share());
+            bucket.take(&part, at(1), 0).remaining
+        };
+        let mut before = left();
+        for share in shares {
+            bucket.set_share(&rate, Share::of_millionths(share), at(1));
+            let now = left();
+            prop_assert!(now <= before, "{} after {}", now, before);
+            before = now;
+        }
+    }
+}

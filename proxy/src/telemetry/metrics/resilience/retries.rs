@@ -4,6 +4,21 @@ use prometheus::IntCounterVec;
 
 use super::New;
 
+/// Why what was asked for is not made.
+const REASONS: [&str; 9] = [
+    "not_asked",
+    "may_be_processed",
+    "body_not_kept",
+    "attempts",
+    "asked_to_wait",
+    "deadline",
+    "over_budget",
+    "limit",
+    "breaker",
+];
+/// How hedged exchanges end.
+const RESULTS: [&str; 4] = ["won", "lost", "failed", "denied"];
+
 /// By service port: `shop/orders:80`.
 #[derive(Debug)]
 pub struct Retries {
@@ -27,5 +42,15 @@ impl Retries {
                 &["service", "result"],
             )?,
         })
+    }
+
+    /// Takes a service port that is no more out of the registry.
+    pub(super) fn forget(&self, service: &str) {
+        for reason in REASONS {
+            let _ = self.denied.remove_label_values(&[service, reason]);
+        }
+        for result in RESULTS {
+            let _ = self.hedges.remove_label_values(&[service, result]);
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         Cluster, ClusterKey, Endpoint,
         connect::{self, Connector, Stream},
     },
+    error::Fault,
     http::{
         body::{Body, Incoming},
         client::{self, Sender},
@@ -35,19 +36,35 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// `grpc.health.v1.HealthCheckResponse.SERVING`.
 const SERVING: u64 = 1;
 
+/// Why an endpoint did not pass, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It is not well, or did not say.
+    Unwell(String),
+    /// We could not ask, which is not its fault: there is no certificate yet.
+    Unasked(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Unwell(why)
+    }
+}
+
 /// Asks `endpoint` how it is.
 ///
 /// # Errors
-/// Why it is not well, or could not say, for people.
+/// When it is not well, or could not be asked.
 pub async fn probe(
     connector: &Connector,
     cluster: &Cluster,
     endpoint: &Endpoint,
     check: &HealthCheck,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let ask = ask(connector, cluster, endpoint, check);
     let limit = check.timeout;
-    timeout(limit, ask).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+    let late = |_| Err(Failure::Unwell(format!("no answer within {limit:?}")));
+    timeout(limit, ask).await.unwrap_or_else(late)
 }
 
 async fn ask(
@@ -55,7 +72,7 @@ async fn ask(
     cluster: &Cluster,
     endpoint: &Endpoint,
     check: &HealthCheck,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let inside = match &check.probe {
         Probe::Tcp => Inside::Tcp,
         Probe::Grpc { .. } => Inside::Http2,
@@ -65,9 +82,13 @@ async fn ask(
     let stream = open(connector, endpoint, inside, check).await?;
     let through_sidecar = endpoint.via_sidecar && check.port.is_none();
     if let Probe::Tcp = check.probe {
-        return if through_sidecar { stays_open(stream, check.timeout / 2).await } else { Ok(()) };
+        if through_sidecar {
+            stays_open(stream, check.timeout / 2).await?;
+        }
+        return Ok(());
     }
-    let mut request = request(cluster, check).ok_or("the check cannot be put into a request")?;
+    let unfit = || "the check cannot be put into a request".to_owned();
+    let mut request = request(cluster, check).ok_or_else(unfit)?;
     if let Some(destination) = &cluster.destination
         && through_sidecar
         && !endpoint.is_secured()
@@ -84,10 +105,10 @@ async fn ask(
         let refused = refusal.as_ref().and_then(|refusal| refusal.get());
         refused.map_or(error.detail, |reason| format!("TLS: {reason}"))
     })?;
-    match check.probe {
+    Ok(match check.probe {
         Probe::Grpc { .. } => judge_grpc(response).await,
         Probe::Http { .. } | Probe::Tcp => judge_http(response, check, through_sidecar).await,
-    }
+    }?)
 }
 
 /// To the port for requests as each endpoint asks for it, or to another one of the application itself.
@@ -96,7 +117,7 @@ async fn open(
     endpoint: &Endpoint,
     inside: Inside,
     check: &HealthCheck,
-) -> Result<Stream, String> {
+) -> Result<Stream, Failure> {
     let opened = match check.port {
         Some(port) => {
             let address = SocketAddr::new(endpoint.address.ip(), port);
@@ -104,7 +125,10 @@ async fn open(
         }
         None => connector.open(endpoint, inside, check.timeout).await,
     };
-    opened.map_err(|error| error.detail.into_owned())
+    opened.map_err(|error| match error.fault {
+        Fault::Ours => Failure::Unasked(error.detail.into_owned()),
+        Fault::Downstream | Fault::Upstream => Failure::Unwell(error.detail.into_owned()),
+    })
 }
 
 fn speaks_http2(cluster: &Cluster) -> bool {
