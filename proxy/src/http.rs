@@ -6,6 +6,7 @@ pub mod fetch;
 mod framing;
 pub mod head;
 mod head_budget;
+mod parking;
 pub mod replay;
 pub mod server;
 pub mod upgrade;

@@ -18,7 +18,7 @@ const TLS_CONNECTIONS: usize = 2_000;
 /// Before counting begins: tables and pools grow in steps.
 const FIRST: usize = 16;
 /// Allocators give memory back, and buffers are released, some time after the last request.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(5);
 
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.report.work.push(format!(

@@ -1,20 +1,31 @@
 //! Serving one downstream connection. Limits against floods are set here; what they mean is in docs/limits.md.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body::Body as _;
-
-use hyper::{Request, Response, body::Incoming, rt::Executor, service::Service};
+use hyper::{
+    Request, Response, body::Incoming, rt::Executor, server::conn::http1::UpgradeableConnection,
+    service::Service,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::watch,
 };
 
 use super::{
     body::Body,
     framing::{Framing, Looked},
+    parking::{Answering, Counted, Exchanges, Resumed},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -72,6 +83,11 @@ pub enum Ended {
     Broken,
 }
 
+/// Between two looks whether a connection is idle: at first, and at most. One that was idle for so long is parked; each look
+/// that finds it neither idle nor busy doubles the time to the next one.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+const LOOK_SELDOM: Duration = Duration::from_secs(16);
+
 /// Serves HTTP/1.1 until the connection ends. When `drain` turns true the current exchange is finished with
 /// `Connection: close`.
 pub async fn serve_http1<S>(
@@ -84,8 +100,35 @@ where
     S: Fn(Request<Incoming>) -> Answer + 'static,
 {
     let (io, framing) = Looked::new(io);
-    let answer = move |request| answer_checked(&framing, &answer, request);
-    let connection = hyper::server::conn::http1::Builder::new()
+    let (mut io, flushed) = Resumed::new(io);
+    let exchanges = Rc::<Exchanges>::default();
+    let mut codec = Codec { answer, framing, exchanges: exchanges.clone() };
+    let is_idle = || exchanges.are_over() && flushed.load(Ordering::Relaxed);
+    // What was read and belongs to the next head.
+    let mut first = Bytes::new();
+    loop {
+        if first.is_empty() {
+            first = match next_byte(&mut io, limits.head_timeout, &mut drain).await {
+                Ok(byte) => byte,
+                Err(ended) => return ended,
+            };
+        }
+        io.resume(first);
+        let connection = builder(limits).serve_connection(TokioIo::new(io), codec).with_upgrades();
+        // On the heap, so that a parked connection does not hold room for it.
+        let mut connection = Box::new(connection);
+        let served = serve_until_idle(&mut connection, &exchanges, is_idle, &mut drain).await;
+        if let Some(ended) = served {
+            return ended;
+        }
+        let Some(parts) = connection.into_parts() else { return Ended::Clean };
+        (io, codec, first) = (parts.io.into_inner(), parts.service, parts.read_buf);
+    }
+}
+
+fn builder(limits: Limits) -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.head_fields)
@@ -93,40 +136,111 @@ where
         .max_buf_size(limits.head_bytes.max(128 * 1024))
         // A caller that closes while it waits has given up, and its call is cancelled upstream. Whoever only closes
         // its sending half looks the same, so it gets no answer either (as in Envoy and nginx).
-        .half_close(false)
-        .serve_connection(TokioIo::new(io), Handler(answer))
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let draining = tokio::select! {
-        result = connection.as_mut() => return ended(result),
-        () = drained(&mut drain) => true,
-    };
-    if draining {
-        connection.as_mut().graceful_shutdown();
-    }
-    ended(connection.await)
+        .half_close(false);
+    builder
 }
 
-/// Gives a request whose length is ambiguous the `Content-Length` back that hyper took from it, so that the check of
-/// heads refuses it like any other.
-fn answer_checked<S>(framing: &Arc<Framing>, answer: &S, mut request: Request<Incoming>) -> Answer
+/// Drives the connection to its end, or until there is nothing under way on it (`None`).
+async fn serve_until_idle<I, S>(
+    connection: &mut UpgradeableConnection<TokioIo<I>, Codec<S>>,
+    exchanges: &Exchanges,
+    is_idle: impl Fn() -> bool,
+    drain: &mut watch::Receiver<bool>,
+) -> Option<Ended>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>) -> Answer + 'static,
+{
+    let mut pause = LOOK_AFTER;
+    let mut look = std::pin::pin!(tokio::time::sleep(pause));
+    // What was parked and has not got as far as a request is looked at no sooner than a new one.
+    let mut begun = exchanges.begun();
+    let resumed = begun;
+    loop {
+        tokio::select! {
+            biased;
+            result = Pin::new(&mut *connection) => return Some(ended(result)),
+            () = drained(drain) => break,
+            () = look.as_mut() => {}
+        }
+        let quiet = exchanges.begun() == begun;
+        if quiet && begun > resumed && is_idle() {
+            return None;
+        }
+        begun = exchanges.begun();
+        pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+        look.as_mut().reset(tokio::time::Instant::now() + pause);
+    }
+    Pin::new(&mut *connection).graceful_shutdown();
+    Some(ended(connection.await))
+}
+
+/// Waits for the next request on an idle connection: its first byte, or how the connection ended.
+async fn next_byte(
+    io: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    limit: Duration,
+    drain: &mut watch::Receiver<bool>,
+) -> Result<Bytes, Ended> {
+    let mut byte = [0];
+    tokio::select! {
+        read = io.read(&mut byte) => match read {
+            Ok(0) => Err(Ended::Clean),
+            Ok(_) => Ok(Bytes::copy_from_slice(&byte)),
+            Err(_) => Err(Ended::Broken),
+        },
+        () = tokio::time::sleep(limit) => Err(Ended::TimedOut),
+        () = drained(drain) => {
+            // The caller is told that the connection ends; whether it hears that changes nothing.
+            let _ = io.shutdown().await;
+            Err(Ended::Clean)
+        }
+    }
+}
+
+/// What the codec of HTTP/1.1 asks for answers.
+struct Codec<S> {
+    answer: S,
+    framing: Arc<Framing>,
+    exchanges: Rc<Exchanges>,
+}
+
+impl<S> Service<Request<Incoming>> for Codec<S>
 where
     S: Fn(Request<Incoming>) -> Answer,
 {
-    let has_body = !request.body().is_end_stream();
-    if framing.head_read(has_body) && request.headers().contains_key(header::TRANSFER_ENCODING) {
-        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    type Response = Response<Counted>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let has_body = !request.body().is_end_stream();
+        self.exchanges.begin(has_body, self.answer_checked(request, has_body))
     }
-    let answering = answer(request);
-    if !has_body {
-        return answering;
+}
+
+impl<S> Codec<S>
+where
+    S: Fn(Request<Incoming>) -> Answer,
+{
+    /// Gives a request whose length is ambiguous the `Content-Length` back that hyper took from it, so that the check of
+    /// heads refuses it like any other.
+    fn answer_checked(&self, mut request: Request<Incoming>, has_body: bool) -> Answer {
+        let framing = &self.framing;
+        if framing.head_read(has_body) && request.headers().contains_key(header::TRANSFER_ENCODING)
+        {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let answering = (self.answer)(request);
+        if !has_body {
+            return answering;
+        }
+        let framing = framing.clone();
+        Box::pin(async move {
+            let answer = answering.await;
+            framing.body_read();
+            answer
+        })
     }
-    let framing = framing.clone();
-    Box::pin(async move {
-        let answer = answering.await;
-        framing.body_read();
-        answer
-    })
 }
 
 /// Serves HTTP/2 until the connection ends. When `drain` turns true a GOAWAY is sent and open streams are finished.
@@ -196,3 +310,6 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
         tokio::task::spawn_local(future);
     }
 }
+
+#[cfg(test)]
+mod tests;
