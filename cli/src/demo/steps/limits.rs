@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{LIVE_LIMIT, Voice, apply, check_no_failure};
+use super::{LIVE_LIMIT, LOOK, Voice, apply, check_no_failure};
 use crate::demo::{
     Error,
     mesh::Mesh,
@@ -25,6 +25,8 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     greedy(mesh, narrator).await?;
     put(mesh, FAULT).await?;
     faulty(mesh, narrator).await?;
+    // The two take a moment: long enough for all that was under way to be answered, and for orders to speak of.
+    customer.observe(LOOK / 4).await;
     let seen = Observation { seen: customer.snapshot().since(&before), lasted: begun.elapsed() };
     check_no_failure(narrator, &seen, " of all other customers")
 }
