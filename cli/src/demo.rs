@@ -35,7 +35,7 @@ use narrator::Narrator;
 use crate::{api_client, error::Error as CommandError, http_client};
 
 /// The whole of `--check`: what hangs must not hang for ever.
-const CHECK_LIMIT: Duration = Duration::from_secs(55);
+const CHECK_LIMIT: Duration = Duration::from_secs(75);
 const INTERRUPTED: u8 = 130;
 
 /// Run the example shop in a mesh and watch: traffic, identities, a canary, mistakes, faults, a new root

@@ -27,7 +27,7 @@ async fn refused_and_reset_connections() {
         .start()
         .await;
     for (at, (host, flags)) in
-        [("refused", &["UF,URX"][..]), ("resets", &["UC", "UF,URX"]), ("closes", &["UC"])]
+        [("refused", &["UF,URX"][..]), ("resets", &["UC", "UF,URX"]), ("closes", &["UC", "UC,URX"])]
             .into_iter()
             .enumerate()
     {

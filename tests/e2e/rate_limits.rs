@@ -356,6 +356,12 @@ async fn a_global_limit_is_shared_by_demand_and_outlives_the_control_plane() {
     for sidecar in &sidecars {
         sidecar.counts("leno_rate_limit_leased", &labels, 1.0).await;
     }
+    let path = "/apis/leno.dev/v1alpha1/namespaces/default/ratelimitpolicies/shop";
+    until("the policy to be live", async || {
+        let answer = control_plane.call("GET", path, &json!(null)).await.text();
+        answer.contains("live on 3 of 3 connected proxies").then_some(())
+    })
+    .await;
     // Alone with its demand.
     let one = admitted_in(&[(&sidecars[0], 4)], 3.0).await;
     assert!((0.85..=1.1).contains(&(one / 200.0)), "{one} a second of 200 at one of three");

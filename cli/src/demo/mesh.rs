@@ -15,8 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, header::CONTENT_TYPE};
+use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::Full;
+use hyper::body::Bytes;
 use leno_control_plane::access::{NewToken, Role, TokenFile};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -325,6 +326,12 @@ impl Mesh {
 
     /// Places one order, as a customer whose request has `headers`; the status of the answer and its body.
     pub async fn order(&self, headers: &[(&str, &str)]) -> Result<(u16, String), Error> {
+        let answer = self.answer(headers).await?;
+        Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
+    }
+
+    /// The same; the whole answer.
+    pub async fn answer(&self, headers: &[(&str, &str)]) -> Result<Response<Bytes>, Error> {
         let basket = json!({"user": "u1", "items": [{"product": "p1", "quantity": 1}]});
         let mut request = Request::post("/orders").header(CONTENT_TYPE, "application/json");
         for (name, value) in headers {
@@ -332,9 +339,7 @@ impl Mesh {
         }
         let request = request.body(Full::new(basket.to_string().into()));
         let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
-        let answer =
-            HttpClient::new(&self.customer.to_string())?.send_for("order", request).await?;
-        Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
+        Ok(HttpClient::new(&self.customer.to_string())?.send_for("order", request).await?)
     }
 }
 

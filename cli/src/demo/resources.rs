@@ -62,6 +62,36 @@ spec:
     )
 }
 
+/// One order a minute from each instance for customers who are greedy.
+pub const GREEDY: &str = "\
+apiVersion: leno.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: order, namespace: shop}
+spec:
+  targetRefs:
+  - {group: \"\", kind: Service, name: order}
+  - {group: \"\", kind: Service, name: order-v2}
+  limits:
+  - name: greedy
+    requests: 1
+    per: 1m
+    matches: [{headers: [{name: x-customer, exact: greedy}]}]
+";
+
+/// Orders that fail on purpose.
+pub const FAULT: &str = "\
+apiVersion: leno.dev/v1alpha1
+kind: FaultPolicy
+metadata: {name: order, namespace: shop}
+spec:
+  targetRefs:
+  - {group: \"\", kind: Service, name: order}
+  - {group: \"\", kind: Service, name: order-v2}
+  rules:
+  - matches: [{headers: [{name: x-test, exact: fail}]}]
+    abort: {status: 504}
+";
+
 /// A route with a service that does not exist, for requests that ask for it.
 pub const DANGLING: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -147,7 +177,9 @@ mod tests {
             let loaded = files::parse("x", &text.replace(right, wrong));
             assert!(!loaded.problems.is_empty(), "{what}");
         }
-        assert!(files::parse("x", DANGLING).problems.is_empty(), "valid by itself");
+        for text in [DANGLING, GREEDY, FAULT] {
+            assert!(files::parse("x", text).problems.is_empty(), "{text}: valid by itself");
+        }
     }
 
     #[test]

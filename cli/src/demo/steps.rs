@@ -23,6 +23,7 @@ mod canary;
 mod conversation;
 mod crash;
 mod identity;
+mod limits;
 mod rejection;
 mod start;
 mod stay;
@@ -55,6 +56,7 @@ pub async fn tell(
     processes.check_alive()?;
     rejection::run(&mesh, &customer, narrator).await?;
     trouble::run(&mesh, &customer, narrator).await?;
+    limits::run(&mesh, &customer, narrator).await?;
     identity::replace(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     crash::run(directory, &mesh, &customer, processes, narrator).await?;

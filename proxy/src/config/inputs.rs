@@ -1,5 +1,7 @@
 //! The resources in force, indexed by what they refer to, so that a change costs in proportion to what it concerns.
 
+mod links;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,7 +11,6 @@ use leno_api::{
     KINDS, Key, KindInfo, Resource, SYSTEM_NAMESPACE,
     model::{
         Model, ObjectName,
-        applies::Applies,
         authorization_policy::AuthorizationPolicy,
         fault_policy::FaultPolicy,
         http_route::HttpRoute,
@@ -26,6 +27,7 @@ use leno_api::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::text::Text;
+use links::{calls, mark, mark_plugin};
 
 /// All resources, by kind and by reference.
 #[derive(Debug, Default)]
@@ -447,85 +449,6 @@ fn unfile<T>(policies: &mut ByNamespace<T>, key: &Key, name: &ObjectName) {
             policies.remove(&name.namespace);
         }
     }
-}
-
-/// What `model` being there or not has an effect on.
-fn mark(services: &BTreeMap<ObjectName, Arc<Service>>, model: &Model, dirty: &mut Dirty) {
-    match model {
-        Model::Service(service) => {
-            dirty.clusters.insert(service.name.clone());
-            dirty.routes.insert(service.name.clone());
-        }
-        Model::Workload(workload) => dirty.clusters.extend(workload.services.iter().cloned()),
-        Model::HttpRoute(route) => {
-            dirty.routes.extend(route.parents.iter().map(|parent| parent.service.clone()))
-        }
-        Model::TcpRoute(route) => {
-            dirty.routes.extend(route.parents.iter().map(|parent| parent.service.clone()))
-        }
-        Model::TrafficPolicy(policy) => {
-            dirty.clusters.extend(policy.targets.iter().map(|target| target.service.clone()));
-        }
-        // Workloads serve services of their own namespace only.
-        Model::PeerAuthentication(policy) => {
-            dirty.inbound = true;
-            let namespace = &policy.name.namespace;
-            let concerned = |service: &&ObjectName| {
-                **namespace == *SYSTEM_NAMESPACE || service.namespace == *namespace
-            };
-            dirty.clusters.extend(services.keys().filter(concerned).cloned());
-        }
-        Model::AuthorizationPolicy(_)
-        | Model::RequestAuthentication(_)
-        | Model::RateLimitPolicy(_) => dirty.inbound = true,
-        Model::WasmPlugin(plugin) => mark_plugin(services, plugin, dirty),
-        Model::FaultPolicy(_) => dirty.faults = true,
-        Model::TrustBundle(_) => {}
-    }
-}
-
-fn mark_plugin(
-    services: &BTreeMap<ObjectName, Arc<Service>>,
-    plugin: &WasmPlugin,
-    dirty: &mut Dirty,
-) {
-    dirty.inbound |= plugin.is_server();
-    if !plugin.is_client() {
-        return;
-    }
-    match &plugin.applies {
-        Applies::Services(targets) => {
-            dirty.routes.extend(targets.iter().map(|target| target.service.clone()));
-        }
-        Applies::Namespace | Applies::Labels(_) => dirty.routes.extend(services.keys().cloned()),
-    }
-}
-
-/// Pairs (callee, parent) of a route: the parent's routes hold clusters of the callee.
-fn calls(model: &Model) -> BTreeSet<(ObjectName, ObjectName)> {
-    use leno_api::model::filter::Filter;
-    let mut callees: BTreeSet<&ObjectName> = BTreeSet::new();
-    let parents = match model {
-        Model::HttpRoute(route) => {
-            for rule in &route.rules {
-                callees.extend(rule.backends.iter().map(|backend| &backend.backend.service));
-                callees.extend(rule.filters.iter().filter_map(|filter| match filter {
-                    Filter::Mirror(mirror) => Some(&mirror.backend.service),
-                    _ => None,
-                }));
-            }
-            &route.parents
-        }
-        Model::TcpRoute(route) => {
-            callees.extend(route.backends.iter().map(|backend| &backend.service));
-            &route.parents
-        }
-        _ => return BTreeSet::new(),
-    };
-    let pairs = |callee: &ObjectName| {
-        parents.iter().map(|parent| (callee.clone(), parent.service.clone())).collect::<Vec<_>>()
-    };
-    callees.into_iter().flat_map(pairs).collect()
 }
 
 fn attach<T>(index: &mut Index<T>, key: &Key, targets: &[Target], policy: &Arc<T>) {

@@ -50,7 +50,8 @@ struct Allowance {
 #[derive(Debug)]
 pub(super) struct Granted {
     worker: Rc<Worker>,
-    cluster: u64,
+    /// Whose budget it is out of.
+    cluster: Option<u64>,
     #[expect(dead_code, reason = "counts until dropped")]
     permit: Permit,
 }
@@ -124,11 +125,16 @@ impl Allowances {
 }
 
 impl Granted {
-    /// Asks for one more attempt of an exchange that failed or waits.
+    /// Asks for one more attempt of an exchange that failed or waits. One that only could not connect is not `budgeted`:
+    /// nobody has worked for it yet, and the next attempt is the first that somebody works for.
     ///
     /// # Errors
     /// Why there may not be one.
-    pub(super) fn take(worker: &Rc<Worker>, cluster: &Admitted) -> Result<Self, Reason> {
+    pub(super) fn take(
+        worker: &Rc<Worker>,
+        cluster: &Admitted,
+        budgeted: bool,
+    ) -> Result<Self, Reason> {
         let now = worker.shared.now();
         let permit = cluster
             .state
@@ -136,15 +142,18 @@ impl Granted {
             .take(Resource::Retries, cluster.settings.max_retries)
             .ok_or(Reason::Limit)?;
         cluster.pass_again(now).map_err(|_| Reason::Breaker)?;
-        if !worker.allowances.withdraw(cluster, worker.shared.workers, now) {
+        if budgeted && !worker.allowances.withdraw(cluster, worker.shared.workers, now) {
             return Err(Reason::Budget);
         }
-        Ok(Self { worker: worker.clone(), cluster: cluster.state.id, permit })
+        let cluster = budgeted.then_some(cluster.state.id);
+        Ok(Self { worker: worker.clone(), cluster, permit })
     }
 }
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        self.worker.allowances.end(self.cluster);
+        if let Some(cluster) = self.cluster {
+            self.worker.allowances.end(cluster);
+        }
     }
 }

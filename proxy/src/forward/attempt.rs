@@ -240,7 +240,8 @@ impl<'a> Tries<'a> {
             Again::After(wait) => {
                 // Of the own application there is one instance: what is tried again there was not processed.
                 if cluster.is_judged() {
-                    self.granted = Some(Granted::take(worker, cluster)?);
+                    self.granted =
+                        Some(Granted::take(worker, cluster, *failure != Failure::Connect)?);
                 }
                 self.count(failure);
                 Ok(wait)

@@ -1,3 +1,4 @@
+mod limits;
 mod overload;
 mod plugins;
 mod security;

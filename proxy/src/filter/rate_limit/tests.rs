@@ -147,13 +147,13 @@ proptest! {
         asked in proptest::collection::vec((0usize..3, 0usize..3), 1..200),
     ) {
         const PATHS: [&str; 3] = ["/a", "/b", "/c"];
-        let by = |at: usize| if at % 2 == 0 { vec![] } else { vec![LimitKey::Path] };
+        let by = |at: usize| if at.is_multiple_of(2) { vec![] } else { vec![LimitKey::Path] };
         let limits: Vec<_> =
             numbers.iter().enumerate().map(|(at, number)| limit("x", *number, by(at))).collect();
         let mut workers = [Tables::default(), Tables::default(), Tables::default()];
         let mut used = vec![[0u32; 3]; limits.len()];
         for (worker, path) in asked {
-            let bucket = |at: usize| if at % 2 == 0 { 0 } else { path };
+            let bucket = |at: usize| if at.is_multiple_of(2) { 0 } else { path };
             let room = (0..limits.len()).all(|at| used[at][bucket(at)] < numbers[at]);
             let admitted = ask(&limits, &mut workers[worker], &request(None, PATHS[path], &[]));
             prop_assert_eq!(admitted, room);

@@ -132,7 +132,7 @@ fn another<'a>(
         // The same once more would be as slow.
         return Err(None);
     }
-    let granted = Granted::take(&tries.context.worker, cluster).map_err(Some)?;
+    let granted = Granted::take(&tries.context.worker, cluster, true).map_err(Some)?;
     let mut outgoing = tries.supply.with_body(copy).ok_or(None)?;
     endpoints.push(lease.endpoint.id);
     tries.number(&mut outgoing);

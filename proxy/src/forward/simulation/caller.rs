@@ -75,6 +75,8 @@ pub struct Request {
     pub deadline: Duration,
     /// Where it was tried.
     pub tried: Vec<usize>,
+    /// Whether the attempt under way was taken from the budget.
+    pub granted: bool,
     /// A probe of a breaker that is half-open.
     pub probe: Option<Probe>,
     /// When it was over, and whether its caller got what it wanted.
@@ -105,7 +107,7 @@ pub trait Caller {
     /// Whether it is tried again, and when.
     fn again(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         now: Duration,
         end: End,
         random: &mut Random,

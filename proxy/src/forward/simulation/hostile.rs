@@ -194,6 +194,7 @@ fn ask(
         arrived: begun,
         deadline: begun.saturating_add(seconds(1)),
         tried: Vec::new(),
+        granted: false,
         probe: None,
         over: None,
     };
@@ -211,7 +212,7 @@ fn ask(
         request.tried.push(place);
         caller.ended(&request, place, begun, now, end);
         last = Some(end);
-        if end == End::Answered || caller.again(&request, now, end, random).is_none() {
+        if end == End::Answered || caller.again(&mut request, now, end, random).is_none() {
             break;
         }
     }

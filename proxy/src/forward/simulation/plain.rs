@@ -40,7 +40,7 @@ impl Caller for Plain {
 
     fn again(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         _: Duration,
         _: End,
         _: &mut Random,

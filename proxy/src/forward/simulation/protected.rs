@@ -24,7 +24,7 @@ use crate::{
     },
     forward::{
         budget::{self, Budget},
-        retry::{self, Again, Policy, RequestFacts},
+        retry::{self, Again, Failure, Policy, RequestFacts},
     },
 };
 
@@ -154,7 +154,7 @@ impl Caller for Protected {
     fn ended(&mut self, request: &Request, place: usize, begun: Duration, now: Duration, end: End) {
         self.tallies[place].end(end.verdict());
         let worker = &mut self.workers[request.worker];
-        if request.attempts() > 1 {
+        if request.granted {
             worker.budget.end();
         }
         let latency = now.saturating_sub(begun);
@@ -170,7 +170,7 @@ impl Caller for Protected {
 
     fn again(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         now: Duration,
         end: End,
         random: &mut Random,
@@ -188,7 +188,10 @@ impl Caller for Protected {
             return None;
         };
         let worker = &mut self.workers[request.worker];
-        worker.budget.withdraw(now, worker.active).then_some(wait)
+        // Nobody has worked for what could not connect.
+        request.granted = failure != Failure::Connect;
+        let granted = !request.granted || worker.budget.withdraw(now, worker.active);
+        granted.then_some(wait)
     }
 
     fn over(&mut self, request: &mut Request, _: Duration, end: Option<End>) {

@@ -133,6 +133,7 @@ impl Run<'_> {
             arrived: now,
             deadline: now + self.scenario.patience,
             tried: Vec::new(),
+            granted: false,
             probe: None,
             over: None,
         };
@@ -228,7 +229,7 @@ impl Run<'_> {
             return;
         }
         let &mut Attempt { request: number, place, begun, .. } = attempt;
-        let request = &self.requests[number];
+        let request = &mut self.requests[number];
         if end == End::TimedOut
             && let Some(shield) = &mut self.instances[place].shield
         {

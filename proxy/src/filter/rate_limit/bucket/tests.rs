@@ -191,7 +191,7 @@ fn shares_of_a_limit_are_the_limit() {
         let burst = count(1_000);
         let steady: usize = (1..=1_000).map(|step| count(1_000 + step * 10)).sum();
         admitted += steady;
-        assert!(burst >= 1 && burst <= 25, "{burst}");
+        assert!((1..=25).contains(&burst), "{burst}");
     }
     assert!((985..=1_000).contains(&admitted), "{admitted} of a thousand in ten seconds");
     assert_eq!((Share::among(0), Share::among(3).millionths()), (Share::WHOLE, 333_333));
