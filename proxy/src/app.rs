@@ -368,7 +368,7 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
         worker.pools.sweep(tokio::time::Instant::now());
-        worker.plugins.sweep();
+        worker.tend_plugins();
     }
 }
 

@@ -20,7 +20,7 @@ mod mirror;
 pub mod observed;
 mod outbound;
 pub mod outcome;
-mod plugins;
+pub mod plugins;
 mod response;
 pub mod retry;
 pub mod sampler;

@@ -11,6 +11,7 @@
 //! - `runtime`: one per process; bytes become a [`Plugin`].
 //! - `plugin`: one version of one `WasmPlugin` with its figures; a [`Chain`] is what applies at one place.
 //! - `seat`: one worker's instance; thrown away when it breaks; `restart` says when there is another (pure).
+//! - `connection`: bytes that are not HTTP, for plugins that see those.
 //! - `run`, `body`: an exchange on its way through a chain; `state` is what they and the guest leave for each other.
 //! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
 
@@ -18,6 +19,7 @@ mod body;
 mod buffer;
 mod callouts;
 mod calls;
+mod connection;
 mod head;
 mod host;
 mod metrics;
@@ -32,7 +34,8 @@ mod stream;
 
 pub use self::{
     callouts::{Callouts, Sending},
-    plugin::{Chain, Figures, Plugin, Slot, Unloaded},
+    connection::Inspected,
+    plugin::{Chain, Plugin, Slot, Unloaded},
     run::{Answered, Failure, Passed, Run, Side},
     runtime::{LoadError, Runtime},
     seat::Seats,

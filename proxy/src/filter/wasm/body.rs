@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Body as _, Frame};
+use leno_api::model::wasm_plugin::PluginType;
 use leno_wasm_host::{Action, ContextId, Instance};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -44,7 +45,7 @@ enum Held {
 
 /// What moves.
 #[derive(Debug)]
-enum Piece {
+pub(super) enum Piece {
     /// Bytes, and whether they are the last.
     Data(Bytes, bool),
     Trailers(HeaderMap),
@@ -115,11 +116,11 @@ impl Run {
             Side::Request => place.plugin.needs.request_body,
             Side::Response => place.plugin.needs.response_body,
         };
-        needs && !place.bypassed.get() && place.context.get().is_some()
+        (needs || self.kind == PluginType::Network) && !place.bypassed.get() && place.context.get().is_some()
     }
 
     /// The plugins in the order in which they see a body.
-    fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
         let request = self.reached.get();
         let response = self.responding.get().unwrap_or(request);
         let (forward, backward) = match side {
@@ -137,7 +138,7 @@ impl Run {
     }
 
     /// Something arrives at plugin `at`; past the last one it is ready.
-    fn push(
+    pub(super) fn push(
         &self,
         side: Side,
         at: Option<usize>,
@@ -173,9 +174,19 @@ impl Run {
                 buffer.push(bytes.take().unwrap_or_default());
                 u32::try_from(buffer.len()).unwrap_or(u32::MAX)
             });
-            let action = match side {
-                Side::Request => instance.on_request_body(context, size, end)?,
-                Side::Response => instance.on_response_body(context, size, end)?,
+            let action = match (self.kind, side) {
+                (PluginType::Http, Side::Request) => {
+                    instance.on_request_body(context, size, end)?
+                }
+                (PluginType::Http, Side::Response) => {
+                    instance.on_response_body(context, size, end)?
+                }
+                (PluginType::Network, Side::Request) => {
+                    instance.on_downstream_data(context, size, end)?
+                }
+                (PluginType::Network, Side::Response) => {
+                    instance.on_upstream_data(context, size, end)?
+                }
             };
             Ok(release(instance, context, side, action, end))
         });
@@ -301,7 +312,7 @@ impl Run {
     }
 
     /// Looks which plugins let go since.
-    fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
+    pub(super) fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
         for at in self.along(side) {
             let held = self.places[at].lanes[side as usize].borrow().held;
             if held == Held::Nothing {
@@ -344,9 +355,15 @@ impl Run {
         }
     }
 
-    fn is_held(&self, side: Side) -> bool {
+    /// Whether a plugin holds a part.
+    pub(super) fn holds(&self, side: Side) -> bool {
         let held = |at: usize| self.places[at].lanes[side as usize].borrow().held != Held::Nothing;
         self.along(side).any(held)
+    }
+
+    /// Whether a plugin ended it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.marks.iter().any(|mark| mark.closed.get())
     }
 
     /// A request can still be answered, by whoever waits for that; a response is under way and can only be cut.

@@ -31,9 +31,10 @@ pub(super) const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 /// The plugins of one exchange.
 pub struct Run {
     pub(super) state: Rc<State>,
+    pub(super) kind: PluginType,
     pub(super) places: Box<[Place]>,
     /// Behind them there is one that cannot run yet, and must not be left out.
-    blocked: Option<(Phase, Failure)>,
+    pub(super) blocked: Option<(Phase, Failure)>,
     /// How many of them the request has come to.
     pub(super) reached: Cell<usize>,
     /// How many of those the response passes; known once there is one.
@@ -87,7 +88,7 @@ pub struct Answered {
 }
 
 /// What became of a head that was held.
-enum Resumed {
+pub(super) enum Resumed {
     Continued,
     Answered(Answered),
     /// The instance broke.
@@ -103,12 +104,23 @@ impl Run {
         facts: impl FnOnce() -> Facts,
         random: impl Fn() -> u64,
     ) -> Option<Rc<Self>> {
-        let (places, blocked) = places(seats, chain, PluginType::Http, random);
+        Self::of(PluginType::Http, seats, chain, facts, random)
+    }
+
+    pub(super) fn of(
+        kind: PluginType,
+        seats: &Seats,
+        chain: &Chain,
+        facts: impl FnOnce() -> Facts,
+        random: impl Fn() -> u64,
+    ) -> Option<Rc<Self>> {
+        let (places, blocked) = places(seats, chain, kind, random);
         if places.is_empty() && blocked.is_none() {
             return None;
         }
         Some(Rc::new(Self {
             state: Rc::new(State::new(facts(), places.len())),
+            kind,
             places,
             blocked,
             reached: Cell::new(0),
@@ -258,7 +270,7 @@ impl Run {
     }
 
     /// Waits until a plugin lets go of the head that it holds.
-    async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
+    pub(super) async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
         let place = &self.places[at];
         let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
         match tokio::time::timeout(PAUSE_LIMIT, resumed).await {
@@ -323,11 +335,6 @@ impl Run {
             Poll::Pending
         })
         .await
-    }
-
-    /// Why the exchange could not go on, where only a body moved.
-    pub fn failure(&self) -> Option<Failure> {
-        self.failure.borrow().clone()
     }
 
     /// Whether all plugins that it passes have seen the head of the response.
@@ -408,7 +415,10 @@ impl Run {
         for place in &self.places {
             let Some((generation, context)) = place.context.take() else { continue };
             let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
-                let (stream, told) = instance.finish(context);
+                let (stream, told) = match self.kind {
+                    PluginType::Http => instance.finish(context),
+                    PluginType::Network => self.close(instance, context),
+                };
                 if let Some(stream) = stream {
                     stream.release();
                 }
