@@ -209,9 +209,10 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
-fn get(address: &str) -> String {
+fn get(address: &str, host: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
@@ -230,15 +231,62 @@ fn a_local_proxy_runs_a_plugin() {
     assert!(proxy.next_line().contains(&origin));
     let addresses: serde_json::Value = serde_json::from_str(&proxy.next_line()).unwrap();
     let address = addresses["inbound"].as_str().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    // Until the module is compiled, its failure policy answers.
-    let answer = loop {
-        let answer = get(address);
+    let answer = once_loaded(address, "x", "/a");
+    assert!(answer.contains("x-tagged: yes"), "{answer}");
+}
+
+/// Until the module is compiled, its failure policy answers.
+fn once_loaded(address: &str, host: &str, path: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    loop {
+        let answer = get(address, host, path);
         if answer.starts_with("HTTP/1.1 200") {
-            break answer;
+            return answer;
         }
         assert!(Instant::now() < deadline, "{answer}");
         thread::sleep(Duration::from_millis(100));
-    };
-    assert!(answer.contains("x-tagged: yes"), "{answer}");
+    }
+}
+
+/// The shop's users, in a sidecar of their own, which calls them by both of the names for which there are plugins.
+#[test]
+fn the_shops_plugins_do_what_they_are_for() {
+    plugin("mask_json");
+    let any = "127.0.0.1:0";
+    let shop = Lines::of(&["shop", "user", "--listen", any, "--control", any]);
+    let addresses: serde_json::Value = serde_json::from_str(&shop.next_line()).unwrap();
+    let port = addresses["listen"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let read = |file: &str| fs::read_to_string(root().join("examples/shop").join(file)).unwrap();
+    let modules = target().join("wasm32-wasip1/release").display().to_string();
+    let workload = format!(
+        "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: both, namespace: shop}}\n\
+         spec: {{services: [user, order], address: 127.0.0.1, ports: {{http: {port}}}}}\n"
+    );
+    let parts = [
+        read("mesh/services.yaml"),
+        read("plugins/plugins.yaml").replace("file:///plugins", &format!("file://{modules}")),
+        workload,
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.yaml");
+    fs::write(&file, parts.join("\n---\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let names = ["proxy", "--config", file, "--name", "both", "--namespace", "shop"];
+    let cache = cache();
+    let more = ["--inbound", any, "--outbound", any, "--admin", any, "--module-cache", &cache];
+    let proxy = Lines::of(&[&names[..], &more].concat());
+    let addresses: serde_json::Value = serde_json::from_str(&proxy.next_line()).unwrap();
+    let address = addresses["inbound"].as_str().unwrap();
+
+    let user = once_loaded(address, "user", "/users/u1");
+    assert!(user.contains(r#""id":"u1","name":"***""#), "{user}");
+
+    let order = once_loaded(address, "order", "/users/u1");
+    assert!(order.contains("Ada Lovelace") && order.contains("x-ratelimit-limit: 100"), "{order}");
+    // Faster than 50 a second, sooner or later all are used up.
+    let limited = (0..2_000)
+        .map(|_| get(address, "order", "/users/u1"))
+        .find(|answer| answer.starts_with("HTTP/1.1 429"));
+    assert!(limited.unwrap().contains("retry-after: 1"));
 }
