@@ -3,6 +3,7 @@
 
 mod bodies;
 mod calls;
+mod connections;
 mod faults;
 mod lifecycle;
 

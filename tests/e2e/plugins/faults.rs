@@ -50,7 +50,7 @@ impl Load {
     }
 }
 
-const KINDS: [&str; 7] = ["unreachable", "panic", "oob", "stack", "loop", "membomb", "exit"];
+const KINDS: [&str; 6] = ["unreachable", "oob", "stack", "loop", "membomb", "exit"];
 
 /// A plugin for each kind of fault, since each pauses longer with every one.
 async fn one_for_each(more: &str) -> Running {
