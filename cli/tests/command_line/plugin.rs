@@ -146,7 +146,12 @@ fn a_plugin_that_breaks_costs_one_request() {
          - expect: {{status: 200}}\n\
          - {}\n  expect: {{status: 500, fault: deadline}}\n\
          - expect: {{status: 200}}\n\
-         - {}\n  expect: {{status: 200}}\n",
+         - {}\n  expect: {{status: 200}}\n\
+         - request: {{headers: {{x-req-headers: '1'}}}}\n  expect: {{status: 504, fault: on hold}}\n\
+         - request: {{method: POST, headers: {{x-req-body: '1'}}, body: [a, b]}}\n  \
+           expect: {{status: 504, fault: on hold, upstream: {{reached: false}}}}\n\
+         - request: {{method: POST, headers: {{x-req-body: '1', x-req-body-end: '0'}}, body: [a, b]}}\n  \
+           expect: {{status: 200, upstream: {{body: ab}}}}\n",
         fault("unreachable"),
         fault("loop"),
         fault("panic")
@@ -154,7 +159,7 @@ fn a_plugin_that_breaks_costs_one_request() {
     fs::write(&file, text).unwrap();
     let said = on_the_desk(&module("probe"), &file, &["--deadline", "300ms"]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.output.contains("1 of 5 not as expected"), "{}", said.output);
+    assert!(said.output.contains("1 of 8 not as expected"), "{}", said.output);
     assert!(
         said.output.contains("FAILED the plugin broke: proxy_on_request_headers"),
         "{}",
