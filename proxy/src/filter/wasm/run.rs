@@ -12,21 +12,22 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 use leno_wasm_host::{Action, ContextId};
 
 use super::{
+    answer::Answered,
     body::Lane,
     head::{RequestHead, ResponseHead},
     plugin::{Chain, Plugin},
     seat::{Broken, Seat, Seats},
-    state::{Answer, Contents, Facts, Outcome, State, Waiting},
+    state::{Contents, Facts, Outcome, State, Waiting},
     stream::PluginStream,
 };
 
 /// A plugin may hold an exchange this long. Whoever waits for an answer has timeouts of its own, much shorter.
-pub(super) const PAUSE_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The plugins of one exchange.
 pub struct Run {
@@ -44,6 +45,8 @@ pub struct Run {
     /// Why the exchange cannot go on, found where only a body moves.
     pub(super) failure: RefCell<Option<Failure>>,
     finished: Cell<bool>,
+    /// How long a plugin may hold it.
+    pub(super) patience: Cell<Duration>,
 }
 
 /// One plugin of an exchange.
@@ -75,16 +78,6 @@ pub struct Failure {
     pub status: StatusCode,
     /// For logs: which plugin, and why.
     pub detail: String,
-}
-
-/// An answer, and which plugin gave it.
-#[derive(Debug)]
-pub struct Answered {
-    /// How many plugins it passes.
-    passes: usize,
-    answer: Box<Answer>,
-    /// `shop/tag`.
-    label: Arc<str>,
 }
 
 /// What became of a head that was held.
@@ -128,6 +121,7 @@ impl Run {
             responded: Cell::new(false),
             failure: RefCell::default(),
             finished: Cell::new(false),
+            patience: Cell::new(PAUSE_LIMIT),
         }))
     }
 
@@ -273,15 +267,16 @@ impl Run {
     pub(super) async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
         let place = &self.places[at];
         let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
-        match tokio::time::timeout(PAUSE_LIMIT, resumed).await {
+        match tokio::time::timeout(self.patience.get(), resumed).await {
             Ok(Ok(Resumed::Lost)) => {
                 self.failed(place, &Broken::Lost)?;
                 Ok(Resumed::Lost)
             }
             Ok(resumed) => resumed,
             Err(_) => {
-                let detail = format!("plugin {} held it for {PAUSE_LIMIT:?}", place.plugin.label);
-                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail })
+                let what = format!("held it for {:?}", self.patience.get());
+                let failure = Failure::of(&place.plugin.label, &what);
+                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
             }
         }
     }
@@ -340,42 +335,6 @@ impl Run {
     /// Whether all plugins that it passes have seen the head of the response.
     pub fn has_responded(&self) -> bool {
         self.responded.get()
-    }
-
-    /// Makes a response of a plugin's answer; the plugins before it see it like any other. `grpc`: as gRPC does.
-    ///
-    /// # Errors
-    /// What the plugin answered is no HTTP.
-    pub fn answer(&self, answered: Answered, grpc: bool) -> Result<Response<Vec<u8>>, Failure> {
-        let Answered { passes, answer, label } = answered;
-        self.responding.set(Some(passes));
-        let code = u16::try_from(answer.status).ok().filter(|code| (200..=999).contains(code));
-        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-        let (Some(status), None) = (status, &answer.forbidden) else {
-            let what = answer.forbidden.as_deref().unwrap_or("gave a status that ends no request");
-            return Err(Failure::of(&label, what));
-        };
-        let Answer { headers, body, grpc_status, .. } = *answer;
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        let kind = match grpc_status.filter(|_| grpc) {
-            Some(code) => {
-                *response.status_mut() = StatusCode::OK;
-                let message = std::mem::take(response.body_mut());
-                let message = percent_encoding::percent_encode(&message, percent_encoding::NON_ALPHANUMERIC);
-                let message = HeaderValue::try_from(message.to_string());
-                response.headers_mut().remove(header::CONTENT_TYPE);
-                response.headers_mut().insert("grpc-status", HeaderValue::from(code));
-                response.headers_mut().extend(message.ok().map(|text| (GRPC_MESSAGE, text)));
-                HeaderValue::from_static("application/grpc")
-            }
-            None => HeaderValue::from_static("text/plain"),
-        };
-        if grpc_status.is_some_and(|_| grpc) || !response.body().is_empty() {
-            response.headers_mut().entry(header::CONTENT_TYPE).or_insert(kind);
-        }
-        Ok(response)
     }
 
     /// Remembers the request as it goes on, for plugins that ask later.
@@ -530,8 +489,6 @@ pub(super) fn places(
     (places.into(), None)
 }
 
-const GRPC_MESSAGE: http::HeaderName = http::HeaderName::from_static("grpc-message");
-
 /// What became of a request's head.
 #[derive(Debug)]
 pub enum Passed {
@@ -542,17 +499,6 @@ pub enum Passed {
     },
     /// A plugin answered.
     Answered(Answered),
-}
-
-impl Answered {
-    /// For the access log: who answered, and why.
-    pub fn detail(&self) -> String {
-        let details = &self.answer.details;
-        match details.is_empty() {
-            true => format!("plugin {} answered", self.label),
-            false => format!("plugin {} answered: {details}", self.label),
-        }
-    }
 }
 
 impl Failure {
@@ -588,3 +534,6 @@ impl std::fmt::Debug for Run {
         formatter.debug_list().entries(plugins).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
