@@ -51,6 +51,8 @@ use crate::{
 const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Downstream connections where nothing else is said.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Plugins that became something else than was said, and of which the control plane does not know it yet.
+const MAX_AGAIN: usize = 1024;
 /// Files that are not connections of callers or to endpoints.
 const OWN_FILES: usize = 256;
 /// The access log may take this long to write what is queued when the process ends.
@@ -202,7 +204,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let known = identity.clone();
     let applier = Applier::new(published, families, known, own, own_name, on_demand, last_good);
     let mut applier = applier.keep_modules(module_folder(&options));
-    let (again, asked_again) = mpsc::channel(MAX_WAITING);
+    let (again, asked_again) = mpsc::channel(MAX_AGAIN);
     if on_demand {
         applier.tell_again(again);
     }
