@@ -167,6 +167,48 @@ fn a_plugin_that_breaks_costs_one_request() {
     );
 }
 
+/// Timers, calls that are answered later, answers of both kinds, an answer out of a response.
+#[test]
+fn time_passes_on_the_desk() {
+    cargo(&root().join("wasm-host/tests/kit/probe"), &WASM);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("requests.yaml");
+    let text = "
+services:
+- {name: callout, when: {path: /late}, after: 2s}
+- {name: callout, after: 5ms, answer: {status: 204, headers: {x-a: b}, trailers: {t: '1'}}}
+- {name: nope, after: 50ms, answer: {body: a message}}
+requests:
+- name: a timer lets it go on
+  request: {headers: {x-req-headers: 'tick=100,park=0,1'}}
+  expect: {status: 200, upstream: {reached: true}, logs: [on_tick]}
+- name: or answers
+  request: {headers: {x-req-headers: 'park=403,1'}}
+  expect: {status: 403, body: \"from tick\\n\", upstream: {reached: false}}
+- name: a call is answered, and lets it go on
+  request: {headers: {x-req-headers: 'call=/x,1', x-req-headers-callback: cont=0}}
+  expect: {status: 200, calls: 1, logs: ['call :status \"204\"']}
+- name: one that is late fails
+  request: {headers: {x-req-headers: 'call=/late,1', x-req-headers-callback: cont=0}}
+  expect: {status: 200, calls: 1, logs: ['call :status \"504\"']}
+- name: an answer in place of the upstream's
+  request: {headers: {x-resp-headers: local=418}}
+  upstream: {status: 200, body: hello}
+  expect: {status: 418, headers: {x-local: resp-headers}, upstream: {reached: true}}
+- name: the end of a connection
+  request: {headers: {x-req-headers: close=0}}
+  expect: {headers: {':status': null}}
+- name: what is asked of gRPC
+  request: {headers: {x-req-headers: sweep}}
+- name: is answered, also when the request is over
+  after: 2s
+  expect: {logs: ['on_grpc_receive(1, ', 'a message', 'on_grpc_close(1, ']}
+";
+    fs::write(&file, text).unwrap();
+    let said = on_the_desk(&module("probe"), &file, &["--quiet"]);
+    assert_eq!((said.output.as_str(), said.code), ("all 8 as expected\n", 0), "{}", said.errors);
+}
+
 #[test]
 fn the_template_builds_and_tests_at_once() {
     let directory = tempfile::tempdir().unwrap();
