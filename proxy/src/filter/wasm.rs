@@ -11,6 +11,7 @@
 //! - `runtime`: one per process; bytes become a [`Plugin`].
 //! - `plugin`: one version of one `WasmPlugin` with its figures; a [`Chain`] is what applies at one place.
 //! - `seat`: one worker's instance; thrown away when it breaks; `restart` says when there is another (pure).
+//! - `place`: a plugin as one exchange finds it.
 //! - `connection`: bytes that are not HTTP, for plugins that see those.
 //! - `run`: heads on their way through a chain; `answer`: what takes their place; `body`, `filtered`: bodies. `state` is what they and the guest leave for each other.
 //! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
@@ -25,6 +26,7 @@ mod filtered;
 mod head;
 mod host;
 mod metrics;
+mod place;
 mod plugin;
 mod property;
 mod restart;

@@ -145,9 +145,7 @@ async fn exchange(
     http2: bool,
 ) -> Result<(Response<crate::http::body::Incoming>, Connection), Error> {
     let (mut connection, request) = match http2 {
-        true => {
-            (worker.pools.http2(cluster, &lease.endpoint).await?, attempt::to_http2(request)?)
-        }
+        true => (worker.pools.http2(cluster, &lease.endpoint).await?, attempt::to_http2(request)?),
         false => (worker.pools.http1(cluster, &lease.endpoint).await?, request),
     };
     let sent = connection.sender.send(request).await;

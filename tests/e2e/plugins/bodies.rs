@@ -28,7 +28,9 @@ async fn nothing_of_a_longer_body_is_the_next_request() {
     let mut wire = running.wire().await;
     let request = |fields: &str, body: &str| {
         let length = body.len();
-        format!("POST /k HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n{fields}\r\n{body}")
+        format!(
+            "POST /k HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
+        )
     };
     let smuggled = "x-req-body-end: setbody=0:0:0:GET /admin HTTP/1.1\r\nx-req-body: 1\r\n";
     let count = running.orders.requests().len();
@@ -45,7 +47,8 @@ async fn nothing_of_a_longer_body_is_the_next_request() {
 #[tokio::test]
 async fn responses_are_changed_too() {
     let running = Running::with("").await;
-    let answer = running.get("/", "x-resp-body: 1\r\nx-resp-body-end: setbody=1:0:100000:short,0\r\n").await;
+    let answer =
+        running.get("/", "x-resp-body: 1\r\nx-resp-body-end: setbody=1:0:100000:short,0\r\n").await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "short"));
     let fields = "x-resp-body: 1\r\nx-resp-body-end: setbody=1:0:0:longer,add-resp-trailer=t,0\r\n\
                   x-resp-headers: rep-resp=trailer|x-probe-trailer\r\nTE: trailers\r\n";
@@ -70,7 +73,7 @@ async fn chunks_and_trailers_pass() {
     wire.send("5\r\nworld\r\n0\r\nx-t: 1\r\n\r\n").await;
     let answer = wire.answer().await;
     let body = answer.echo()["body"].as_str().unwrap().to_owned();
-    assert!(body == ">hello>world" || body == ">helloworld" , "{body}");
+    assert!(body == ">hello>world" || body == ">helloworld", "{body}");
     assert_eq!(answer.echo()["trailers"]["x-t"], "1");
     running.logged("on_request_trailers(").await;
 }

@@ -5,8 +5,7 @@ use super::*;
 async fn with_callout(more: &str) -> (Running, Origin) {
     let callout = Origin::echo("callout").await;
     let address = callout.address;
-    let running =
-        Running::of(more, |mesh| mesh.service("callout", "http", &[address])).await;
+    let running = Running::of(more, |mesh| mesh.service("callout", "http", &[address])).await;
     (running, callout)
 }
 
@@ -39,8 +38,7 @@ async fn a_service_that_does_not_answer_is_an_answer_too() {
         drop(stream);
     })
     .await;
-    let running =
-        Running::of("", |mesh| mesh.service("callout", "http", &[silent.address])).await;
+    let running = Running::of("", |mesh| mesh.service("callout", "http", &[silent.address])).await;
     let fields = "x-req-headers: call=/check,1\r\nx-req-headers-callback: cont=0\r\n";
     assert_eq!(running.get("/", fields).await.status, 200);
     running.logged("call :status \"504\"").await;
@@ -121,7 +119,9 @@ async fn a_response_that_is_held_for_ever_ends_with_the_requests_timeout() {
         "GET /slow HTTP/1.1\r\nHost: orders\r\nConnection: close\r\nx-resp-body: 1\r\n\r\n";
     wire.send(request.replace("x-resp-body: 1", "x-resp-body: 1")).await;
     // The head is out: only the end can tell.
-    assert!(wire.try_answer().await.is_ok_and(|answer| answer.status >= 500) || wire.is_closed().await);
+    assert!(
+        wire.try_answer().await.is_ok_and(|answer| answer.status >= 500) || wire.is_closed().await
+    );
     let request = post("x-req-body: 1\r\n", "hello").replace("/p", "/slow");
     let answer = client::ask(running.proxy.outbound, request).await;
     assert_eq!(answer.status, 504, "{}", answer.text());

@@ -29,9 +29,11 @@ async fn tunnel(proxy: &Proxy) -> Option<Wire> {
 #[tokio::test]
 async fn bytes_of_a_connection_pass_a_plugin() {
     let store = answering().await;
-    let mesh = Mesh::default()
-        .service("store", "tcp", &[store.address])
-        .yaml(&plugin("probe", "store", "type: NETWORK\n"));
+    let mesh = Mesh::default().service("store", "tcp", &[store.address]).yaml(&plugin(
+        "probe",
+        "store",
+        "type: NETWORK\n",
+    ));
     let proxy = cached(mesh).start().await;
     let mut wire = until("the plugin to be loaded", async || tunnel(&proxy).await).await;
     for (sent, received) in [
@@ -50,7 +52,9 @@ async fn bytes_of_a_connection_pass_a_plugin() {
     assert_eq!(wire.exactly(12).await.unwrap(), b"got:HOLD GO\n");
     wire.finish().await;
     assert!(wire.rest().await.is_empty());
-    for line in ["on_new_connection(", "on_upstream_data(", "on_downstream_connection_close(", "on_delete("] {
+    for line in
+        ["on_new_connection(", "on_upstream_data(", "on_downstream_connection_close(", "on_delete("]
+    {
         until(line, async || proxy.errors().contains(line).then_some(())).await;
     }
     // A plugin ends what it does not like.

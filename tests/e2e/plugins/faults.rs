@@ -37,8 +37,10 @@ impl Load {
     /// Waits until every caller can have been served again.
     async fn moves(&self) {
         let before = self.served.load(Relaxed);
-        until("others to be served", async || (self.served.load(Relaxed) > before + 8).then_some(()))
-            .await;
+        until("others to be served", async || {
+            (self.served.load(Relaxed) > before + 8).then_some(())
+        })
+        .await;
     }
 
     async fn end(self) {
@@ -57,7 +59,8 @@ async fn one_for_each(more: &str) -> Running {
     let orders = Origin::echo("orders").await;
     let running = Running::of("", |mut mesh| {
         for kind in KINDS {
-            mesh = mesh.service(kind, "http", &[orders.address]).yaml(&plugin(kind, kind, more));
+            let more = format!("limits: {{memory: 16Mi, deadline: 50ms}}\n{more}");
+            mesh = mesh.service(kind, "http", &[orders.address]).yaml(&plugin(kind, kind, &more));
         }
         mesh
     })
@@ -108,7 +111,10 @@ async fn bodies_and_ends_break_no_more_than_their_own_exchange() {
     back().await;
     // The head is out, so that the response can only be cut.
     let mut wire = running.wire().await;
-    wire.send("GET / HTTP/1.1\r\nHost: orders\r\nx-fault: loop\r\nx-fault-phase: resp-body\r\n\r\n").await;
+    wire.send(
+        "GET / HTTP/1.1\r\nHost: orders\r\nx-fault: loop\r\nx-fault-phase: resp-body\r\n\r\n",
+    )
+    .await;
     assert!(wire.try_answer().await.is_err());
     back().await;
     for phase in ["log", "done"] {

@@ -6,9 +6,11 @@ use super::*;
 async fn plugins_are_swapped_under_load_without_a_failed_request() {
     let orders = Origin::echo("orders").await;
     let mesh = |version: usize| {
-        Mesh::default()
-            .service("orders", "http", &[orders.address])
-            .yaml(&plugin("probe", "orders", &format!("pluginConfig: v{version}\n")))
+        Mesh::default().service("orders", "http", &[orders.address]).yaml(&plugin(
+            "probe",
+            "orders",
+            &format!("pluginConfig: v{version}\n"),
+        ))
     };
     let proxy = cached(mesh(0)).start().await;
     until("the plugin to be loaded", async || {
@@ -23,7 +25,8 @@ async fn plugins_are_swapped_under_load_without_a_failed_request() {
                 let mut wire = Wire::connect(address).await;
                 let mut count = 0;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let request = "GET / HTTP/1.1\r\nHost: orders\r\nx-req-headers: add-req=x-in:1\r\n\r\n";
+                    let request =
+                        "GET / HTTP/1.1\r\nHost: orders\r\nx-req-headers: add-req=x-in:1\r\n\r\n";
                     let answer = wire.ask(request).await;
                     assert_eq!(answer.status, 200, "{}", answer.text());
                     assert_eq!(answer.echo()["headers"]["x-in"][0], "1");

@@ -72,7 +72,9 @@ impl Run {
             Side::Request => place.plugin.needs.request_body,
             Side::Response => place.plugin.needs.response_body,
         };
-        (needs || self.kind == PluginType::Network) && !place.bypassed.get() && place.context.get().is_some()
+        (needs || self.kind == PluginType::Network)
+            && !place.bypassed.get()
+            && place.context.get().is_some()
     }
 
     /// The plugins in the order in which they see a body.
@@ -220,7 +222,8 @@ impl Run {
         end: bool,
         ready: &mut VecDeque<Piece>,
     ) -> Result<(), Failure> {
-        let mut hidden = std::mem::take(&mut self.places[at].lanes[side as usize].borrow_mut().hidden);
+        let mut hidden =
+            std::mem::take(&mut self.places[at].lanes[side as usize].borrow_mut().hidden);
         let bytes = match hidden.is_empty() {
             true => bytes,
             false => {
@@ -286,12 +289,7 @@ impl Run {
         Ok(())
     }
 
-    fn resume(
-        &self,
-        side: Side,
-        at: usize,
-        ready: &mut VecDeque<Piece>,
-    ) -> Result<(), Failure> {
+    fn resume(&self, side: Side, at: usize, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
         let ended = {
             let mut lane = self.places[at].lanes[side as usize].borrow_mut();
             lane.held = Held::Nothing;
@@ -301,9 +299,7 @@ impl Run {
             Ok(release(instance, context, side, Action::Continue, ended))
         });
         match released {
-            Ok(released) => {
-                self.pass(side, at, released.bytes, released.trailers, ended, ready)
-            }
+            Ok(released) => self.pass(side, at, released.bytes, released.trailers, ended, ready),
             Err(broken) => {
                 self.failed(&self.places[at], &broken)?;
                 self.go_on_without(side, at, None, ready)

@@ -271,7 +271,10 @@ async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Clo
 fn messages(to: &To, token: CallToken, unread: &mut BytesMut) -> Result<(), Closed> {
     while let Some((compressed, length)) = unread.first_chunk::<FRAME_HEAD>().map(frame_head) {
         if compressed {
-            return Err(Closed::failed(INTERNAL, "a message is compressed, which was not asked for"));
+            return Err(Closed::failed(
+                INTERNAL,
+                "a message is compressed, which was not asked for",
+            ));
         }
         if length > MAX_MESSAGE {
             return Err(Closed::failed(RESOURCE_EXHAUSTED, "a message is larger than 4 MiB"));
@@ -325,7 +328,8 @@ fn patience(asked: Duration) -> Duration {
 /// As plugins know it from elsewhere.
 fn own_answer(status: &str, body: &str) -> HttpCallResponse {
     let length = body.len().to_string();
-    let headers = [(":status", status), ("content-length", &length), ("content-type", "text/plain")];
+    let headers =
+        [(":status", status), ("content-length", &length), ("content-type", "text/plain")];
     let bytes = |text: &str| text.as_bytes().to_vec();
     HttpCallResponse {
         headers: headers.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),

@@ -131,9 +131,8 @@ impl ProxyHost {
                 news.told.notified().await;
                 while let Some(queue) = news.next() {
                     let Some(seat) = seat.upgrade() else { return };
-                    let told = seat.call_again(generation, None, 1, |instance| {
-                        instance.on_queue_ready(queue)
-                    });
+                    let told = seat
+                        .call_again(generation, None, 1, |instance| instance.on_queue_ready(queue));
                     if told.is_err() {
                         return;
                     }

@@ -7,7 +7,6 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,10 +17,10 @@ use leno_wasm_host::{Action, ContextId};
 
 use super::{
     answer::Answered,
-    body::Lane,
     head::{RequestHead, ResponseHead},
-    plugin::{Chain, Plugin},
-    seat::{Broken, Seat, Seats},
+    place::{Place, places},
+    plugin::Chain,
+    seat::{Broken, Seats},
     state::{Contents, Facts, Outcome, State, Waiting},
     stream::PluginStream,
 };
@@ -47,19 +46,6 @@ pub struct Run {
     finished: Cell<bool>,
     /// How long a plugin may hold it.
     pub(super) patience: Cell<Duration>,
-}
-
-/// One plugin of an exchange.
-pub(super) struct Place {
-    pub(super) plugin: Arc<Plugin>,
-    pub(super) seat: Rc<Seat>,
-    phase: Phase,
-    /// Its context, and of which instance.
-    pub(super) context: Cell<Option<(u64, ContextId)>>,
-    /// It failed, and the exchange goes on without it.
-    pub(super) bypassed: Cell<bool>,
-    /// Bodies of the request and the response.
-    pub(super) lanes: [RefCell<Lane>; 2],
 }
 
 /// Which way something moves.
@@ -264,7 +250,12 @@ impl Run {
     }
 
     /// Waits until a plugin lets go of the head that it holds.
-    pub(super) async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
+    pub(super) async fn held(
+        &self,
+        at: usize,
+        side: Side,
+        passes: usize,
+    ) -> Result<Resumed, Failure> {
         let place = &self.places[at];
         let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
         match tokio::time::timeout(self.patience.get(), resumed).await {
@@ -465,30 +456,6 @@ impl Run {
     }
 }
 
-/// The plugins of a kind, up to the first that cannot run yet and must not be left out.
-pub(super) fn places(
-    seats: &Seats,
-    chain: &Chain,
-    kind: PluginType,
-    random: impl Fn() -> u64,
-) -> (Box<[Place]>, Option<(Phase, Failure)>) {
-    let mut places = Vec::with_capacity(chain.slots().len());
-    for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
-        match slot.choose(&random) {
-            Ok(plugin) => {
-                let seat = seats.seat(&plugin);
-                places.push(Place::new(plugin, seat, slot.phase));
-            }
-            Err(unloaded) if unloaded.failure == FailurePolicy::Open => {}
-            Err(unloaded) => {
-                let failure = Failure::of(&unloaded.label, &unloaded.reason);
-                return (places.into(), Some((slot.phase, failure)));
-            }
-        }
-    }
-    (places.into(), None)
-}
-
 /// What became of a request's head.
 #[derive(Debug)]
 pub enum Passed {
@@ -505,19 +472,6 @@ impl Failure {
     pub(super) fn of(label: &str, what: &str) -> Self {
         let detail = format!("plugin {label} {what}");
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail }
-    }
-}
-
-impl Place {
-    fn new(plugin: Arc<Plugin>, seat: Rc<Seat>, phase: Phase) -> Self {
-        Self {
-            plugin,
-            seat,
-            phase,
-            context: Cell::new(None),
-            bypassed: Cell::new(false),
-            lanes: Default::default(),
-        }
     }
 }
 

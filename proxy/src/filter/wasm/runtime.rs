@@ -11,8 +11,8 @@ use std::{
 
 use leno_api::model::wasm_plugin::{Limits as Allowed, WasmPlugin};
 use leno_wasm_host::{
-    CacheError, Digest, Engine, EngineSettings, Instance, Limits, Metrics, Module, PluginSettings, Shared,
-    StartError,
+    CacheError, Digest, Engine, EngineSettings, Instance, Limits, Metrics, Module, PluginSettings,
+    Shared, StartError,
 };
 
 use super::{

@@ -256,7 +256,9 @@ impl Seat {
                 });
                 let pause = inner.restart.broke(self.now());
                 let (label, version) = (&self.label, &self.version);
-                tracing::error!("plugin {label} ({version}) does not start: {error}; tried again in {pause:?}");
+                tracing::error!(
+                    "plugin {label} ({version}) does not start: {error}; tried again in {pause:?}"
+                );
                 Err(Broken::Start(error.to_string()))
             }
         }
@@ -311,7 +313,11 @@ impl Seat {
             // Nobody is left for whom it could make a difference.
             let ended = instance.shut_down().and_then(|_| instance.delete_root());
             if let Err(fault) = ended {
-                tracing::warn!("plugin {} ({}) broke at its end: {fault}", self.label, self.version);
+                tracing::warn!(
+                    "plugin {} ({}) broke at its end: {fault}",
+                    self.label,
+                    self.version
+                );
             }
         }
         self.remove(&mut inner);

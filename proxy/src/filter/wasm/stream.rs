@@ -241,7 +241,8 @@ impl Stream for PluginStream {
 
     fn continue_stream(&mut self, direction: StreamType) {
         if let Some(mark) = self.mark() {
-            let side = usize::from(matches!(direction, StreamType::Response | StreamType::Upstream));
+            let side =
+                usize::from(matches!(direction, StreamType::Response | StreamType::Upstream));
             mark.continued[side].set(true);
         }
         self.state.wake();

@@ -52,7 +52,8 @@ fn what_was_checked_of_the_target_is_marked_when_it_changes() {
 
 #[test]
 fn what_http_forbids_is_never_in_a_head() {
-    let refused: [(&str, &dyn Fn(&mut RequestHead)); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut RequestHead);
+    let refused: [(&str, Change<'_>); 9] = [
         ("bad name", &|head| head.add(b"a b", b"1")),
         ("bad value", &|head| head.replace(b"a", b"1\r\nhost: x")),
         ("method", &|head| head.replace(b":method", b"G T")),
@@ -88,7 +89,10 @@ fn framing_is_not_a_plugins_to_say() {
         head.set_all(Pairs::parse(&list).unwrap());
         assert_eq!(head.headers.contains_key(header::CONTENT_LENGTH), kept, "{length}");
         assert_eq!(head.get(b"x"), None);
-        assert_eq!((head.get(b":authority"), head.get(b"z")), (Some(&b"shop"[..]), Some(&b"1"[..])));
+        assert_eq!(
+            (head.get(b":authority"), head.get(b"z")),
+            (Some(&b"shop"[..]), Some(&b"1"[..]))
+        );
         assert_eq!(head.forbidden, None);
     }
     let mut head = request();

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
@@ -11,7 +11,7 @@ use leno_wasm_host::Digest;
 
 use super::*;
 use crate::{
-    filter::wasm::{Node, Runtime, Slot, Unloaded},
+    filter::wasm::{Node, Plugin, Runtime, Slot, Unloaded},
     http::body::{Body, BodyError},
     telemetry::record::Direction,
 };
