@@ -53,6 +53,8 @@ use crate::{
 const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Downstream connections where nothing else is said.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Plugins that became something else than was said, and of which the control plane does not know it yet.
+const MAX_AGAIN: usize = 1024;
 /// Files that are not connections of callers or to endpoints.
 const OWN_FILES: usize = 256;
 /// The access log may take this long to write what is queued when the process ends.
@@ -206,7 +208,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let known = identity.clone();
     let applier = Applier::new(published, families, known, own, own_name, on_demand, last_good);
     let mut applier = applier.keep_modules(module_folder(&options));
-    let (again, asked_again) = mpsc::channel(MAX_WAITING);
+    let (again, asked_again) = mpsc::channel(MAX_AGAIN);
     if on_demand {
         applier.tell_again(again);
     }
@@ -375,7 +377,7 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
         drop(worker.snapshot());
         worker.limits.borrow_mut().sweep();
         worker.pools.sweep(tokio::time::Instant::now());
-        worker.plugins.sweep();
+        worker.tend_plugins();
     }
 }
 

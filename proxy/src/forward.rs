@@ -35,7 +35,7 @@ mod mirror;
 pub mod observed;
 mod outbound;
 pub mod outcome;
-mod plugins;
+pub mod plugins;
 pub mod quantile;
 mod response;
 pub mod retry;

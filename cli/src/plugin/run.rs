@@ -69,7 +69,11 @@ pub fn run(args: &RunArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
         .map_err(|error| Error::Usage(format!("{} cannot be read: {error}", module.display())))?;
     let directory = tempfile::tempdir().map_err(Error::Runtime)?;
     let file = directory.path().join("mesh.yaml");
-    fs::write(&file, resources(args, &module, upstream)?).map_err(Error::Runtime)?;
+    // Where its path is one that every URL can say.
+    let copy = directory.path().join("plugin.wasm");
+    fs::copy(&module, &copy).map_err(Error::Runtime)?;
+    let text = resources(args, &plugin_name(&module), &copy, upstream)?;
+    fs::write(&file, text).map_err(Error::Runtime)?;
     let shown = (args.listen, module.display(), &args.upstream);
     writeln!(out, "http://{} passes {} on its way to {}", shown.0, shown.1, shown.2)?;
     let options = options(args, &file, upstream)?;
@@ -117,7 +121,12 @@ fn options(
 }
 
 /// The resources, as documents of YAML (of which JSON is a part).
-fn resources(args: &RunArgs, module: &Path, upstream: SocketAddr) -> Result<String, Error> {
+fn resources(
+    args: &RunArgs,
+    name: &str,
+    module: &Path,
+    upstream: SocketAddr,
+) -> Result<String, Error> {
     let mut all = service_of(UPSTREAM, NAMESPACE, upstream).to_vec();
     for (name, namespace, address) in &args.services {
         all.extend(service_of(name, namespace, *address));
@@ -134,7 +143,7 @@ fn resources(args: &RunArgs, module: &Path, upstream: SocketAddr) -> Result<Stri
             .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
         spec["pluginConfig"] = value;
     }
-    all.push(resource("WasmPlugin", &plugin_name(module), NAMESPACE, spec));
+    all.push(resource("WasmPlugin", name, NAMESPACE, spec));
     let mut text = String::new();
     for resource in all {
         // Writing to a String cannot fail.
@@ -210,8 +219,9 @@ mod tests {
     fn the_proxy_takes_what_is_written() {
         let upstream = resolve("127.0.0.1:9000").unwrap();
         for config in [None, Some("{\"a\":1}"), Some("plain text")] {
-            let module = Path::new("/tmp/My_Plugin (1).wasm");
-            let text = resources(&args(config), module, upstream).unwrap();
+            let name = plugin_name(Path::new("/a b/My_Plugin (1).wasm"));
+            let module = Path::new("/tmp/plugin.wasm");
+            let text = resources(&args(config), &name, module, upstream).unwrap();
             let documents = yaml::documents(&text).unwrap();
             assert_eq!(documents.len(), 5);
             for document in documents {
@@ -221,6 +231,18 @@ mod tests {
         let options = options(&args(None), Path::new("/tmp/mesh.yaml"), upstream).unwrap();
         assert_eq!(options.inbound.port(), 8080);
         assert_eq!(options.name.as_deref(), Some(UPSTREAM));
+    }
+
+    #[test]
+    fn plugins_are_called_after_their_file() {
+        let cases = [
+            ("/a/tag_request.wasm", "tag-request"),
+            ("My_Plugin (1).wasm", "my-plugin--1"),
+            ("é.wasm", "plugin"),
+        ];
+        for (file, name) in cases {
+            assert_eq!(plugin_name(Path::new(file)), name);
+        }
     }
 
     #[test]

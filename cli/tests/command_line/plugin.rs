@@ -146,7 +146,12 @@ fn a_plugin_that_breaks_costs_one_request() {
          - expect: {{status: 200}}\n\
          - {}\n  expect: {{status: 500, fault: deadline}}\n\
          - expect: {{status: 200}}\n\
-         - {}\n  expect: {{status: 200}}\n",
+         - {}\n  expect: {{status: 200}}\n\
+         - request: {{headers: {{x-req-headers: '1'}}}}\n  expect: {{status: 504, fault: on hold}}\n\
+         - request: {{method: POST, headers: {{x-req-body: '1'}}, body: [a, b]}}\n  \
+           expect: {{status: 504, fault: on hold, upstream: {{reached: false}}}}\n\
+         - request: {{method: POST, headers: {{x-req-body: '1', x-req-body-end: '0'}}, body: [a, b]}}\n  \
+           expect: {{status: 200, upstream: {{body: ab}}}}\n",
         fault("unreachable"),
         fault("loop"),
         fault("panic")
@@ -154,12 +159,54 @@ fn a_plugin_that_breaks_costs_one_request() {
     fs::write(&file, text).unwrap();
     let said = on_the_desk(&module("probe"), &file, &["--deadline", "300ms"]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.output.contains("1 of 5 not as expected"), "{}", said.output);
+    assert!(said.output.contains("1 of 8 not as expected"), "{}", said.output);
     assert!(
         said.output.contains("FAILED the plugin broke: proxy_on_request_headers"),
         "{}",
         said.output
     );
+}
+
+/// Timers, calls that are answered later, answers of both kinds, an answer out of a response.
+#[test]
+fn time_passes_on_the_desk() {
+    cargo(&root().join("wasm-host/tests/kit/probe"), &WASM);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("requests.yaml");
+    let text = "
+services:
+- {name: callout, when: {path: /late}, after: 2s}
+- {name: callout, after: 5ms, answer: {status: 204, headers: {x-a: b}, trailers: {t: '1'}}}
+- {name: nope, after: 50ms, answer: {body: a message}}
+requests:
+- name: a timer lets it go on
+  request: {headers: {x-req-headers: 'tick=100,park=0,1'}}
+  expect: {status: 200, upstream: {reached: true}, logs: [on_tick]}
+- name: or answers
+  request: {headers: {x-req-headers: 'park=403,1'}}
+  expect: {status: 403, body: \"from tick\\n\", upstream: {reached: false}}
+- name: a call is answered, and lets it go on
+  request: {headers: {x-req-headers: 'call=/x,1', x-req-headers-callback: cont=0}}
+  expect: {status: 200, calls: 1, logs: ['call :status \"204\"']}
+- name: one that is late fails
+  request: {headers: {x-req-headers: 'call=/late,1', x-req-headers-callback: cont=0}}
+  expect: {status: 200, calls: 1, logs: ['call :status \"504\"']}
+- name: an answer in place of the upstream's
+  request: {headers: {x-resp-headers: local=418}}
+  upstream: {status: 200, body: hello}
+  expect: {status: 418, headers: {x-local: resp-headers}, upstream: {reached: true}}
+- name: the end of a connection
+  request: {headers: {x-req-headers: close=0}}
+  expect: {headers: {':status': null}}
+- name: what is asked of gRPC
+  request: {headers: {x-req-headers: sweep}}
+- name: is answered, also when the request is over
+  after: 2s
+  expect: {logs: ['on_grpc_receive(1, ', 'a message', 'on_grpc_close(1, ']}
+";
+    fs::write(&file, text).unwrap();
+    let said = on_the_desk(&module("probe"), &file, &["--quiet"]);
+    assert_eq!((said.output.as_str(), said.code), ("all 8 as expected\n", 0), "{}", said.errors);
 }
 
 #[test]
@@ -209,9 +256,10 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
-fn get(address: &str) -> String {
+fn get(address: &str, host: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
@@ -230,15 +278,62 @@ fn a_local_proxy_runs_a_plugin() {
     assert!(proxy.next_line().contains(&origin));
     let addresses: serde_json::Value = serde_json::from_str(&proxy.next_line()).unwrap();
     let address = addresses["inbound"].as_str().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    // Until the module is compiled, its failure policy answers.
-    let answer = loop {
-        let answer = get(address);
+    let answer = once_loaded(address, "x", "/a");
+    assert!(answer.contains("x-tagged: yes"), "{answer}");
+}
+
+/// Until the module is compiled, its failure policy answers.
+fn once_loaded(address: &str, host: &str, path: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    loop {
+        let answer = get(address, host, path);
         if answer.starts_with("HTTP/1.1 200") {
-            break answer;
+            return answer;
         }
         assert!(Instant::now() < deadline, "{answer}");
         thread::sleep(Duration::from_millis(100));
-    };
-    assert!(answer.contains("x-tagged: yes"), "{answer}");
+    }
+}
+
+/// The shop's users, in a sidecar of their own, which calls them by both of the names for which there are plugins.
+#[test]
+fn the_shops_plugins_do_what_they_are_for() {
+    plugin("mask_json");
+    let any = "127.0.0.1:0";
+    let shop = Lines::of(&["shop", "user", "--listen", any, "--control", any]);
+    let addresses: serde_json::Value = serde_json::from_str(&shop.next_line()).unwrap();
+    let port = addresses["listen"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let read = |file: &str| fs::read_to_string(root().join("examples/shop").join(file)).unwrap();
+    let modules = target().join("wasm32-wasip1/release").display().to_string();
+    let workload = format!(
+        "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: both, namespace: shop}}\n\
+         spec: {{services: [user, order], address: 127.0.0.1, ports: {{http: {port}}}}}\n"
+    );
+    let parts = [
+        read("mesh/services.yaml"),
+        read("plugins/plugins.yaml").replace("file:///plugins", &format!("file://{modules}")),
+        workload,
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.yaml");
+    fs::write(&file, parts.join("\n---\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let names = ["proxy", "--config", file, "--name", "both", "--namespace", "shop"];
+    let cache = cache();
+    let more = ["--inbound", any, "--outbound", any, "--admin", any, "--module-cache", &cache];
+    let proxy = Lines::of(&[&names[..], &more].concat());
+    let addresses: serde_json::Value = serde_json::from_str(&proxy.next_line()).unwrap();
+    let address = addresses["inbound"].as_str().unwrap();
+
+    let user = once_loaded(address, "user", "/users/u1");
+    assert!(user.contains(r#""id":"u1","name":"***""#), "{user}");
+
+    let order = once_loaded(address, "order", "/users/u1");
+    assert!(order.contains("Ada Lovelace") && order.contains("x-ratelimit-limit: 100"), "{order}");
+    // Faster than 50 a second, sooner or later all are used up.
+    let limited = (0..2_000)
+        .map(|_| get(address, "order", "/users/u1"))
+        .find(|answer| answer.starts_with("HTTP/1.1 429"));
+    assert!(limited.unwrap().contains("retry-after: 1"));
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 /// How keys are checked.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", try_from = "Raw")]
+#[serde(try_from = "Raw")]
 pub struct Configuration {
     /// The service that knows the keys, as the mesh calls it: `user.shop`.
     pub service: String,

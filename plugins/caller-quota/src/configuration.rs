@@ -7,7 +7,7 @@ use crate::quota::Quota;
 
 /// Who is counted, and how much each may.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, try_from = "Raw")]
+#[serde(try_from = "Raw")]
 pub struct Configuration {
     /// What tells callers apart.
     pub caller: Caller,

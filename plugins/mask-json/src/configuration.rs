@@ -7,7 +7,7 @@ use crate::fields::Fields;
 
 /// What is masked, and where.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, try_from = "Raw")]
+#[serde(try_from = "Raw")]
 pub struct Configuration {
     /// The fields.
     pub fields: Fields,

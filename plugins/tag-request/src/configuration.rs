@@ -7,7 +7,7 @@ use crate::value::Kind;
 
 /// The tags.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, try_from = "Raw")]
+#[serde(try_from = "Raw")]
 pub struct Configuration {
     /// Those of requests.
     pub request: Vec<Tag>,
@@ -17,7 +17,7 @@ pub struct Configuration {
 
 /// A header that is written.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, try_from = "RawTag")]
+#[serde(try_from = "RawTag")]
 pub struct Tag {
     /// Its name.
     pub name: FieldName,

@@ -11,16 +11,22 @@
 //! - `runtime`: one per process; bytes become a [`Plugin`].
 //! - `plugin`: one version of one `WasmPlugin` with its figures; a [`Chain`] is what applies at one place.
 //! - `seat`: one worker's instance; thrown away when it breaks; `restart` says when there is another (pure).
-//! - `run`, `body`: an exchange on its way through a chain; `state` is what they and the guest leave for each other.
+//! - `place`: a plugin as one exchange finds it.
+//! - `connection`: bytes that are not HTTP, for plugins that see those.
+//! - `run`: heads on their way through a chain; `answer`: what takes their place; `body`, `filtered`: bodies. `state` is what they and the guest leave for each other.
 //! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
 
+mod answer;
 mod body;
 mod buffer;
 mod callouts;
 mod calls;
+mod connection;
+mod filtered;
 mod head;
 mod host;
 mod metrics;
+mod place;
 mod plugin;
 mod property;
 mod restart;
@@ -31,9 +37,11 @@ mod state;
 mod stream;
 
 pub use self::{
+    answer::Answered,
     callouts::{Callouts, Sending},
-    plugin::{Chain, Figures, Plugin, Slot, Unloaded},
-    run::{Answered, Failure, Passed, Run, Side},
+    connection::Inspected,
+    plugin::{Chain, Plugin, Slot, Unloaded},
+    run::{Failure, Passed, Run, Side},
     runtime::{LoadError, Runtime},
     seat::Seats,
     state::{Facts, Node, Outcome},

@@ -1,6 +1,6 @@
 //! The plugins of an exchange: begun where its port is known, asked on the way there and back.
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use futures_util::FutureExt as _;
 use http::{HeaderValue, Request, Response};
@@ -11,6 +11,7 @@ use super::{
     attempt::{self, Received},
     exchange::Exchange,
     guard, limits,
+    worker::{Downstream, Worker},
 };
 use crate::{
     cluster::Admitted,
@@ -210,6 +211,9 @@ pub(super) async fn last(
     run: Rc<Run>,
     mut response: Response<Body>,
 ) -> Response<Body> {
+    if run.has_responded() {
+        return response;
+    }
     while !run.has_responded() {
         let end = response.body().is_end_stream();
         match run.response_head(&mut response, end).await {
@@ -230,6 +234,36 @@ pub(super) async fn last(
     }
     run.unframe(Side::Response, response.headers_mut());
     response.map(|body| run.body(Side::Response, body, None, None))
+}
+
+/// Shows a connection that is not HTTP to the plugins of `chain` that see such. What it carries is to pass them, too.
+///
+/// # Errors
+/// A plugin failed that may not be left out; the caller can only be told by closing.
+pub async fn connection(
+    worker: &Worker,
+    downstream: &Downstream,
+    chain: Option<&Arc<Chain>>,
+    name: &Arc<str>,
+    destination: Option<SocketAddr>,
+) -> Result<Option<Rc<Run>>, Error> {
+    let Some(chain) = chain else { return Ok(None) };
+    let secured = downstream.secured.as_deref();
+    let facts = || Facts {
+        started: std::time::Instant::now(),
+        direction: downstream.direction,
+        connection: Rc::as_ptr(&downstream.counted).addr() as u64,
+        source: downstream.address,
+        destination,
+        proven: secured.map(|secured| (secured.id.clone(), secured.own.clone())),
+        server_name: secured.and_then(|secured| secured.server_name.clone()),
+        version: None,
+        request_id: None,
+        port: name.clone(),
+        node: worker.plugins.node().clone(),
+    };
+    let opening = Run::connection(&worker.plugins, chain, facts, || worker.random());
+    Box::pin(opening).await.map_err(error)
 }
 
 /// What a plugin's failure is to whoever answers for the exchange.

@@ -26,6 +26,7 @@ use crate::{
         window::Kind,
     },
     error::{Error, Flag},
+    filter::wasm::{Inspected, Run},
     http::{
         body::{Body, End, Incoming},
         head::Target,
@@ -56,6 +57,14 @@ pub(super) async fn connect(
         record.cluster = Some(cluster.name.clone());
         record.scope = Some(cluster.scope.clone());
     });
+    let plugins = plugins::connection(
+        &exchange.worker,
+        &exchange.downstream,
+        port.plugins.as_ref(),
+        &port.cluster.name,
+        None,
+    );
+    let plugins = plugins.await?;
     let source = exchange.downstream.address.ip();
     let hash = affinity::of_connection(cluster.settings.balancer.keys(), source).hash;
     let Dialled { mut stream, lease, permit } = dial_to(&exchange.worker, &cluster, hash).await?;
@@ -74,7 +83,7 @@ pub(super) async fn connect(
             Ok(mut downstream) => {
                 let tcp = TcpCount::open(&worker, lease.endpoint.scope());
                 let idle = cluster.settings.idle_timeout;
-                let moved = through(&mut downstream, &mut stream, idle).await;
+                let moved = inspected(&mut downstream, &mut stream, idle, plugins).await;
                 tcp.close(&moved);
                 if moved.end != End::Complete {
                     upgrade::cut(downstream);
@@ -125,8 +134,8 @@ pub(super) fn upgraded(
     });
 }
 
-/// Forwards a connection that is not HTTP to `cluster`, and says how that ended. `caller`: whom it is counted for, where the
-/// caller is known.
+/// Forwards a connection that is not HTTP to `cluster`, past `plugins`, and says how that ended. `caller`: whom it is
+/// counted for, where the caller is known.
 ///
 /// # Errors
 /// When no endpoint can be reached; the caller can only be told by closing.
@@ -135,9 +144,10 @@ pub async fn forward(
     cluster: &Cluster,
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     caller: Option<&Scope>,
+    plugins: Option<Rc<Run>>,
 ) -> Result<End, Error> {
     let dialled = dial(worker, cluster).await?;
-    Ok(join(worker, cluster, downstream, dialled, caller).await)
+    Ok(join(worker, cluster, downstream, dialled, caller, plugins).await)
 }
 
 /// Moves bytes between `downstream` and an endpoint that is connected already, to the end. When that is not
@@ -148,12 +158,31 @@ pub async fn join(
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     Dialled { mut stream, lease, permit }: Dialled,
     caller: Option<&Scope>,
+    plugins: Option<Rc<Run>>,
 ) -> End {
     let counted = TcpCount::open(worker, caller.unwrap_or_else(|| lease.endpoint.scope()));
-    let moved = through(downstream, &mut stream, cluster.settings.idle_timeout).await;
+    let idle = cluster.settings.idle_timeout;
+    let moved = inspected(downstream, &mut stream, idle, plugins).await;
     counted.close(&moved);
     drop((lease, permit));
     moved.end
+}
+
+/// Moves bytes past the plugins that see them.
+async fn inspected(
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    upstream: &mut Stream,
+    idle: Duration,
+    plugins: Option<Rc<Run>>,
+) -> Moved {
+    match plugins {
+        None => through(downstream, upstream, idle).await,
+        // On the heap: other connections need no room for it.
+        Some(run) => {
+            let mut downstream = Inspected::new(downstream, run);
+            Box::pin(through(&mut downstream, upstream, idle)).await
+        }
+    }
 }
 
 async fn through(

@@ -1,7 +1,7 @@
 //! What a worker thread has at hand.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -140,6 +140,8 @@ pub struct Worker {
     pub allowances: Allowances,
     /// Instances of plugins.
     pub plugins: Seats,
+    /// The generation whose plugins were started.
+    tended: Cell<u64>,
     /// Wakes whoever tells what was observed when there is something to tell again.
     wake: Notify,
 }
@@ -211,6 +213,7 @@ impl Worker {
             observed: RefCell::default(),
             allowances: Allowances::default(),
             plugins,
+            tended: Cell::new(0),
             wake: Notify::new(),
         }
     }
@@ -218,6 +221,21 @@ impl Worker {
     /// The configuration now in force. An exchange takes it once.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow_mut().load().clone()
+    }
+
+    /// Starts the plugins of a configuration that is new, ends those that are in force no more and starts those again
+    /// that broke.
+    pub fn tend_plugins(&self) {
+        let snapshot = self.snapshot();
+        if self.tended.replace(snapshot.generation) != snapshot.generation {
+            let services = snapshot.services.iter().flat_map(|service| &service.ports);
+            let outbound = services.filter_map(|port| port.plugins.as_ref());
+            let inbound = snapshot.inbound.by_destination.values();
+            let inbound = inbound.filter_map(|port| port.plugins.as_ref());
+            outbound.chain(inbound).for_each(|chain| self.plugins.prepare(chain));
+        }
+        drop(snapshot);
+        self.plugins.sweep();
     }
 
     /// 64 uniform bits.

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     error::Error,
+    filter::wasm::Run,
     forward::{
-        exchange, guard, tunnel,
+        exchange, guard, plugins, tunnel,
         worker::{Downstream, Worker},
     },
     http::{
@@ -238,8 +239,12 @@ async fn server_first(
         return Some(protocol);
     }
     let port = in_force(worker, port)?;
-    if guard::connection(worker, downstream, &port).inspect_err(failed).is_ok() {
-        let end = tunnel::join(worker, &port.cluster, stream, dialled, None).await;
+    if guard::connection(worker, downstream, &port).inspect_err(failed).is_err() {
+        return None;
+    }
+    let shown = shown(worker, downstream, &port).await;
+    if let Ok(run) = shown.inspect_err(failed) {
+        let end = tunnel::join(worker, &port.cluster, stream, dialled, None, run).await;
         cut_unless_whole(stream, end);
     }
     None
@@ -265,7 +270,8 @@ async fn opaque(
     let Some(port) = in_force(worker, port) else { return };
     let forwarded = async {
         guard::connection(worker, downstream, &port)?;
-        tunnel::forward(worker, &port.cluster, &mut stream, None).await
+        let run = shown(worker, downstream, &port).await?;
+        tunnel::forward(worker, &port.cluster, &mut stream, None, run).await
     };
     match forwarded.await {
         Ok(end) => cut_unless_whole(&stream, end),
@@ -274,6 +280,16 @@ async fn opaque(
             tracing::debug!("{}: {error}", downstream.address);
         }
     }
+}
+
+/// The plugins of `port` that see what is not HTTP.
+pub(super) async fn shown(
+    worker: &Worker,
+    downstream: &Downstream,
+    port: &InboundPort,
+) -> Result<Option<Rc<Run>>, Error> {
+    let (chain, address) = (port.plugins.as_ref(), Some(port.address));
+    plugins::connection(worker, downstream, chain, &port.destination, address).await
 }
 
 /// An ordinary end would tell the caller that it has all bytes.

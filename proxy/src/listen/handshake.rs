@@ -107,7 +107,8 @@ async fn bytes(
     let caller = caller.map(|(_, scope)| scope);
     let forwarded = async {
         guard::connection(worker, downstream, port)?;
-        tunnel::forward(worker, &port.cluster, &mut stream, caller.as_deref()).await
+        let run = connection::shown(worker, downstream, port).await?;
+        tunnel::forward(worker, &port.cluster, &mut stream, caller.as_deref(), run).await
     };
     if let Err(error) = forwarded.await {
         refused(&worker.shared, downstream.direction, error.flag.as_str());

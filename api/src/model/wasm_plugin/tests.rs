@@ -210,7 +210,7 @@ fn phase_then_priority_then_age_then_name_decide_the_order() {
         }
     };
     let (old, new) = (Some("2026-01-01T00:00:00Z"), Some("2026-02-01T00:00:00Z"));
-    let mut plugins = vec![
+    let mut plugins = [
         plugin("UNSPECIFIED_PHASE", 9, old, "a7"),
         plugin("STATS", 0, old, "a6"),
         plugin("AUTHZ", 0, None, "a5"),

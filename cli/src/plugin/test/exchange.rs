@@ -38,7 +38,7 @@ enum Stop {
     Fault(Fault),
     /// It is on hold, and nothing is under way that could change that.
     Stuck,
-    TooLarge,
+    TooLarge(Direction),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Exchange<'_> {
             }
         }
         if self.buffer(direction).map_or(0, |buffer| buffer.len()) + hidden.len() > BUFFER_BYTES {
-            return Err(Stop::TooLarge);
+            return Err(Stop::TooLarge(direction));
         }
         // An answer that came meanwhile may let the rest go on.
         let now = self.desk.world().borrow().now;
@@ -290,9 +290,12 @@ impl Exchange<'_> {
             }
             Err(Stop::Stuck) => {
                 *fault = Some("the request is on hold for ever".to_owned());
-                ("500", "the plugin holds it, and nothing is under way that could change that")
+                ("504", "the plugin holds it, and nothing is under way that could change that")
             }
-            Err(Stop::TooLarge) => ("413", "the plugin holds more of a body than is buffered"),
+            Err(Stop::TooLarge(direction)) => {
+                let status = if direction == Direction::Request { "413" } else { "500" };
+                (status, "the plugin holds more of a body than is buffered")
+            }
         };
         self.note(Note::Proxy(format!("answers {status}: {reason}")));
         let headers = vec![(b":status".to_vec(), status.as_bytes().to_vec())];

@@ -40,7 +40,13 @@ impl Applier {
     /// Takes up a plugin, and gives back what of it is in force at once.
     pub(super) fn offer(&mut self, spec: &Arc<WasmPlugin>, written: Written) -> Option<Written> {
         self.unsaved_since.get_or_insert_with(Instant::now);
-        self.preparer.offer(spec, written)
+        let key = written.0.key();
+        let at_once = self.preparer.offer(spec, written);
+        // Known already where it was offered in the same words before.
+        if let Some(Err(reason)) = self.preparer.verdict(&key.name) {
+            self.rejected.insert(key.to_string(), reason);
+        }
+        at_once
     }
 
     /// Answers the source: at once, or when it is known what became of the plugins of the change.

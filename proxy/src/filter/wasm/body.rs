@@ -1,25 +1,18 @@
 //! Bodies and trailers on their way through the plugins of an exchange. A plugin that holds a part gets more of it until
 //! it lets go, up to a bound; what only passes is not copied.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll},
-};
+use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
-use http_body::{Body as _, Frame};
+use leno_api::model::wasm_plugin::PluginType;
 use leno_wasm_host::{Action, ContextId, Instance};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     host::ProxyHost,
-    run::{Failure, PAUSE_LIMIT, Run, Side},
-    state::Waiting,
+    run::{Failure, Run, Side},
+    seat::Broken,
 };
-use crate::http::body::{Body, BodyError, End, Watch};
 
 /// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
 const MAX_HELD: usize = 1 << 20;
@@ -44,7 +37,7 @@ enum Held {
 
 /// What moves.
 #[derive(Debug)]
-enum Piece {
+pub(super) enum Piece {
     /// Bytes, and whether they are the last.
     Data(Bytes, bool),
     Trailers(HeaderMap),
@@ -57,21 +50,6 @@ struct Released {
     trailers: Option<Box<HeaderMap>>,
     /// What it still holds.
     held: usize,
-}
-
-/// A body that passes plugins.
-pub struct Filtered {
-    source: Body,
-    source_ended: bool,
-    run: Rc<Run>,
-    side: Side,
-    ready: VecDeque<Piece>,
-    ended: bool,
-    watch: Option<Box<dyn Watch>>,
-    /// For the whole body.
-    deadline: Option<Instant>,
-    /// Runs while nothing is missing but a plugin's word.
-    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Run {
@@ -88,38 +66,19 @@ impl Run {
         }
     }
 
-    /// Lets `body` pass the plugins. `watch` sees what comes out of them, `deadline` is for all of it.
-    pub fn body(
-        self: &Rc<Self>,
-        side: Side,
-        body: Body,
-        watch: Option<Box<dyn Watch>>,
-        deadline: Option<Instant>,
-    ) -> Body {
-        Body::other(Filtered {
-            source: body,
-            source_ended: false,
-            run: self.clone(),
-            side,
-            ready: VecDeque::new(),
-            ended: false,
-            watch,
-            deadline,
-            patience: None,
-        })
-    }
-
     fn sees(&self, at: usize, side: Side) -> bool {
         let place = &self.places[at];
         let needs = match side {
             Side::Request => place.plugin.needs.request_body,
             Side::Response => place.plugin.needs.response_body,
         };
-        needs && !place.bypassed.get() && place.context.get().is_some()
+        (needs || self.kind == PluginType::Network)
+            && !place.bypassed.get()
+            && place.context.get().is_some()
     }
 
     /// The plugins in the order in which they see a body.
-    fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
         let request = self.reached.get();
         let response = self.responding.get().unwrap_or(request);
         let (forward, backward) = match side {
@@ -137,7 +96,7 @@ impl Run {
     }
 
     /// Something arrives at plugin `at`; past the last one it is ready.
-    fn push(
+    pub(super) fn push(
         &self,
         side: Side,
         at: Option<usize>,
@@ -173,9 +132,19 @@ impl Run {
                 buffer.push(bytes.take().unwrap_or_default());
                 u32::try_from(buffer.len()).unwrap_or(u32::MAX)
             });
-            let action = match side {
-                Side::Request => instance.on_request_body(context, size, end)?,
-                Side::Response => instance.on_response_body(context, size, end)?,
+            let action = match (self.kind, side) {
+                (PluginType::Http, Side::Request) => {
+                    instance.on_request_body(context, size, end)?
+                }
+                (PluginType::Http, Side::Response) => {
+                    instance.on_response_body(context, size, end)?
+                }
+                (PluginType::Network, Side::Request) => {
+                    instance.on_downstream_data(context, size, end)?
+                }
+                (PluginType::Network, Side::Response) => {
+                    instance.on_upstream_data(context, size, end)?
+                }
             };
             Ok(release(instance, context, side, action, end))
         });
@@ -302,7 +271,7 @@ impl Run {
     }
 
     /// Looks which plugins let go since.
-    fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
+    pub(super) fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
         for at in self.along(side) {
             let held = self.places[at].lanes[side as usize].borrow().held;
             if held == Held::Nothing {
@@ -311,7 +280,7 @@ impl Run {
             self.check_effects(side, at)?;
             let mark = &self.state.marks[at];
             if mark.lost.borrow().is_some() {
-                self.failed(&self.places[at], &super::seat::Broken::Lost)?;
+                self.failed(&self.places[at], &Broken::Lost)?;
                 self.go_on_without(side, at, None, ready)?;
             } else if mark.continued[side as usize].take() {
                 self.resume(side, at, ready)?;
@@ -338,9 +307,15 @@ impl Run {
         }
     }
 
-    fn is_held(&self, side: Side) -> bool {
+    /// Whether a plugin holds a part.
+    pub(super) fn holds(&self, side: Side) -> bool {
         let held = |at: usize| self.places[at].lanes[side as usize].borrow().held != Held::Nothing;
         self.along(side).any(held)
+    }
+
+    /// Whether a plugin ended it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.marks.iter().any(|mark| mark.closed.get())
     }
 
     /// A request can still be answered, by whoever waits for that; a response is under way and can only be cut.
@@ -359,7 +334,7 @@ impl Run {
         }
     }
 
-    fn is_answered(&self) -> bool {
+    pub(super) fn is_answered(&self) -> bool {
         self.state.marks.iter().any(|mark| mark.answer.borrow().is_some())
     }
 
@@ -398,154 +373,4 @@ fn release(
         Action::Discard => drop(buffer.take()),
     }
     released
-}
-
-impl Filtered {
-    fn finish(&mut self, end: End) {
-        self.ended = true;
-        if let Some(mut watch) = self.watch.take() {
-            watch.end(end);
-        }
-    }
-
-    fn fail(&mut self, failure: Failure) -> BodyError {
-        tracing::debug!("{}", failure.detail);
-        self.run.failure.borrow_mut().get_or_insert(failure);
-        self.run.state.wake();
-        self.finish(End::Plugin);
-        BodyError::Plugin
-    }
-
-    /// What comes out next, if it is there.
-    fn pop(&mut self) -> Option<Option<Frame<Bytes>>> {
-        loop {
-            match self.ready.pop_front()? {
-                Piece::Data(bytes, last) => {
-                    if let Some(watch) = self.watch.as_mut().filter(|_| !bytes.is_empty()) {
-                        watch.data(&bytes);
-                    }
-                    if last {
-                        self.finish(End::Complete);
-                    }
-                    if !bytes.is_empty() {
-                        return Some(Some(Frame::data(bytes)));
-                    }
-                    if last {
-                        return Some(None);
-                    }
-                }
-                Piece::Trailers(trailers) => {
-                    if let Some(watch) = &mut self.watch {
-                        watch.trailers(&trailers);
-                    }
-                    self.finish(End::Complete);
-                    return Some(Some(Frame::trailers(trailers)));
-                }
-            }
-        }
-    }
-
-    /// Takes the next part from the source to the plugins.
-    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let piece = match Pin::new(&mut self.source).poll_frame(context) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(Err(error))) => {
-                let end = match &error {
-                    BodyError::TimedOut => End::TimedOut,
-                    BodyError::Plugin => End::Plugin,
-                    BodyError::Hyper(_) | BodyError::CopyCut => End::SenderFailed,
-                };
-                self.finish(end);
-                return Poll::Ready(Err(error));
-            }
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(bytes) => {
-                    self.source_ended = self.source.is_end_stream();
-                    Piece::Data(bytes, self.source_ended)
-                }
-                Err(frame) => {
-                    self.source_ended = true;
-                    Piece::Trailers(frame.into_trailers().unwrap_or_default())
-                }
-            },
-            Poll::Ready(None) => {
-                self.source_ended = true;
-                Piece::Data(Bytes::new(), true)
-            }
-        };
-        let first = self.run.along(self.side).next();
-        let pushed = self.run.push(self.side, first, piece, &mut self.ready);
-        Poll::Ready(pushed.map_err(|failure| self.fail(failure)))
-    }
-
-    /// Nothing is missing but a plugin's word.
-    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
-        let limit = Instant::now() + PAUSE_LIMIT;
-        let limit = self.deadline.map_or(limit, |deadline| deadline.min(limit));
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(limit)));
-        if patience.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        let detail = "a plugin held the rest of a body for too long".to_owned();
-        Poll::Ready(self.fail(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail }))
-    }
-}
-
-impl http_body::Body for Filtered {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let waiting = match this.side {
-            Side::Request => Waiting::Request,
-            Side::Response => Waiting::Response,
-        };
-        loop {
-            if let Some(frame) = this.pop() {
-                return Poll::Ready(frame.map(Ok));
-            }
-            if this.ended {
-                return Poll::Ready(None);
-            }
-            // Nobody reads this request any more: an answer has taken its place.
-            if this.side == Side::Request && this.run.is_answered() {
-                this.finish(End::Dropped);
-                return Poll::Ready(Some(Err(BodyError::Plugin)));
-            }
-            this.run.state.wait(waiting, context.waker());
-            let run = this.run.clone();
-            if let Err(failure) = run.advance(this.side, &mut this.ready) {
-                return Poll::Ready(Some(Err(this.fail(failure))));
-            }
-            if !this.ready.is_empty() {
-                this.patience = None;
-                continue;
-            }
-            if this.source_ended {
-                let limited = this.poll_patience(context);
-                return limited.map(|error| Some(Err(error)));
-            }
-            match this.poll_source(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended && self.ready.is_empty()
-    }
-}
-
-impl Drop for Filtered {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.finish(End::Dropped);
-        }
-    }
 }

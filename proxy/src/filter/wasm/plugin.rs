@@ -93,11 +93,6 @@ pub struct Unloaded {
 }
 
 impl Plugin {
-    /// `shop/tag`.
-    pub fn label(&self) -> &Arc<str> {
-        &self.label
-    }
-
     /// The first digits of the module's digest and of the settings'.
     pub fn version(&self) -> &str {
         &self.version
@@ -106,11 +101,6 @@ impl Plugin {
     /// What it has done.
     pub fn figures(&self) -> &Arc<Figures> {
         &self.figures
-    }
-
-    /// Whether it sees HTTP exchanges or connections.
-    pub fn kind(&self) -> PluginType {
-        self.kind
     }
 }
 
@@ -150,11 +140,6 @@ impl Chain {
     /// The slots must be in the order in which plugins are asked: by phase, then by priority.
     pub fn new(slots: Vec<Slot>) -> Self {
         Self { slots: slots.into() }
-    }
-
-    /// Whether nothing applies.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 
     /// The slots, in order.

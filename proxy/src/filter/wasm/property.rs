@@ -205,3 +205,101 @@ fn number<'a>(number: u64) -> Cow<'a, [u8]> {
 fn time<'a>(time: Duration) -> Cow<'a, [u8]> {
     number(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use super::*;
+    use crate::filter::wasm::Facts;
+
+    fn state() -> State {
+        let node =
+            Node { namespace: "shop".into(), workload: "orders-1".into(), version: "v2".into() };
+        let facts = Facts {
+            started: Instant::now(),
+            direction: Direction::Inbound,
+            connection: 7,
+            source: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            destination: None,
+            proven: Some(("spiffe://mesh/caller".into(), "spiffe://mesh/own".into())),
+            server_name: Some("80.orders.shop.leno".into()),
+            version: Some(Version::HTTP_2),
+            request_id: None,
+            port: "shop/orders:80".into(),
+            node: Arc::new(node),
+        };
+        State::new(facts, 1)
+    }
+
+    fn asked(state: &State, path: &str) -> Result<Vec<u8>, Status> {
+        of_stream(state, path.replace('.', "\0").as_bytes()).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn the_newer_and_the_older_paths_are_answered() {
+        let state = state();
+        let number = |number: i64| number.to_le_bytes().to_vec();
+        for (path, expected) in [
+            ("source.address", b"127.0.0.1:4000".to_vec()),
+            ("source.port", number(4000)),
+            ("connection.id", number(7)),
+            ("connection.mtls", vec![1]),
+            ("connection.requested_server_name", b"80.orders.shop.leno".to_vec()),
+            ("connection.uri_san_peer_certificate", b"spiffe://mesh/caller".to_vec()),
+            ("connection.uri_san_local_certificate", b"spiffe://mesh/own".to_vec()),
+            ("request.protocol", b"HTTP/2".to_vec()),
+            ("request.size", number(0)),
+            ("response.flags", number(0)),
+            ("xds.cluster_name", b"shop/orders:80".to_vec()),
+            ("cluster_name", b"shop/orders:80".to_vec()),
+            ("xds.listener_direction", number(1)),
+            ("listener_direction", number(1)),
+            ("node.id", b"orders-1.shop".to_vec()),
+            ("xds.node.id", b"orders-1.shop".to_vec()),
+            ("node.metadata.NAMESPACE", b"shop".to_vec()),
+        ] {
+            assert_eq!(asked(&state, path), Ok(expected), "{path}");
+        }
+        for path in
+            ["response.code", "upstream.address", "destination.address", "no_such", "xds.no"]
+        {
+            assert_eq!(asked(&state, path), Err(Status::NotFound), "{path}");
+        }
+        assert_eq!(asked(&state, "node"), Err(Status::SerializationFailure));
+    }
+
+    #[test]
+    fn what_became_of_an_exchange_is_known_at_its_end() {
+        let state = state();
+        let outcome = Outcome {
+            status: 503,
+            flag: "UH",
+            upstream: Some(SocketAddr::from(([10, 0, 0, 1], 80))),
+            route: Some("HTTPRoute shop/orders".into()),
+            duration: Duration::from_nanos(5),
+            ..Outcome::default()
+        };
+        state.outcome.set(outcome).unwrap();
+        let number = |number: i64| number.to_le_bytes().to_vec();
+        for (path, expected) in [
+            ("response.code", number(503)),
+            ("response.flags", number(2)),
+            ("request.duration", number(5)),
+            ("upstream.address", b"10.0.0.1:80".to_vec()),
+            ("xds.route_name", b"HTTPRoute shop/orders".to_vec()),
+        ] {
+            assert_eq!(asked(&state, path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_plugins_keep_is_found_by_its_names() {
+        let state = state();
+        assert!(state.keep(b"mine", b"1"));
+        for path in ["mine", "wasm.mine"] {
+            assert_eq!(asked(&state, path), Ok(b"1".to_vec()), "{path}");
+        }
+        assert_eq!(of_stream(&state, b"filter_state\0wasm.mine").unwrap(), &b"1"[..]);
+    }
+}

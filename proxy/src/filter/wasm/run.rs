@@ -7,33 +7,34 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 use leno_wasm_host::{Action, ContextId};
 
 use super::{
-    body::Lane,
+    answer::Answered,
     head::{RequestHead, ResponseHead},
-    plugin::{Chain, Plugin},
-    seat::{Broken, Seat, Seats},
-    state::{Answer, Contents, Facts, Outcome, State, Waiting},
+    place::{Place, places},
+    plugin::Chain,
+    seat::{Broken, Seats},
+    state::{Contents, Facts, Outcome, State, Waiting},
     stream::PluginStream,
 };
 
 /// A plugin may hold an exchange this long. Whoever waits for an answer has timeouts of its own, much shorter.
-pub(super) const PAUSE_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The plugins of one exchange.
 pub struct Run {
     pub(super) state: Rc<State>,
+    pub(super) kind: PluginType,
     pub(super) places: Box<[Place]>,
     /// Behind them there is one that cannot run yet, and must not be left out.
-    blocked: Option<(Phase, Failure)>,
+    pub(super) blocked: Option<(Phase, Failure)>,
     /// How many of them the request has come to.
     pub(super) reached: Cell<usize>,
     /// How many of those the response passes; known once there is one.
@@ -43,19 +44,8 @@ pub struct Run {
     /// Why the exchange cannot go on, found where only a body moves.
     pub(super) failure: RefCell<Option<Failure>>,
     finished: Cell<bool>,
-}
-
-/// One plugin of an exchange.
-pub(super) struct Place {
-    pub(super) plugin: Arc<Plugin>,
-    pub(super) seat: Rc<Seat>,
-    phase: Phase,
-    /// Its context, and of which instance.
-    pub(super) context: Cell<Option<(u64, ContextId)>>,
-    /// It failed, and the exchange goes on without it.
-    pub(super) bypassed: Cell<bool>,
-    /// Bodies of the request and the response.
-    pub(super) lanes: [RefCell<Lane>; 2],
+    /// How long a plugin may hold it.
+    pub(super) patience: Cell<Duration>,
 }
 
 /// Which way something moves.
@@ -76,18 +66,8 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// An answer, and which plugin gave it.
-#[derive(Debug)]
-pub struct Answered {
-    /// How many plugins it passes.
-    passes: usize,
-    answer: Box<Answer>,
-    /// `shop/tag`.
-    label: Arc<str>,
-}
-
 /// What became of a head that was held.
-enum Resumed {
+pub(super) enum Resumed {
     Continued,
     Answered(Answered),
     /// The instance broke.
@@ -103,12 +83,23 @@ impl Run {
         facts: impl FnOnce() -> Facts,
         random: impl Fn() -> u64,
     ) -> Option<Rc<Self>> {
-        let (places, blocked) = places(seats, chain, PluginType::Http, random);
+        Self::of(PluginType::Http, seats, chain, facts, random)
+    }
+
+    pub(super) fn of(
+        kind: PluginType,
+        seats: &Seats,
+        chain: &Chain,
+        facts: impl FnOnce() -> Facts,
+        random: impl Fn() -> u64,
+    ) -> Option<Rc<Self>> {
+        let (places, blocked) = places(seats, chain, kind, random);
         if places.is_empty() && blocked.is_none() {
             return None;
         }
         Some(Rc::new(Self {
             state: Rc::new(State::new(facts(), places.len())),
+            kind,
             places,
             blocked,
             reached: Cell::new(0),
@@ -116,6 +107,7 @@ impl Run {
             responded: Cell::new(false),
             failure: RefCell::default(),
             finished: Cell::new(false),
+            patience: Cell::new(PAUSE_LIMIT),
         }))
     }
 
@@ -258,18 +250,24 @@ impl Run {
     }
 
     /// Waits until a plugin lets go of the head that it holds.
-    async fn held(&self, at: usize, side: Side, passes: usize) -> Result<Resumed, Failure> {
+    pub(super) async fn held(
+        &self,
+        at: usize,
+        side: Side,
+        passes: usize,
+    ) -> Result<Resumed, Failure> {
         let place = &self.places[at];
         let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
-        match tokio::time::timeout(PAUSE_LIMIT, resumed).await {
+        match tokio::time::timeout(self.patience.get(), resumed).await {
             Ok(Ok(Resumed::Lost)) => {
                 self.failed(place, &Broken::Lost)?;
                 Ok(Resumed::Lost)
             }
             Ok(resumed) => resumed,
             Err(_) => {
-                let detail = format!("plugin {} held it for {PAUSE_LIMIT:?}", place.plugin.label);
-                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail })
+                let what = format!("held it for {:?}", self.patience.get());
+                let failure = Failure::of(&place.plugin.label, &what);
+                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
             }
         }
     }
@@ -325,51 +323,9 @@ impl Run {
         .await
     }
 
-    /// Why the exchange could not go on, where only a body moved.
-    pub fn failure(&self) -> Option<Failure> {
-        self.failure.borrow().clone()
-    }
-
     /// Whether all plugins that it passes have seen the head of the response.
     pub fn has_responded(&self) -> bool {
         self.responded.get()
-    }
-
-    /// Makes a response of a plugin's answer; the plugins before it see it like any other. `grpc`: as gRPC does.
-    ///
-    /// # Errors
-    /// What the plugin answered is no HTTP.
-    pub fn answer(&self, answered: Answered, grpc: bool) -> Result<Response<Vec<u8>>, Failure> {
-        let Answered { passes, answer, label } = answered;
-        self.responding.set(Some(passes));
-        let code = u16::try_from(answer.status).ok().filter(|code| (200..=999).contains(code));
-        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-        let (Some(status), None) = (status, &answer.forbidden) else {
-            let what = answer.forbidden.as_deref().unwrap_or("gave a status that ends no request");
-            return Err(Failure::of(&label, what));
-        };
-        let Answer { headers, body, grpc_status, .. } = *answer;
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        let kind = match grpc_status.filter(|_| grpc) {
-            Some(code) => {
-                *response.status_mut() = StatusCode::OK;
-                let message = std::mem::take(response.body_mut());
-                let message =
-                    percent_encoding::percent_encode(&message, percent_encoding::NON_ALPHANUMERIC);
-                let message = HeaderValue::try_from(message.to_string());
-                response.headers_mut().remove(header::CONTENT_TYPE);
-                response.headers_mut().insert("grpc-status", HeaderValue::from(code));
-                response.headers_mut().extend(message.ok().map(|text| (GRPC_MESSAGE, text)));
-                HeaderValue::from_static("application/grpc")
-            }
-            None => HeaderValue::from_static("text/plain"),
-        };
-        if grpc_status.is_some_and(|_| grpc) || !response.body().is_empty() {
-            response.headers_mut().entry(header::CONTENT_TYPE).or_insert(kind);
-        }
-        Ok(response)
     }
 
     /// Remembers the request as it goes on, for plugins that ask later.
@@ -409,7 +365,10 @@ impl Run {
         for place in &self.places {
             let Some((generation, context)) = place.context.take() else { continue };
             let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
-                let (stream, told) = instance.finish(context);
+                let (stream, told) = match self.kind {
+                    PluginType::Http => instance.finish(context),
+                    PluginType::Network => self.close(instance, context),
+                };
                 if let Some(stream) = stream {
                     stream.release();
                 }
@@ -497,32 +456,6 @@ impl Run {
     }
 }
 
-/// The plugins of a kind, up to the first that cannot run yet and must not be left out.
-pub(super) fn places(
-    seats: &Seats,
-    chain: &Chain,
-    kind: PluginType,
-    random: impl Fn() -> u64,
-) -> (Box<[Place]>, Option<(Phase, Failure)>) {
-    let mut places = Vec::with_capacity(chain.slots().len());
-    for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
-        match slot.choose(&random) {
-            Ok(plugin) => {
-                let seat = seats.seat(&plugin);
-                places.push(Place::new(plugin, seat, slot.phase));
-            }
-            Err(unloaded) if unloaded.failure == FailurePolicy::Open => {}
-            Err(unloaded) => {
-                let failure = Failure::of(&unloaded.label, &unloaded.reason);
-                return (places.into(), Some((slot.phase, failure)));
-            }
-        }
-    }
-    (places.into(), None)
-}
-
-const GRPC_MESSAGE: http::HeaderName = http::HeaderName::from_static("grpc-message");
-
 /// What became of a request's head.
 #[derive(Debug)]
 pub enum Passed {
@@ -535,34 +468,10 @@ pub enum Passed {
     Answered(Answered),
 }
 
-impl Answered {
-    /// For the access log: who answered, and why.
-    pub fn detail(&self) -> String {
-        let details = &self.answer.details;
-        match details.is_empty() {
-            true => format!("plugin {} answered", self.label),
-            false => format!("plugin {} answered: {details}", self.label),
-        }
-    }
-}
-
 impl Failure {
     pub(super) fn of(label: &str, what: &str) -> Self {
         let detail = format!("plugin {label} {what}");
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail }
-    }
-}
-
-impl Place {
-    fn new(plugin: Arc<Plugin>, seat: Rc<Seat>, phase: Phase) -> Self {
-        Self {
-            plugin,
-            seat,
-            phase,
-            context: Cell::new(None),
-            bypassed: Cell::new(false),
-            lanes: Default::default(),
-        }
     }
 }
 
@@ -579,3 +488,6 @@ impl std::fmt::Debug for Run {
         formatter.debug_list().entries(plugins).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::{
     callouts::Callouts,
     host::ProxyHost,
-    plugin::{Figures, Plugin},
+    plugin::{Chain, Figures, Plugin},
     restart::Restart,
     state::{Node, State},
 };
@@ -100,7 +100,18 @@ impl Seats {
         &self.surroundings.node
     }
 
-    /// Ends the instances of plugins that nobody uses any more.
+    /// Starts instances of all plugins of a chain: their timers run without a request, and the first request need not
+    /// wait for them.
+    pub fn prepare(&self, chain: &Chain) {
+        for slot in chain.slots() {
+            let canary = slot.canary.as_ref().map(|(canary, _)| canary);
+            for plugin in slot.current.iter().chain(canary) {
+                self.seat(plugin).revive();
+            }
+        }
+    }
+
+    /// Ends the instances of plugins that nobody uses any more, and starts those again that broke.
     pub fn sweep(&self) {
         if self.seats.borrow().is_empty() {
             return;
@@ -115,6 +126,10 @@ impl Seats {
             keep
         });
         ended.iter().for_each(|seat| seat.end());
+        let seats = self.seats.borrow();
+        let broken: Vec<_> = seats.values().filter(|seat| seat.is_empty()).cloned().collect();
+        drop(seats);
+        broken.iter().for_each(Seat::revive);
     }
 
     pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
@@ -197,6 +212,20 @@ impl Seat {
             self.broke(inner, &fault);
             Broken::Fault(fault)
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.inner.try_borrow().is_ok_and(|inner| inner.instance.is_none())
+    }
+
+    /// Starts the instance, if there is none and it may be.
+    fn revive(self: &Rc<Self>) {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return };
+        let began = Instant::now();
+        if inner.instance.is_none() && inner.restart.is_due(self.now()) {
+            // What it does wrong is logged, and exchanges find out by themselves.
+            drop(self.start(&mut inner, began));
+        }
     }
 
     fn now(&self) -> Duration {

@@ -115,3 +115,25 @@ async fn what_becomes_of_a_plugin_later_is_told_later() {
     };
     LocalSet::new().run_until(test).await;
 }
+
+#[tokio::test]
+async fn what_was_refused_stays_so_when_it_is_offered_again_in_the_same_words() {
+    let test = async {
+        let (mut applier, ..) = applier(Identity::none());
+        let offered = plugin("file:///nowhere/tag.wasm", b"");
+        let upsert = |items: &[Item]| {
+            Update::Changed(Change { upserts: items.to_vec(), ..Change::default() })
+        };
+        applier.take(upsert(&offered));
+        let done = tokio::time::timeout(PATIENCE, applier.preparer.next()).await.unwrap().unwrap();
+        applier.prepared(done);
+        let rejected = |applier: &Applier| applier.dump()["rejected"].to_string();
+        assert!(rejected(&applier).contains("No such file"), "{}", rejected(&applier));
+        applier.take(upsert(&offered));
+        assert!(rejected(&applier).contains("No such file"), "{}", rejected(&applier));
+        let removed = vec![offered[0].resource.key()];
+        applier.take(Update::Changed(Change { removed, ..Change::default() }));
+        assert_eq!(rejected(&applier), "[]");
+    };
+    LocalSet::new().run_until(test).await;
+}

@@ -52,7 +52,8 @@ fn what_was_checked_of_the_target_is_marked_when_it_changes() {
 
 #[test]
 fn what_http_forbids_is_never_in_a_head() {
-    let refused: [(&str, &dyn Fn(&mut RequestHead)); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut RequestHead);
+    let refused: [(&str, Change<'_>); 9] = [
         ("bad name", &|head| head.add(b"a b", b"1")),
         ("bad value", &|head| head.replace(b"a", b"1\r\nhost: x")),
         ("method", &|head| head.replace(b":method", b"G T")),

@@ -1,0 +1,208 @@
+//! A body whose reader gets what plugins make of it.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body as _, Frame};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    body::Piece,
+    run::{Failure, Run, Side},
+    state::Waiting,
+};
+use crate::http::body::{Body, BodyError, End, Watch};
+
+/// A body that passes plugins.
+pub struct Filtered {
+    source: Body,
+    source_ended: bool,
+    run: Rc<Run>,
+    side: Side,
+    ready: VecDeque<Piece>,
+    ended: bool,
+    watch: Option<Box<dyn Watch>>,
+    /// For the whole body.
+    deadline: Option<Instant>,
+    /// Runs while nothing is missing but a plugin's word.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Run {
+    /// Lets `body` pass the plugins. `watch` sees what comes out of them, `deadline` is for all of it.
+    pub fn body(
+        self: &Rc<Self>,
+        side: Side,
+        body: Body,
+        watch: Option<Box<dyn Watch>>,
+        deadline: Option<Instant>,
+    ) -> Body {
+        Body::other(Filtered {
+            source: body,
+            source_ended: false,
+            run: self.clone(),
+            side,
+            ready: VecDeque::new(),
+            ended: false,
+            watch,
+            deadline,
+            patience: None,
+        })
+    }
+}
+
+impl Filtered {
+    fn finish(&mut self, end: End) {
+        self.ended = true;
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(end);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> BodyError {
+        tracing::debug!("{}", failure.detail);
+        self.run.failure.borrow_mut().get_or_insert(failure);
+        self.run.state.wake();
+        self.finish(End::Plugin);
+        BodyError::Plugin
+    }
+
+    /// What comes out next, if it is there.
+    fn pop(&mut self) -> Option<Option<Frame<Bytes>>> {
+        loop {
+            match self.ready.pop_front()? {
+                Piece::Data(bytes, last) => {
+                    if let Some(watch) = self.watch.as_mut().filter(|_| !bytes.is_empty()) {
+                        watch.data(&bytes);
+                    }
+                    if last {
+                        self.finish(End::Complete);
+                    }
+                    if !bytes.is_empty() {
+                        return Some(Some(Frame::data(bytes)));
+                    }
+                    if last {
+                        return Some(None);
+                    }
+                }
+                Piece::Trailers(trailers) => {
+                    if let Some(watch) = &mut self.watch {
+                        watch.trailers(&trailers);
+                    }
+                    self.finish(End::Complete);
+                    return Some(Some(Frame::trailers(trailers)));
+                }
+            }
+        }
+    }
+
+    /// Takes the next part from the source to the plugins.
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let piece = match Pin::new(&mut self.source).poll_frame(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Err(error))) => {
+                let end = match &error {
+                    BodyError::TimedOut => End::TimedOut,
+                    BodyError::Plugin => End::Plugin,
+                    BodyError::Hyper(_) | BodyError::CopyCut => End::SenderFailed,
+                };
+                self.finish(end);
+                return Poll::Ready(Err(error));
+            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(bytes) => {
+                    self.source_ended = self.source.is_end_stream();
+                    Piece::Data(bytes, self.source_ended)
+                }
+                Err(frame) => {
+                    self.source_ended = true;
+                    Piece::Trailers(frame.into_trailers().unwrap_or_default())
+                }
+            },
+            Poll::Ready(None) => {
+                self.source_ended = true;
+                Piece::Data(Bytes::new(), true)
+            }
+        };
+        let first = self.run.along(self.side).next();
+        let pushed = self.run.push(self.side, first, piece, &mut self.ready);
+        Poll::Ready(pushed.map_err(|failure| self.fail(failure)))
+    }
+
+    /// Nothing is missing but a plugin's word.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let limit = Instant::now() + self.run.patience.get();
+        let limit = self.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        if patience.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let detail = "a plugin held the rest of a body for too long".to_owned();
+        Poll::Ready(self.fail(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail }))
+    }
+}
+
+impl http_body::Body for Filtered {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let waiting = match this.side {
+            Side::Request => Waiting::Request,
+            Side::Response => Waiting::Response,
+        };
+        loop {
+            if let Some(frame) = this.pop() {
+                return Poll::Ready(frame.map(Ok));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            // Nobody reads this request any more: an answer has taken its place.
+            if this.side == Side::Request && this.run.is_answered() {
+                this.finish(End::Dropped);
+                return Poll::Ready(Some(Err(BodyError::Plugin)));
+            }
+            this.run.state.wait(waiting, context.waker());
+            let run = this.run.clone();
+            if let Err(failure) = run.advance(this.side, &mut this.ready) {
+                return Poll::Ready(Some(Err(this.fail(failure))));
+            }
+            if !this.ready.is_empty() {
+                this.patience = None;
+                continue;
+            }
+            if this.source_ended {
+                let limited = this.poll_patience(context);
+                return limited.map(|error| Some(Err(error)));
+            }
+            match this.poll_source(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.ready.is_empty()
+    }
+}
+
+impl Drop for Filtered {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(End::Dropped);
+        }
+    }
+}

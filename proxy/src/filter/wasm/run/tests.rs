@@ -1,0 +1,224 @@
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt as _;
+use leno_api::model::{
+    ObjectName,
+    applies::Applies,
+    wasm_plugin::{Limits, Source, WasmPlugin},
+};
+use leno_wasm_host::Digest;
+
+use super::*;
+use crate::{
+    filter::wasm::{Node, Plugin, Runtime, Slot, Unloaded},
+    http::body::{Body, BodyError},
+    telemetry::record::Direction,
+};
+
+/// Instead of a minute.
+const SHORT: Duration = Duration::from_millis(10);
+
+/// A guest that answers callbacks with these numbers: heads, then bodies. `body` runs with each request's head.
+fn guest(heads: u32, bodies: u32, body: &str) -> Vec<u8> {
+    let text = format!(
+        "(module
+           (import \"env\" \"proxy_get_property\" (func $property (param i32 i32 i32 i32) (result i32)))
+           (memory (export \"memory\") 1)
+           (func (export \"proxy_abi_version_0_2_1\"))
+           (func (export \"proxy_on_memory_allocate\") (param i32) (result i32) (i32.const 4096))
+           (func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32)
+             {body} (i32.const {heads}))
+           (func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32) (i32.const 0))
+           (func (export \"proxy_on_request_body\") (param i32 i32 i32) (result i32)
+             (i32.const {bodies})))"
+    );
+    wat::parse_str(text).unwrap()
+}
+
+fn plugin(bytes: &[u8], failure: FailurePolicy) -> Arc<Plugin> {
+    let spec = WasmPlugin {
+        name: ObjectName::new("shop", "tag"),
+        created: String::new(),
+        applies: Applies::Namespace,
+        source: Source::File("/tag.wasm".into()),
+        sha256: None,
+        phase: Phase::Unspecified,
+        priority: 0,
+        matches: Vec::new(),
+        kind: PluginType::Http,
+        plugin_name: String::new(),
+        configuration: Arc::default(),
+        environment: Vec::new(),
+        limits: Limits {
+            memory_bytes: 1 << 20,
+            deadline: Duration::from_secs(1),
+            start_deadline: Duration::from_secs(1),
+        },
+        failure,
+        capabilities: None,
+        canary: None,
+    };
+    let runtime = Runtime::new(None).unwrap();
+    runtime.load("shop/tag", *Digest::of(bytes).bytes(), bytes, &spec).unwrap()
+}
+
+fn facts() -> Facts {
+    Facts {
+        started: Instant::now(),
+        direction: Direction::Inbound,
+        connection: 1,
+        source: SocketAddr::from(([127, 0, 0, 1], 1)),
+        destination: None,
+        proven: None,
+        server_name: None,
+        version: None,
+        request_id: None,
+        port: "shop/orders:80".into(),
+        node: Arc::default(),
+    }
+}
+
+fn slot(plugin: &Arc<Plugin>) -> Slot {
+    Slot { current: Ok(plugin.clone()), canary: None, phase: Phase::Unspecified }
+}
+
+fn begin(seats: &Seats, slots: Vec<Slot>) -> Rc<Run> {
+    Run::begin(seats, &Chain::new(slots), facts, || 0).unwrap()
+}
+
+fn seats() -> Seats {
+    Seats::new(Instant::now(), Node::default())
+}
+
+async fn ask(run: &Run) -> (Request<()>, Result<Passed, Failure>) {
+    let mut request = Request::new(());
+    request.headers_mut().insert("x", HeaderValue::from_static("1"));
+    let passed = run.request_head(Phase::Unspecified, &mut request, false).await;
+    (request, passed)
+}
+
+fn contexts(run: &Run) -> usize {
+    let place = &run.places[0];
+    let seat = place.seat.clone();
+    let count = seat.call_again(seat.generation(), None, 1, |instance| Ok(instance.contexts()));
+    count.unwrap()
+}
+
+#[tokio::test]
+async fn who_holds_a_head_for_ever_does_not_hold_the_exchange() {
+    let (seats, plugin) = (seats(), plugin(&guest(1, 0, ""), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    run.patience.set(SHORT);
+    let (_, passed) = ask(&run).await;
+    let failure = passed.unwrap_err();
+    assert_eq!(failure.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(failure.detail.contains("shop/tag"), "{}", failure.detail);
+    assert_eq!(contexts(&run), 1);
+    run.finish();
+    assert_eq!(contexts(&run), 0);
+}
+
+#[tokio::test]
+async fn who_holds_a_body_for_ever_does_not_hold_the_exchange() {
+    let (seats, plugin) = (seats(), plugin(&guest(0, 1, ""), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    run.patience.set(SHORT);
+    ask(&run).await.1.unwrap();
+    let body = run.body(Side::Request, Body::Full("hello".into()), None, None);
+    let ended = body.collect().await.map(|_| ());
+    assert!(matches!(ended, Err(BodyError::Plugin)), "{ended:?}");
+    assert_eq!(run.interrupted().await.unwrap_err().status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_given_up_leaves_nothing_in_the_instance() {
+    let (seats, plugin) = (seats(), plugin(&guest(1, 0, ""), FailurePolicy::Closed));
+    let other = begin(&seats, vec![slot(&plugin)]);
+    for _ in 0..100 {
+        let run = begin(&seats, vec![slot(&plugin)]);
+        let held = tokio::time::timeout(Duration::ZERO, ask(&run)).await;
+        assert!(held.is_err());
+        drop(run);
+    }
+    assert_eq!(contexts(&other), 0);
+}
+
+#[tokio::test]
+async fn a_broken_plugin_pauses_and_its_policy_holds() {
+    let trap = guest(0, 0, "(unreachable)");
+    for (failure, passes) in [(FailurePolicy::Closed, false), (FailurePolicy::Open, true)] {
+        let (seats, plugin) = (seats(), plugin(&trap, failure));
+        for times in 0..3 {
+            let run = begin(&seats, vec![slot(&plugin)]);
+            let (request, passed) = ask(&run).await;
+            assert_eq!(passed.is_ok(), passes, "{times}");
+            assert_eq!(request.headers().contains_key("x"), passes, "what it had in hands is back");
+        }
+        let figures = plugin.figures();
+        use std::sync::atomic::Ordering::Relaxed;
+        assert_eq!(figures.traps.load(Relaxed), 1, "it is not started while it pauses");
+        assert_eq!(figures.instances.load(Relaxed), 0);
+        assert_eq!(figures.memory_bytes.load(Relaxed), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_nobody_uses_ends() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (seats, plugin) = (seats(), plugin(&guest(0, 0, ""), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    ask(&run).await.1.unwrap();
+    let figures = plugin.figures().clone();
+    drop(plugin);
+    seats.sweep();
+    assert_eq!(figures.instances.load(Relaxed), 1, "an exchange is under way on it");
+    drop(run);
+    seats.sweep();
+    assert_eq!(figures.instances.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_there_yet_has_its_policy() {
+    let unloaded = |failure| {
+        let unloaded = Unloaded {
+            label: "shop/tag".into(),
+            reason: "not loaded yet".to_owned(),
+            failure,
+            kind: PluginType::Http,
+        };
+        Slot { current: Err(Arc::new(unloaded)), canary: None, phase: Phase::Authz }
+    };
+    let seats = seats();
+    let chain = Chain::new(vec![unloaded(FailurePolicy::Open)]);
+    assert!(Run::begin(&seats, &chain, facts, || 0).is_none());
+    let run = begin(&seats, vec![unloaded(FailurePolicy::Closed)]);
+    let mut request = Request::new(());
+    let early = run.request_head(Phase::Authn, &mut request, true).await;
+    assert!(matches!(early, Ok(Passed::On { retargeted: false })));
+    assert!(run.request_head(Phase::Authz, &mut request, true).await.is_err());
+}
+
+#[test]
+fn lengths_stay_where_nothing_can_change_them() {
+    let (seats, plugin) = (seats(), plugin(&guest(0, 0, ""), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    run.reached.set(1);
+    run.places[0].context.set(Some((1, ContextId::ROOT)));
+    assert!(run.filters(Side::Request) && !run.filters(Side::Response));
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
+    run.unframe(Side::Request, &mut headers);
+    assert!(headers.contains_key(header::CONTENT_LENGTH));
+}
+
+#[test]
+fn a_share_of_exchanges_is_for_the_version_on_trial() {
+    let (current, canary) = (
+        plugin(&guest(0, 0, ""), FailurePolicy::Closed),
+        plugin(&guest(1, 0, ""), FailurePolicy::Closed),
+    );
+    let slot = Slot { canary: Some((canary.clone(), 10)), ..slot(&current) };
+    let chosen = (0..100).filter(|lot| Arc::ptr_eq(&slot.choose(|| *lot).unwrap(), &canary));
+    assert_eq!(chosen.count(), 10);
+}
