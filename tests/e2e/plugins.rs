@@ -65,7 +65,8 @@ fn cached(mesh: Mesh) -> Mesh {
 struct Running {
     proxy: Proxy,
     orders: Origin,
-    plain: Origin,
+    /// Lives as long as the proxy may call it.
+    _plain: Origin,
 }
 
 impl Running {
@@ -85,7 +86,7 @@ impl Running {
             (answer.status == 200).then_some(())
         })
         .await;
-        Self { proxy, orders, plain }
+        Self { proxy, orders, _plain: plain }
     }
 
     /// One request to the service behind the plugin, with fields each ended by CRLF.

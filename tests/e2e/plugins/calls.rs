@@ -102,8 +102,6 @@ async fn a_caller_that_goes_away_while_a_plugin_holds_its_request_is_told_of() {
         .await;
     }
     running.proxy.serves("orders").await;
-    let plugins = running.proxy.json("/plugins").await;
-    assert!(plugins.to_string().contains("default/probe") || plugins.to_string().contains("probe"));
 }
 
 #[tokio::test]
@@ -117,11 +115,9 @@ async fn a_response_that_is_held_for_ever_ends_with_the_requests_timeout() {
     let mut wire = running.wire().await;
     let request =
         "GET /slow HTTP/1.1\r\nHost: orders\r\nConnection: close\r\nx-resp-body: 1\r\n\r\n";
-    wire.send(request.replace("x-resp-body: 1", "x-resp-body: 1")).await;
+    wire.send(request).await;
     // The head is out: only the end can tell.
-    assert!(
-        wire.try_answer().await.is_ok_and(|answer| answer.status >= 500) || wire.is_closed().await
-    );
+    assert!(wire.try_answer().await.is_err());
     let request = post("x-req-body: 1\r\n", "hello").replace("/p", "/slow");
     let answer = client::ask(running.proxy.outbound, request).await;
     assert_eq!(answer.status, 504, "{}", answer.text());

@@ -222,3 +222,92 @@ fn a_share_of_exchanges_is_for_the_version_on_trial() {
     let chosen = (0..100).filter(|lot| Arc::ptr_eq(&slot.choose(|| *lot).unwrap(), &canary));
     assert_eq!(chosen.count(), 10);
 }
+
+/// Holds a request while it asks `users` by gRPC: a message lets it go on, an error is an answer.
+const ASKING: &str = "(module
+    (import \"env\" \"proxy_grpc_call\" (func $call
+        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (import \"env\" \"proxy_set_effective_context\" (func $choose (param i32) (result i32)))
+    (import \"env\" \"proxy_continue_stream\" (func $continue (param i32) (result i32)))
+    (import \"env\" \"proxy_send_local_response\" (func $answer
+        (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (memory (export \"memory\") 1)
+    (data (i32.const 0) \"usersServiceMethodmessage\")
+    (global $held (mut i32) (i32.const 0))
+    (func (export \"proxy_abi_version_0_2_1\"))
+    (func (export \"proxy_on_memory_allocate\") (param i32) (result i32) (i32.const 4096))
+    (func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32)
+      (global.set $held (local.get 0))
+      (drop (call $call (i32.const 0) (i32.const 5) (i32.const 5) (i32.const 7) (i32.const 12)
+        (i32.const 6) (i32.const 0) (i32.const 0) (i32.const 18) (i32.const 7) (i32.const 1000)
+        (i32.const 512)))
+      (i32.const 1))
+    (func (export \"proxy_on_grpc_receive\") (param i32 i32 i32)
+      (drop (call $choose (global.get $held)))
+      (drop (call $continue (i32.const 0))))
+    (func (export \"proxy_on_grpc_close\") (param i32 i32 i32)
+      (drop (call $choose (global.get $held)))
+      (drop (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+        (i32.const 0) (i32.const 0) (i32.const -1)))))";
+
+/// A service `users` that answers every call of gRPC with these frames.
+struct Users(fn() -> Vec<http_body::Frame<bytes::Bytes>>);
+
+impl crate::filter::wasm::Callouts for Users {
+    fn send(
+        &self,
+        upstream: &str,
+        request: Request<Body>,
+        http2: bool,
+    ) -> Option<crate::filter::wasm::Sending> {
+        assert!(http2 && upstream == "users");
+        assert_eq!(request.uri().path(), "/Service/Method");
+        assert_eq!(request.headers()["te"], "trailers");
+        let frames = self.0().into_iter().map(Ok::<_, BodyError>);
+        Some(Box::pin(async move {
+            let sent = request.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(&sent[..], b"\0\0\0\0\x07message");
+            let frames = futures_util::stream::iter(frames);
+            Ok(Response::new(Body::other(http_body_util::StreamBody::new(frames))))
+        }))
+    }
+}
+
+fn status(code: &'static str) -> http_body::Frame<bytes::Bytes> {
+    let trailers = [("grpc-status", code)];
+    let field =
+        |(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value));
+    http_body::Frame::trailers(trailers.map(field).into_iter().collect())
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_answered_by_its_message_or_by_its_status() {
+    use http_body::Frame;
+    type Frames = fn() -> Vec<Frame<bytes::Bytes>>;
+    let good: Frames = || {
+        let parts = [&b"\0\0\0"[..], b"\0\x02o", b"k"];
+        let mut frames: Vec<_> = parts.map(|part| Frame::data(part.into())).into();
+        frames.push(status("0"));
+        frames
+    };
+    let cases: [(Frames, bool); 4] = [
+        (good, true),
+        (|| vec![status("5")], false),
+        (|| vec![Frame::data(bytes::Bytes::from_static(b"\x01\0\0\0\x02ok"))], false),
+        (Vec::new, false),
+    ];
+    let work = async {
+        for (frames, passes) in cases {
+            let seats = seats();
+            seats.call_by(Rc::new(Users(frames)));
+            let bytes = wat::parse_str(ASKING).unwrap();
+            let plugin = plugin(&bytes, FailurePolicy::Closed);
+            for _ in 0..3 {
+                let run = begin(&seats, vec![slot(&plugin)]);
+                let passed = ask(&run).await.1.unwrap();
+                assert_eq!(matches!(passed, Passed::On { .. }), passes);
+            }
+        }
+    };
+    tokio::task::LocalSet::new().run_until(work).await;
+}
