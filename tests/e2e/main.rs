@@ -56,6 +56,7 @@ mod mutations;
 mod origin;
 #[cfg(test)]
 mod overload;
+#[cfg(test)]
 mod plugin_lifecycle;
 #[cfg(test)]
 mod plugins;

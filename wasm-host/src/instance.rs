@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod answers;
+pub(crate) mod deadline;
 mod exports;
 mod runner;
 mod streams;

@@ -11,7 +11,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements of all tables together. Default 100,000: the largest Go plugins have 20,000 functions.
     pub table_elements: usize,
-    /// How long one callback may run. Default 50 ms. Rounded up to the engine's tick.
+    /// How long one callback may run. Default 50 ms. Rounded up to the engine's tick. The second half of it is by what the
+    /// thread has run, so that a busy machine ends no callback; but after ten times as long it ends in any case.
     pub deadline: Duration,
     /// How long each callback of the start may run: the start function, `proxy_on_vm_start`,
     /// `proxy_on_configure`. Default 2 s: rule sets are compiled there.

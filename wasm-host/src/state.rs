@@ -1,7 +1,7 @@
 //! What an instance keeps beside the guest's memory: contexts and their phases, open calls, the answer
 //! that is being delivered. Host functions work on this.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use wasmtime::{Memory, TypedFunc};
@@ -9,6 +9,7 @@ use wasmtime::{Memory, TypedFunc};
 use crate::{
     abi::{AbiVersion, BufferType, CallKind, CallToken, ContextId, MapType, Status, StreamType},
     embedder::{Host, Stream},
+    instance::deadline::Deadline,
     limits::Limiter,
     pairs::PairsWriter,
     plugin::PluginSettings,
@@ -36,6 +37,10 @@ pub(crate) struct State<H: Host> {
     pub(crate) configuring: Option<BufferType>,
     pub(crate) answer: Answer,
     pub(crate) calls: Calls,
+    /// How far the callback that runs is.
+    pub(crate) deadline: Deadline,
+    /// Half of what it may take.
+    pub(crate) half_deadline: Duration,
     /// What the plugin defined, by kind.
     pub(crate) metrics: [Vec<Arc<Metric>>; 3],
     /// `proxy_on_done` of the root said that it is not done yet.
@@ -250,6 +255,8 @@ impl<H: Host> State<H> {
             configuring: None,
             answer: Answer::default(),
             calls: Calls::default(),
+            deadline: Deadline::default(),
+            half_deadline: Duration::ZERO,
             metrics: Default::default(),
             waits_for_done: false,
             scratch: Vec::new(),

@@ -5,9 +5,12 @@ use std::{
     time::Duration,
 };
 
-use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
-use super::exports::Callback;
+use super::{
+    deadline::{Deadline, thread_time},
+    exports::Callback,
+};
 use crate::{
     embedder::Host,
     engine::{Engine, ticker::Running},
@@ -18,7 +21,7 @@ use crate::{
 pub(crate) struct Runner<H: Host> {
     pub(crate) store: Store<State<H>>,
     engine: Engine,
-    /// Ticks that a call may take.
+    /// Ticks that a call may take before it is looked at.
     ticks: u64,
     broken: bool,
     /// Last, so that the clock runs until the store is gone.
@@ -30,12 +33,22 @@ impl<H: Host> Runner<H> {
         let clock = engine.ticker().run();
         let mut store = Store::new(engine.wasmtime(), state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_trap();
+        let own = engine.clone();
+        store.epoch_deadline_callback(move |mut context| {
+            let state = context.data_mut();
+            let half = state.half_deadline;
+            match state.deadline.is_over(half, thread_time()) {
+                true => Err(Trap::Interrupt.into()),
+                false => Ok(UpdateDeadline::Continue(own.ticks(half))),
+            }
+        });
         Self { store, engine: engine.clone(), ticks: 1, broken: false, _clock: clock }
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Duration) {
-        self.ticks = self.engine.ticks(deadline);
+        let half = deadline / 2;
+        self.store.data_mut().half_deadline = half;
+        self.ticks = self.engine.ticks(half);
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -81,6 +94,7 @@ impl<H: Host> Runner<H> {
         state.current = context;
         state.effective = None;
         state.limiter.refused = false;
+        state.deadline = Deadline::default();
         self.store.set_epoch_deadline(self.ticks);
         let store = &mut self.store;
         let fault = match catch_unwind(AssertUnwindSafe(|| run(store))) {
