@@ -2,6 +2,8 @@
 
 use super::*;
 
+const SWAPS: usize = 100;
+
 #[tokio::test]
 async fn plugins_are_swapped_under_load_without_a_failed_request() {
     let orders = Origin::echo("orders").await;
@@ -36,7 +38,7 @@ async fn plugins_are_swapped_under_load_without_a_failed_request() {
             })
         })
         .collect();
-    for version in 1..=20 {
+    for version in 1..=SWAPS {
         proxy.rewrite(mesh(version).text());
         let line = format!("config=\"v{version}\"");
         until(&line, async || proxy.errors().contains(&line).then_some(())).await;
@@ -48,7 +50,7 @@ async fn plugins_are_swapped_under_load_without_a_failed_request() {
     // All that ran but the last are told that they end; those that only showed that they start are not.
     until("old instances to end", async || {
         let errors = proxy.errors();
-        let started = errors.matches("on_configure(1").count() - 21;
+        let started = errors.matches("on_configure(1").count() - SWAPS - 1;
         (started > 0 && errors.matches("on_delete(1)").count() == started - 1).then_some(())
     })
     .await;
