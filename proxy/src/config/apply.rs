@@ -1,6 +1,7 @@
 //! The configuration task: takes changes, compiles, publishes, keeps the last good state, answers questions.
 
 mod plugins;
+mod retire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use leno_api::{
     Key,
     model::{Model, ObjectName},
 };
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -31,13 +32,9 @@ use super::{
     text::Text,
 };
 use crate::{
-    cluster::Endpoint,
     identity::Identity,
-    snapshot::{Inbound, LimitId, Published, Snapshot},
-    telemetry::{
-        metrics::Families,
-        scope::{Scope, ScopeLabels},
-    },
+    snapshot::{Published, Snapshot},
+    telemetry::metrics::Families,
 };
 
 /// Hosts remembered as absent; then all are forgotten, and asked for again.
@@ -332,60 +329,6 @@ impl Applier {
         tracing::debug!(generation = snapshot.generation, "configuration in force");
     }
 
-    /// Takes the metrics of rate limits that are no more out of the registry.
-    fn retire_limits(&self, previous: &Inbound, next: &Inbound) {
-        for id in previous.limits.keys().filter(|id| !next.limits.contains_key(id)) {
-            let same = |other: &LimitId| (&other.policy, &other.name) == (&id.policy, &id.name);
-            let last = !next.limits.keys().any(same);
-            let (service, policy) = (id.service.to_string(), id.policy.to_string());
-            self.families.resilience.limiting.forget(&service, &policy, &id.name, last);
-        }
-    }
-
-    /// Takes the metrics of endpoints that are no more out of the registry.
-    fn retire(&self, previous: &Snapshot, next: &Snapshot) {
-        self.retire_limits(&previous.inbound, &next.inbound);
-        for (key, old) in &previous.clusters {
-            let new = next.clusters.get(key);
-            if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
-                continue;
-            }
-            let kept: FxHashSet<u64> = new
-                .into_iter()
-                .flat_map(|new| new.endpoints.iter())
-                .map(|endpoint| endpoint.id)
-                .collect();
-            let gone: Vec<_> =
-                old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id)).collect();
-            let state_kept = new.is_some_and(|new| Arc::ptr_eq(&new.state, &old.state));
-            let callers = if state_kept { Vec::new() } else { old.state.callers.retire() };
-            let own = new.is_none().then(|| old.scope.clone());
-            let shared: Vec<_> = callers.into_iter().chain(own).collect();
-            if gone.is_empty() && shared.is_empty() {
-                continue;
-            }
-            // Ports of one service, and an endpoint that moved, share their labels and so their series.
-            let mut heirs: FxHashMap<ScopeLabels, Heir> = FxHashMap::default();
-            for cluster in next.of_service(key) {
-                let endpoints = cluster.endpoints.iter();
-                heirs.extend(endpoints.map(|heir| (heir.labels(), Heir::Endpoint(heir))));
-                let scopes = cluster.state.callers.all().into_iter().chain([cluster.scope.clone()]);
-                heirs.extend(scopes.map(|heir| (heir.labels().clone(), Heir::Scope(heir))));
-            }
-            for endpoint in gone {
-                match heirs.get(&endpoint.labels()).map(Heir::scope) {
-                    // One that was never called counts for its heir should that happen now.
-                    Some(heir) if Arc::ptr_eq(endpoint.scope_or(heir), heir) => {}
-                    heir => self.families.retire(endpoint.scope(), heir.map(|heir| &**heir)),
-                }
-            }
-            for scope in shared {
-                let heir = heirs.get(scope.labels()).map(|heir| &**heir.scope());
-                self.families.retire(&scope, heir);
-            }
-        }
-    }
-
     fn count_rejected(&self) {
         self.families.rejected.reset();
         for name in self.rejected.keys() {
@@ -437,21 +380,6 @@ impl Applier {
             "rejected": rejected,
             "resources": resources,
         })
-    }
-}
-
-/// Who keeps the series of an endpoint that is no more.
-enum Heir<'a> {
-    Endpoint(&'a Endpoint),
-    Scope(Arc<Scope>),
-}
-
-impl Heir<'_> {
-    fn scope(&self) -> &Arc<Scope> {
-        match self {
-            Self::Endpoint(endpoint) => endpoint.scope(),
-            Self::Scope(scope) => scope,
-        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`decide`]: whether and when; the budget ([`super::budget`]) is asked after it, and only where it says yes.
 //! - [`wait`]: how long an answer asks to be left alone (`Retry-After`, `grpc-retry-pushback-ms`).
 
+mod named;
 pub mod wait;
 
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use leno_api::model::{http_route::RouteRetry, traffic_policy as model};
 
 use super::outcome;
 use crate::error::{Error, Flag, Retry};
+pub use named::{Codes, Conditions, GrpcCodes};
 use wait::Wait;
 
 /// Attempts of one exchange where nobody says anything else, the first included.
@@ -55,18 +57,6 @@ pub struct Policy {
     /// Where an answer asks to be left alone for longer, the exchange ends with that answer.
     pub longest_wait: Duration,
 }
-
-/// Which failures a policy is about. A set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conditions(u8);
-
-/// Statuses: a set of 400 to 599.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Codes([u64; 4]);
-
-/// gRPC statuses: a set of 1 to 16.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GrpcCodes(u32);
 
 /// What of that which may have been processed is sent again. Each includes the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,7 +213,7 @@ impl Policy {
 
     /// Whether `request` may be sent again after more than what was certainly not processed.
     pub fn goes_beyond_unprocessed(&self, request: &RequestFacts) -> bool {
-        let names_more = self.on.0 & !Conditions::UNPROCESSED.0 != 0
+        let names_more = self.on.exceed(Conditions::UNPROCESSED)
             || self.codes != Codes::default()
             || self.grpc != GrpcCodes::default();
         self.attempts > 1 && names_more && self.may_repeat(request)
@@ -238,7 +228,7 @@ impl Policy {
     /// Whether this policy is about such a failure. Of no answer at all, and of one that is not HTTP, our own answer
     /// would be 502 to 504: it counts as such.
     pub fn names(&self, failure: &Failure) -> bool {
-        let on = |conditions: Conditions| self.on.0 & conditions.0 != 0;
+        let on = |conditions: Conditions| self.on.meet(conditions);
         let failed = Conditions::SERVER_ERROR;
         match failure {
             Failure::Connect => on(Conditions::CONNECT_FAILURE.and(failed)),
@@ -261,75 +251,6 @@ impl Policy {
             Repeat::Keyed => request.idempotent || request.keyed,
             Repeat::Idempotent => request.idempotent,
         }
-    }
-}
-
-impl Conditions {
-    /// Nothing.
-    pub const NONE: Self = Self(0);
-    /// `connect-failure`: no connection could be made.
-    pub const CONNECT_FAILURE: Self = Self(1);
-    /// `refused-stream`: the upstream says that it did not process it, or it was never sent.
-    pub const REFUSED_STREAM: Self = Self(2);
-    /// `reset`: the connection ended before the response, or an attempt took too long.
-    pub const RESET: Self = Self(4);
-    /// `5xx`: any such answer, or none at all.
-    pub const SERVER_ERROR: Self = Self(8);
-    /// `gateway-error`: 502, 503, 504, or no answer in time.
-    pub const GATEWAY_ERROR: Self = Self(16);
-    /// `retriable-4xx`: 409, as in Envoy. (429 asks for less, not for more: name it in `codes` to have it tried again.)
-    pub const RETRIABLE_4XX: Self = Self(32);
-
-    /// What was certainly not processed; every policy names it.
-    const UNPROCESSED: Self = Self::CONNECT_FAILURE.and(Self::REFUSED_STREAM);
-
-    /// Both.
-    #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    fn of_status(status: u16) -> Self {
-        match status {
-            502..=504 => Self::GATEWAY_ERROR.and(Self::SERVER_ERROR),
-            500..=599 => Self::SERVER_ERROR,
-            409 => Self::RETRIABLE_4XX,
-            _ => Self::NONE,
-        }
-    }
-}
-
-impl Codes {
-    /// These; what is not a status of 400 to 599 is no failure and left out.
-    pub fn of(codes: impl IntoIterator<Item = u16>) -> Self {
-        let mut set = Self::default();
-        for code in codes {
-            if let Some((word, bit)) = Self::place(code) {
-                set.0[word] |= bit;
-            }
-        }
-        set
-    }
-
-    fn has(&self, code: u16) -> bool {
-        Self::place(code).is_some_and(|(word, bit)| self.0[word] & bit != 0)
-    }
-
-    fn place(code: u16) -> Option<(usize, u64)> {
-        let at = usize::from(code.checked_sub(400).filter(|at| *at < 200)?);
-        Some((at / 64, 1 << (at % 64)))
-    }
-}
-
-impl GrpcCodes {
-    /// These; 0 is no failure, and above 16 there are none: left out.
-    pub fn of(codes: impl IntoIterator<Item = u8>) -> Self {
-        let known = codes.into_iter().filter(|code| (1..=16).contains(code));
-        Self(known.fold(0, |set, code| set | 1 << code))
-    }
-
-    fn has(self, code: u8) -> bool {
-        (1..=16).contains(&code) && self.0 & 1 << code != 0
     }
 }
 
