@@ -145,6 +145,14 @@ impl Kept {
         self.delivered & bit(number) != 0
     }
 
+    /// Whether reader `number`, which has had `at` of the pieces, has had everything. Once nothing is kept that is known
+    /// of the current reader alone: to an earlier one, which may have stood still all the while, what is missing must
+    /// not look like the end.
+    fn is_at_end(&self, number: u32, at: usize) -> bool {
+        let all_is_here = self.keep || number == self.current;
+        self.ended && all_is_here && at >= self.pieces.len()
+    }
+
     /// What was kept at `at`, for reader `number`.
     fn kept_for(&mut self, number: u32, at: usize) -> Option<Result<Frame<Bytes>, BodyError>> {
         let (keep, current) = (self.keep, self.current);
@@ -207,7 +215,7 @@ impl HttpBody for Reader {
             }
             return Poll::Ready(Some(frame));
         }
-        if kept.ended {
+        if kept.is_at_end(this.number, this.next) {
             this.replay.delivered(&mut kept, this.number);
             return Poll::Ready(None);
         }
@@ -240,8 +248,7 @@ impl HttpBody for Reader {
     }
 
     fn is_end_stream(&self) -> bool {
-        let kept = self.replay.kept.borrow();
-        self.next >= kept.pieces.len() && kept.ended
+        self.replay.kept.borrow().is_at_end(self.number, self.next)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -69,6 +69,28 @@ fn the_next_attempt_gets_what_was_sent_and_what_is_still_to_come() {
     assert_eq!(read(&mut fourth), got("one two three", Then::Ends));
 }
 
+/// Its attempt was answered early, and its connection stood still while the next one took the rest of the body.
+#[test]
+fn who_was_left_behind_never_takes_what_is_missing_for_the_end() {
+    for (limit, settled) in [(10, false), (100, true)] {
+        let (sender, replay, _) = replay(limit);
+        let (_, mut first) = replay.begin().unwrap();
+        send(&sender, "head ");
+        assert_eq!(read(&mut first), got("head ", Then::Waits));
+        let (number, mut second) = replay.begin().unwrap();
+        assert_eq!(read(&mut second), got("head ", Then::Waits));
+        if settled {
+            replay.settle(number);
+        }
+        send(&sender, "and much more");
+        sender.try_send(Piece::End).unwrap();
+        assert_eq!(read(&mut second), got("and much more", Then::Ends));
+        assert!(!first.is_end_stream(), "{limit}");
+        assert_eq!(read(&mut first), got("", Then::Breaks), "{limit}");
+        assert!(second.is_end_stream() && replay.is_delivered(2) && !replay.is_delivered(1));
+    }
+}
+
 #[test]
 fn beyond_the_limit_it_streams_on_and_cannot_be_sent_again() {
     let (sender, replay, _) = replay(5);
