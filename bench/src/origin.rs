@@ -3,7 +3,7 @@
 //!
 //! `instance` is another service, which takes its time and can be told to be slow or to fail.
 //! `http1` answers over plain epoll, `http2` with the `h2` crate (HTTP/2 and unary gRPC). The path
-//! says how much: `/1k`, `/64k`, `/1m`.
+//! says how much: `/1k`, `/10k`, `/64k`, `/1m`.
 
 pub mod http1;
 pub mod http2;
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// The bodies there are, by path. `/` and everything else is a kilobyte: what route tables are
 /// tested with may ask for any path.
-const BODIES: [(&str, usize); 3] = [("/1k", 1024), ("/64k", 64 * 1024), ("/1m", 1024 * 1024)];
+const BODIES: [(&str, usize); 4] =
+    [("/1k", 1024), ("/10k", 10 * 1024), ("/64k", 64 * 1024), ("/1m", 1024 * 1024)];
 const DEFAULT_BODY: usize = 1024;
 
 /// Where an origin listens: the one line it prints.

@@ -89,6 +89,21 @@ pub struct Setup {
     pub siblings: Vec<SocketAddr>,
     /// What the service is protected by.
     pub protection: Protection,
+    /// Further ways to `origin`, each with its plugin.
+    pub doors: Vec<Door>,
+    /// Where native code of plugins is kept, by programs that keep it.
+    pub module_cache: Option<PathBuf>,
+}
+
+/// A way of its own to the origin, so that one program can be measured with and without a plugin.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The service that leads through it, for programs that tell services apart.
+    pub name: String,
+    /// Where it is, for programs that tell listeners apart.
+    pub listen: SocketAddr,
+    /// What every request and answer passes. None: nothing.
+    pub plugin: Option<PathBuf>,
 }
 
 /// What a proxy does about instances that fail or have too much to do, each in its own way.
@@ -120,6 +135,8 @@ impl Setup {
             connections: CONNECTIONS,
             siblings: Vec::new(),
             protection: Protection::Defaults,
+            doors: Vec::new(),
+            module_cache: None,
         }
     }
 
@@ -184,6 +201,11 @@ pub trait Peer {
     /// What it is called by TLS callers of the service.
     fn server_name(&self) -> &'static str {
         HOST
+    }
+
+    /// The address and the service by which callers reach a door of `running`.
+    fn door(&self, _running: &Running, door: &Door) -> (SocketAddr, String) {
+        (door.listen, HOST.to_owned())
     }
 
     /// The application protocol that it is offered under TLS.
@@ -336,7 +358,7 @@ fn wait_listening(process: &mut Process, address: SocketAddr) -> Result<()> {
 }
 
 /// A port nobody has now. Programs that cannot choose one themselves must be told.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("look for a free port")?;
     listener.local_addr().context("look for a free port")
 }

@@ -14,6 +14,7 @@ mod resilience;
 mod scale;
 mod tcp;
 mod tls;
+mod wasm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub enum Suite {
     Resilience,
     /// Memory for 1,000 services of 10 workloads each.
     Scale,
+    /// Proxy-Wasm plugins: what the same modules add to a request in Leno and in Envoy, and what they weigh.
+    Wasm,
 }
 
 /// What the command line settles.
@@ -134,6 +137,7 @@ impl Suite {
             Suite::Instructions => instructions::run(bench),
             Suite::Resilience => resilience::run(bench),
             Suite::Scale => scale::run(bench),
+            Suite::Wasm => wasm::run(bench),
         }
     }
 
@@ -151,6 +155,7 @@ impl Suite {
             Suite::Instructions => "instructions",
             Suite::Resilience => "resilience",
             Suite::Scale => "scale",
+            Suite::Wasm => "wasm",
         }
     }
 
@@ -168,6 +173,7 @@ impl Suite {
             Suite::Instructions => "Instructions",
             Suite::Resilience => "Instances that fail, and overload",
             Suite::Scale => "Memory of configuration",
+            Suite::Wasm => "Plugins",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Envoy, one worker (`--concurrency 1`), with a route table it watches as a file: how it takes
 //! changes without a control plane. The configuration is JSON, which Envoy reads as well as YAML.
 
+mod plugins;
 mod tls;
 
 use std::path::PathBuf;
@@ -72,10 +73,7 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
             },
         })
     } else {
-        json!({
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": http_connection_manager(place, setup)?,
-        })
+        http_connection_manager(place, setup, Vec::new())?
     };
     let mut chain = json!({"filters": [filter]});
     if let (Some(identity), Some(fields)) = (setup.accepts_with(), chain.as_object_mut()) {
@@ -89,6 +87,12 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
     if let (Some(identity), Some(fields)) = (setup.calls_with(), origin.as_object_mut()) {
         fields.insert("transport_socket".to_owned(), tls::upstream(identity)?);
     }
+    let mut listeners = vec![listener("in", &place.listen.to_string(), chain)];
+    for door in &setup.doors {
+        let filter = http_connection_manager(place, setup, plugins::filters(door)?)?;
+        let chain = json!({"filters": [filter]});
+        listeners.push(listener(&door.name, &door.listen.to_string(), chain));
+    }
     let mut clusters = vec![origin];
     for service in 0..setup.services {
         let addresses: Vec<String> = setup.workload_addresses(service).collect();
@@ -98,22 +102,25 @@ fn config(place: &Place, setup: &Setup) -> Result<Value> {
         "node": {"id": "bench", "cluster": "bench"},
         "admin": {"address": address(&place.admin.to_string())},
         "static_resources": {
-            "listeners": [{
-                "name": "in",
-                "address": address(&place.listen.to_string()),
-                "filter_chains": [chain],
-            }],
+            "listeners": listeners,
             "clusters": clusters,
         },
     }))
 }
 
-fn http_connection_manager(place: &Place, setup: &Setup) -> Result<Value> {
+fn listener(name: &str, at: &str, chain: Value) -> Value {
+    json!({"name": name, "address": address(at), "filter_chains": [chain]})
+}
+
+/// With `plugins` before the other filters.
+fn http_connection_manager(place: &Place, setup: &Setup, plugins: Vec<Value>) -> Result<Value> {
     let routes = place.path(ROUTES);
     let routes = routes.to_str().context("a directory whose name is not text")?;
     let directory = place.path("");
     let directory = directory.to_str().context("a directory whose name is not text")?;
-    Ok(json!({
+    let mut filters = plugins;
+    filters.extend(http_filters(setup.protection));
+    let manager = json!({
         "@type": format!(
             "{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager"
         ),
@@ -130,7 +137,11 @@ fn http_connection_manager(place: &Place, setup: &Setup) -> Result<Value> {
                 },
             },
         },
-        "http_filters": http_filters(setup.protection),
+        "http_filters": filters,
+    });
+    Ok(json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": manager,
     }))
 }
 

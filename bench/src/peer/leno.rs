@@ -9,8 +9,8 @@ use serde::Deserialize;
 use std::time::Instant;
 
 use super::{
-    Found, HOST, Hop, LENO, LENO_PLAIN, Missing, Mode, Peer, Place, Process, Protection, Running,
-    SERVICE_ACCOUNT, STAMP_HEADER, Setup, version_of,
+    Door, Found, HOST, Hop, LENO, LENO_PLAIN, Missing, Mode, Peer, Place, Process, Protection,
+    Running, SERVICE_ACCOUNT, STAMP_HEADER, Setup, version_of,
 };
 
 pub const CONFIG: &str = "mesh.yaml";
@@ -77,6 +77,9 @@ impl Peer for Leno {
             arguments.extend(["--tls-key", text(&identity.key)?]);
             arguments.extend(["--tls-roots", text(&identity.roots)?]);
         }
+        if let Some(cache) = &setup.module_cache {
+            arguments.extend(["--module-cache", text(cache)?]);
+        }
         let tunnel = (setup.mode == Mode::Tcp).then(|| format!("{HOST}:{PORT}"));
         running(place.spawn(&found.program, &arguments)?, setup.hop, tunnel)
     }
@@ -90,6 +93,10 @@ impl Peer for Leno {
         (mode == Mode::Tcp).then_some(
             "leno carries opaque TCP in a CONNECT tunnel, asked for once before the measurement",
         )
+    }
+
+    fn door(&self, running: &Running, door: &Door) -> (SocketAddr, String) {
+        (running.address, door.name.clone())
     }
 
     fn server_name(&self) -> &'static str {
@@ -160,6 +167,13 @@ pub fn config(setup: &Setup) -> Result<String> {
         );
         route(&mut text, "stamp", "/", &filter)?;
     }
+    for door in &setup.doors {
+        service(&mut text, &door.name, protocol)?;
+        workload(&mut text, &door.name, 0, &setup.origin.to_string())?;
+        if let Some(module) = &door.plugin {
+            plugin(&mut text, &door.name, module)?;
+        }
+    }
     for number in 0..setup.services {
         let name = format!("service-{number}");
         service(&mut text, &name, protocol)?;
@@ -202,6 +216,19 @@ fn route(text: &mut String, name: &str, prefix: &str, filters: &str) -> Result<(
          parentRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  \
          rules: [{{matches: [{{path: {{type: PathPrefix, value: {prefix}}}}}], {filters}\
          backendRefs: [{{name: {HOST}, port: {PORT}}}]}}]\n---\n"
+    )?;
+    Ok(())
+}
+
+/// At callers, because there is no proxy elsewhere.
+fn plugin(text: &mut String, service: &str, module: &Path) -> Result<()> {
+    write!(
+        text,
+        "apiVersion: leno.dev/v1alpha1\nkind: WasmPlugin\n\
+         metadata: {{name: {service}, namespace: bench}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  \
+         url: file://{}\n  match: [{{mode: CLIENT}}]\n---\n",
+        module.to_str().context("a module whose name is not text")?
     )?;
     Ok(())
 }
@@ -260,6 +287,15 @@ mod tests {
             let beside_caller = config(&Setup { hop: Hop::Caller, ..setup }).unwrap();
             let (resources, problems) = leno_api::yaml::resources(&beside_caller);
             assert!(problems.is_empty() && resources.len() == 12, "{problems:?}");
+            let door = |name: &str, plugin: Option<&str>| Door {
+                name: name.to_owned(),
+                listen: origin,
+                plugin: plugin.map(PathBuf::from),
+            };
+            let doors = vec![door("bare", None), door("add", Some("/tmp/add.wasm"))];
+            let setup = Setup { doors, ..Setup::new(mode, origin) };
+            let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
+            assert!(problems.is_empty() && resources.len() == 2 + 2 + 3, "{problems:?}");
             for protection in [Protection::Retries, Protection::Limit(8)] {
                 let siblings = vec![origin; 10];
                 let setup = Setup { siblings, protection, ..Setup::new(mode, origin) };
