@@ -24,7 +24,7 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{body::Body, server::Answer};
+use super::{body::Body, framing::Looked, server::Answer};
 
 /// The exchanges of one connection.
 #[derive(Debug, Default)]
@@ -108,6 +108,9 @@ impl http_body::Body for Counted {
     }
 }
 
+/// What the codec of HTTP/1.1 reads from and writes to; an upgrade hands it over.
+pub(super) type Served<S> = Resumed<Looked<S>>;
+
 /// Whether everything that was written has left. The stream may move to another task with an upgrade: hence atomic.
 pub(super) type Flushed = Arc<AtomicBool>;
 
@@ -123,6 +126,11 @@ impl<S> Resumed<S> {
     pub(super) fn new(inner: S) -> (Self, Flushed) {
         let flushed = Flushed::new(AtomicBool::new(true));
         (Self { first: Bytes::new(), inner, flushed: flushed.clone() }, flushed)
+    }
+
+    /// The stream itself.
+    pub(super) fn inner(&self) -> &S {
+        &self.inner
     }
 
     /// The next read brings `first`, and then what comes.

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     body::Body,
     framing::{Framing, Looked},
-    parking::{Answering, Counted, Exchanges, Resumed},
+    parking::{Answering, Counted, Exchanges, Resumed, Served},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -100,7 +100,7 @@ where
     S: Fn(Request<Incoming>) -> Answer + 'static,
 {
     let (io, framing) = Looked::new(io);
-    let (mut io, flushed) = Resumed::new(io);
+    let (mut io, flushed): (Served<_>, _) = Resumed::new(io);
     let exchanges = Rc::<Exchanges>::default();
     let mut codec = Codec { answer, framing, exchanges: exchanges.clone() };
     let is_idle = || exchanges.are_over() && flushed.load(Ordering::Relaxed);

@@ -4,16 +4,16 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::framing::Looked;
+use super::parking::Served;
 
 /// A connection after its upgrade, as a byte stream.
 pub type Stream = TokioIo<Upgraded>;
 
 /// Ends a caller's connection so that it cannot take what it has for whole. TLS says so by itself, as it ends unannounced.
 pub fn cut(stream: Stream) {
-    if let Ok(parts) = stream.into_inner().downcast::<TokioIo<Looked<TcpStream>>>() {
+    if let Ok(parts) = stream.into_inner().downcast::<TokioIo<Served<TcpStream>>>() {
         // If it is closed already there is nothing to be done.
-        let _ = parts.io.inner().inner().set_zero_linger();
+        let _ = parts.io.inner().inner().inner().set_zero_linger();
     }
 }
 

@@ -363,9 +363,9 @@ fn every_number_has_a_range() {
         ("/breaker/maxOpenFor", time.to_vec()),
         ("/breaker/probes", vec![json!(0), json!(101)]),
         ("/pool/maxIdle", limit[1..].to_vec()),
-        ("/outlierDetection/consecutive5xx", vec![json!(-1), json!(101)]),
-        ("/outlierDetection/consecutiveGatewayErrors", vec![json!(-1), json!(101)]),
-        ("/outlierDetection/consecutiveLocalErrors", vec![json!(-1), json!(101)]),
+        ("/outlierDetection/consecutive5xx", vec![json!(-1), json!(1001)]),
+        ("/outlierDetection/consecutiveGatewayErrors", vec![json!(-1), json!(1001)]),
+        ("/outlierDetection/consecutiveLocalErrors", vec![json!(-1), json!(1001)]),
         ("/outlierDetection/successRate/minimumHosts", vec![json!(0), json!(1), json!(10_001)]),
         ("/outlierDetection/successRate/minimumRequests", limit.to_vec()),
         (
