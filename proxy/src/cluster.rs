@@ -209,6 +209,12 @@ impl Cluster {
         }
     }
 
+    /// Whether there are as many connections as there may be: then requests wait for one of their own.
+    pub fn is_at_connection_limit(&self) -> bool {
+        let connections = self.state.limits.in_use(breaker::Resource::Connections);
+        connections >= self.settings.max_connections
+    }
+
     /// Whether the breaker counts such an answer as slow.
     pub fn is_slow(&self, latency: Duration) -> bool {
         self.settings.circuit.slow_calls.is_some_and(|slow| latency > slow.threshold)

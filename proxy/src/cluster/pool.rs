@@ -32,6 +32,9 @@ use crate::{
 
 /// How often a request that waits for a connection looks whether another worker gave one back.
 const WAIT_STEP: Duration = Duration::from_millis(10);
+/// How long a connection that was given back may take until it takes another request. It does at once, unless its peer
+/// has answered and does not read the rest of what was asked; what is still to be written then is in its buffer.
+const READY_WITHIN: Duration = Duration::from_millis(10);
 /// Exchanges at once on one HTTP/2 connection before another is made: the least that a peer should allow (RFC 9113
 /// section 6.5.2). What exceeds the peer's limit would wait in h2 without end when the streams before it are long.
 const STREAMS: u32 = 100;
@@ -369,7 +372,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
             continue;
         }
         // Its last response was read to the end, so it is ready in this very turn or the next.
-        if sender.is_ready() || sender.ready().await.is_ok() {
+        if sender.is_ready() || is_soon_ready(&mut sender).await {
             return Some(Connection {
                 sender,
                 idle: since.elapsed(),
@@ -380,6 +383,10 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
             });
         }
     }
+}
+
+async fn is_soon_ready(sender: &mut Sender) -> bool {
+    matches!(tokio::time::timeout(READY_WITHIN, sender.ready()).await, Ok(Ok(())))
 }
 
 /// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.

@@ -36,7 +36,7 @@ use crate::{
         window::Kind,
     },
     error::{Error, Flag},
-    http::body::Body,
+    http::body::{Body, Progress},
 };
 
 /// Every method of the standard health service.
@@ -66,6 +66,8 @@ struct Door {
 pub(super) struct Place {
     door: Rc<Door>,
     since: Instant,
+    /// Of the request's body: what its caller takes for sending it is not the application's time.
+    progress: Option<Rc<Progress>>,
     /// Whether it still may count: health checks are no work and would make it look short.
     counts: bool,
 }
@@ -100,7 +102,8 @@ pub(super) async fn enter(
         cluster.state.limits.reject();
         return Err(refused(&cluster.name, &door.seat, priority));
     }
-    Ok(Some(Place { door, since: Instant::now(), counts: priority != Priority::Health }))
+    let (progress, counts) = (exchange.progress.clone(), priority != Priority::Health);
+    Ok(Some(Place { door, since: Instant::now(), progress, counts }))
 }
 
 fn refused(name: &str, seat: &Seat, priority: Priority) -> Error {
@@ -272,22 +275,33 @@ impl Drop for Waiter {
 }
 
 impl Place {
-    /// Takes in how long the application took. Failures may be quick, and say nothing about that; only timeouts do.
+    /// Takes in how long the application took. Failures may be quick, and say nothing about that; only timeouts do, where
+    /// they are long: callers say how long they wait, and must not make the application look quicker than it is.
     pub(super) fn ended(mut self, attempted: Result<&Received, &Error>) {
         const DEADLINE_EXCEEDED: u8 = 4;
-        let says_something = match attempted {
+        let (late, good) = match attempted {
             Ok(received) => {
                 let (status, headers) = (received.response.status(), received.response.headers());
                 let grpc = outcome::grpc_status_of(headers);
                 let late = status == StatusCode::GATEWAY_TIMEOUT || grpc == Some(DEADLINE_EXCEEDED);
                 let refused = status == StatusCode::TOO_MANY_REQUESTS;
-                late || !refused && outcome::of_answer(status, grpc, headers) == Kind::Success
+                let answer = outcome::of_answer(status, grpc, headers);
+                (late, !refused && answer == Kind::Success)
             }
-            Err(error) => error.flag == Flag::UT,
+            Err(error) => (error.flag == Flag::UT, false),
         };
-        if std::mem::take(&mut self.counts) && says_something {
-            self.count(self.since.elapsed());
+        if late {
+            // As for a caller that went away.
+            return;
         }
+        if std::mem::take(&mut self.counts) && good {
+            self.count(self.latency());
+        }
+    }
+
+    fn latency(&self) -> Duration {
+        let waited = self.progress.as_ref().map_or(Duration::ZERO, |progress| progress.waited());
+        self.since.elapsed().saturating_sub(waited)
     }
 
     fn count(&self, latency: Duration) {
@@ -300,7 +314,7 @@ impl Drop for Place {
     /// Not told how it ended: the caller went away. Where it had waited for long, that is a timeout, and the only sign
     /// of an application that answers nobody in time.
     fn drop(&mut self) {
-        let (latency, unloaded) = (self.since.elapsed(), &self.door.seat.unloaded);
+        let (latency, unloaded) = (self.latency(), &self.door.seat.unloaded);
         let unloaded = unloaded.load(Ordering::Relaxed);
         if self.counts && unloaded > 0 && nanoseconds(latency) > unloaded {
             self.count(latency);

@@ -28,7 +28,7 @@ use super::{
     worker::Judged,
 };
 use crate::{
-    cluster::{Admitted, Lease, pool::Connection},
+    cluster::{Admitted, Lease, pool::Connection, window::Kind},
     error::{Error, Fault, Flag, Retry},
     http::{
         body::{Body, End, Incoming, Progress},
@@ -72,6 +72,10 @@ struct Tries<'a> {
 
 /// What follows an attempt: the exchange's answer, or another attempt after this time.
 type Next = ControlFlow<Received, Duration>;
+
+/// Who gives an attempt less than this of its own accord has not found out that the endpoint is slow. (A caller could
+/// have endpoints ejected and breakers opened for all others with deadlines that nobody can meet.)
+const FAIR_TRIAL: Duration = Duration::from_secs(1);
 
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
 pub(super) async fn run(
@@ -345,9 +349,24 @@ fn judge(
             let grpc = outcome::grpc_status_of(response.headers());
             (outcome::of_answer(response.status(), grpc, response.headers()), true)
         }
-        Err(error) => (outcome::of_error(error)?, error.flag == Flag::UT),
+        Err(error) if error.flag == Flag::UT => (of_timeout(context, lease, error)?, true),
+        Err(error) => (outcome::of_error(error)?, false),
     };
     Some(context.worker.observe(context.cluster, lease, kind, timed))
+}
+
+/// How an attempt that took too long ended, as far as its endpoint is to be judged by it.
+fn of_timeout(context: &Context<'_>, lease: &Lease, error: &Error) -> Option<Kind> {
+    if error.retry == Retry::Safe && context.cluster.is_at_connection_limit() {
+        // It waited for a connection of its own, and for nobody at the other end.
+        return None;
+    }
+    let hurried = context.limits.is_callers_over() && lease.begun.elapsed() < FAIR_TRIAL;
+    let awaited = context.progress.as_ref().is_some_and(|progress| progress.is_awaited());
+    match hurried || awaited {
+        true => Some(Kind::Busy),
+        false => outcome::of_error(error),
+    }
 }
 
 /// How an attempt failed, if it did.

@@ -30,6 +30,8 @@ pub(super) struct Limits {
     deadline: Option<(Instant, Duration)>,
     /// Whether the request says so.
     stated: bool,
+    /// Whether the caller has less patience than we have.
+    callers: bool,
 }
 
 impl Limits {
@@ -43,7 +45,8 @@ impl Limits {
         let limit = own.into_iter().chain(stated).min();
         // Beyond what a clock can say there is no limit.
         let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
-        Self { deadline, stated: stated.is_some() }
+        let callers = stated.is_some_and(|stated| own.is_none_or(|own| stated < own));
+        Self { deadline, stated: stated.is_some(), callers }
     }
 
     /// Until when all must be over.
@@ -54,6 +57,11 @@ impl Limits {
     /// How long it may take from now.
     pub(super) fn remaining(self) -> Option<Duration> {
         Some(self.deadline?.0.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the time that the caller gave is over, where that is less than ours.
+    pub(super) fn is_callers_over(self) -> bool {
+        self.callers && self.remaining().is_some_and(|left| left.is_zero())
     }
 
     /// Until when an attempt that begins now must be answered, and how long it then took.

@@ -40,6 +40,8 @@ pub enum End {
 
 /// Sees a body pass.
 pub trait Watch {
+    /// The receiver wants more, and the sender has nothing yet.
+    fn waits(&mut self) {}
     /// A piece went by.
     fn data(&mut self, data: &Bytes);
     /// Trailers went by.
@@ -295,7 +297,12 @@ impl HttpBody for Passing {
                 Poll::Ready(Some(Err(BodyError::Hyper(error))))
             }
             Poll::Pending => match this.poll_limits(context) {
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    if let Some(watch) = &mut this.watch {
+                        watch.waits();
+                    }
+                    Poll::Pending
+                }
                 Poll::Ready(()) => Poll::Ready(this.time_out()),
             },
         }
@@ -322,6 +329,10 @@ impl Drop for Passing {
 pub struct Progress {
     bytes: Cell<u64>,
     end: Cell<Option<End>>,
+    /// Since when the receiver waits for the sender.
+    waits_since: Cell<Option<Instant>>,
+    /// How long it did before that.
+    waited: Cell<Duration>,
     /// Of a body that can be sent again: that the answered attempt lacks a part of it.
     unsent: Cell<bool>,
     copies: RefCell<Vec<mpsc::Sender<Piece>>>,
@@ -346,6 +357,22 @@ impl Progress {
         self.end.get() == Some(End::Complete) && !self.unsent.get()
     }
 
+    /// Whether the receiver waits for the sender: if something takes too long now, it is the sender's doing.
+    pub fn is_awaited(&self) -> bool {
+        self.end.get().is_none() && self.waits_since.get().is_some()
+    }
+
+    /// How long the receiver has waited for the sender up to now.
+    pub fn waited(&self) -> Duration {
+        let now = self.waits_since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        self.waited.get().saturating_add(now)
+    }
+
+    fn came(&self) {
+        self.waited.set(self.waited());
+        self.waits_since.set(None);
+    }
+
     pub(super) fn set_sent(&self, sent: bool) {
         self.unsent.set(!sent);
     }
@@ -359,7 +386,14 @@ impl Progress {
 }
 
 impl Watch for Rc<Progress> {
+    fn waits(&mut self) {
+        if self.waits_since.get().is_none() {
+            self.waits_since.set(Some(Instant::now()));
+        }
+    }
+
     fn data(&mut self, data: &Bytes) {
+        self.came();
         self.bytes.set(self.bytes.get() + data.len() as u64);
         self.copies.borrow_mut().retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
     }
@@ -367,6 +401,7 @@ impl Watch for Rc<Progress> {
     fn trailers(&mut self, _: &HeaderMap) {}
 
     fn end(&mut self, end: End) {
+        self.came();
         self.end.set(Some(end));
         for copy in self.copies.take() {
             if end == End::Complete {

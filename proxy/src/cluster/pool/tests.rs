@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use leno_api::model::{ObjectName, service::Protocol, traffic_policy::Settings};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket},
     task::LocalSet,
     time::timeout,
@@ -10,6 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     cluster::ClusterKey,
+    http::body::Body,
     telemetry::{
         metrics::Families,
         scope::{Scope, ScopeLabels},
@@ -66,6 +68,35 @@ async fn a_reused_connection_says_how_long_it_lay_idle() {
         tokio::time::sleep(Duration::from_millis(30)).await;
         let reused = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
         assert!(reused.idle >= Duration::from_millis(30), "{:?}", reused.idle);
+    };
+    LocalSet::new().run_until(Box::pin(test)).await;
+}
+
+/// It answers before it has read the request, and does not read on.
+#[tokio::test]
+async fn nobody_waits_for_the_rest_of_somebody_elses_request() {
+    let test = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let early = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.readable().await.unwrap();
+                stream.write_all(early).await.unwrap();
+                kept.push(stream);
+            }
+        });
+        let (cluster, pools) = (cluster(&[address], Settings::default()), pools());
+        let mut first = pools.http1(&cluster, &cluster.endpoints[0]).await.unwrap();
+        // More than fits into the sockets.
+        let body = Body::Full(bytes::Bytes::from(vec![0; 64 << 20]));
+        let request = http::Request::post("/").header("host", "a").body(body).unwrap();
+        first.sender.send(request).await.unwrap();
+        first.give_back(&cluster);
+        let next = pools.http1(&cluster, &cluster.endpoints[0]);
+        let next = timeout(Duration::from_secs(5), next).await.expect("not to wait").unwrap();
+        assert_eq!(next.idle, Duration::ZERO, "another one");
     };
     LocalSet::new().run_until(Box::pin(test)).await;
 }

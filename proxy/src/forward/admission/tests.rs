@@ -1,5 +1,6 @@
 use std::pin::pin;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use leno_api::model::{
     matching::HeaderCondition,
@@ -7,6 +8,7 @@ use leno_api::model::{
 };
 
 use super::*;
+use crate::http::body::Watch;
 
 const PATIENT: Duration = Duration::from_secs(60);
 
@@ -32,7 +34,8 @@ fn settings(interval: Duration) -> AdaptiveConcurrency {
 
 async fn place(door: &Rc<Door>, priority: Priority) -> Option<Place> {
     let came_in = door.arrive(&settings(PATIENT), priority).await;
-    came_in.then(|| Place { door: door.clone(), since: Instant::now(), counts: true })
+    let since = Instant::now();
+    came_in.then(|| Place { door: door.clone(), since, progress: None, counts: true })
 }
 
 /// Polls once.
@@ -134,6 +137,38 @@ async fn who_gave_up_after_a_long_time_says_how_long_it_took() {
         assert_eq!(door.seat.answers.load(Ordering::Relaxed), counted, "{unloaded} {counts}");
         assert_eq!(door.seat.latency.load(Ordering::Relaxed) >= 1_000_000, counted == 1);
     }
+}
+
+/// Otherwise whoever sends deadlines that nobody can meet makes the application look quick, and its limit small.
+#[tokio::test(flavor = "local")]
+async fn a_deadline_says_nothing_about_how_quick_the_application_can_be() {
+    let timed_out = outcome::timed_out(Duration::ZERO);
+    for (unloaded, counted) in [(1, 1), (u64::MAX, 0), (0, 0)] {
+        let door = door(3);
+        door.seat.unloaded.store(unloaded, Ordering::Relaxed);
+        place(&door, Priority::Normal).await.unwrap().ended(Err(&timed_out));
+        assert_eq!(door.seat.answers.load(Ordering::Relaxed), counted, "{unloaded}");
+        assert_eq!(waiting(&door), (0, 0));
+    }
+}
+
+/// Nor does who sends slowly make it look slow.
+#[tokio::test(flavor = "local")]
+async fn the_time_that_a_caller_takes_to_send_is_not_the_applications() {
+    let door = door(3);
+    door.seat.unloaded.store(1, Ordering::Relaxed);
+    let mut place = place(&door, Priority::Normal).await.unwrap();
+    let progress = Rc::<Progress>::default();
+    place.progress = Some(progress.clone());
+    Watch::waits(&mut progress.clone());
+    assert!(progress.is_awaited());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    Watch::data(&mut progress.clone(), &Bytes::new());
+    assert!(!progress.is_awaited() && progress.waited() >= Duration::from_millis(50));
+    // From its beginning to now it was less.
+    place.since = Instant::now().checked_sub(Duration::from_millis(10)).unwrap();
+    drop(place);
+    assert_eq!(door.seat.answers.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -176,7 +176,8 @@ fn is_good(tries: &Tries<'_>, tried: &Tried) -> bool {
 }
 
 /// An attempt that failed while others are under way.
-fn lose(tries: &Tries<'_>, tried: Tried) {
+fn lose(tries: &mut Tries<'_>, tried: Tried) {
+    tries.tried.push(tried.lease.endpoint.id);
     let _judged = judge(&tries.context, &tried.lease, &tried.result);
     let sent = tries.is_sent(tried.reader);
     if let Ok((response, connection)) = tried.result {
