@@ -2,7 +2,11 @@
 
 use std::{
     rc::{Rc, Weak},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -18,6 +22,7 @@ use super::{
     callouts::{Callouts, Sending},
     head::{self, RequestHead},
     host::ProxyHost,
+    pace::Pace,
     seat::Seat,
 };
 use crate::http::body::{Body, Piece};
@@ -26,10 +31,13 @@ use crate::http::body::{Body, Piece};
 const MAX_ANSWER: usize = 1 << 20;
 /// Of one message of gRPC, where its own default is 4 MiB.
 const MAX_MESSAGE: usize = 4 << 20;
-/// Where the plugin asks for none. Nobody waits longer for what a request needs.
+/// Also where the plugin asks for none, or for longer. Nobody waits longer for what a request needs.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Messages of a stream that the service has not taken yet.
 const MAX_UNSENT: usize = 64;
+/// Bytes of one instance that services have not taken yet, of all its calls: there may be a thousand, to a service that
+/// takes none.
+const MAX_UNSENT_BYTES: usize = 16 << 20;
 /// Of a frame of gRPC: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;
 
@@ -46,6 +54,26 @@ pub(super) struct Calls {
     callouts: Option<Rc<dyn Callouts>>,
     on_trial: bool,
     open: FxHashMap<u32, Open>,
+    /// Bytes that wait for services.
+    unsent: Arc<AtomicUsize>,
+}
+
+/// Bytes for a service, counted as long as anything keeps them.
+struct Counted {
+    bytes: Vec<u8>,
+    unsent: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.unsent.fetch_sub(self.bytes.len(), Relaxed);
+    }
 }
 
 /// Which instance is to be told.
@@ -68,13 +96,41 @@ impl Calls {
         callouts: Option<&Rc<dyn Callouts>>,
     ) -> Self {
         let to = To { seat, generation };
-        Self { to, callouts: callouts.cloned(), on_trial: false, open: FxHashMap::default() }
+        Self {
+            to,
+            callouts: callouts.cloned(),
+            on_trial: false,
+            open: FxHashMap::default(),
+            unsent: Arc::default(),
+        }
     }
 
     /// Takes calls and never answers.
     pub(super) fn on_trial() -> Self {
         let to = To { seat: Weak::new(), generation: 0 };
-        Self { to, callouts: None, on_trial: true, open: FxHashMap::default() }
+        Self {
+            to,
+            callouts: None,
+            on_trial: true,
+            open: FxHashMap::default(),
+            unsent: Arc::default(),
+        }
+    }
+
+    /// Takes bytes over from the guest, if there is room for more.
+    fn taken(&self, bytes: &[&[u8]]) -> Result<Bytes, Status> {
+        let length = bytes.iter().map(|bytes| bytes.len()).sum::<usize>();
+        // Only this thread adds.
+        if self.unsent.load(Relaxed) + length > MAX_UNSENT_BYTES {
+            return Err(Status::InternalFailure);
+        }
+        self.unsent.fetch_add(length, Relaxed);
+        let counted = Counted { bytes: bytes.concat(), unsent: self.unsent.clone() };
+        Ok(Bytes::from_owner(counted))
+    }
+
+    fn framed(&self, message: &[u8]) -> Result<Bytes, Status> {
+        self.taken(&[&framed_head(message), message])
     }
 
     pub(super) fn http(&mut self, token: CallToken, call: &HttpCall<'_>) -> Result<(), Status> {
@@ -82,7 +138,7 @@ impl Calls {
             return Ok(());
         }
         let upstream = std::str::from_utf8(call.upstream).map_err(|_| Status::BadArgument)?;
-        let body = Body::Full(Bytes::copy_from_slice(call.body));
+        let body = Body::Full(self.taken(&[call.body])?);
         let request = request(call.headers, body).ok_or(Status::BadArgument)?;
         let callouts = self.callouts.as_ref().ok_or(Status::BadArgument)?;
         let sending = callouts.send(upstream, request, false).ok_or(Status::BadArgument)?;
@@ -115,7 +171,7 @@ impl Calls {
             return Ok(());
         }
         let (messages, body) = match unary {
-            true => (None, Body::Full(framed(call.message))),
+            true => (None, Body::Full(self.framed(call.message)?)),
             false => {
                 let (sender, receiver) = mpsc::channel(MAX_UNSENT);
                 (Some(sender), Body::Copy(receiver))
@@ -126,7 +182,7 @@ impl Calls {
         let callouts = self.callouts.as_ref().ok_or(Status::ParseFailure)?;
         let sending = callouts.send(&upstream, request, true).ok_or(Status::ParseFailure)?;
         let to = self.to.clone();
-        let limit = (unary && !call.timeout.is_zero()).then_some(call.timeout);
+        let limit = unary.then(|| patience(call.timeout));
         let task = tokio::task::spawn_local(async move {
             let closed = match limit {
                 None => follow(&to, token, sending, unary).await,
@@ -159,9 +215,10 @@ impl Calls {
         if self.on_trial {
             return Ok(());
         }
+        let message = self.framed(message)?;
         let open = self.open.get_mut(&token.number()).ok_or(Status::BadArgument)?;
         let messages = open.messages.as_ref().ok_or(Status::BadArgument)?;
-        let sent = messages.try_send(Piece::Data(framed(message)));
+        let sent = messages.try_send(Piece::Data(message));
         sent.map_err(|_| Status::InternalFailure)?;
         if end {
             self.end(token, false);
@@ -241,6 +298,7 @@ async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Clo
         return Closed::failed(UNAVAILABLE, "");
     }
     let mut unread = BytesMut::new();
+    let mut pace = Pace::default();
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -249,7 +307,7 @@ async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Clo
         match frame.into_data() {
             Ok(data) => {
                 unread.extend_from_slice(&data);
-                if let Err(closed) = messages(to, token, &mut unread) {
+                if let Err(closed) = messages(to, token, &mut unread, &mut pace).await {
                     return closed;
                 }
             }
@@ -267,8 +325,13 @@ async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Clo
     Closed::failed(INTERNAL, "the answer ended without trailers")
 }
 
-/// Tells the plugin of every message that is complete.
-fn messages(to: &To, token: CallToken, unread: &mut BytesMut) -> Result<(), Closed> {
+/// Tells the plugin of every message that is complete. There may be thousands of short ones in what came at once.
+async fn messages(
+    to: &To,
+    token: CallToken,
+    unread: &mut BytesMut,
+    pace: &mut Pace,
+) -> Result<(), Closed> {
     while let Some((compressed, length)) = unread.first_chunk::<FRAME_HEAD>().map(frame_head) {
         if compressed {
             return Err(Closed::failed(
@@ -284,9 +347,11 @@ fn messages(to: &To, token: CallToken, unread: &mut BytesMut) -> Result<(), Clos
         }
         unread.advance(FRAME_HEAD);
         let message = unread.split_to(length).to_vec();
+        let began = Instant::now();
         if !to.tell(|instance| instance.on_grpc_message(token, message)) {
             return Err(Closed::failed(UNAVAILABLE, ""));
         }
+        pace.after(began).await;
     }
     Ok(())
 }
@@ -296,9 +361,9 @@ fn frame_head(head: &[u8; FRAME_HEAD]) -> (bool, usize) {
     (compressed != 0, u32::from_be_bytes(length) as usize)
 }
 
-fn framed(message: &[u8]) -> Bytes {
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-    [&[0], &length[..], message].concat().into()
+fn framed_head(message: &[u8]) -> [u8; FRAME_HEAD] {
+    let [a, b, c, d] = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
 }
 
 async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
@@ -322,7 +387,7 @@ async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
 }
 
 fn patience(asked: Duration) -> Duration {
-    if asked.is_zero() { LONGEST } else { asked }
+    if asked.is_zero() { LONGEST } else { asked.min(LONGEST) }
 }
 
 /// As plugins know it from elsewhere.
@@ -393,9 +458,30 @@ mod tests {
 
     #[test]
     fn frames_are_read_as_they_are_written() {
-        let frame = framed(b"hello");
+        let frame = Calls::on_trial().framed(b"hello").unwrap();
         assert_eq!(frame.first_chunk().map(frame_head), Some((false, 5)));
         assert_eq!(&frame[FRAME_HEAD..], b"hello");
+    }
+
+    #[test]
+    fn what_waits_for_services_is_bounded() {
+        let calls = Calls::on_trial();
+        let bytes = vec![0; MAX_UNSENT_BYTES / 2];
+        let (first, _second) = (calls.taken(&[&bytes]).unwrap(), calls.taken(&[&bytes]).unwrap());
+        let part = first.slice(..1);
+        assert_eq!(calls.taken(&[b"1"]), Err(Status::InternalFailure));
+        drop(first);
+        assert_eq!(calls.taken(&[b"1"]), Err(Status::InternalFailure), "a part keeps the whole");
+        drop(part);
+        assert_eq!(calls.taken(&[b"1"]).unwrap(), "1");
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_a_minute() {
+        for (asked, waits) in [(0, 60), (1, 1), (60, 60), (61, 60), (u64::MAX, 60)] {
+            let waits = Duration::from_secs(waits);
+            assert_eq!(patience(Duration::from_secs(asked)), waits, "{asked}");
+        }
     }
 
     #[test]

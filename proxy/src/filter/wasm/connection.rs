@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     body::Piece,
+    filtered::TURN,
     host::ProxyHost,
     plugin::Chain,
     run::{Failure, Run, Side},
@@ -177,6 +178,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Inspected<'_, S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let began = std::time::Instant::now();
         loop {
             if this.advance(Side::Request, context)? {
                 let count = buffer.remaining().min(this.from.passed.len());
@@ -195,6 +197,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Inspected<'_, S> {
             let count = room.filled().len();
             read.truncate(count);
             this.show(Side::Request, read.into(), count == 0)?;
+            if this.from.pieces.is_empty() && began.elapsed() >= TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 }

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::http::body::{Body, BodyError, End, Watch};
 
+/// After so long others have their turn on the worker.
+pub(super) const TURN: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// A body that passes plugins.
 pub struct Filtered {
     source: Body,
@@ -161,6 +164,7 @@ impl http_body::Body for Filtered {
             Side::Request => Waiting::Request,
             Side::Response => Waiting::Response,
         };
+        let began = std::time::Instant::now();
         loop {
             if let Some(frame) = this.pop() {
                 return Poll::Ready(frame.map(Ok));
@@ -190,6 +194,11 @@ impl http_body::Body for Filtered {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+            }
+            // What keeps bytes is shown more and more of them, and each callback may run up to its deadline.
+            if this.ready.is_empty() && began.elapsed() >= TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }

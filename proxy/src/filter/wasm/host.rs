@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     calls::Calls,
+    pace::Pace,
     property,
     seat::{Seat, Surroundings},
     state::State,
@@ -127,15 +128,20 @@ impl ProxyHost {
         let (seat, generation) = (self.seat.clone(), self.generation);
         let news = self.queues.clone();
         let listening = tokio::task::spawn_local(async move {
+            let mut pace = Pace::default();
             loop {
                 news.told.notified().await;
                 while let Some(queue) = news.next() {
                     let Some(seat) = seat.upgrade() else { return };
+                    let began = Instant::now();
                     let told = seat
                         .call_again(generation, None, 1, |instance| instance.on_queue_ready(queue));
                     if told.is_err() {
                         return;
                     }
+                    drop(seat);
+                    // A plugin that puts in what it takes out has always something to be told.
+                    pace.after(began).await;
                 }
             }
         });
@@ -207,12 +213,16 @@ impl Host for ProxyHost {
         let ticking = tokio::task::spawn_local(async move {
             let mut ticks = interval_at(Moment::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut pace = Pace::default();
             loop {
                 ticks.tick().await;
                 let Some(seat) = seat.upgrade() else { return };
+                let began = Instant::now();
                 if seat.call_again(generation, None, 1, Instance::on_tick).is_err() {
                     return;
                 }
+                drop(seat);
+                pace.after(began).await;
             }
         });
         self.ticking = Some(ticking.abort_handle());
