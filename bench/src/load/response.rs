@@ -38,16 +38,35 @@ pub struct ResponseReader {
     body: Option<Body>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Body {
-    remaining: usize,
+    framing: Framing,
     close: bool,
+}
+
+/// How the end of a body is found.
+#[derive(Debug)]
+enum Framing {
+    /// After so many bytes more.
+    Length(usize),
+    Chunked(Chunks),
+}
+
+/// Where in a chunked body (RFC 9112, section 7.1) the next byte is.
+#[derive(Debug, Default)]
+struct Chunks {
+    /// Of the chunk under way, with the end of line behind it.
+    remaining: usize,
+    /// The line under way, without its end: a chunk's size, or a trailer.
+    line: Vec<u8>,
+    /// The chunk of size zero was there; an empty line is the end.
+    last: bool,
 }
 
 impl ResponseReader {
     /// Takes the next bytes of the connection.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Malformed> {
-        if let Some(body) = self.body {
+        if let Some(body) = self.body.take() {
             return self.feed_body(body, bytes);
         }
         if self.head.is_empty()
@@ -69,14 +88,51 @@ impl ResponseReader {
         self.feed_body(parse(head)?, rest)
     }
 
-    fn feed_body(&mut self, body: Body, bytes: &[u8]) -> Result<Progress, Malformed> {
-        let remaining = body.remaining.checked_sub(bytes.len()).ok_or(Malformed::Surplus)?;
-        if remaining == 0 {
-            self.body = None;
+    fn feed_body(&mut self, mut body: Body, bytes: &[u8]) -> Result<Progress, Malformed> {
+        let done = match &mut body.framing {
+            Framing::Length(remaining) => {
+                *remaining = remaining.checked_sub(bytes.len()).ok_or(Malformed::Surplus)?;
+                *remaining == 0
+            }
+            Framing::Chunked(chunks) => chunks.feed(bytes)?,
+        };
+        if done {
             return Ok(Progress::Done { close: body.close });
         }
-        self.body = Some(Body { remaining, ..body });
+        self.body = Some(body);
         Ok(Progress::More)
+    }
+}
+
+impl Chunks {
+    /// Whether the body has ended.
+    fn feed(&mut self, mut bytes: &[u8]) -> Result<bool, Malformed> {
+        while !bytes.is_empty() {
+            let skipped = self.remaining.min(bytes.len());
+            self.remaining -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+                self.line.extend_from_slice(bytes);
+                let short = self.line.len() <= LONGEST_HEAD;
+                return if short { Ok(false) } else { Err(Malformed::Head("a line does not end")) };
+            };
+            let (line, rest) = bytes.split_at(end + 1);
+            self.line.extend_from_slice(line);
+            bytes = rest;
+            let line = std::mem::take(&mut self.line);
+            let line = line.trim_ascii_end();
+            if !self.last {
+                let size = std::str::from_utf8(line).ok();
+                let size =
+                    size.and_then(|line| usize::from_str_radix(line.split(';').next()?, 16).ok());
+                let size = size.ok_or(Malformed::Head("bad size of a chunk"))?;
+                self.last = size == 0;
+                self.remaining = if self.last { 0 } else { size.saturating_add(2) };
+            } else if line.is_empty() {
+                return if bytes.is_empty() { Ok(true) } else { Err(Malformed::Surplus) };
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -90,17 +146,20 @@ fn parse(head: &[u8]) -> Result<Body, Malformed> {
     if status != 200 {
         return Err(Malformed::Status(status));
     }
-    let mut remaining = None;
+    let mut framing = None;
     let mut close = false;
     for line in lines {
         if let Some(value) = header(line, b"content-length:") {
-            remaining = Some(number(value).ok_or(Malformed::Head("bad content-length"))?);
+            let length = number(value).ok_or(Malformed::Head("bad content-length"))?;
+            framing = framing.or(Some(Framing::Length(length)));
+        } else if header(line, b"transfer-encoding:").is_some() {
+            framing = Some(Framing::Chunked(Chunks::default()));
         } else if let Some(value) = header(line, b"connection:") {
             close = value.trim_ascii().eq_ignore_ascii_case(b"close");
         }
     }
-    let remaining = remaining.ok_or(Malformed::Head("no content-length"))?;
-    Ok(Body { remaining, close })
+    let framing = framing.ok_or(Malformed::Head("no content-length"))?;
+    Ok(Body { framing, close })
 }
 
 fn status(line: &[u8]) -> Option<u16> {
@@ -132,6 +191,24 @@ mod tests {
             assert_eq!(reader.feed(second), Ok(Progress::Done { close: false }), "cut at {cut}");
             assert_eq!(reader.feed(ANSWER), Ok(Progress::Done { close: false }), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_chunked_response_ends_with_its_trailers() {
+        let answer =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nA;x=y\r\n\
+                       0123\r\n6789\r\n0\r\nx: y\r\n\r\n";
+        for cut in 1..answer.len() {
+            let mut reader = ResponseReader::default();
+            let (first, second) = answer.split_at(cut);
+            assert_eq!(reader.feed(first), Ok(Progress::More), "cut at {cut}");
+            assert_eq!(reader.feed(second), Ok(Progress::Done { close: false }), "cut at {cut}");
+        }
+        let feed = |bytes: &[u8]| ResponseReader::default().feed(bytes);
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let with = |rest: &[u8]| [&head[..], rest].concat();
+        assert_eq!(feed(&with(b"0\r\n\r\nx")), Err(Malformed::Surplus));
+        assert_eq!(feed(&with(b"no\r\n")), Err(Malformed::Head("bad size of a chunk")));
     }
 
     #[test]

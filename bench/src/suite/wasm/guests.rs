@@ -57,6 +57,8 @@ impl Guest {
 /// What differs between the modules.
 #[derive(Default)]
 struct Body {
+    /// Functions of the host, and what the module calls them.
+    imports: &'static [(&'static str, &'static str)],
     data: String,
     functions: String,
     request_headers: String,
@@ -76,16 +78,14 @@ const REQUEST_HEADERS: usize = 0;
 const RESPONSE_HEADERS: usize = 2;
 
 fn text(body: &Body) -> String {
-    let five = ["i32"; 5].join(" ");
+    let imports: String =
+        body.imports.iter().map(|(function, name)| import(function, name)).collect();
     let Body { data, functions, request_headers, response_headers, .. } = body;
     let (pages, response_body) =
         (body.pages.unwrap_or(2), body.response_body.unwrap_or("(i32.const 0)"));
     format!(
         "(module
-           (import \"env\" \"proxy_add_header_map_value\" (func $add (param {five}) (result i32)))
-           (import \"env\" \"proxy_get_header_map_value\" (func $get (param {five}) (result i32)))
-           (import \"env\" \"proxy_get_buffer_bytes\" (func $read (param {five}) (result i32)))
-           (import \"env\" \"proxy_set_buffer_bytes\" (func $write (param {five}) (result i32)))
+           {imports}
            (memory (export \"memory\") {pages})
            {data}
            {functions}
@@ -109,10 +109,17 @@ fn text(body: &Body) -> String {
     )
 }
 
+/// Only what is used, as linkers leave it: hosts may go by what a module could do.
+fn import(function: &str, name: &str) -> String {
+    let five = ["i32"; 5].join(" ");
+    format!("(import \"env\" \"{function}\" (func ${name} (param {five}) (result i32)))")
+}
+
 fn add_header() -> Body {
     let (name, value) = ADDED;
     let (at, length) = (TEXTS + name.len(), value.len());
     Body {
+        imports: &[("proxy_add_header_map_value", "add")],
         data: format!("(data (i32.const {TEXTS}) \"{name}{value}\")"),
         response_headers: format!(
             "(drop (call $add (i32.const {RESPONSE_HEADERS}) (i32.const {TEXTS}) (i32.const {})
@@ -136,7 +143,7 @@ fn read_headers() -> Body {
         "traceparent",
     ];
     let response = ["content-type", "etag"];
-    let mut body = Body::default();
+    let mut body = Body { imports: &[("proxy_get_header_map_value", "get")], ..Body::default() };
     let mut at = TEXTS;
     let mut read = |map: usize, name: &str, calls: &mut String| {
         let _ = write!(body.data, "(data (i32.const {at}) \"{name}\")");
@@ -159,6 +166,7 @@ fn read_headers() -> Body {
 /// Waits for the whole, makes its lower case letters capitals, and puts it back.
 fn rewrite_body() -> Body {
     Body {
+        imports: &[("proxy_get_buffer_bytes", "read"), ("proxy_set_buffer_bytes", "write")],
         response_body: Some(
             "(local $at i32) (local $stop i32)
              (if (i32.eqz (local.get $end)) (then (return (i32.const 1))))
