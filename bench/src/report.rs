@@ -132,6 +132,12 @@ impl Figure {
         self
     }
 
+    /// Leno must be at least `value`, in the figure's unit.
+    pub fn at_least_absolute(mut self, value: f64) -> Self {
+        self.targets.push(Target { against: None, bound: Bound::AtLeast(value) });
+        self
+    }
+
     pub fn rounds_of(&self, program: &str) -> Option<&[Option<f64>]> {
         self.series
             .iter()

@@ -100,6 +100,7 @@ impl Http1Load {
                 match connection.reader.feed(bytes).map_err(|error| anyhow::anyhow!("{error}"))? {
                     Progress::More => {}
                     Progress::Done { .. } => break,
+                    Progress::Refused { status, .. } => anyhow::bail!("{}", refused(status)),
                 }
             }
             connection.stream.set_nonblocking(true).context("set a socket to non-blocking")?;
@@ -176,19 +177,36 @@ impl Http1Load {
             Ok(Progress::More) => Ok(()),
             Ok(Progress::Done { close }) => {
                 let now = Instant::now();
-                connection.in_flight = None;
-                phase.in_flight -= 1;
                 phase.sample.answered(due, now, phase.schedule.stop);
-                if close {
-                    self.reopen(index)?;
-                }
-                self.next(phase, index, now)
+                self.answered(phase, index, close, now)
+            }
+            // The connection is as good as before: callers do not open another one for that.
+            Ok(Progress::Refused { status, close }) => {
+                phase.sample.failure(|| refused(status));
+                self.answered(phase, index, close, Instant::now())
             }
             Err(error) => {
                 let reason = error.to_string();
                 self.lost(phase, index, &reason)
             }
         }
+    }
+
+    fn answered(
+        &mut self,
+        phase: &mut Phase,
+        index: usize,
+        close: bool,
+        now: Instant,
+    ) -> Result<()> {
+        phase.in_flight -= 1;
+        if let Some(connection) = self.connections.get_mut(index) {
+            connection.in_flight = None;
+        }
+        if close {
+            self.reopen(index)?;
+        }
+        self.next(phase, index, now)
     }
 
     /// A connection has become free. Closed loops use it at once; in open ones it queues behind
@@ -242,6 +260,10 @@ impl Http1Load {
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN).context("watch a socket")?;
         Ok(stream)
     }
+}
+
+fn refused(status: u16) -> String {
+    format!("the answer was status {status}")
 }
 
 /// A request as an instrumented application sends it through its sidecar.

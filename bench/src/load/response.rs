@@ -4,6 +4,8 @@
 /// Longest response head accepted; a proxy adding more than this is not doing the same work.
 const LONGEST_HEAD: usize = 16 * 1024;
 
+const SUCCESS: u16 = 200;
+
 /// What a chunk of bytes brought.
 #[derive(Debug, PartialEq)]
 pub enum Progress {
@@ -11,10 +13,13 @@ pub enum Progress {
     More,
     /// One response is complete; `close` is whether its connection ends with it.
     Done { close: bool },
+    /// The same, but it was no success.
+    Refused { status: u16, close: bool },
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Malformed {
+    /// No success, in an answer without an end.
     Status(u16),
     Head(&'static str),
     /// Bytes after the end of the response: nothing was asked for.
@@ -40,6 +45,7 @@ pub struct ResponseReader {
 
 #[derive(Debug)]
 struct Body {
+    status: u16,
     framing: Framing,
     close: bool,
 }
@@ -97,7 +103,13 @@ impl ResponseReader {
             Framing::Chunked(chunks) => chunks.feed(bytes)?,
         };
         if done {
-            return Ok(Progress::Done { close: body.close });
+            let Body { status, close, .. } = body;
+            let success = status == SUCCESS;
+            return Ok(if success {
+                Progress::Done { close }
+            } else {
+                Progress::Refused { status, close }
+            });
         }
         self.body = Some(body);
         Ok(Progress::More)
@@ -143,9 +155,6 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
 fn parse(head: &[u8]) -> Result<Body, Malformed> {
     let mut lines = head.split(|byte| *byte == b'\n');
     let status = lines.next().and_then(status).ok_or(Malformed::Head("no status line"))?;
-    if status != 200 {
-        return Err(Malformed::Status(status));
-    }
     let mut framing = None;
     let mut close = false;
     for line in lines {
@@ -158,8 +167,12 @@ fn parse(head: &[u8]) -> Result<Body, Malformed> {
             close = value.trim_ascii().eq_ignore_ascii_case(b"close");
         }
     }
-    let framing = framing.ok_or(Malformed::Head("no content-length"))?;
-    Ok(Body { framing, close })
+    let framing = match framing {
+        Some(framing) => framing,
+        None if status == SUCCESS => return Err(Malformed::Head("no content-length")),
+        None => return Err(Malformed::Status(status)),
+    };
+    Ok(Body { status, framing, close })
 }
 
 fn status(line: &[u8]) -> Option<u16> {
@@ -221,8 +234,9 @@ mod tests {
     #[test]
     fn what_is_not_a_success_is_an_error() {
         let feed = |bytes: &[u8]| ResponseReader::default().feed(bytes);
-        let unavailable = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(feed(unavailable), Err(Malformed::Status(503)));
+        let unavailable = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno";
+        assert_eq!(feed(unavailable), Ok(Progress::Refused { status: 503, close: false }));
+        assert_eq!(feed(b"HTTP/1.1 503 No\r\n\r\n"), Err(Malformed::Status(503)));
         assert_eq!(feed(b"HTTP/1.1 200 OK\r\n\r\n"), Err(Malformed::Head("no content-length")));
         assert_eq!(
             feed(b"HTTP/1.1 200 OK\r\ncontent-length: 1x\r\n\r\n"),

@@ -285,6 +285,7 @@ fn exchange(
                 anyhow::ensure!(!close, "the server closes after each answer");
                 return Ok(());
             }
+            Progress::Refused { status, .. } => anyhow::bail!("the answer was status {status}"),
         }
     }
 }

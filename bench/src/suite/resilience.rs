@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Until a limit that is found out has been.
 const SETTLE: Duration = Duration::from_secs(5);
 const CALIBRATION: Duration = Duration::from_secs(1);
+const CALIBRATIONS: usize = 3;
 
 pub fn run(bench: &mut Bench) -> Result<()> {
     // It knows one place to go.
@@ -66,13 +67,19 @@ fn figures() -> Vec<Figure> {
     vec![
         Figure::new("p50", "healthy: latency p50", "µs").decimals(0),
         Figure::new("p99", "healthy: latency p99", "µs").decimals(0),
-        higher(Figure::new("success", "three of eleven bad: success", "%").decimals(3)),
+        higher(Figure::new("success", "three of eleven bad: success", "%").decimals(3))
+            .at_least_absolute(99.9),
         Figure::new("trouble-p50", "three of eleven bad: latency p50", "µs").decimals(0),
         Figure::new("trouble-p99", "three of eleven bad: latency p99", "µs").decimals(0),
         Figure::new("slower", "three of eleven bad: p99 over healthy p99", "times").decimals(2),
         Figure::new("amplification", "requests that instances got, for each asked for", "times")
-            .decimals(3),
-        higher(Figure::new("goodput", "twice the load: useful answers, of capacity", "%")),
+            .decimals(3)
+            .at_most_absolute(1.2),
+        Figure::new("capacity", "what the instance can do", "requests/s")
+            .better(Better::Neither)
+            .decimals(0),
+        higher(Figure::new("goodput", "twice the load: useful answers, of capacity", "%"))
+            .at_least_absolute(95.0),
         Figure::new("overload-p99", "twice the load: latency p99 of answers", "µs").decimals(0),
     ]
 }
@@ -114,9 +121,7 @@ fn overload(settings: &Settings, contestant: &Contestant) -> Result<Vec<(&'stati
     let address = *instances.addresses.first().context("no instance")?;
     let direct =
         Target { address, host: "instance".to_owned(), path: "/1k".to_owned(), tunnel: None };
-    let capacity = Http1Load::connect(&direct, 2 * THREADS)?.run(Pacing::Closed, CALIBRATION)?;
-    capacity.check().context("what an instance can do")?;
-    let capacity = capacity.throughput();
+    let capacity = capacity(&direct)?;
     let setup = Setup {
         hop: Hop::Service,
         connections: CROWD,
@@ -129,9 +134,23 @@ fn overload(settings: &Settings, contestant: &Contestant) -> Result<Vec<(&'stati
     load.run(pacing, SETTLE)?;
     let sample = load.run(pacing, settings.phase)?;
     Ok(vec![
+        ("capacity", capacity),
         ("goodput", sample.goodput(PATIENCE) * 100.0 / capacity.max(1.0)),
         ("overload-p99", sample.latency(0.99)),
     ])
+}
+
+/// Answers a second that an instance can give. Others on the machine can only take from that, so the best attempt
+/// is the truth.
+fn capacity(direct: &Target) -> Result<f64> {
+    let mut load = Http1Load::connect(direct, 2 * THREADS)?;
+    let mut best = 0.0_f64;
+    for _ in 0..CALIBRATIONS {
+        let sample = load.run(Pacing::Closed, CALIBRATION)?;
+        sample.check().context("what an instance can do")?;
+        best = best.max(sample.throughput());
+    }
+    Ok(best)
 }
 
 /// Processes on the load generator's core.
