@@ -21,6 +21,12 @@ pub struct Limits {
     pub calls: usize,
     /// Metrics that may be defined. Default 1,000, since each is a line of every scrape.
     pub metrics: usize,
+    /// Bytes that a buffer may have once the guest has put more into it, and those of the body of its own answer. Default
+    /// 4 MiB: what is longer is for streaming. Without it a guest makes the host copy its memory again and again.
+    pub buffer_bytes: usize,
+    /// Bytes of names and values that a guest may write into the headers and trailers of one stream. Default 1 MiB, as
+    /// much as a list of them may have.
+    pub header_bytes: usize,
     /// Bytes of one log line; the rest is cut off. Default 16 KiB.
     pub log_line_bytes: usize,
 }
@@ -34,6 +40,8 @@ impl Default for Limits {
             start_deadline: Duration::from_secs(2),
             calls: 1_000,
             metrics: 1_000,
+            buffer_bytes: 4 << 20,
+            header_bytes: crate::pairs::MAX_BYTES,
             log_line_bytes: 16 << 10,
         }
     }

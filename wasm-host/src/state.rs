@@ -134,6 +134,8 @@ pub(crate) struct StreamContext<S> {
     pub(crate) logging: bool,
     /// The end was told: nothing can be done to the stream any more.
     pub(crate) ended: bool,
+    /// Bytes that the guest wrote into headers and trailers.
+    written: usize,
 }
 
 impl<S: Stream> StreamContext<S> {
@@ -149,7 +151,14 @@ impl<S: Stream> StreamContext<S> {
             answered_before: false,
             logging: false,
             ended: false,
+            written: 0,
         }
+    }
+
+    /// Counts what the guest writes into headers.
+    pub(crate) fn write(&mut self, bytes: usize, limit: usize) -> Result<(), Status> {
+        self.written = self.written.saturating_add(bytes);
+        if self.written > limit { Err(Status::InternalFailure) } else { Ok(()) }
     }
 
     pub(crate) fn map_is_open(&self, map: MapType) -> bool {

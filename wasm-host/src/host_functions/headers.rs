@@ -75,8 +75,10 @@ fn set_all<H: Host>(mut caller: Caller<'_, State<H>>, map: u32, data: u32, lengt
         let map = MapType::from_guest(map)?;
         let (memory, state) = parts(&mut caller)?;
         let bytes = GuestSlice::new(data, length).read(memory)?;
+        let limit = state.settings.limits.header_bytes;
         let context = open_map(state, map)?;
         let pairs = Pairs::parse(bytes).map_err(|_| Status::BadArgument)?;
+        context.write(bytes.len(), limit)?;
         context.stream.set_headers(map, pairs);
         Ok(())
     };
@@ -179,7 +181,9 @@ fn change<H: Host>(
     let (memory, state) = parts(caller)?;
     let key = key.read(memory)?;
     let value = value.read(memory)?;
+    let limit = state.settings.limits.header_bytes;
     let context = open_map(state, map)?;
+    context.write(key.len() + value.len(), limit)?;
     with_name(map, key, |name| change(&mut context.stream, map, name, value));
     Ok(())
 }

@@ -77,9 +77,16 @@ fn send_local_response<H: Host>(
 ) -> u32 {
     let mut send = || {
         let (memory, state) = parts(&mut caller)?;
+        let limits = &state.settings.limits;
+        if body_length as usize > limits.buffer_bytes {
+            return Err(Status::InternalFailure);
+        }
+        // They are for the log.
+        let details = GuestSlice::new(details, details_length).read(memory)?;
+        let details = details.get(..limits.log_line_bytes).unwrap_or(details);
         let response = LocalResponse {
             status: code,
-            details: GuestSlice::new(details, details_length).read(memory)?,
+            details,
             body: GuestSlice::new(body, body_length).read(memory)?,
             headers: pairs_or_none(GuestSlice::new(headers, headers_length).read(memory)?),
             grpc_status: (grpc_status.cast_signed() >= 0).then_some(grpc_status),

@@ -23,11 +23,13 @@ pub struct QueueLimits {
     pub items: usize,
     /// Bytes in one queue, and 32 for each item. Default 16 MiB.
     pub bytes: usize,
+    /// The same in all queues together. Default 64 MiB.
+    pub all_bytes: usize,
 }
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { queues: 1_000, items: 10_000, bytes: 16 << 20 }
+        Self { queues: 1_000, items: 10_000, bytes: 16 << 20, all_bytes: 64 << 20 }
     }
 }
 
@@ -40,6 +42,8 @@ struct Inner {
     tokens: HashMap<(Box<str>, Box<[u8]>), u32>,
     /// By token; the first has 1.
     queues: Vec<Queue>,
+    /// Of all queues.
+    bytes: usize,
 }
 
 struct Queue {
@@ -96,15 +100,17 @@ impl SharedQueues {
     /// [`Status::NotFound`], [`Status::InternalFailure`] if the queue is full.
     pub fn enqueue(&self, token: u32, item: &[u8]) -> Result<(), Status> {
         let mut inner = self.lock();
-        let QueueLimits { items, bytes, .. } = inner.limits;
-        let queue = inner.queue(token).ok_or(Status::NotFound)?;
+        let QueueLimits { items, bytes, all_bytes, .. } = inner.limits;
         let cost = item.len() + ITEM_BYTES;
-        if queue.items.len() >= items || queue.bytes + cost > bytes {
+        let full = inner.bytes + cost > all_bytes;
+        let queue = inner.queue(token).ok_or(Status::NotFound)?;
+        if full || queue.items.len() >= items || queue.bytes + cost > bytes {
             return Err(Status::InternalFailure);
         }
         queue.bytes += cost;
         queue.items.push_back(item.into());
         let listener = queue.listener.clone();
+        inner.bytes += cost;
         // The listener is the embedder's code: not under our lock.
         drop(inner);
         listener.ready(token);
@@ -120,6 +126,7 @@ impl SharedQueues {
         let queue = inner.queue(token).ok_or(Status::NotFound)?;
         let item = queue.items.pop_front().ok_or(Status::Empty)?;
         queue.bytes -= item.len() + ITEM_BYTES;
+        inner.bytes -= item.len() + ITEM_BYTES;
         Ok(item)
     }
 
@@ -169,8 +176,25 @@ mod tests {
     }
 
     #[test]
+    fn many_queues_are_no_more_than_a_few() {
+        let queues = SharedQueues::new(QueueLimits { all_bytes: 100, ..QueueLimits::default() });
+        let listener = Arc::new(Heard::default());
+        let one = queues.register("vm", b"q", listener.clone()).unwrap();
+        let other = queues.register("vm", b"r", listener).unwrap();
+        queues.enqueue(one, &[0; 40]).unwrap();
+        assert_eq!(queues.enqueue(other, b""), Err(Status::InternalFailure));
+        queues.dequeue(one).unwrap();
+        assert_eq!(queues.enqueue(other, b""), Ok(()));
+    }
+
+    #[test]
     fn queues_are_bounded() {
-        let queues = SharedQueues::new(QueueLimits { queues: 1, items: 2, bytes: 100 });
+        let queues = SharedQueues::new(QueueLimits {
+            queues: 1,
+            items: 2,
+            bytes: 100,
+            ..QueueLimits::default()
+        });
         let token = queues.register("vm", b"q", Arc::new(Heard::default())).unwrap();
         let another = queues.register("vm", b"r", Arc::new(Heard::default()));
         assert_eq!(another, Err(Status::InternalFailure));

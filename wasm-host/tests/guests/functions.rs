@@ -33,6 +33,23 @@ fn a_line_is_cut_to_its_limit() {
 }
 
 #[test]
+fn what_a_guest_writes_is_bounded() {
+    let mut settings = PluginSettings::default();
+    settings.limits.header_bytes = 10;
+    settings.limits.buffer_bytes = 4;
+    let answer = |body| [Int(403), text("why"), text(body), list(&[]), Int(u32::MAX)];
+    let script = Script::new()
+        .call("proxy_add_header_map_value", &[Int(0), text("name"), text("1")])
+        .call("proxy_replace_header_map_value", &[Int(0), text("name"), text("2")])
+        .call("proxy_add_header_map_value", &[Int(0), text("n"), text("")])
+        .call("proxy_set_header_map_pairs", &[Int(0), list(&[("n", "v")])])
+        .call("proxy_send_local_response", &answer("12345"))
+        .call("proxy_send_local_response", &answer("1234"));
+    let seen = script.start_with(settings).unwrap().request_log();
+    assert_eq!(seen, [0, 0, 10, 10, 10, 0].map(status));
+}
+
+#[test]
 fn time_and_timer() {
     let mut guest = Script::new()
         .call("proxy_get_current_time_nanoseconds", &[Number])
