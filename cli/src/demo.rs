@@ -8,7 +8,7 @@
 //! Every box is a process: this program again, as control plane, sidecar or service.
 //!
 //! - `process.rs` starts them and sees to it that none is left behind
-//! - `mesh.rs` puts them together; `resources.rs` has the configuration they get
+//! - `mesh.rs` puts them together; `resources.rs` has the configuration they get, `modules.rs` the plugins
 //! - `steps/` is the story; `observation.rs` what it sees of the traffic, `calls.rs` and `metrics.rs` of the
 //!   sidecars' metrics, `share.rs` which shares chance allows
 //! - `narrator.rs` tells it, and keeps count of what was not as it should be
@@ -23,6 +23,7 @@ use tokio::{
 mod calls;
 mod mesh;
 mod metrics;
+mod modules;
 mod narrator;
 mod observation;
 pub mod process;
@@ -30,12 +31,13 @@ mod resources;
 mod share;
 mod steps;
 
+use modules::Modules;
 use narrator::Narrator;
 
 use crate::{api_client, error::Error as CommandError, http_client};
 
 /// The whole of `--check`: what hangs must not hang for ever.
-const CHECK_LIMIT: Duration = Duration::from_secs(75);
+const CHECK_LIMIT: Duration = Duration::from_secs(150);
 const INTERRUPTED: u8 = 130;
 
 /// Run the example shop in a mesh and watch: traffic, identities, a canary, mistakes, faults, a new root
@@ -48,6 +50,10 @@ pub struct DemoArgs {
     /// Orders per second [default: as many as the machine carries easily, at most 200]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
+
+    /// Leave out the plugins, for which cargo has to build them first
+    #[arg(long)]
+    no_plugins: bool,
 
     /// Keep the directory with data and logs (kept anyway when something went wrong)
     #[arg(long, overrides_with = "no_keep")]
@@ -76,9 +82,13 @@ pub enum Error {
 }
 
 pub fn run(args: &DemoArgs) -> Result<ExitCode, CommandError> {
+    let modules = match args.no_plugins {
+        true => Modules::LeftOut("as asked for".to_owned()),
+        false => Modules::build(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     // Children die with the thread that started them: this one, which stays to the end.
-    runtime.map_err(CommandError::Runtime)?.block_on(demonstrate(args))
+    runtime.map_err(CommandError::Runtime)?.block_on(demonstrate(args, &modules))
 }
 
 enum Ending {
@@ -87,13 +97,13 @@ enum Ending {
     Interrupted,
 }
 
-async fn demonstrate(args: &DemoArgs) -> Result<ExitCode, CommandError> {
+async fn demonstrate(args: &DemoArgs, modules: &Modules) -> Result<ExitCode, CommandError> {
     let place = Place::new()?;
     let mut narrator = Narrator::new(io::stdout());
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut processes = process::Processes::new(place.path())?;
-    let story = steps::tell(args, place.path(), &mut processes, &mut narrator);
+    let story = steps::tell(args, modules, place.path(), &mut processes, &mut narrator);
     let story = async {
         match args.check {
             true => timeout(CHECK_LIMIT, story).await.map_or(Ending::TooLate, Ending::Told),

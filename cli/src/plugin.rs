@@ -16,6 +16,8 @@ mod new;
 mod run;
 mod test;
 
+pub use test::build::module_of;
+
 /// Write, test and run Wasm plugins
 #[derive(Debug, clap::Args)]
 pub struct PluginArgs {

@@ -36,6 +36,9 @@ pub enum Progress {
     Rejected(String),
 }
 
+/// What proxies say of a plugin that takes them longer than they keep the control plane waiting: they will say more.
+const STILL_LOADING: &str = "not loaded yet: it is being fetched and compiled";
+
 pub fn progress(object: &Value) -> Progress {
     let Some(live) = condition(object, "Live") else {
         return Progress::Pending(
@@ -45,6 +48,7 @@ pub fn progress(object: &Value) -> Progress {
     let message = live.message.to_owned();
     match (live.status, live.reason) {
         ("True", _) | (_, "NotUsed") => Progress::Live(message),
+        (_, "Rejected") if message.contains(STILL_LOADING) => Progress::Pending(message),
         (_, "Rejected" | "Invalid") => Progress::Rejected(message),
         _ => Progress::Pending(message),
     }
@@ -82,5 +86,19 @@ mod tests {
         assert_eq!(progress(&object("False", "Rejected")), Progress::Rejected(message()));
         assert_eq!(progress(&object("False", "Pending")), Progress::Pending(message()));
         assert!(matches!(progress(&json!({})), Progress::Pending(_)));
+    }
+
+    #[test]
+    fn a_plugin_that_loads_for_long_is_waited_for() {
+        let object = |message: &str| {
+            json!({"metadata": {"generation": 1}, "status": {"conditions": [
+                {"type": "Live", "status": "False", "reason": "Rejected", "message": message, "observedGeneration": 1},
+            ]}})
+        };
+        let loads =
+            "live on 0 of 2, rejected by 2: not loaded yet: it is being fetched and compiled";
+        assert_eq!(progress(&object(loads)), Progress::Pending(loads.to_owned()));
+        let broken = "live on 0 of 2, rejected by 1: it does not start";
+        assert_eq!(progress(&object(broken)), Progress::Rejected(broken.to_owned()));
     }
 }

@@ -289,6 +289,12 @@ impl Mesh {
         found.ok_or_else(|| Error::Unexpected(format!("there is no instance {instance}")))
     }
 
+    /// The sidecar beside an instance.
+    pub fn sidecar(&self, instance: &str) -> Result<&Sidecar, Error> {
+        let found = self.sidecars.iter().find(|sidecar| sidecar.name == instance);
+        found.ok_or_else(|| Error::Unexpected(format!("there is no sidecar of {instance}")))
+    }
+
     /// What all callers' sidecars have counted until now.
     pub async fn calls(&self) -> Result<Calls, Error> {
         let mut calls = Calls::default();
@@ -331,15 +337,31 @@ impl Mesh {
     }
 
     /// The same; the whole answer.
-    pub async fn answer(&self, headers: &[(&str, &str)]) -> Result<Response<Bytes>, Error> {
+    pub fn answer(
+        &self,
+        headers: &[(&str, &str)],
+    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<> {
         let basket = json!({"user": "u1", "items": [{"product": "p1", "quantity": 1}]});
         let mut request = Request::post("/orders").header(CONTENT_TYPE, "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(basket.to_string().into()));
+        let customer = self.customer.to_string();
+        async move {
+            let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
+            Ok(HttpClient::new(&customer)?.send_for("order", request).await?)
+        }
+    }
+
+    /// What user answers to an instance of order about `u1`.
+    pub async fn user(&self, caller: &str) -> Result<String, Error> {
+        let sidecar = self.sidecar(caller)?;
+        let request = Request::get("/users/u1").body(Full::default());
         let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
-        Ok(HttpClient::new(&self.customer.to_string())?.send_for("order", request).await?)
+        let client = HttpClient::new(&sidecar.outbound.to_string())?;
+        let answer = client.send_for("user", request).await?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
     }
 }
 

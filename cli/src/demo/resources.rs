@@ -1,5 +1,7 @@
 //! The configuration the demonstration gives its mesh: that of `examples/shop/mesh`, and changes of it.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::files::{self, Loaded, Manifest};
@@ -10,6 +12,7 @@ const SERVICES: &str = include_str!("../../../examples/shop/mesh/services.yaml")
 const ROUTES: &str = include_str!("../../../examples/shop/mesh/routes.yaml");
 const POLICIES: &str = include_str!("../../../examples/shop/mesh/policies.yaml");
 const SECURITY: &str = include_str!("../../../examples/shop/mesh/security.yaml");
+const PLUGINS: &str = include_str!("../../../examples/shop/plugins/plugins.yaml");
 
 /// All resources of the shop, in the order in which they are applied.
 pub fn shop() -> Loaded {
@@ -23,6 +26,26 @@ pub fn shop() -> Loaded {
     }
     files::sort_for_apply(&mut all.manifests);
     all
+}
+
+/// The shop's plugins, with their modules in `directory`.
+pub fn plugins(directory: &Path) -> String {
+    PLUGINS.replace("file:///plugins/", &format!("file://{}/", directory.display()))
+}
+
+/// The plugins of [`plugins`]'s text that a request may pass by while they are not there.
+pub fn open(plugins: &str) -> String {
+    plugins.replace("failurePolicy: Closed", "failurePolicy: Open")
+}
+
+/// [`plugins`]'s text with something else in the place of names.
+pub fn masked(plugins: &str, mask: &str) -> String {
+    plugins.replace("fields: [name]", &format!("fields: [name], mask: {mask}"))
+}
+
+/// [`plugins`]'s text with a configuration that one of them does not take.
+pub fn misspelt(plugins: &str) -> String {
+    plugins.replace("fields: [name]", "feilds: [name]")
 }
 
 /// The route that sends `percent` of the orders to the newer version.
@@ -116,6 +139,12 @@ pub fn single(file: &str, text: &str) -> Option<Manifest> {
     files::parse(file, text).manifests.pop()
 }
 
+/// The one of those in `text` that has that name.
+pub fn named(text: &str, name: &str) -> Option<Manifest> {
+    let mut manifests = files::parse("plugins.yaml", text).manifests.into_iter();
+    manifests.find(|manifest| &*manifest.resource.name().name == name)
+}
+
 /// The weight with which `route` sends to `backend` (`shop/order:80`), in the dump of a sidecar's configuration.
 /// `None` without that route; a backend that gets nothing is not in the dump.
 pub fn weight(dump: &Value, route: &str, backend: &str) -> Option<u64> {
@@ -179,6 +208,20 @@ mod tests {
         }
         for text in [DANGLING, GREEDY, FAULT] {
             assert!(files::parse("x", text).problems.is_empty(), "{text}: valid by itself");
+        }
+    }
+
+    #[test]
+    fn plugins_are_changed_in_one_place() {
+        let text = plugins(Path::new("/tmp/x"));
+        let spec = |text: &str, name| named(text, name).unwrap().body().pointer("/spec").cloned();
+        let (quota, names) = (spec(&text, "order-quota"), spec(&text, "user-names"));
+        let url = |spec: &Option<Value>| spec.as_ref().unwrap()["url"].as_str().unwrap().to_owned();
+        assert_eq!(url(&quota), "file:///tmp/x/caller_quota.wasm");
+        assert_eq!(url(&names), "file:///tmp/x/mask_json.wasm");
+        for changed in [open(&text), masked(&text, "hidden"), misspelt(&text)] {
+            assert_eq!(spec(&changed, "order-quota"), quota);
+            assert_ne!(spec(&changed, "user-names"), names);
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::{
     DemoArgs, Error,
     mesh::Mesh,
+    modules::Modules,
     narrator::{Narrator, took},
     observation::{Customer, Observation},
     process::Processes,
@@ -24,6 +25,7 @@ mod conversation;
 mod crash;
 mod identity;
 mod limits;
+mod plugins;
 mod rejection;
 mod start;
 mod stay;
@@ -39,6 +41,7 @@ type Voice = Narrator<Stdout>;
 
 pub async fn tell(
     args: &DemoArgs,
+    modules: &Modules,
     directory: &Path,
     processes: &mut Processes,
     narrator: &mut Voice,
@@ -57,6 +60,8 @@ pub async fn tell(
     rejection::run(&mesh, &customer, narrator).await?;
     trouble::run(&mesh, &customer, narrator).await?;
     limits::run(&mesh, &customer, narrator).await?;
+    plugins::run(modules, directory, &mesh, &customer, narrator).await?;
+    processes.check_alive()?;
     identity::replace(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     crash::run(directory, &mesh, &customer, processes, narrator).await?;

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Runs the demonstration until its processes are up, ends it with `signal`, and waits for them to be gone.
 fn ends_without_a_trace(signal: Signal) {
     let directory = tempfile::tempdir().unwrap();
-    let demo = Lines::with_temporary_files(directory.path(), &["demo"]);
+    let demo = Lines::with_temporary_files(directory.path(), &["demo", "--no-plugins"]);
     while !demo.next_line().contains("workloads registered") {}
     let parent = demo.id();
     let begun = running(parent);

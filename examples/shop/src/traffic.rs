@@ -1,4 +1,4 @@
-//! A customer who never stops ordering, and counts what comes back.
+//! Customers who never stop ordering; counts what comes back.
 //!
 //! Open loop: orders leave at their times whether or not earlier ones were answered, and latency is
 //! measured from the time an order was due, so a stalled mesh shows in the figures rather than
@@ -30,6 +30,10 @@ mod latency;
 pub use latency::Latency;
 
 const ORDER: &str = "order";
+/// Who orders, for quotas.
+const CUSTOMER: &str = "x-customer";
+/// They take turns: none of them orders often.
+const CUSTOMERS: u64 = 1_000;
 const MAX_IN_FLIGHT: usize = 256;
 /// The rate at which the sender's clock no longer keeps up: 100,000 orders a second.
 const MIN_PERIOD: Duration = Duration::from_micros(10);
@@ -199,6 +203,7 @@ impl Shared {
         let request = Request::post(format!("http://{}/orders", self.address))
             .header(HOST, ORDER)
             .header(CONTENT_TYPE, "application/json")
+            .header(CUSTOMER, format!("c{}", nth % CUSTOMERS))
             .body(Body::from(basket(nth)))
             .map_err(|error| lost(&error))?;
         let answer = self.client.request(request).await.map_err(|error| lost(&error))?;

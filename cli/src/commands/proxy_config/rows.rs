@@ -1,7 +1,11 @@
 //! The admin port's JSON as tables. Reads leniently: a proxy may be newer or older than this program.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
+use leno_api::model::duration;
 use serde_json::Value;
 
 use crate::table::Table;
@@ -142,6 +146,21 @@ fn retries(cluster: &Value) -> String {
     format!("{attempts}, {percent}% or {floor}/s, {active} under way")
 }
 
+/// `per-caller 100/1s, search 6000/1m Global 25%`: the share of a global limit is this sidecar's; empty without limits.
+fn rate_limits(cluster: &Value) -> String {
+    let limit = |limit: &Value| {
+        let period = Duration::from_millis(limit.get("perMs").and_then(Value::as_u64)?);
+        let rate = format!("{}/{}", text(limit, "requests"), duration::format(period));
+        let scope = text(limit, "scope");
+        let scope = if scope == "Global" { " Global" } else { "" };
+        let share = limit.get("sharePercent").and_then(Value::as_f64);
+        let share = share.map(|share| format!(" {share:.0}%")).unwrap_or_default();
+        Some(format!("{} {rate}{scope}{share}", text(limit, "limit")))
+    };
+    let limits: Vec<_> = list(cluster, "rateLimits").iter().filter_map(limit).collect();
+    limits.join(", ")
+}
+
 pub fn clusters(clusters: &Value) -> Table {
     let mut table = Table::new([
         "cluster",
@@ -155,6 +174,8 @@ pub fn clusters(clusters: &Value) -> Table {
         "retries",
         "breaker",
         "at once",
+        "limits",
+        "faults",
     ]);
     for cluster in list(clusters, "clusters") {
         table.add(vec![
@@ -169,6 +190,8 @@ pub fn clusters(clusters: &Value) -> Table {
             retries(cluster),
             breaker(cluster),
             concurrency(cluster),
+            rate_limits(cluster),
+            text(cluster, "faults"),
         ]);
     }
     table
@@ -355,6 +378,18 @@ mod tests {
         assert_eq!(of(open), "open 4.2s: error rate 80 %");
         let half = json!({"state": "half-open", "openForSeconds": null, "cause": "x"});
         assert_eq!(of(half), "half-open: x");
+    }
+
+    #[test]
+    fn limits_and_faults_are_told_in_words() {
+        let own = json!({"limit": "per-caller", "requests": 100, "perMs": 1000, "scope": "Local", "sharePercent": null});
+        let all = json!({"limit": "search", "requests": 6000, "perMs": 60_000, "scope": "Global", "sharePercent": 25.4});
+        let cluster =
+            json!({"name": "shop/user:80", "rateLimits": [own, all], "faults": "shop/slow"});
+        assert_eq!(rate_limits(&cluster), "per-caller 100/1s, search 6000/1m Global 25%");
+        assert_eq!(rate_limits(&json!({})), "", "an older proxy does not say");
+        let printed = printed(clusters(&json!({ "clusters": [cluster] })));
+        assert!(printed.contains("search 6000/1m Global 25%   shop/slow"), "{printed}");
     }
 
     #[test]

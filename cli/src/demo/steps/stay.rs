@@ -63,6 +63,7 @@ fn addresses(
 fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error> {
     let leno = std::env::current_exe()?.display().to_string();
     let (server, roots) = (mesh.client.server(), mesh.roots.display());
+    let order = mesh.sidecar("order-1")?.admin;
     let (customer, admin, file) = (mesh.customer, mesh.customer_admin, file.display());
     narrator.say("In another terminal:")?;
     narrator.say("")?;
@@ -77,6 +78,7 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
         ),
         ("is everything well: certificates, roots, what is not live", "leno check".to_owned()),
         ("what the customer's sidecar makes of it", format!("leno proxy-config routes {admin}")),
+        ("the plugins of an order, and what they cost", format!("leno plugin list --admin {order}")),
         (
             "the root of all certificates replaced, while orders go on",
             "leno ca rotate-root".to_owned(),

@@ -26,6 +26,8 @@ pub fn module_of(path: &Path) -> Result<PathBuf, Error> {
     // As cargo itself sets it for what it runs: then the very same one builds.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo)
+        // Which toolchain builds it, and with which settings, is said beside it and not where somebody happens to be.
+        .current_dir(path)
         .args(["build", "--release", "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics", "--manifest-path"])
         .arg(&manifest)
