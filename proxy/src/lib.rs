@@ -4,7 +4,8 @@
 //! request   accept ─▶ tls ─▶ codec ─▶ filters ─▶ route ─▶ balance ─▶ connect ─▶ upstream
 //!           listen    tls    http     filter     route    ╰───── cluster ─────╯
 //!                                     └────── forward (drives it all, once) ──┘
-//! config    source (file | control plane) ─▶ model ─▶ compile (pure) ─▶ Snapshot ─▶ swap ─▶ ACK / NACK
+//! config    source (file | control plane) ─▶ inputs ─▶ compile (pure) ─▶ Snapshot ─▶ swap ─▶ ACK / NACK
+//!           plugins ─▶ prepare (fetch, compile, start) ─▶ slot ──╯
 //! ```
 //!
 //! A module names only modules of an earlier line (tests/arch.rs):
