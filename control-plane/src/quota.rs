@@ -33,6 +33,11 @@ const MAX_LIMITS: usize = 10_000;
 const MAX_SHARES: usize = 250_000;
 pub const MAX_KEYS: usize = 256;
 pub const MAX_LIMITS_ASKED: usize = 1_024;
+/// Proxies of all limits together: each counts once for every limit that it asks for. About 50 bytes: 13 MB.
+const MAX_MEMBERS: usize = 250_000;
+/// The part of each of these that one namespace may take: proxies name limits and themselves as they like, and one of them
+/// must not take the room of other namespaces.
+const OF_NAMESPACE: usize = 10;
 /// What nobody asks for any more is looked for this often.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -70,8 +75,18 @@ pub struct Grant {
 #[derive(Debug, Default)]
 pub struct Ledger {
     pools: HashMap<LimitId, Pool>,
-    shares: usize,
+    /// By namespace.
+    used: HashMap<String, Used>,
+    all: Used,
     swept_at: Duration,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Used {
+    limits: usize,
+    members: usize,
+    shares: usize,
 }
 
 /// One limit.
@@ -90,7 +105,7 @@ struct Share {
 
 impl Ledger {
     /// Shares a limit out to `proxy`, which asks for these keys and for no others any more. `None` where there are as
-    /// many limits as there may be.
+    /// many limits as there may be, or as many proxies that ask for them.
     pub fn lease(
         &mut self,
         id: &LimitId,
@@ -99,36 +114,68 @@ impl Ledger {
         now: Duration,
     ) -> Option<Grant> {
         self.sweep(now);
-        if !self.pools.contains_key(id) {
-            if self.pools.len() >= MAX_LIMITS {
-                return None;
-            }
-            self.pools.insert(id.clone(), Pool::default());
+        let known = self.pools.get_mut(id);
+        let before = known.as_ref().map_or_else(Used::default, |pool| pool.used());
+        if let Some(pool) = known {
+            pool.expire(now);
         }
-        let pool = self.pools.get_mut(id)?;
-        let before = pool.shares();
-        pool.expire(now);
+        let pool = self.pools.get(id);
+        let is_member = pool.is_some_and(|pool| pool.proxies.contains_key(proxy));
+        let now_used = pool.map_or_else(Used::default, Pool::used);
+        self.note(&id.namespace, before, now_used);
+        let room = self.room(&id.namespace);
+        if (now_used.limits == 0 && room.limits == 0) || (!is_member && room.members == 0) {
+            return None;
+        }
+        let pool = self.pools.entry(id.clone()).or_default();
         let ask_again_after = PACE.max(PACE_PER_PROXY.saturating_mul(count(pool.proxies.len())));
         let valid_for = ask_again_after.saturating_mul(PATIENCE);
         pool.proxies.insert(proxy.clone(), now.saturating_add(valid_for));
         pool.release(proxy, wishes);
-        let mut room = MAX_SHARES.saturating_sub(self.shares - before + pool.shares());
+        let mut room = room.shares + (now_used.shares - pool.shares());
         let mut parts = Vec::with_capacity(wishes.len().min(MAX_KEYS));
         for wish in wishes.iter().take(MAX_KEYS) {
             parts.extend(pool.share(proxy, *wish, &mut room));
         }
-        self.shares = self.shares - before + pool.shares();
-        Some(Grant { proxies: count(pool.proxies.len()), parts, valid_for, ask_again_after })
+        let (proxies, after) = (count(pool.proxies.len()), pool.used());
+        self.note(&id.namespace, now_used, after);
+        Some(Grant { proxies, parts, valid_for, ask_again_after })
+    }
+
+    /// How much more there may be in a namespace.
+    fn room(&self, namespace: &str) -> Used {
+        let own = self.used.get(namespace).copied().unwrap_or_default();
+        let left = |most: usize, all: usize, own: usize| {
+            most.saturating_sub(all).min((most / OF_NAMESPACE).saturating_sub(own))
+        };
+        Used {
+            limits: left(MAX_LIMITS, self.all.limits, own.limits),
+            members: left(MAX_MEMBERS, self.all.members, own.members),
+            shares: left(MAX_SHARES, self.all.shares, own.shares),
+        }
+    }
+
+    /// Takes in that a limit of a namespace has changed.
+    fn note(&mut self, namespace: &str, before: Used, after: Used) {
+        if before == after {
+            return;
+        }
+        let own = self.used.entry(namespace.to_owned()).or_default();
+        for used in [own, &mut self.all] {
+            used.limits = used.limits - before.limits + after.limits;
+            used.members = used.members - before.members + after.members;
+            used.shares = used.shares - before.shares + after.shares;
+        }
     }
 
     /// Shares of all limits together.
     pub fn len(&self) -> usize {
-        self.shares
+        self.all.shares
     }
 
     /// Whether nobody has any.
     pub fn is_empty(&self) -> bool {
-        self.shares == 0
+        self.all.shares == 0
     }
 
     /// Forgets limits that nobody asks for any more.
@@ -141,11 +188,21 @@ impl Ledger {
             pool.expire(now);
             !pool.proxies.is_empty()
         });
-        self.shares = self.pools.values().map(Pool::shares).sum();
+        self.used.clear();
+        self.all = Used::default();
+        let pools = std::mem::take(&mut self.pools);
+        for (id, pool) in &pools {
+            self.note(&id.namespace, Used::default(), pool.used());
+        }
+        self.pools = pools;
     }
 }
 
 impl Pool {
+    fn used(&self) -> Used {
+        Used { limits: 1, members: self.proxies.len(), shares: self.shares() }
+    }
+
     fn shares(&self) -> usize {
         self.keys.values().map(HashMap::len).sum()
     }

@@ -70,12 +70,17 @@ fn a_key_is_shared_among_those_who_ask_for_it() {
 
 #[test]
 fn everything_is_bounded() {
+    let id = |limit: &str| {
+        // As many namespaces as it takes to fill everything.
+        let of = limit.parse::<usize>().map_or(0, |number| number % OF_NAMESPACE);
+        LimitId { namespace: of.to_string(), ..id(limit) }
+    };
     let mut ledger = Ledger::default();
     let wishes: Vec<_> = (0..1_000).map(|key| Part { key, millionths: 1 }).collect();
     let grant = ledger.lease(&id("all"), &"a".into(), &wishes, at(0)).unwrap();
     assert_eq!(grant.parts.len(), MAX_KEYS);
     let few = &wishes[..MAX_KEYS];
-    for proxy in 0..MAX_SHARES / MAX_KEYS + 10 {
+    for proxy in 0..MAX_SHARES / MAX_KEYS + 50 {
         ledger.lease(&id(&format!("{}", proxy / 50)), &format!("{proxy}").into(), few, at(0));
     }
     assert_eq!(ledger.len(), MAX_SHARES);
@@ -90,6 +95,31 @@ fn everything_is_bounded() {
     }
     assert!(ledger.lease(&id("one more"), &"a".into(), &[], at(0)).is_none());
     assert!(ledger.lease(&id("7"), &"a".into(), &[], at(0)).is_some());
+}
+
+#[test]
+fn a_namespace_does_not_take_the_room_of_others() {
+    let other = LimitId { namespace: "other".into(), ..id("all") };
+    let mut ledger = Ledger::default();
+    for number in 0..MAX_LIMITS / OF_NAMESPACE {
+        assert!(ledger.lease(&id(&number.to_string()), &"a".into(), &[], at(0)).is_some());
+    }
+    assert!(ledger.lease(&id("one more"), &"a".into(), &[], at(0)).is_none());
+    assert!(ledger.lease(&other, &"a".into(), &[], at(0)).is_some());
+    // Names of proxies are as cheap as names of limits.
+    let mut ledger = Ledger::default();
+    for number in 0..MAX_MEMBERS / OF_NAMESPACE {
+        let name = number.to_string().into();
+        let limit = id(&(number % 500).to_string());
+        assert!(ledger.lease(&limit, &name, &[], at(0)).is_some(), "{number}");
+    }
+    assert!(ledger.lease(&id("7"), &"late".into(), &[], at(0)).is_none());
+    assert!(ledger.lease(&id("7"), &"7".into(), &[], at(1)).is_some(), "it is known");
+    assert!(ledger.lease(&other, &"late".into(), &[], at(1)).is_some());
+    // When they have gone there is room again.
+    let later = at(24 * 3_600_000);
+    assert!(ledger.lease(&id("all"), &"late".into(), &[], later).is_some());
+    assert_eq!(ledger.all, Used { limits: 1, members: 1, shares: 0 });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `leno.quota.v1.Quota`: proxies ask for shares of the limits that they have together.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -101,6 +102,7 @@ fn check(request: &LeaseRequest) -> Result<(), String> {
     if request.limits.len() > MAX_LIMITS_ASKED {
         return Err(format!("limits: at most {MAX_LIMITS_ASKED}"));
     }
+    let mut asked = HashSet::new();
     for (at, limit) in request.limits.iter().enumerate() {
         let names = [&limit.namespace, &limit.service, &limit.policy, &limit.limit];
         if names.iter().any(|name| name.is_empty() || name.len() > MAX_NAME) {
@@ -108,6 +110,9 @@ fn check(request: &LeaseRequest) -> Result<(), String> {
         }
         if limit.keys.len() > MAX_KEYS {
             return Err(format!("limits[{at}].keys: at most {MAX_KEYS}"));
+        }
+        if !asked.insert(names) {
+            return Err(format!("limits[{at}]: asked for twice"));
         }
     }
     Ok(())
