@@ -178,6 +178,7 @@ impl<'a> Tries<'a> {
             Ok(wait) => {
                 self.tried.push(lease.endpoint.id);
                 let sent = self.is_sent(reader);
+                self.supply.pause();
                 if let Ok((response, connection)) = result {
                     let cluster = self.context.cluster.cluster();
                     discard::discard(response, connection, cluster, sent);

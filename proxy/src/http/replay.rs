@@ -109,6 +109,18 @@ impl Replay {
         Some((number, Body::Replayed(Reader { replay: self.clone(), number, next: 0 })))
     }
 
+    /// Another attempt will follow: until it begins nobody gets more than was kept. Otherwise the connection of one that
+    /// was answered early would go on reading, and what it reads may be too much to be kept.
+    pub fn pause(&self) {
+        let mut kept = self.kept.borrow_mut();
+        kept.current += 1;
+        let waiting = kept.waiting.take();
+        drop(kept);
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
     /// Whether all that has come so far can be sent again.
     pub fn is_whole(&self) -> bool {
         self.kept.borrow().whole

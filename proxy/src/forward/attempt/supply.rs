@@ -77,6 +77,13 @@ impl Supply {
         self.replay.as_ref().is_none_or(|replay| replay.is_delivered(reader))
     }
 
+    /// There will be another attempt: those before it get nothing more.
+    pub(super) fn pause(&self) {
+        if let Some(replay) = &self.replay {
+            replay.pause();
+        }
+    }
+
     /// There will be no other attempt than the one with this number.
     pub(super) fn settle(&self, reader: u32) {
         if let Some(replay) = &self.replay {

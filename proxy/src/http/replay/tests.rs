@@ -92,6 +92,22 @@ fn who_was_left_behind_never_takes_what_is_missing_for_the_end() {
 }
 
 #[test]
+fn between_two_attempts_nothing_is_lost_for_the_next() {
+    let (sender, replay, _) = replay(10);
+    let (_, mut first) = replay.begin().unwrap();
+    send(&sender, "head ");
+    assert_eq!(read(&mut first), got("head ", Then::Waits));
+    assert!(replay.is_whole());
+    replay.pause();
+    send(&sender, "and much more");
+    sender.try_send(Piece::End).unwrap();
+    assert_eq!(read(&mut first), got("", Then::Breaks));
+    let (number, mut second) = replay.begin().unwrap();
+    assert_eq!(read(&mut second), got("head and much more", Then::Ends));
+    assert!(replay.is_delivered(number));
+}
+
+#[test]
 fn beyond_the_limit_it_streams_on_and_cannot_be_sent_again() {
     let (sender, replay, _) = replay(5);
     let (_, mut first) = replay.begin().unwrap();
