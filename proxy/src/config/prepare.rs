@@ -44,6 +44,11 @@ use crate::filter::wasm::{Plugin, Runtime, Slot, Unloaded};
 const MAX_MODULE_BYTES: usize = 64 << 20;
 /// For all of a module: 64 MiB at 10 Mbit/s.
 const MODULE_TIME_LIMIT: Duration = Duration::from_secs(60);
+/// Plugins of one proxy. Each worker has an instance of each, of several mappings of memory, and Linux gives a process
+/// 65,530 of those: beyond them nothing gets memory any more, not only plugins.
+const MAX_PLUGINS: usize = 1_000;
+const TOO_MANY: &str = "a proxy runs at most 1000 plugins; remove some, or say by targetRefs or selector whom this one \
+                        is for, and apply it again";
 /// What tasks have to say, waiting for the configuration task; then they wait.
 const MAX_DONE: usize = 64;
 
@@ -168,6 +173,9 @@ impl Preparer {
             .is_some_and(|(live, digest)| live.version() == Runtime::version_of(digest, spec));
         let (state, task) = match (same, self.engine()) {
             (true, _) => (State::Live, None),
+            _ if live.is_none() && self.running() >= MAX_PLUGINS => {
+                (State::Failed(TOO_MANY.to_owned()), None)
+            }
             (false, Ok(engine)) => {
                 let (spec, live, done) = (spec.clone(), live.clone(), self.done.clone());
                 let task = Task { id, spec, live, engine, done };
@@ -178,16 +186,22 @@ impl Preparer {
         let at_once = (same || live.is_none()).then(|| written.clone());
         let entry = Entry { id, offered: written, spec: spec.clone(), state, live, task };
         self.slots.insert(name.clone(), entry.slot());
+        self.roster.set(entry.row());
         self.entries.insert(name.clone(), entry);
-        self.tell();
         at_once
+    }
+
+    /// Plugins that run, or will.
+    fn running(&self) -> usize {
+        let runs = |entry: &&Entry| entry.live.is_some() || entry.task.is_some();
+        self.entries.values().filter(runs).count()
     }
 
     /// Forgets a plugin.
     pub fn remove(&mut self, name: &ObjectName) {
         if self.entries.remove(name).is_some() {
             self.slots.remove(name);
-            self.tell();
+            self.roster.unset(name);
         }
     }
 
@@ -196,7 +210,7 @@ impl Preparer {
         let entry = self.entries.get_mut(&done.name).filter(|entry| entry.id == done.id)?;
         let insert = entry.take(done.result, now)?;
         self.slots.insert(done.name.clone(), entry.slot());
-        self.tell();
+        self.roster.set(entry.row());
         Some(Outcome { name: done.name, insert })
     }
 
@@ -206,10 +220,8 @@ impl Preparer {
         for (name, entry) in &mut self.entries {
             let Some(insert) = entry.judge(now) else { continue };
             self.slots.insert(name.clone(), entry.slot());
+            self.roster.set(entry.row());
             outcomes.push(Outcome { name: name.clone(), insert });
-        }
-        if !outcomes.is_empty() {
-            self.tell();
         }
         outcomes
     }
@@ -225,10 +237,6 @@ impl Preparer {
             self.roster.runs(&engine.runtime);
         }
         made.clone().map_err(|reason| format!("this machine cannot run plugins: {reason}"))
-    }
-
-    fn tell(&self) {
-        self.roster.set(self.entries.values().map(Entry::row).collect());
     }
 }
 

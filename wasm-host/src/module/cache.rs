@@ -6,9 +6,10 @@
 
 use std::{
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use super::{Digest, LoadError, Module};
@@ -28,8 +29,10 @@ pub enum CacheError {
         /// What failed.
         error: io::Error,
     },
-    /// Others than the owner may write there, who could run code in this process.
-    #[error("{path}: others than the owner may write here; take the permission away (chmod go-w)")]
+    /// Others than we and root may write there, who could run code in this process.
+    #[error(
+        "{path}: others may write here; take it over and the permission away (chown, chmod go-w)"
+    )]
     Writable {
         /// The file or directory.
         path: PathBuf,
@@ -118,7 +121,7 @@ fn compatibility(engine: &Engine) -> [u8; 16] {
 }
 
 fn write(directory: &Path, path: &Path, header: &[u8], code: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+    let unfinished = unfinished(path);
     let written = create(directory, &unfinished)
         .and_then(|mut file| {
             file.write_all(header)?;
@@ -133,25 +136,36 @@ fn write(directory: &Path, path: &Path, header: &[u8], code: &[u8]) -> io::Resul
     written
 }
 
+/// A name that nobody else writes to: other threads, and other processes, of which some are process 1 of a container, may
+/// save the same module at the same time.
+fn unfinished(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut hasher = RandomState::new().build_hasher();
+    (std::process::id(), NEXT.fetch_add(1, Relaxed)).hash(&mut hasher);
+    path.with_extension(format!("{:016x}.tmp", hasher.finish()))
+}
+
 #[cfg(unix)]
 fn create(directory: &Path, path: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(not(unix))]
 fn create(directory: &Path, path: &Path) -> io::Result<fs::File> {
     fs::create_dir_all(directory)?;
-    fs::File::create(path)
+    fs::File::create_new(path)
 }
 
 #[cfg(unix)]
 fn check_owner_only(path: &Path) -> Result<(), CacheError> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let metadata =
         fs::metadata(path).map_err(|error| CacheError::Io { path: path.to_owned(), error })?;
-    if metadata.permissions().mode() & 0o022 != 0 {
+    // An image may bring a cache that belongs to root, who can do anything to us anyway.
+    let ours = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if !ours || metadata.permissions().mode() & 0o022 != 0 {
         return Err(CacheError::Writable { path: path.to_owned() });
     }
     Ok(())

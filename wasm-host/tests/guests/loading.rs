@@ -177,6 +177,29 @@ fn code_that_others_could_have_written_is_not_run() {
         fs::set_permissions(path, before).unwrap();
     }
     assert!(Module::load_cached(engine(), directory.path(), digest).unwrap().is_some());
+    // Whoever made the folder before us may have put anything there. Only root can give a file away, so only then is
+    // there something to see.
+    for path in [file.as_path(), directory.path()] {
+        if std::os::unix::fs::chown(path, Some(65_534), None).is_ok() {
+            let refused = Module::load_cached(engine(), directory.path(), digest);
+            assert!(matches!(refused, Err(CacheError::Writable { .. })));
+            std::os::unix::fs::chown(path, Some(0), None).unwrap();
+        }
+    }
+}
+
+#[test]
+fn many_may_save_the_same_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = wat::parse_str(Script::new().text()).unwrap();
+    let module = Module::compile(engine(), &bytes).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..20).for_each(|_| module.save(directory.path()).unwrap()));
+        }
+    });
+    assert!(Module::load_cached(engine(), directory.path(), module.digest()).unwrap().is_some());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
 #[test]

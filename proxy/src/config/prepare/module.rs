@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Read as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,7 +32,10 @@ pub(super) struct Module {
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Option<(SystemTime, u64)>);
+pub(super) struct Stamp(Option<FileState>);
+
+/// When it was written, its length, and which file it is: another may have taken its name, of the same length and time.
+type FileState = (SystemTime, u64, (u64, u64), (i64, i64));
 
 /// Gets modules.
 #[derive(Debug)]
@@ -154,7 +158,9 @@ pub(super) async fn stamp(spec: &WasmPlugin) -> Option<Stamp> {
     let path = path.clone();
     let looking = spawn_blocking(move || {
         let metadata = fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let which = (metadata.dev(), metadata.ino());
+        Some((metadata.modified().ok()?, metadata.len(), which, changed))
     });
     looking.await.ok().map(Stamp)
 }
@@ -173,7 +179,13 @@ fn check(bytes: Bytes, spec: &WasmPlugin) -> Result<Module, String> {
 }
 
 fn read(path: &str) -> Result<Bytes, String> {
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    // A pipe that nobody writes to must not hold the thread for ever.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+    let file = file.map_err(|error| error.to_string())?;
+    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+        return Err("it is not a file".to_owned());
+    }
     let mut bytes = Vec::new();
     let most = MAX_MODULE_BYTES as u64;
     file.take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;

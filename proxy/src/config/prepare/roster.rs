@@ -1,14 +1,17 @@
 //! What others may know of plugins: the admin port, metrics, readiness.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
-use leno_api::model::wasm_plugin::{FailurePolicy, PluginType, WasmPlugin};
+use leno_api::model::{
+    ObjectName,
+    wasm_plugin::{FailurePolicy, PluginType, WasmPlugin},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
 /// All plugins, as they are now.
 #[derive(Debug, Default)]
 pub struct Roster {
-    rows: Mutex<Arc<[Row]>>,
+    rows: Mutex<BTreeMap<ObjectName, Row>>,
     runtime: OnceLock<Arc<Runtime>>,
     /// Whether every plugin that was there at the start has once been loaded, or has failed.
     settled: AtomicBool,
@@ -92,8 +95,8 @@ impl Figures {
 
 impl Roster {
     /// All plugins, by name.
-    pub fn rows(&self) -> Arc<[Row]> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn rows(&self) -> Vec<Row> {
+        self.lock().values().cloned().collect()
     }
 
     /// What runs them, once there was one.
@@ -134,8 +137,17 @@ impl Roster {
         Value::Array(self.rows().iter().map(Row::json).collect())
     }
 
-    pub(super) fn set(&self, rows: Arc<[Row]>) {
-        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    /// One at a time: there may be thousands.
+    pub(super) fn set(&self, row: Row) {
+        self.lock().insert(row.spec.name.clone(), row);
+    }
+
+    pub(super) fn unset(&self, name: &ObjectName) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectName, Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn runs(&self, runtime: &Arc<Runtime>) {

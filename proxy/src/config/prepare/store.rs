@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use super::MAX_MODULE_BYTES;
 
 /// Of the folder; what was not written for longest goes first.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// Writing 64 MiB takes no disk so long.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// SHA-256.
 pub(super) type Digest = [u8; 32];
@@ -55,7 +58,7 @@ impl Store {
     pub(super) fn keep(&self, url: &str, digest: &Digest, bytes: &[u8]) {
         let (Some(folder), Some(reference)) = (&self.folder, self.reference(url)) else { return };
         let module = folder.join(format!("{}.wasm", hex(digest)));
-        let kept = if module.exists() { Ok(()) } else { write(folder, &module, bytes) };
+        let kept = self.module(digest).map_or_else(|| write(folder, &module, bytes), |_| Ok(()));
         let named = kept.and_then(|()| write(folder, &reference, hex(digest).as_bytes()));
         let bounded = named.and_then(|()| make_room(folder, MAX_BYTES));
         if let Err(error) = bounded {
@@ -98,15 +101,14 @@ pub(super) fn parse_hex(text: &str) -> Option<Digest> {
 /// There at once or not at all.
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+    // Others may write the same here at the same time, some of them as process 1 of another container.
+    let aside = path.with_extension(format!("{:016x}.tmp", rand::random::<u64>()));
     let mut options = fs::OpenOptions::new();
     let written =
-        options.write(true).create(true).truncate(true).mode(0o600).open(&aside).and_then(
-            |mut file| {
-                file.write_all(bytes)?;
-                file.sync_all()
-            },
-        );
+        options.write(true).create_new(true).mode(0o600).open(&aside).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
     let written = written.and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         // What is left of it would only take space; the error that counts is the first one.
@@ -115,14 +117,22 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Removes what was not written for longest until the folder has at most `most` bytes.
+/// Removes what was not written for longest until the folder has at most `most` bytes. Other proxies may do the same: what
+/// is gone meanwhile is no error. What is not ours stays.
 fn make_room(folder: &Path, most: u64) -> io::Result<()> {
     let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_file() {
-            files.push((metadata.modified()?, metadata.len(), entry.path()));
+        let path = entry?.path();
+        if !is_ours(&path) {
+            continue;
+        }
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() && !is_under_way(&path, &metadata) => {
+                files.push((metadata.modified()?, metadata.len(), path));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     files.sort();
@@ -131,10 +141,26 @@ fn make_room(folder: &Path, most: u64) -> io::Result<()> {
         if total <= most {
             break;
         }
-        fs::remove_file(path)?;
-        total -= bytes;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => total -= bytes,
+        }
     }
     Ok(())
+}
+
+/// Somebody else may be writing it; what is left of a proxy that died is old.
+fn is_under_way(path: &Path, metadata: &fs::Metadata) -> bool {
+    let age = metadata.modified().ok().and_then(|written| written.elapsed().ok());
+    path.extension().is_some_and(|ending| ending == "tmp") && age.is_none_or(|age| age < ABANDONED)
+}
+
+/// Modules, native code and names of URLs: a digest and an ending, perhaps not written to their end.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (digest, ending) = name.split_once('.').unwrap_or_default();
+    let ending = ending.rsplit('.').next().unwrap_or_default();
+    parse_hex(digest).is_some() && ["wasm", "cwasm", "url", "tmp"].contains(&ending)
 }
 
 #[cfg(test)]
@@ -169,6 +195,8 @@ mod tests {
         store.keep("u", &digest, b"module");
         fs::write(folder.path().join(format!("{}.wasm", hex(&digest))), "other").unwrap();
         assert!(store.module(&digest).is_none());
+        store.keep("u", &digest, b"module");
+        assert_eq!(store.module(&digest).unwrap(), "module", "it is written anew");
         fs::write(store.reference("u").unwrap(), "zz").unwrap();
         assert!(store.digest_at("u").is_none());
     }
@@ -176,18 +204,45 @@ mod tests {
     #[test]
     fn the_folder_has_a_bound() {
         let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let digest = hex(&digest_of(name.as_bytes()));
+            folder.path().join(format!("{digest}.wasm"))
+        };
+        fs::write(folder.path().join("not-ours.wasm"), "0123456789").unwrap();
         for (name, age) in [("old", 100), ("new", 1), ("older", 200)] {
-            let path = folder.path().join(name);
+            let path = path(name);
             fs::write(&path, "0123456789").unwrap();
-            let written = SystemTime::now() - std::time::Duration::from_secs(age);
+            let written = SystemTime::now() - Duration::from_secs(age);
             fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
         }
         make_room(folder.path(), 30).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
         make_room(folder.path(), 29).unwrap();
-        assert!(!folder.path().join("older").exists() && folder.path().join("old").exists());
+        assert!(!path("older").exists() && path("old").exists());
         make_room(folder.path(), 10).unwrap();
-        assert!(folder.path().join("new").exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(path("new").exists() && !path("old").exists());
+        make_room(folder.path(), 0).unwrap();
+        assert!(folder.path().join("not-ours.wasm").exists());
+    }
+
+    #[test]
+    fn many_may_keep_the_same_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = digest_of(b"module");
+        let keep = |_| {
+            let folder = folder.path().to_owned();
+            std::thread::spawn(move || {
+                let path = folder.join(format!("{}.wasm", hex(&digest_of(b"module"))));
+                for _ in 0..50 {
+                    write(&folder, &path, b"module").unwrap();
+                    make_room(&folder, 0).unwrap();
+                }
+            })
+        };
+        let keeping: Vec<_> = (0..4).map(keep).collect();
+        keeping.into_iter().for_each(|thread| thread.join().unwrap());
+        let store = Store::new(Some(folder.path().to_owned()));
+        store.keep("u", &digest, b"module");
+        assert_eq!(store.module(&digest).unwrap(), "module");
     }
 }

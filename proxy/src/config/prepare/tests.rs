@@ -112,6 +112,41 @@ async fn the_first_version_has_a_place_before_it_is_there() {
 }
 
 #[tokio::test]
+async fn thousands_of_plugins_are_taken_up_to_a_bound() {
+    local(async {
+        let mut preparer = Preparer::new(None);
+        let mut offer = |number: usize| {
+            let object = json!({
+                "apiVersion": "leno.dev/v1alpha1", "kind": "WasmPlugin",
+                "metadata": {"name": format!("p{number}"), "namespace": "shop"},
+                "spec": {"url": "file:///nowhere.wasm"},
+            });
+            let text: Arc<str> = object.to_string().into();
+            let resource = Resource::from_json(object).unwrap();
+            let Model::WasmPlugin(spec) = resource.model.clone() else { panic!() };
+            preparer.offer(&spec, (resource, text));
+            preparer.verdict(&spec.name)
+        };
+        for number in 0..10_000 {
+            let verdict = offer(number);
+            match verdict {
+                None => assert!(number < MAX_PLUGINS, "{number}"),
+                Some(refused) => {
+                    assert!(number >= MAX_PLUGINS, "{number}");
+                    assert!(refused.unwrap_err().contains("at most 1000 plugins"));
+                }
+            }
+        }
+        assert_eq!(preparer.roster().rows().len(), 10_000);
+        assert_eq!(preparer.slots().len(), 10_000);
+        let first = ObjectName::new("shop", "p0");
+        preparer.remove(&first);
+        assert_eq!(preparer.roster().rows().len(), 9_999);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_last_good_version_stays_until_the_next_one_has_started() {
     local(async {
         let mut bench = Bench::new();

@@ -47,6 +47,43 @@ async fn a_file_is_read_as_it_is_now_and_kept_for_when_it_is_gone() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.wasm");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let modules = modules(&folder.path().join("kept"));
+    for path in [&*path, folder.path(), Path::new("/dev/zero")] {
+        let spec = plugin(&format!("file://{}", path.display()), None);
+        let error = modules.get(&spec, false).await.unwrap_err();
+        assert!(error.contains("it is not a file"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_place_of_another_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let make = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        path
+    };
+    // As images and volumes are made: everything has the same time, and links lead to what is valid.
+    let (one, two) = (make("one.wasm", "1"), make("two.wasm", "2"));
+    let link = folder.path().join("link.wasm");
+    let spec = plugin(&format!("file://{}", link.display()), None);
+    std::os::unix::fs::symlink(&one, &link).unwrap();
+    let before = stamp(&spec).await;
+    assert_eq!(stamp(&spec).await, before);
+    let aside = folder.path().join("aside");
+    std::os::unix::fs::symlink(&two, &aside).unwrap();
+    fs::rename(&aside, &link).unwrap();
+    assert_ne!(stamp(&spec).await, before);
+}
+
+#[tokio::test]
 async fn what_is_known_by_its_digest_is_fetched_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(ok("module")).await;
