@@ -82,13 +82,14 @@ pub enum Error {
 }
 
 pub fn run(args: &DemoArgs) -> Result<ExitCode, CommandError> {
+    let place = Place::new()?;
     let modules = match args.no_plugins {
         true => Modules::LeftOut("as asked for".to_owned()),
-        false => Modules::build(),
+        false => Modules::build(place.path()),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     // Children die with the thread that started them: this one, which stays to the end.
-    runtime.map_err(CommandError::Runtime)?.block_on(demonstrate(args, &modules))
+    runtime.map_err(CommandError::Runtime)?.block_on(demonstrate(args, place, &modules))
 }
 
 enum Ending {
@@ -97,8 +98,11 @@ enum Ending {
     Interrupted,
 }
 
-async fn demonstrate(args: &DemoArgs, modules: &Modules) -> Result<ExitCode, CommandError> {
-    let place = Place::new()?;
+async fn demonstrate(
+    args: &DemoArgs,
+    place: Place,
+    modules: &Modules,
+) -> Result<ExitCode, CommandError> {
     let mut narrator = Narrator::new(io::stdout());
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

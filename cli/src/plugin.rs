@@ -16,7 +16,7 @@ mod new;
 mod run;
 mod test;
 
-pub use test::build::module_of;
+pub use test::{build::module_of, load};
 
 /// Write, test and run Wasm plugins
 #[derive(Debug, clap::Args)]

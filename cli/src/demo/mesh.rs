@@ -26,6 +26,7 @@ use super::{
     Error,
     calls::Calls,
     metrics::samples,
+    modules::cache,
     process::{Processes, Starting},
 };
 use crate::{
@@ -252,6 +253,7 @@ fn sidecar_arguments(
     arguments.extend(owned(&["--token-file", &token, "--service-account", account]));
     arguments.extend(owned(&["--outbound", ANY, "--inbound", ANY, "--admin", ANY]));
     arguments.extend(owned(&["--state-dir", &state, "--workers", "1"]));
+    arguments.extend(owned(&["--module-cache", &cache(directory).display().to_string()]));
     arguments.extend(owned(&["--name", name, "--namespace", NAMESPACE]));
     Ok(arguments)
 }

@@ -1,20 +1,23 @@
 //! The modules of the shop's plugins, built from the repository that this program comes from.
 
 use std::{
-    env, fs, io,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::plugin::module_of;
+use crate::{
+    error::Error,
+    plugin::{load, module_of},
+};
 
 /// Their crates in `plugins/`.
 const CRATES: [&str; 2] = ["caller-quota", "mask-json"];
 
 /// What there is to show plugins with.
 pub enum Modules {
-    /// Files that end in `.wasm`.
-    Built(Vec<PathBuf>),
+    /// Where they are, as on a machine where somebody has put them.
+    Built(PathBuf),
     /// Why there are none, though nothing is wrong.
     LeftOut(String),
     /// Why they could not be built.
@@ -22,9 +25,9 @@ pub enum Modules {
 }
 
 impl Modules {
-    /// Has cargo build what is not built yet. Takes a few seconds the first time; cargo says what it does on standard
-    /// error.
-    pub fn build() -> Self {
+    /// Has cargo build what is not built yet, into `directory`, and compiles it to native code in [`cache`]. Takes a few
+    /// seconds the first time; cargo says what it does on standard error.
+    pub fn build(directory: &Path) -> Self {
         let Some(plugins) = sources() else {
             let reason = "Leno's sources are not here, so the plugins cannot be built";
             return Self::LeftOut(reason.to_owned());
@@ -33,20 +36,28 @@ impl Modules {
             return Self::LeftOut("cargo is not here, so the plugins cannot be built".to_owned());
         }
         eprintln!("building the plugins of the shop in {}", plugins.display());
-        let built: Result<_, _> =
-            CRATES.iter().map(|name| module_of(&plugins.join(name))).collect();
-        built.map_or_else(|error| Self::Broken(error.to_string()), Self::Built)
+        let crates = CRATES.map(|name| plugins.join(name));
+        install(&crates, directory)
+            .map_or_else(|error| Self::Broken(error.to_string()), Self::Built)
     }
+}
 
-    /// As on a machine where somebody has put them: copies in `directory`.
-    pub fn install(files: &[PathBuf], directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)?;
-        for file in files {
-            let name = file.file_name().unwrap_or_default();
-            fs::copy(file, directory.join(name))?;
-        }
-        Ok(())
+/// Where the sidecars of a demonstration in `directory` keep native code. They share it: a debug build of the compiler
+/// takes seconds of all cores for each of them.
+pub fn cache(directory: &Path) -> PathBuf {
+    directory.join("module-cache")
+}
+
+fn install(crates: &[PathBuf], directory: &Path) -> Result<PathBuf, Error> {
+    let plugins = directory.join("plugins");
+    fs::create_dir_all(&plugins)?;
+    for path in crates {
+        let module = module_of(path)?;
+        let copy = plugins.join(module.file_name().unwrap_or_default());
+        fs::copy(&module, &copy)?;
+        load(&copy, Some(&cache(directory)))?;
     }
+    Ok(plugins)
 }
 
 /// The folder `plugins` of the repository: `cargo run` names it, else it is above this program.
@@ -80,9 +91,9 @@ mod tests {
     fn modules_are_put_where_sidecars_look() {
         let directory = tempfile::tempdir().unwrap();
         let module = directory.path().join("a.wasm");
-        fs::write(&module, "x").unwrap();
-        let there = directory.path().join("there");
-        Modules::install(&[module], &there).unwrap();
-        assert_eq!(fs::read(there.join("a.wasm")).unwrap(), b"x");
+        fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
+        let plugins = install(&[module], directory.path()).unwrap();
+        assert_eq!(fs::read(plugins.join("a.wasm")).unwrap().len(), 8);
+        assert!(fs::read_dir(cache(directory.path())).unwrap().count() > 0, "compiled");
     }
 }

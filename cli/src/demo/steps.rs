@@ -60,7 +60,7 @@ pub async fn tell(
     rejection::run(&mesh, &customer, narrator).await?;
     trouble::run(&mesh, &customer, narrator).await?;
     limits::run(&mesh, &customer, narrator).await?;
-    plugins::run(modules, directory, &mesh, &customer, narrator).await?;
+    plugins::run(modules, &mesh, &customer, narrator).await?;
     processes.check_alive()?;
     identity::replace(&mesh, &customer, narrator).await?;
     processes.check_alive()?;

@@ -233,7 +233,7 @@ fn read_script(args: &TestArgs) -> Result<Script, Error> {
     })
 }
 
-fn load(file: &Path, cache: Option<&Path>) -> Result<(Module, Duration), Error> {
+pub fn load(file: &Path, cache: Option<&Path>) -> Result<(Module, Duration), Error> {
     let bytes = fs::read(file).map_err(|error| unreadable(file, &error))?;
     let settings = EngineSettings { parallel_compilation: true, ..EngineSettings::default() };
     let begun = Instant::now();

@@ -78,7 +78,10 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
         ),
         ("is everything well: certificates, roots, what is not live", "leno check".to_owned()),
         ("what the customer's sidecar makes of it", format!("leno proxy-config routes {admin}")),
-        ("the plugins of an order, and what they cost", format!("leno plugin list --admin {order}")),
+        (
+            "the plugins of an order, and what they cost",
+            format!("leno plugin list --admin {order}"),
+        ),
         (
             "the root of all certificates replaced, while orders go on",
             "leno ca rotate-root".to_owned(),
