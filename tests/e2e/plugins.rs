@@ -4,6 +4,7 @@
 mod bodies;
 mod calls;
 mod connections;
+mod enemies;
 mod faults;
 mod lifecycle;
 
@@ -42,6 +43,11 @@ fn probe() -> &'static Path {
 
 /// A `WasmPlugin` that runs the probe for calls to `service`; `more` are further lines of its spec.
 fn plugin(name: &str, service: &str, more: &str) -> String {
+    plugin_of(probe(), name, service, more)
+}
+
+/// The same for another module.
+fn plugin_of(module: &Path, name: &str, service: &str, more: &str) -> String {
     // Where the subject is another, a busy machine is not to look like a plugin that overruns.
     let patient = if more.contains("limits:") { "" } else { "limits: {deadline: 1s}\n" };
     let lines: String =
@@ -51,7 +57,7 @@ fn plugin(name: &str, service: &str, more: &str) -> String {
          metadata: {{name: {name}, namespace: default}}\nspec:\n  \
          targetRefs: [{{group: '', kind: Service, name: {service}}}]\n  \
          match: [{{mode: CLIENT}}]\n  url: file://{}\n{lines}",
-        probe().display()
+        module.display()
     )
 }
 
