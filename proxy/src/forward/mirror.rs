@@ -26,7 +26,7 @@ pub(super) fn send_copies(exchange: &Exchange, routed: &Routed, request: &Reques
     for mirror in rule.mirrors.iter().filter(|mirror| is_due(mirror, exchange.worker.random())) {
         let body = match (&exchange.progress, request.body()) {
             (_, Body::Empty) => Body::Empty,
-            (Some(progress), _) => progress.copy(),
+            (Some(progress), _) => progress.copy(exchange.worker.copies.clone()),
             (None, _) => continue,
         };
         let copy = attempt::with_body(request, body);

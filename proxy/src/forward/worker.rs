@@ -13,7 +13,7 @@ use std::{
 
 use leno_api::model::traffic_policy::Balancer;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     admission::Doors,
@@ -33,7 +33,7 @@ use crate::{
         rate_limit::counter::Tables,
         wasm::{Node, Seats},
     },
-    http::server::Limits,
+    http::{body::COPIES_LAG, server::Limits},
     identity::Identity,
     snapshot::{Handle, Published, Snapshot},
     telemetry::{
@@ -138,6 +138,8 @@ pub struct Worker {
     observed: RefCell<Observed>,
     /// What may be tried again.
     pub allowances: Allowances,
+    /// Room for what mirrored bodies lag behind.
+    pub copies: Arc<Semaphore>,
     /// Instances of plugins.
     pub plugins: Seats,
     /// The generation whose plugins were started.
@@ -212,6 +214,7 @@ impl Worker {
             random,
             observed: RefCell::default(),
             allowances: Allowances::default(),
+            copies: Arc::new(Semaphore::new(COPIES_LAG)),
             plugins,
             tended: Cell::new(0),
             wake: Notify::new(),

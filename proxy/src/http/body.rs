@@ -5,6 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 pub use hyper::body::Incoming;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
@@ -115,6 +116,8 @@ impl fmt::Debug for Other {
 pub enum Piece {
     /// Bytes.
     Data(Bytes),
+    /// Bytes of a copy that lags behind, which give their room back when they are taken.
+    Lagging(Bytes, #[expect(dead_code, reason = "counts until dropped")] OwnedSemaphorePermit),
     /// The end. A channel that closes without it was cut off.
     End,
 }
@@ -223,7 +226,7 @@ impl HttpBody for Body {
             },
             Self::Passing(passing) => Pin::new(passing).poll_frame(context),
             Self::Copy(pieces) => pieces.poll_recv(context).map(|piece| match piece {
-                Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Piece::Data(data) | Piece::Lagging(data, _)) => Some(Ok(Frame::data(data))),
                 Some(Piece::End) => None,
                 None => Some(Err(BodyError::CopyCut)),
             }),
@@ -335,11 +338,29 @@ pub struct Progress {
     waited: Cell<Duration>,
     /// Of a body that can be sent again: that the answered attempt lacks a part of it.
     unsent: Cell<bool>,
-    copies: RefCell<Vec<mpsc::Sender<Piece>>>,
+    copies: RefCell<Vec<CopyEnd>>,
+}
+
+/// Where a copy of a body goes.
+#[derive(Debug)]
+struct CopyEnd {
+    pieces: mpsc::Sender<Piece>,
+    room: Arc<Semaphore>,
+}
+
+impl CopyEnd {
+    /// Whether it could be taken.
+    fn send(&self, data: &Bytes) -> bool {
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let Ok(room) = self.room.clone().try_acquire_many_owned(length) else { return false };
+        self.pieces.try_send(Piece::Lagging(data.clone(), room)).is_ok()
+    }
 }
 
 /// Pieces a copy may lag behind before it is cut off: the original never waits for it.
 const COPY_LAG: usize = 64;
+/// Bytes that all copies of a worker may lag behind together, for the same reason: pieces can be large.
+pub const COPIES_LAG: usize = 32 * 1024 * 1024;
 
 impl Progress {
     /// Body bytes that passed so far.
@@ -377,10 +398,10 @@ impl Progress {
         self.unsent.set(!sent);
     }
 
-    /// A copy of the body from here on.
-    pub fn copy(&self) -> Body {
-        let (sender, receiver) = mpsc::channel(COPY_LAG);
-        self.copies.borrow_mut().push(sender);
+    /// A copy of the body from here on, which may lag behind as long as there is `room`.
+    pub fn copy(&self, room: Arc<Semaphore>) -> Body {
+        let (pieces, receiver) = mpsc::channel(COPY_LAG);
+        self.copies.borrow_mut().push(CopyEnd { pieces, room });
         Body::Copy(receiver)
     }
 }
@@ -395,7 +416,7 @@ impl Watch for Rc<Progress> {
     fn data(&mut self, data: &Bytes) {
         self.came();
         self.bytes.set(self.bytes.get() + data.len() as u64);
-        self.copies.borrow_mut().retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
+        self.copies.borrow_mut().retain(|copy| copy.send(data));
     }
 
     fn trailers(&mut self, _: &HeaderMap) {}
@@ -406,8 +427,39 @@ impl Watch for Rc<Progress> {
         for copy in self.copies.take() {
             if end == End::Complete {
                 // A full channel is a copy that lagged: it is cut off like any other.
-                let _ = copy.try_send(Piece::End);
+                let _ = copy.pieces.try_send(Piece::End);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mirror that reads nothing must not take the memory of those that do, nor hold up the original.
+    #[test]
+    fn what_copies_lag_behind_is_bounded_together() {
+        let room = Arc::new(Semaphore::new(10));
+        let mut progress = Rc::<Progress>::default();
+        let (Body::Copy(mut one), Body::Copy(mut other)) =
+            (progress.copy(room.clone()), progress.copy(room.clone()))
+        else {
+            panic!("copies")
+        };
+        let data = |piece| matches!(piece, Ok(Piece::Lagging(..)));
+        progress.data(&Bytes::from_static(b"12345"));
+        assert!(data(one.try_recv()));
+        assert_eq!(room.available_permits(), 5);
+        progress.data(&Bytes::from_static(b"12345"));
+        assert!(data(one.try_recv()) && room.available_permits() == 5);
+        assert!(data(other.try_recv()) && room.available_permits() == 10);
+        // There was room for one of them alone: the other is cut off.
+        assert!(other.try_recv().is_err());
+        progress.data(&Bytes::from_static(b"1"));
+        progress.end(End::Complete);
+        assert!(data(one.try_recv()) && matches!(one.try_recv(), Ok(Piece::End)));
+        assert_eq!(other.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+        assert_eq!(progress.bytes(), 11);
     }
 }
