@@ -81,6 +81,14 @@ fn is_cargo_here() -> bool {
 mod tests {
     use super::*;
 
+    /// A memory, and two functions: that the ABI is 0.2.1, and `malloc`.
+    const SMALLEST: &[u8] = b"\0asm\x01\0\0\0\
+        \x01\x09\x02\x60\0\0\x60\x01\x7f\x01\x7f\
+        \x03\x03\x02\0\x01\
+        \x05\x03\x01\0\x01\
+        \x07\x2d\x03\x06memory\x02\0\x17proxy_abi_version_0_2_1\0\0\x06malloc\0\x01\
+        \x0a\x09\x02\x02\0\x0b\x04\0\x41\0\x0b";
+
     #[test]
     fn the_sources_are_above_the_program() {
         let plugins = sources().unwrap();
@@ -91,9 +99,9 @@ mod tests {
     fn modules_are_put_where_sidecars_look() {
         let directory = tempfile::tempdir().unwrap();
         let module = directory.path().join("a.wasm");
-        fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
+        fs::write(&module, SMALLEST).unwrap();
         let plugins = install(&[module], directory.path()).unwrap();
-        assert_eq!(fs::read(plugins.join("a.wasm")).unwrap().len(), 8);
+        assert_eq!(fs::read(plugins.join("a.wasm")).unwrap(), SMALLEST);
         assert!(fs::read_dir(cache(directory.path())).unwrap().count() > 0, "compiled");
     }
 }
