@@ -14,6 +14,7 @@
 //! - `place`: a plugin as one exchange finds it.
 //! - `connection`: bytes that are not HTTP, for plugins that see those.
 //! - `run`: heads on their way through a chain; `answer`: what takes their place; `body`, `filtered`: bodies. `state` is what they and the guest leave for each other.
+//! - `log_budget` (pure): how much an instance may log.
 //! - `pace`: how callbacks that no exchange waits for leave a worker to others.
 //! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
 
@@ -26,6 +27,7 @@ mod connection;
 mod filtered;
 mod head;
 mod host;
+mod log_budget;
 mod metrics;
 mod pace;
 mod place;

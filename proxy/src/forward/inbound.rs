@@ -62,7 +62,11 @@ pub(super) async fn decide(
     }
     let host = request.headers().get(header::HOST).cloned();
     head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
-    // Whatever came under this name was taken out with the other fields of the connection before.
+    // Whatever came under this name was taken out with the other fields of the connection before; a plugin may have put
+    // another one in, and the application takes it for what we have seen.
+    if port.plugins.is_some() {
+        head::remove_spellings(request.headers_mut(), &head::CLIENT_CERTIFICATE);
+    }
     if let Some(certificate) = secured.as_ref().and_then(|secured| secured.certificate.as_ref()) {
         request.headers_mut().insert(head::CLIENT_CERTIFICATE, certificate.clone());
     }

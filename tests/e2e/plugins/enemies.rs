@@ -44,6 +44,15 @@ impl Beset {
         Self { proxy, _origins: [orders, plain] }
     }
 
+    /// Until workers have the plugin: a moment after the log says that it is live.
+    async fn runs(&self) {
+        until("the plugin to run", async || {
+            let answer = client::get(self.proxy.outbound, "orders", "/").await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
     async fn serves_others(&self) {
         for _ in 0..20 {
             self.proxy.serves("plain").await;
@@ -78,6 +87,7 @@ async fn a_request_that_a_plugin_makes_head_has_an_answer_without_a_body() {
           (drop (call $replace (i32.const 0) (i32.const 64) (i32.const 7) (i32.const 80) (i32.const 4)))
           (i32.const 0))";
     let beset = Beset::by("make-head", functions, "").await;
+    beset.runs().await;
     let mut wire = Wire::connect(beset.proxy.outbound).await;
     for _ in 0..3 {
         // Whoever asked with GET takes what follows the head for a body, as long as it says.
@@ -118,6 +128,7 @@ async fn what_a_plugin_adds_is_bounded() {
             body.replacen("(local $at i32)", &format!("(local $at i32) {fill}"), 1) + ")"
         );
         let beset = Beset::by(name, &functions, "").await;
+        beset.runs().await;
         let answer = client::get(beset.proxy.outbound, "orders", "/").await;
         assert_eq!(answer.status, 200, "{name}");
         assert!(answer.body.len() <= 4 << 20, "{name}: {} bytes", answer.body.len());

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     calls::Calls,
+    log_budget::{Line, LogBudget},
     pace::Pace,
     property,
     seat::{Seat, Surroundings},
@@ -48,6 +49,7 @@ pub(super) struct ProxyHost {
     queues: Arc<News>,
     listening: OnceCell<AbortHandle>,
     calls: Calls,
+    logged: LogBudget,
 }
 
 /// News of queues, from any thread to the one where the instance lives.
@@ -93,6 +95,7 @@ impl ProxyHost {
             queues: Arc::default(),
             listening: OnceCell::new(),
             calls,
+            logged: LogBudget::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl ProxyHost {
             queues: Arc::default(),
             listening: OnceCell::new(),
             calls: Calls::on_trial(),
+            logged: LogBudget::default(),
         }
     }
 
@@ -161,6 +165,16 @@ impl Host for ProxyHost {
     type Stream = PluginStream;
 
     fn log(&mut self, level: LogLevel, message: &[u8]) {
+        match self.logged.line(self.started.elapsed(), message.len()) {
+            Line::Written { dropped: 0 } => {}
+            Line::Written { dropped } => {
+                tracing::warn!(
+                    "plugin {}: {dropped} lines were dropped: it logs too much",
+                    self.label
+                );
+            }
+            Line::Dropped => return,
+        }
         let (label, message) = (&*self.label, String::from_utf8_lossy(message));
         let request_id = self.request_id();
         let request_id = request_id.as_deref();
