@@ -140,9 +140,8 @@ fn write(directory: &Path, path: &Path, header: &[u8], code: &[u8]) -> io::Resul
 /// save the same module at the same time.
 fn unfinished(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let mut hasher = RandomState::new().build_hasher();
-    (std::process::id(), NEXT.fetch_add(1, Relaxed)).hash(&mut hasher);
-    path.with_extension(format!("{:016x}.tmp", hasher.finish()))
+    let name = RandomState::new().hash_one((std::process::id(), NEXT.fetch_add(1, Relaxed)));
+    path.with_extension(format!("{name:016x}.tmp"))
 }
 
 #[cfg(unix)]
