@@ -21,6 +21,8 @@ mod bad_upstreams;
 #[cfg(test)]
 mod balancing;
 #[cfg(test)]
+mod blame;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
