@@ -206,10 +206,11 @@ impl Seat {
     ) -> Result<T, Broken> {
         let Some(instance) = &mut inner.instance else { return Err(Broken::Lost) };
         let called = call(instance);
-        self.figures.spent(calls, began.elapsed());
+        let cost = began.elapsed();
+        self.figures.spent(calls, cost);
         self.current.take();
         called.map_err(|fault| {
-            self.broke(inner, &fault);
+            self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
     }
@@ -241,7 +242,7 @@ impl Seat {
         let host = ProxyHost::new(self, self.surroundings.clone(), self.current.clone());
         match Instance::start(&self.linked, host) {
             Ok(instance) => {
-                inner.restart.started(now);
+                inner.restart.started(now, began.elapsed());
                 self.figures.instances.fetch_add(1, Relaxed);
                 self.figures.restarts.fetch_add(u64::from(inner.used), Relaxed);
                 inner.used = true;
@@ -254,7 +255,7 @@ impl Seat {
                     StartError::Fault(fault) => fault.kind,
                     _ => FaultKind::Trap,
                 });
-                let pause = inner.restart.broke(self.now());
+                let pause = inner.restart.broke(self.now(), began.elapsed());
                 let (label, version) = (&self.label, &self.version);
                 tracing::error!(
                     "plugin {label} ({version}) does not start: {error}; tried again in {pause:?}"
@@ -265,9 +266,9 @@ impl Seat {
     }
 
     /// Throws the instance away. Its streams tell those that they belong to.
-    fn broke(&self, inner: &mut Inner, fault: &Fault) {
+    fn broke(&self, inner: &mut Inner, fault: &Fault, cost: Duration) {
         self.count(fault.kind);
-        let pause = inner.restart.broke(self.now());
+        let pause = inner.restart.broke(self.now(), cost);
         let (label, version, backtrace) = (&self.label, &self.version, fault.backtrace.join(" < "));
         tracing::error!(%backtrace, "plugin {label} ({version}) broke: {fault}; started again in {pause:?}");
         self.remove(inner);
@@ -299,9 +300,10 @@ impl Seat {
         }
     }
 
-    /// Looks at what memory the instance has: for the end of an exchange.
+    /// An exchange has ended well. Looks at what memory the instance has.
     pub(super) fn measure(&self) {
         if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            inner.restart.served();
             self.count_memory(&mut inner);
         }
     }
