@@ -12,8 +12,6 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 /// What a fault of a plugin that otherwise serves may cost a worker without a pause: a caller who knows what breaks a plugin
 /// must not be able to switch it off for the others.
 const CHEAP: Duration = Duration::from_millis(1);
-/// What costs more is followed by a pause of so many times that: such faults take a tenth of a worker at most.
-const PAUSE_BY_COST: u32 = 10;
 
 /// The faults of a plugin on one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +51,8 @@ impl Restart {
         }
         let pause = if std::mem::take(&mut self.served) {
             let cost = cost.saturating_add(self.start_cost);
-            let pause = cost.saturating_mul(PAUSE_BY_COST).min(MOST);
-            if cost < CHEAP { Duration::ZERO } else { pause }
+            // As long as it took: such faults take half of a worker at most, and the plugin is there half of the time.
+            if cost < CHEAP { Duration::ZERO } else { cost.min(MOST) }
         } else {
             FIRST.saturating_mul(1 << self.faults.min(16)).min(MOST)
         };
@@ -101,10 +99,10 @@ mod tests {
         // An overrun, or a plugin that takes long to start, costs everybody.
         restart.started(SECOND, NOTHING);
         restart.served();
-        assert_eq!(restart.broke(SECOND, Duration::from_millis(50)).as_millis(), 500);
+        assert_eq!(restart.broke(SECOND, Duration::from_millis(50)).as_millis(), 50);
         restart.started(SECOND, Duration::from_millis(200));
         restart.served();
-        assert_eq!(restart.broke(SECOND, NOTHING).as_millis(), 2000);
+        assert_eq!(restart.broke(SECOND, NOTHING).as_millis(), 200);
         restart.started(SECOND, NOTHING);
         assert_eq!(restart.broke(SECOND, NOTHING).as_millis(), 200, "it has served nobody since");
     }
