@@ -358,9 +358,17 @@ fn wait_listening(process: &mut Process, address: SocketAddr) -> Result<()> {
 }
 
 /// A port nobody has now. Programs that cannot choose one themselves must be told.
-pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("look for a free port")?;
-    listener.local_addr().context("look for a free port")
+fn free_address() -> Result<SocketAddr> {
+    free_addresses(1)?.pop().context("look for a free port")
+}
+
+/// So many, all different: each is held until all are found.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let listeners: std::io::Result<Vec<_>> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let addresses = listeners.context("look for a free port")?;
+    let addresses: std::io::Result<_> = addresses.iter().map(TcpListener::local_addr).collect();
+    addresses.context("look for a free port")
 }
 
 /// Looks a program up where shells and Debian's servers are.
@@ -414,6 +422,12 @@ mod tests {
             (0..setup.services).flat_map(|service| setup.workload_addresses(service)).collect();
         assert_eq!(addresses.len(), 10_000);
         assert!(addresses.iter().all(|address| address.parse::<SocketAddr>().is_ok()));
+    }
+
+    #[test]
+    fn free_addresses_differ() {
+        let addresses = free_addresses(50).unwrap();
+        assert_eq!(addresses.iter().collect::<HashSet<_>>().len(), 50);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use self::guests::Guest;
 use super::{Bench, Contestant, Load, Origin, Settings};
 use crate::load::http1::{Http1Load, request};
 use crate::load::{Pacing, Target};
-use crate::peer::{Door, ENVOY, HAPROXY, LENO, Mode, NGINX, RELAY, Running, Setup, free_address};
+use crate::peer::{Door, ENVOY, HAPROXY, LENO, Mode, NGINX, RELAY, Running, Setup, free_addresses};
 use crate::report::Figure;
 use crate::statistics::spread;
 
@@ -150,8 +150,10 @@ impl Modules {
     }
 }
 
-fn door(name: &str, plugin: Option<PathBuf>) -> Result<Door> {
-    Ok(Door { name: name.to_owned(), listen: free_address()?, plugin })
+fn doors(plugins: Vec<(String, Option<PathBuf>)>) -> Result<Vec<Door>> {
+    let addresses = free_addresses(plugins.len())?;
+    let doors = plugins.into_iter().zip(addresses);
+    Ok(doors.map(|((name, plugin), listen)| Door { name, listen, plugin }).collect())
 }
 
 /// A program with doors that all answer.
@@ -246,10 +248,9 @@ fn costs(
     contestant: &Contestant,
     modules: &Modules,
 ) -> Result<Vec<(&'static str, f64)>> {
-    let mut doors = vec![door(NO_PLUGIN, None)?];
-    for case in &CASES {
-        doors.push(door(case.guest.name(), Some(modules.of(case.guest)))?);
-    }
+    let cases = CASES.iter().map(|case| case.guest);
+    let plugins = cases.map(|guest| (guest.name().to_owned(), Some(modules.of(guest))));
+    let doors = doors(std::iter::once((NO_PLUGIN.to_owned(), None)).chain(plugins).collect())?;
     let open = Open::start(settings, origin, contestant, doors, None)?;
     let (bare, others) = open.targets.split_first().context("no door")?;
     let mut loads = Vec::new();
@@ -317,9 +318,8 @@ fn weight(
     modules: &Modules,
 ) -> Result<f64> {
     let memory = |count: usize| -> Result<f64> {
-        let doors = (0..count)
-            .map(|number| door(&format!("noop-{number}"), Some(modules.of(Guest::Nothing))));
-        let doors = doors.collect::<Result<Vec<_>>>()?;
+        let plugin = |number| (format!("noop-{number}"), Some(modules.of(Guest::Nothing)));
+        let doors = doors((0..count).map(plugin).collect())?;
         let open = Open::start(settings, origin, contestant, doors, None)?;
         std::thread::sleep(SETTLE);
         Ok(open.running.memory()?.proportional as f64)
@@ -336,7 +336,7 @@ fn starts(
 ) -> Result<Vec<(&'static str, f64)>> {
     let cache = tempfile::tempdir().context("make a directory")?;
     let time = |plugin: Option<PathBuf>| -> Result<f64> {
-        let doors = vec![door(NO_PLUGIN, plugin)?];
+        let doors = doors(vec![(NO_PLUGIN.to_owned(), plugin)])?;
         let started = Instant::now();
         let _open = Open::start(settings, origin, contestant, doors, Some(cache.path()))?;
         Ok(started.elapsed().as_secs_f64() * 1e3)
@@ -355,8 +355,8 @@ fn from_the_cache(modules: &Modules, rounds: usize) -> Result<[Figure; 2]> {
     let engine = Engine::new(EngineSettings::default()).context("make an engine")?;
     let directory = tempfile::tempdir().context("make a directory")?;
     let mut compile = Figure::new("compile", "compile a module of 3 MiB", "ms");
-    let mut load =
-        Figure::new("load", "load a module of 3 MiB from the cache", "ms").at_most_absolute(5.0);
+    let mut load = Figure::new("load", "find a module of 3 MiB in the cache and load it", "ms")
+        .at_most_absolute(5.0);
     for round in 0..rounds {
         let started = Instant::now();
         let module = Module::compile(&engine, &bytes).context("compile a module")?;
