@@ -56,6 +56,8 @@ pub struct Sample {
     pub unsent: u64,
     pub duration: Duration,
     latency: Histogram<u64>,
+    /// Of those drained: throughput and goodput leave them out.
+    late: Histogram<u64>,
 }
 
 impl Sample {
@@ -63,6 +65,7 @@ impl Sample {
         let latency =
             Histogram::new_with_bounds(1, HIGHEST_LATENCY, 3).context("create a histogram")?;
         Ok(Sample {
+            late: latency.clone(),
             completed: 0,
             completed_in_time: 0,
             errors: 0,
@@ -78,6 +81,9 @@ impl Sample {
         self.latency.saturating_record(nanoseconds);
         self.completed += 1;
         self.completed_in_time += u64::from(now <= stop);
+        if now > stop {
+            self.late.saturating_record(nanoseconds);
+        }
     }
 
     fn failure(&mut self, reason: impl FnOnce() -> String) {
@@ -106,10 +112,13 @@ impl Sample {
         self.completed + self.errors + self.unsent
     }
 
-    /// Answers per second that came within `patience` of when their request was due.
+    /// Answers per second that came within `patience` of when their request was due, before the phase was over: the
+    /// second after it would make a proxy with a queue look faster than what is behind it.
     pub fn goodput(&self, patience: Duration) -> f64 {
         let patience = u64::try_from(patience.as_nanos()).unwrap_or(HIGHEST_LATENCY);
-        self.latency.count_between(0, patience) as f64 / self.duration.as_secs_f64()
+        let useful = |answers: &Histogram<u64>| answers.count_between(0, patience);
+        let useful = useful(&self.latency).saturating_sub(useful(&self.late));
+        useful as f64 / self.duration.as_secs_f64()
     }
 
     /// An error where more than one request in ten thousand failed, or where a fixed rate was not
@@ -222,6 +231,8 @@ mod tests {
         assert!((sample.latency(0.5) - 5000.0).abs() < 10.0);
         sample.answered(start, stop + Duration::from_millis(1), stop);
         assert_eq!((sample.completed, sample.completed_in_time), (2, 1));
+        assert!((sample.goodput(Duration::from_secs(2)) - 1.0).abs() < 1e-9);
+        assert!(sample.goodput(Duration::from_millis(1)) < 1e-9);
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
          modules of ABI 0.2.1 that export all callbacks; each is seen to do its work before it is measured"
     ));
     bench.report.work.push(format!(
-        "memory: proportional set size with {} instances of the no-op less that with one, for each, with its own linear \
+        "memory: proportional set size with {} instances of the no-op less that with one and less what as many doors weigh without, for each, with its own linear \
          memory of 128 KiB as far as it is touched; first answer: from the start of the program with one plugin of 3 MiB, \
          every second start with what leno has kept of the first (envoy keeps nothing)",
         INSTANCES + 1
@@ -310,21 +310,23 @@ fn summary(turns: &[Vec<Slice>]) -> Vec<(&'static str, f64)> {
     values
 }
 
-/// KiB that one more instance weighs.
+/// KiB that one more instance weighs: what more doors with it weigh, less what as many doors do without.
 fn weight(
     settings: &Settings,
     origin: &Origin,
     contestant: &Contestant,
     modules: &Modules,
 ) -> Result<f64> {
-    let memory = |count: usize| -> Result<f64> {
-        let plugin = |number| (format!("noop-{number}"), Some(modules.of(Guest::Nothing)));
+    let memory = |count: usize, module: Option<&PathBuf>| -> Result<f64> {
+        let plugin = |number| (format!("door-{number}"), module.cloned());
         let doors = doors((0..count).map(plugin).collect())?;
         let open = Open::start(settings, origin, contestant, doors, None)?;
         std::thread::sleep(SETTLE);
         Ok(open.running.memory()?.proportional as f64)
     };
-    Ok((memory(1 + INSTANCES)? - memory(1)?) / INSTANCES as f64 / 1024.0)
+    let more = |module| anyhow::Ok(memory(1 + INSTANCES, module)? - memory(1, module)?);
+    let module = modules.of(Guest::Nothing);
+    Ok((more(Some(&module))? - more(None)?) / INSTANCES as f64 / 1024.0)
 }
 
 /// Milliseconds from the start of the program to an answer.
