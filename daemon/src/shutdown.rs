@@ -1,5 +1,7 @@
 //! Being asked to stop: SIGTERM or SIGINT. The first asks politely, the second means now.
 
+use std::io::IsTerminal as _;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that ask a process to stop.
@@ -7,6 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Requests {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
+    /// Whether somebody sits before it: then SIGHUP says that they have gone.
+    interactive: bool,
 }
 
 impl Requests {
@@ -18,14 +23,25 @@ impl Requests {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            interactive: std::io::stdin().is_terminal(),
         })
     }
 
-    /// Waits for the next request and names it.
+    /// Waits for the next request and names it. To a service SIGHUP means to read its files again, which happens anyway
+    /// whenever they change.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => {
+                    if self.interactive {
+                        return "SIGHUP";
+                    }
+                    tracing::info!("SIGHUP: files are read whenever they change; nothing to do");
+                }
+            }
         }
     }
 }

@@ -167,6 +167,21 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(proxy.errors().contains("ending at once"), "{}", proxy.errors());
 }
 
+/// What managers of services send to have files read again.
+#[tokio::test]
+async fn a_hangup_ends_nothing() {
+    let patient = patient().await;
+    let mut proxy =
+        Mesh::default().service("shop", "http", &[patient.origin.address]).start().await;
+    let mut wire = waiting_call(&proxy, &patient).await;
+    proxy.signal(Signal::HUP);
+    until("its word on it", async || proxy.errors().contains("SIGHUP").then_some(())).await;
+    patient.go.send_replace(true);
+    assert_eq!(wire.answer().await.status, 200);
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn draining_has_an_end() {
     let patient = patient().await;
