@@ -331,6 +331,21 @@ impl Published {
         let _ = tokio::time::timeout(limit, known).await;
     }
 
+    /// Waits until a snapshot says who answers to `host`, or that nobody does; whoever asked for it sets the limit.
+    pub async fn arrival(&self, host: &str) -> Arc<Snapshot> {
+        let mut generations = self.generation.subscribe();
+        loop {
+            // The answer may have come between the caller's snapshot and the question.
+            let snapshot = self.load();
+            if snapshot.service(host).is_some() || snapshot.absent.contains(host) {
+                return snapshot;
+            }
+            if generations.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Asks for a host that is not in the snapshot. Says whether anybody can be asked.
     pub fn want(&self, host: &str) -> bool {
         // A full queue is as good as having asked: the caller waits and fails as it would for an absent host.

@@ -19,6 +19,8 @@ enum Must {
     Answer(u32),
     /// Nothing happens; the connection lives.
     Ignore,
+    /// As a caller's leave is taken: the connection lives on, or ends in peace.
+    Farewell,
 }
 use Must::*;
 
@@ -84,7 +86,8 @@ async fn play_one(proxy: &Proxy, case: &Case) -> Result<(), String> {
                 tokio::time::sleep(Duration::from_millis(10 * pongs)).await;
                 continue;
             }
-            (Ignore, Reaction::Pong) => true,
+            (Ignore | Farewell, Reaction::Pong) => true,
+            (Farewell, Reaction::ConnectionEnds(code)) => matches!(code, None | Some(NO_ERROR)),
             (Ignore, Reaction::Head { .. }) => continue,
             _ => false,
         };
@@ -343,7 +346,7 @@ async fn stream_states() {
         case(
             "7 an unknown error code in GOAWAY",
             [Frame::new(GOAWAY, 0, 0, [0, 0, 0, 0, 0, 0, 0, 0xff])],
-            Ignore,
+            Farewell,
         ),
         case(
             "8.1 a second head that ends nothing",

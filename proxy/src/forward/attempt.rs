@@ -128,8 +128,9 @@ impl<'a> Tries<'a> {
             }
             _ => None,
         };
-        let (workers, now) = (context.worker.shared.workers, context.worker.shared.now());
-        let busy = cluster.is_judged() && context.worker.allowances.begin(cluster, workers, now);
+        let shared = &context.worker.shared;
+        let begin = || context.worker.allowances.begin(cluster, shared.workers, shared.now());
+        let busy = cluster.is_judged() && begin();
         context.copies |= hedged.is_some() || busy;
         let replay = replay(&context, &mut request);
         let supply = Supply::new(request, replay);

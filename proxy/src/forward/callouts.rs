@@ -84,7 +84,6 @@ async fn find(worker: &Worker, target: &Target) -> Result<Arc<Cluster>, Error> {
         Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
     };
     let published = &worker.shared.published;
-    let mut generations = published.subscribe();
     let snapshot = worker.snapshot();
     if let Some(cluster) = cluster(&snapshot, target) {
         return Ok(cluster);
@@ -92,17 +91,9 @@ async fn find(worker: &Worker, target: &Target) -> Result<Arc<Cluster>, Error> {
     if !may_arrive(worker, &snapshot, &target.host) || !published.want(&target.host) {
         return Err(unknown());
     }
-    let arrived = async {
-        loop {
-            let snapshot = published.load();
-            if snapshot.service(&target.host).is_some() || snapshot.absent.contains(&target.host) {
-                return cluster(&snapshot, target);
-            }
-            generations.changed().await.ok()?;
-        }
-    };
-    let arrived = tokio::time::timeout(worker.shared.on_demand_timeout, arrived).await;
-    arrived.ok().flatten().ok_or_else(unknown)
+    let arrival = published.arrival(&target.host);
+    let arrived = tokio::time::timeout(worker.shared.on_demand_timeout, arrival).await;
+    arrived.ok().and_then(|snapshot| cluster(&snapshot, target)).ok_or_else(unknown)
 }
 
 async fn send(

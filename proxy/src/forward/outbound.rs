@@ -88,7 +88,6 @@ pub(super) async fn find_service(
         Error::ours(StatusCode::NOT_FOUND, Flag::NR, detail)
     };
     let shared = exchange.worker.shared.clone();
-    let mut generations = shared.published.subscribe();
     let everything_known = !shared.published.is_on_demand();
     if everything_known || exchange.snapshot.absent.contains(&target.host) {
         return Err(unknown());
@@ -97,18 +96,8 @@ pub(super) async fn find_service(
         let detail = "the proxy is ending and asks for no more hosts";
         return Err(Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::NR, detail));
     }
-    let arrived = tokio::time::timeout(shared.on_demand_timeout, async {
-        loop {
-            // The first answer may have come between our snapshot and the question.
-            let snapshot = shared.published.load();
-            if snapshot.service(&target.host).is_some() || snapshot.absent.contains(&target.host) {
-                return snapshot;
-            }
-            if generations.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    });
+    let arrival = shared.published.arrival(&target.host);
+    let arrived = tokio::time::timeout(shared.on_demand_timeout, arrival);
     let snapshot = arrived.await.map_err(|_| {
         let detail =
             format!("the control plane did not say in time who answers to `{}`", target.host);

@@ -200,11 +200,12 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn state() -> State {
-        let facts = Facts {
+    /// Of an exchange that has just begun.
+    pub(in crate::filter::wasm) fn facts() -> Facts {
+        Facts {
             started: Instant::now(),
             direction: Direction::Inbound,
             connection: 1,
@@ -216,8 +217,11 @@ mod tests {
             request_id: None,
             port: "shop/orders:80".into(),
             node: Arc::default(),
-        };
-        State::new(facts, 1)
+        }
+    }
+
+    fn state() -> State {
+        State::new(facts(), 1)
     }
 
     #[test]

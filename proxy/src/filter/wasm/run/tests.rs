@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
@@ -11,9 +11,8 @@ use leno_wasm_host::Digest;
 
 use super::*;
 use crate::{
-    filter::wasm::{Node, Plugin, Runtime, Slot, Unloaded},
+    filter::wasm::{Node, Plugin, Runtime, Slot, Unloaded, state::tests::facts},
     http::body::{Body, BodyError},
-    telemetry::record::Direction,
 };
 
 /// Instead of a minute.
@@ -61,22 +60,6 @@ fn plugin(bytes: &[u8], failure: FailurePolicy) -> Arc<Plugin> {
     };
     let runtime = Runtime::new(None).unwrap();
     runtime.load("shop/tag", *Digest::of(bytes).bytes(), bytes, &spec).unwrap()
-}
-
-fn facts() -> Facts {
-    Facts {
-        started: Instant::now(),
-        direction: Direction::Inbound,
-        connection: 1,
-        source: SocketAddr::from(([127, 0, 0, 1], 1)),
-        destination: None,
-        proven: None,
-        server_name: None,
-        version: None,
-        request_id: None,
-        port: "shop/orders:80".into(),
-        node: Arc::default(),
-    }
 }
 
 fn slot(plugin: &Arc<Plugin>) -> Slot {
