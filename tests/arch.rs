@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "proxy/src/route",
     "proxy/src/filter/authz",
     "proxy/src/filter/jwt/verify",
+    "proxy/src/cache/policy",
     "proxy/src/cluster/balance",
     "proxy/src/cluster/breaker",
     "proxy/src/cluster/circuit",

@@ -13,6 +13,7 @@
 mod admin;
 mod app;
 mod bootstrap;
+mod cache;
 mod cluster;
 mod config;
 mod error;
