@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "proxy/src/filter/wasm/buffer",
     "proxy/src/filter/wasm/head",
     "proxy/src/filter/wasm/restart",
+    "proxy/src/cache/policy",
     "proxy/src/cluster/balance",
     "proxy/src/cluster/breaker",
     "proxy/src/cluster/circuit",

@@ -14,6 +14,7 @@
 mod admin;
 mod app;
 mod bootstrap;
+mod cache;
 mod cluster;
 mod config;
 mod error;

@@ -1,0 +1,224 @@
+//! The body of a stored response: written once while it arrives, read by any number of callers meanwhile and after.
+//!
+//! Bytes are copied as they come: what hyper hands out is a part of a larger buffer, which would stay in memory with it
+//! and which nobody counts.
+
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use tokio::sync::Notify;
+
+/// A body that is arriving, or is all there.
+#[derive(Debug, Default)]
+pub struct StoredBody {
+    whole: OnceLock<Whole>,
+    arriving: Mutex<Arriving>,
+    /// Of what has arrived.
+    length: AtomicUsize,
+    /// Wakes readers who wait for more.
+    more: Notify,
+}
+
+/// All of a body.
+#[derive(Clone, Debug, Default)]
+pub struct Whole {
+    /// One piece.
+    pub bytes: Bytes,
+    /// What came after it.
+    pub trailers: Option<HeaderMap>,
+}
+
+#[derive(Debug, Default)]
+struct Arriving {
+    pieces: Vec<Bytes>,
+    /// It will never be whole.
+    broken: bool,
+}
+
+/// What a reader gets next.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Bytes from where it was.
+    Data(Bytes),
+    /// Nothing follows but this.
+    End(Option<HeaderMap>),
+    /// The rest never came.
+    Broken,
+}
+
+/// Where a reader is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    piece: usize,
+    bytes: usize,
+}
+
+impl StoredBody {
+    /// All of it at once.
+    pub fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let body = Self::default();
+        body.length.store(bytes.len(), Ordering::Relaxed);
+        // A new one: nobody was first.
+        let _ = body.whole.set(Whole { bytes, trailers });
+        body
+    }
+
+    /// Adds what has arrived.
+    pub fn push(&self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.arriving().pieces.push(Bytes::copy_from_slice(data));
+        self.length.fetch_add(data.len(), Ordering::Relaxed);
+        self.more.notify_waiters();
+    }
+
+    /// Nothing more comes but `trailers`.
+    pub fn finish(&self, trailers: Option<HeaderMap>) {
+        let mut arriving = self.arriving();
+        let mut joined = BytesMut::with_capacity(self.len());
+        for piece in &arriving.pieces {
+            joined.extend_from_slice(piece);
+        }
+        // Who reads from the pieces has a place in the whole, too.
+        if !arriving.broken && self.whole.set(Whole { bytes: joined.freeze(), trailers }).is_ok() {
+            arriving.pieces = Vec::new();
+        }
+        drop(arriving);
+        self.more.notify_waiters();
+    }
+
+    /// The rest will not come.
+    pub fn cut(&self) {
+        self.arriving().broken = true;
+        self.more.notify_waiters();
+    }
+
+    /// All of it, when all of it is there. Takes no lock.
+    pub fn get(&self) -> Option<&Whole> {
+        self.whole.get()
+    }
+
+    /// Bytes that have arrived.
+    pub fn len(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What follows `place`, waited for where it has not arrived, and moves on.
+    pub async fn next(&self, place: &mut Place) -> Next {
+        loop {
+            let more = self.more.notified();
+            let mut more = std::pin::pin!(more);
+            // Before looking: what arrives in between must wake us.
+            more.as_mut().enable();
+            if let Some(next) = self.look(place) {
+                return next;
+            }
+            more.await;
+        }
+    }
+
+    fn look(&self, place: &mut Place) -> Option<Next> {
+        if let Some(whole) = self.whole.get() {
+            return Some(from_whole(whole, place));
+        }
+        let arriving = self.arriving();
+        if let Some(piece) = arriving.pieces.get(place.piece) {
+            place.piece += 1;
+            place.bytes += piece.len();
+            return Some(Next::Data(piece.clone()));
+        }
+        match (self.whole.get(), arriving.broken) {
+            (Some(whole), _) => Some(from_whole(whole, place)),
+            (None, true) => Some(Next::Broken),
+            (None, false) => None,
+        }
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, Arriving> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn from_whole(whole: &Whole, place: &mut Place) -> Next {
+    if place.bytes >= whole.bytes.len() {
+        return Next::End(whole.trailers.clone());
+    }
+    let rest = whole.bytes.slice(place.bytes..);
+    place.bytes = whole.bytes.len();
+    Next::Data(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    async fn read(body: &StoredBody) -> Result<Vec<u8>, Vec<u8>> {
+        let (mut place, mut bytes) = (Place::default(), Vec::new());
+        loop {
+            match body.next(&mut place).await {
+                Next::Data(data) => bytes.extend_from_slice(&data),
+                Next::End(_) => return Ok(bytes),
+                Next::Broken => return Err(bytes),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reads_while_it_arrives_gets_all_of_it() {
+        let body = Arc::new(StoredBody::default());
+        body.push(b"one ");
+        let mut early = Place::default();
+        assert!(matches!(body.next(&mut early).await, Next::Data(data) if data == "one "));
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let body = body.clone();
+                tokio::spawn(async move { read(&body).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        body.push(b"");
+        body.push(b"two ");
+        tokio::task::yield_now().await;
+        body.push(b"three");
+        body.finish(None);
+        for reader in readers {
+            assert_eq!(reader.await.unwrap().unwrap(), b"one two three");
+        }
+        // In the middle when it became whole.
+        assert!(matches!(body.next(&mut early).await, Next::Data(data) if data == "two three"));
+        assert!(matches!(body.next(&mut early).await, Next::End(None)));
+        assert_eq!(body.get().unwrap().bytes, "one two three");
+        assert_eq!(read(&body).await.unwrap(), b"one two three");
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_is_never_whole() {
+        let body = StoredBody::default();
+        body.push(b"one");
+        body.cut();
+        assert_eq!(read(&body).await, Err(b"one".to_vec()));
+        body.finish(None);
+        assert!(body.get().is_none());
+        assert_eq!(read(&body).await, Err(b"one".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn none_at_all_is_whole_too() {
+        assert_eq!(read(&StoredBody::whole(Bytes::new(), None)).await.unwrap(), b"");
+        let body = StoredBody::default();
+        body.finish(Some(HeaderMap::new()));
+        assert!(matches!(body.next(&mut Place::default()).await, Next::End(Some(_))));
+    }
+}

@@ -1,0 +1,190 @@
+//! Several responses for one URL, and which one a request selects (RFC 9111 section 4.1).
+//!
+//! Requests that mean the same shall find the same response: fields are compared after their lines are joined and
+//! whitespace is taken out; languages and codings also without regard to case and order.
+
+use http::{HeaderMap, HeaderName, header};
+
+/// More selecting fields than this, and a response is its own variant for everybody: not worth keeping.
+pub const MOST_FIELDS: usize = 16;
+
+/// The fields that selected a response, with what the request had in them, in a form that can be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Selection(Vec<(HeaderName, Option<Vec<u8>>)>);
+
+impl Selection {
+    /// Of the request that a response with `response` as its fields belongs to. `None` for `Vary: *`, for what is no list
+    /// of names, and for more than [`MOST_FIELDS`].
+    pub fn of(response: &HeaderMap, request: &HeaderMap) -> Option<Self> {
+        let mut fields: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
+        for name in names(response) {
+            let name = name?;
+            if fields.iter().all(|(known, _)| *known != name) {
+                let value = normal(&name, request);
+                fields.push((name, value));
+            }
+        }
+        // In whatever order the response names them.
+        fields.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        (fields.len() <= MOST_FIELDS).then_some(Self(fields))
+    }
+
+    /// Whether a request selects the response.
+    pub fn matches(&self, request: &HeaderMap) -> bool {
+        self.0.iter().all(|(name, value)| normal(name, request) == *value)
+    }
+
+    /// The names, sorted: requests with the same values in them select the same.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    /// Bytes it takes in memory, about.
+    pub fn size(&self) -> usize {
+        let one = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) + 64;
+        self.0.iter().map(|(_, value)| one(value)).sum()
+    }
+}
+
+/// Whether no request ever selects a response with these fields.
+pub fn is_star(response: &HeaderMap) -> bool {
+    names(response).any(|name| name.is_none())
+}
+
+/// The names in `Vary`; `None` for `*` and for what is no name.
+fn names(response: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
+    let members = |value: &http::HeaderValue| {
+        let members = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        let there = members.filter(|name| !name.is_empty());
+        // `*` is a token, but no field.
+        let name = |name: &[u8]| HeaderName::from_bytes(name).ok().filter(|_| name != b"*");
+        there.map(name).collect::<Vec<_>>()
+    };
+    response.get_all(header::VARY).iter().flat_map(members)
+}
+
+/// What a request has in a field, in the form in which it is compared; `None` where it has no such field.
+fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
+    if !request.contains_key(name) {
+        return None;
+    }
+    let lines = request.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    let mut members: Vec<Vec<u8>> = lines.flat_map(members).collect();
+    if [header::ACCEPT_LANGUAGE, header::ACCEPT_ENCODING].contains(name) {
+        members.iter_mut().for_each(|member| member.make_ascii_lowercase());
+        members.sort_unstable();
+    }
+    Some(members.join(&b','))
+}
+
+/// The members of a list, without whitespace around them and around their parameters. Inside quotes nothing is changed.
+fn members(line: &[u8]) -> Vec<Vec<u8>> {
+    let (mut members, mut member) = (Vec::new(), Vec::new());
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => {
+                members.push(std::mem::take(&mut member));
+                continue;
+            }
+            _ => {}
+        }
+        member.push(*byte);
+    }
+    members.push(member);
+    members.iter_mut().for_each(|member| tighten(member));
+    members.retain(|member| !member.is_empty());
+    members
+}
+
+/// Takes out whitespace at both ends and around `;` and `=`, but not inside quotes.
+fn tighten(member: &mut Vec<u8>) {
+    let mut tight: Vec<u8> = Vec::with_capacity(member.len());
+    let (mut quoted, mut escaped, mut space) = (false, false, false);
+    for byte in member.trim_ascii() {
+        let (was_quoted, was_escaped) = (quoted, escaped);
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b' ' | b'\t' if !quoted => {
+                space = true;
+                continue;
+            }
+            _ => {}
+        }
+        let apart = |byte: u8| !b";=".contains(&byte);
+        if space
+            && !was_quoted
+            && !was_escaped
+            && apart(*byte)
+            && tight.last().is_none_or(|last| apart(*last))
+        {
+            tight.push(b' ');
+        }
+        space = false;
+        tight.push(*byte);
+    }
+    *member = tight;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn same(vary: &str, one: &[(&'static str, &str)], other: &[(&'static str, &str)]) -> bool {
+        let selection = Selection::of(&headers(&[("vary", vary)]), &headers(one)).unwrap();
+        selection.matches(&headers(other))
+    }
+
+    #[test]
+    fn section_4_1() {
+        assert!(same("", &[("foo", "1")], &[("foo", "2")]));
+        assert!(same("Foo", &[("foo", "1")], &[("foo", "1"), ("bar", "2")]));
+        assert!(!same("Foo", &[("foo", "1")], &[("foo", "2")]));
+        assert!(!same("Foo", &[("foo", "1")], &[]));
+        assert!(!same("Foo", &[], &[("foo", "1")]));
+        assert!(!same("Foo", &[], &[("foo", "")]), "an empty field is there");
+        let both = [("foo", "1"), ("bar", "a")];
+        assert!(same("Foo, Bar", &both, &[("bar", "a"), ("foo", "1")]));
+        assert!(!same("Foo, Bar", &both, &[("foo", "1")]));
+        assert!(same("Foo, Baz", &both, &[("foo", "1")]), "both leave it out");
+    }
+
+    #[test]
+    fn what_means_the_same_is_the_same() {
+        assert!(same("Foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
+        assert!(same("Foo", &[("foo", "1,2")], &[("foo", " 1 ,  2 ")]));
+        assert!(!same("Foo", &[("foo", "1, 2")], &[("foo", "2, 1")]));
+        assert!(!same("Foo", &[("foo", "a b")], &[("foo", "ab")]));
+        assert!(!same("Foo", &[("foo", "\"a, b\"")], &[("foo", "\"a,b\"")]));
+        let english = [("accept-language", "en, de;q=0.5")];
+        for other in ["de;q=0.5, en", "EN, de;q=0.5", "en,de;q=0.5", "en , de ; q=0.5"] {
+            assert!(same("Accept-Language", &english, &[("accept-language", other)]), "{other}");
+        }
+        assert!(!same("Accept-Language", &english, &[("accept-language", "de, en;q=0.5")]));
+    }
+
+    #[test]
+    fn a_star_selects_nothing() {
+        for vary in ["*", "*, *", ", *", "*, Foo", "Foo, *", "a b"] {
+            assert!(is_star(&headers(&[("vary", vary)])), "{vary}");
+            let response = headers(&[("vary", vary)]);
+            assert_eq!(Selection::of(&response, &HeaderMap::new()), None, "{vary}");
+        }
+        let many: Vec<String> = (0..=MOST_FIELDS).map(|i| format!("x-{i}")).collect();
+        let response = headers(&[("vary", &many.join(", "))]);
+        assert_eq!(Selection::of(&response, &HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,372 @@
+//! Stored responses, in memory, within a bound on bytes, shared by all workers.
+//!
+//! What is stored for one URL is one shelf: all its variants, and those of every audience. So a change at the origin makes
+//! all of them void at once, and nobody looks for them. Shelves are never changed, only replaced.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, StatusCode};
+use quick_cache::{Lifecycle, Weighter, sync::Cache};
+
+use super::{
+    body::StoredBody,
+    policy::{directives::Directives, freshness::Freshness, variants::Selection},
+};
+
+/// Responses for one URL; the oldest makes room.
+const MOST_ON_A_SHELF: usize = 64;
+/// About what a shelf or a response takes beside its bytes.
+const OVERHEAD: usize = 512;
+/// The store expects responses of about this many bytes; a wrong guess costs some memory, nothing else.
+const USUAL_SIZE: u64 = 8 * 1024;
+
+/// For whom a response may be used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Audience {
+    /// Anybody: the origin says so.
+    Everybody,
+    /// The workload for which it was fetched.
+    Only(Arc<str>),
+}
+
+impl Audience {
+    /// Whether `identity` is one of them.
+    pub fn includes(&self, identity: &str) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Only(one) => **one == *identity,
+        }
+    }
+}
+
+/// A response as it is kept.
+#[derive(Debug)]
+pub struct Stored {
+    /// Which of the responses kept so far.
+    pub number: u64,
+    /// For whom.
+    pub audience: Audience,
+    /// Parts of requests that the policy adds to the key.
+    pub extra: Arc<[u8]>,
+    /// Fields of the request that selected it.
+    pub selection: Selection,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, without those of the hop.
+    pub headers: HeaderMap,
+    /// What it says of caches.
+    pub directives: Directives,
+    /// How long it is good for.
+    pub freshness: Freshness,
+    /// For purging.
+    pub tags: Arc<[Box<str>]>,
+    /// All of it is there.
+    pub body: Arc<StoredBody>,
+}
+
+impl Stored {
+    /// A number for the next one.
+    pub fn next_number() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Bytes it takes, about.
+    fn size(&self) -> usize {
+        let fields: usize =
+            self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 48).sum();
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 16).sum();
+        self.body.len() + fields + tags + self.selection.size() + self.extra.len() + OVERHEAD
+    }
+
+    /// Whether it takes the place of `other`.
+    fn replaces(&self, other: &Self) -> bool {
+        self.audience == other.audience
+            && self.extra == other.extra
+            && self.selection == other.selection
+    }
+}
+
+/// What is kept for one URL; the newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<[Arc<Stored>]>);
+
+impl Shelf {
+    /// Those that a request of `identity` may get and selects, the newest first.
+    pub fn select<'a>(
+        &'a self,
+        identity: &'a str,
+        extra: &'a [u8],
+        request: &'a HeaderMap,
+    ) -> impl Iterator<Item = &'a Arc<Stored>> {
+        self.of_audience(identity, extra).filter(|stored| stored.selection.matches(request))
+    }
+
+    /// Those that `identity` may get, selected or not: their tags are asked about with the one that is.
+    pub fn of_audience<'a>(
+        &'a self,
+        identity: &'a str,
+        extra: &'a [u8],
+    ) -> impl Iterator<Item = &'a Arc<Stored>> {
+        let for_it = move |stored: &&Arc<Stored>| {
+            stored.audience.includes(identity) && *stored.extra == *extra
+        };
+        self.0.iter().filter(for_it)
+    }
+
+    fn with(&self, new: Arc<Stored>) -> Self {
+        let others = self.0.iter().filter(|stored| !new.replaces(stored));
+        let kept = others.take(MOST_ON_A_SHELF - 1).cloned();
+        Self(std::iter::once(new.clone()).chain(kept).collect())
+    }
+
+    fn size(&self, url: &str) -> u64 {
+        let all: usize = self.0.iter().map(|stored| stored.size()).sum();
+        (all + url.len() + OVERHEAD) as u64
+    }
+}
+
+/// How much, and how often it was of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// URLs.
+    pub urls: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Bytes that there may be.
+    pub most_bytes: u64,
+    /// URLs that had to make room.
+    pub evicted: u64,
+}
+
+/// All that is kept.
+#[derive(Debug)]
+pub struct Store {
+    shelves: Cache<Arc<str>, Shelf, BySize, rustc_hash::FxBuildHasher, Evicted>,
+    evicted: Arc<AtomicU64>,
+}
+
+impl Store {
+    /// For at most so many bytes.
+    pub fn new(most_bytes: u64) -> Self {
+        let evicted = Arc::<AtomicU64>::default();
+        let shelves = Cache::with(
+            usize::try_from(most_bytes / USUAL_SIZE).unwrap_or(usize::MAX).clamp(16, 1 << 20),
+            most_bytes,
+            BySize,
+            rustc_hash::FxBuildHasher,
+            Evicted(evicted.clone()),
+        );
+        Self { shelves, evicted }
+    }
+
+    /// What is kept for a URL.
+    pub fn look_up(&self, url: &str) -> Option<Shelf> {
+        self.shelves.get(url)
+    }
+
+    /// Keeps a response in the place of the one that it replaces. What is larger than a share of the store is not kept.
+    pub fn keep(&self, url: &Arc<str>, stored: Arc<Stored>) {
+        // Two at once: the later one may undo the earlier one's variant, which then is fetched again.
+        let shelf = self.shelves.peek(&**url).unwrap_or_default().with(stored);
+        self.shelves.insert(url.clone(), shelf);
+    }
+
+    /// Makes everything for a URL void. Says how much that was.
+    pub fn remove(&self, url: &str) -> usize {
+        self.shelves.remove(url).map_or(0, |(_, shelf)| shelf.0.len())
+    }
+
+    /// Makes everything void that `is_void` says, by URL and response. Says how much that was.
+    pub fn purge(&self, is_void: impl Fn(&str, &Stored) -> bool) -> usize {
+        let mut count = 0;
+        let found: Vec<(Arc<str>, Shelf)> = self.shelves.iter().collect();
+        for (url, shelf) in found {
+            let kept: Arc<[_]> =
+                shelf.0.iter().filter(|stored| !is_void(&url, stored)).cloned().collect();
+            let void = shelf.0.len() - kept.len();
+            if void == 0 {
+                continue;
+            }
+            count += void;
+            match kept.is_empty() {
+                true => drop(self.shelves.remove(&*url)),
+                false => self.shelves.insert(url, Shelf(kept)),
+            }
+        }
+        count
+    }
+
+    /// How much there is.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            urls: self.shelves.len() as u64,
+            bytes: self.shelves.weight(),
+            most_bytes: self.shelves.capacity(),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The oldest response that is still good at `now`, for people.
+    pub fn oldest(&self, now: Duration) -> Option<Duration> {
+        let ages = self.shelves.iter().flat_map(|(_, shelf)| {
+            shelf.0.iter().map(|stored| stored.freshness.age(now)).collect::<Vec<_>>()
+        });
+        ages.filter(|age| *age != Duration::MAX).max()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct BySize;
+
+impl Weighter<Arc<str>, Shelf> for BySize {
+    fn weight(&self, url: &Arc<str>, shelf: &Shelf) -> u64 {
+        shelf.size(url)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Evicted(Arc<AtomicU64>);
+
+impl Lifecycle<Arc<str>, Shelf> for Evicted {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _url: Arc<str>, _shelf: Shelf) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::cache::policy::freshness::Times;
+
+    fn stored(audience: Audience, extra: &[u8], body: &str, vary: Option<&str>) -> Arc<Stored> {
+        let (mut response, mut request) = (HeaderMap::new(), HeaderMap::new());
+        if let Some(value) = vary {
+            response.insert("vary", HeaderValue::from_static("x-a"));
+            request.insert("x-a", value.parse().unwrap());
+        }
+        let (directives, target) = Directives::of_response(&response);
+        let times = Times { requested: Duration::ZERO, received: Duration::ZERO };
+        Arc::new(Stored {
+            number: Stored::next_number(),
+            audience,
+            extra: extra.into(),
+            selection: Selection::of(&response, &request).unwrap(),
+            status: StatusCode::OK,
+            freshness: super::super::policy::freshness::of_response(
+                StatusCode::OK,
+                &response,
+                &directives,
+                target,
+                times,
+                None,
+            ),
+            headers: response,
+            directives,
+            tags: ["a".into()].into(),
+            body: Arc::new(StoredBody::whole(Bytes::copy_from_slice(body.as_bytes()), None)),
+        })
+    }
+
+    fn found(store: &Store, identity: &str, extra: &[u8], x_a: Option<&str>) -> Vec<Bytes> {
+        let mut request = HeaderMap::new();
+        if let Some(value) = x_a {
+            request.insert("x-a", value.parse().unwrap());
+        }
+        let shelf = store.look_up("u").unwrap_or_default();
+        let bodies = shelf.select(identity, extra, &request);
+        bodies.map(|stored| stored.body.get().unwrap().bytes.clone()).collect()
+    }
+
+    #[test]
+    fn nobody_gets_what_was_fetched_for_another() {
+        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        store.keep(&url, stored(Audience::Only("a".into()), b"", "of a", None));
+        store.keep(&url, stored(Audience::Only("b".into()), b"", "of b", None));
+        assert_eq!(found(&store, "a", b"", None), ["of a"]);
+        assert_eq!(found(&store, "b", b"", None), ["of b"]);
+        assert!(found(&store, "c", b"", None).is_empty());
+        assert!(found(&store, "", b"", None).is_empty());
+        store.keep(&url, stored(Audience::Everybody, b"", "of all", None));
+        assert_eq!(found(&store, "c", b"", None), ["of all"]);
+        assert!(found(&store, "c", b"x", None).is_empty());
+    }
+
+    #[test]
+    fn variants_stand_side_by_side_and_the_newest_first() {
+        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        for (body, vary) in [("1", "one"), ("2", "two"), ("3", "one")] {
+            store.keep(&url, stored(Audience::Everybody, b"", body, Some(vary)));
+        }
+        assert_eq!(found(&store, "a", b"", Some("one")), ["3"]);
+        assert_eq!(found(&store, "a", b"", Some("two")), ["2"]);
+        assert!(found(&store, "a", b"", None).is_empty());
+        for i in 0..2 * MOST_ON_A_SHELF {
+            store.keep(&url, stored(Audience::Everybody, b"", "x", Some(&format!("v{i}"))));
+        }
+        let shelf = store.look_up("u").unwrap();
+        assert_eq!(shelf.of_audience("a", b"").count(), MOST_ON_A_SHELF);
+        assert_eq!(store.remove("u"), MOST_ON_A_SHELF);
+        assert!(store.look_up("u").is_none());
+    }
+
+    #[test]
+    fn there_is_never_more_than_fits() {
+        let store = Store::new(1 << 20);
+        let body = "x".repeat(10_000);
+        for i in 0..1_000 {
+            let url = Arc::from(format!("u{i}"));
+            store.keep(&url, stored(Audience::Everybody, b"", &body, None));
+            assert!(store.figures().bytes <= 1 << 20);
+        }
+        let figures = store.figures();
+        assert!(figures.urls > 50 && figures.evicted > 800, "{figures:?}");
+        // Larger than all: not kept, and nothing is lost but what it replaces.
+        store.keep(&Arc::from("u"), stored(Audience::Everybody, b"", &"x".repeat(2 << 20), None));
+        assert!(store.look_up("u").is_none());
+    }
+
+    #[test]
+    fn who_is_asked_for_again_stays_while_others_pass() {
+        let store = Store::new(1 << 20);
+        let body = "x".repeat(10_000);
+        let keep = |url: String| {
+            store.keep(&Arc::from(url), stored(Audience::Everybody, b"", &body, None));
+        };
+        (0..20).for_each(|i| keep(format!("hot{i}")));
+        for i in 0..2_000 {
+            keep(format!("scan{i}"));
+            if i % 10 == 0 {
+                (0..20).for_each(|hot| drop(store.look_up(&format!("hot{hot}"))));
+            }
+        }
+        let left = (0..20).filter(|hot| store.look_up(&format!("hot{hot}")).is_some()).count();
+        assert!(left >= 18, "{left} of 20");
+    }
+
+    #[test]
+    fn purging_says_how_much() {
+        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        store.keep(&url, stored(Audience::Everybody, b"", "1", Some("one")));
+        store.keep(&url, stored(Audience::Everybody, b"", "2", Some("two")));
+        store.keep(&Arc::from("v"), stored(Audience::Everybody, b"", "3", None));
+        let tagged = |tag: &'static str| {
+            move |_: &str, stored: &Stored| stored.tags.iter().any(|known| **known == *tag)
+        };
+        assert_eq!(store.purge(tagged("b")), 0);
+        assert_eq!(store.purge(|url, stored| url == "u" && stored.number % 2 == 0), 1);
+        assert_eq!(store.purge(tagged("a")), 2);
+        assert_eq!(store.figures().urls, 0);
+    }
+}
