@@ -31,6 +31,14 @@ pub(super) struct Changes<'a> {
     pub(super) backend: Option<&'a Backend>,
 }
 
+impl<'a> Changes<'a> {
+    /// Those of a rule and of the backend with this number among its backends.
+    pub(super) fn of(rule: Option<&'a Rule>, backend: Option<usize>) -> Self {
+        let backend = rule.zip(backend).and_then(|(rule, at)| rule.backends.get(at));
+        Self { rule, backend }
+    }
+}
+
 /// Passes an upstream response on, or makes a tunnel of the exchange when upstream agreed to an upgrade.
 pub(super) fn pass_on(
     exchange: &mut Exchange,
