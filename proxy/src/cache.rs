@@ -1,16 +1,19 @@
 //! Answers from our own memory: RFC 9111.
 //!
 //! - [`policy`]: what the RFC says (pure); [`key`]: under what a response is kept (pure).
+//! - [`candidate`]: what of it a policy lets be kept (pure).
 //! - [`store`]: what is kept, within bounds; [`body`]: bytes that are read while they arrive.
 //! - [`fills`]: one fetch for many who want the same.
-//! - [`purge`]: what people want forgotten; [`figures`]: how much all this was of use.
+//! - [`status`]: what is said of it (`Cache-Status`); [`purge`]: what people want forgotten; [`figures`]: how much all this was of use.
 
 pub mod body;
+pub mod candidate;
 pub mod figures;
 pub mod fills;
 pub mod key;
 pub mod policy;
 pub mod purge;
+pub mod status;
 pub mod store;
 
 use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
@@ -108,6 +111,11 @@ impl Cache {
     /// Begins a fetch for which nobody waits.
     pub fn begin_alone(&self, key: &Key, identity: &Arc<str>) -> Begun {
         self.kept.fills.begin(key, identity, false)
+    }
+
+    /// Begins a fetch for which nobody waits yet, unless one is under way.
+    pub fn begin_aside(&self, key: &Key, identity: &Arc<str>) -> Begun {
+        self.kept.fills.begin(key, identity, true)
     }
 
     /// What is behind this key was of use to nobody but whoever fetched it: for a while nobody waits for it.

@@ -136,11 +136,6 @@ impl Lead {
         self.fill.outcome.send_replace(outcome);
     }
 
-    /// Whether somebody waits.
-    pub fn is_awaited(&self) -> bool {
-        self.fill.outcome.receiver_count() > 0
-    }
-
     /// Keeps a whole response, unless it was made void while it was fetched.
     pub fn keep(self, store: &Store, stored: Arc<Stored>) {
         // Under the lock: nobody makes the shelf void between the look and the keeping.

@@ -9,12 +9,13 @@ use super::{
     admission,
     affinity::{self, Affinity},
     attempt::{self, Received},
-    fault, inbound, limits, mirror, outbound, outcome,
+    cached, fault, inbound, limits, mirror, outbound, outcome,
     plugins::{self, Attempted},
     response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
+    cache::Rules,
     cluster::{Admitted, Cluster, Refusal},
     error::{Error, Flag},
     filter::{
@@ -73,6 +74,8 @@ pub(super) struct Routed {
     pub(super) rule: Option<Arc<Rule>>,
     /// Which of the rule's backends.
     pub(super) backend: Option<usize>,
+    /// Whether answers may come from our own memory.
+    pub(super) cache: Option<Arc<Rules>>,
 }
 
 /// What routing decided.
@@ -117,6 +120,7 @@ impl Exchange {
             scope: None,
             attempts: 0,
             not_retried: None,
+            cache: None,
             request_bytes: 0,
             response_bytes: 0,
         };
@@ -129,6 +133,23 @@ impl Exchange {
             http1,
             head_only: request.method() == Method::HEAD,
             caller: None,
+            progress: None,
+            affinity: Affinity::default(),
+            plugins: None,
+            standing: None,
+        }
+    }
+
+    /// One that nobody waits for, on behalf of this one. It leaves no record.
+    pub(super) fn aside(&self) -> Self {
+        Self {
+            worker: self.worker.clone(),
+            snapshot: self.snapshot.clone(),
+            downstream: self.downstream.clone(),
+            record: None,
+            http1: self.http1,
+            head_only: self.head_only,
+            caller: self.caller.clone(),
             progress: None,
             affinity: Affinity::default(),
             plugins: None,
@@ -197,7 +218,10 @@ impl Exchange {
             Decision::Respond(response) => return Ok(self.respond(response)),
         };
         let request = self.watch_body(request);
-        let Routed { cluster, rule, backend } = routed;
+        if let Some(rules) = routed.cache.clone().filter(|_| upgrade.is_none()) {
+            return Box::pin(cached::answer(self, rules, routed, request)).await;
+        }
+        let Routed { cluster, rule, backend, .. } = routed;
         let rule = rule.as_deref();
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
         let (admitted, attempted) = self.fetch(cluster, rule, request, protocol).await?;
