@@ -56,7 +56,7 @@ fn mesh(port: u16) -> Mesh {
         .yaml(
             "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\n\
              metadata: {name: suite, namespace: default}\n\
-             spec: {targetRefs: [{kind: Service, name: suite}]}",
+             spec: {targetRefs: [{kind: Service, name: suite}], staleIfError: 60s}",
         )
         .arguments(&["--workers", "2"])
 }

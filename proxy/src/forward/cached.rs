@@ -15,6 +15,7 @@ use std::{
 use http::{Method, Request, Response, StatusCode, header};
 
 use super::{
+    attempt::{Received, with_body},
     exchange::{Exchange, Routed},
     plugins::Attempted,
     response::{self, Changes},
@@ -26,6 +27,7 @@ use crate::{
         key::{self, Key},
         policy::{
             directives::Directives,
+            freshness::Times,
             invalidation,
             reuse::{self, Reuse, Windows},
         },
@@ -142,13 +144,15 @@ impl Call {
         why: Forward,
     ) -> Result<Response<Body>, Error> {
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let post = (method == Method::POST).then(|| with_body(&request, Body::Empty));
+        let requested = unix_now();
         let rule = self.rule.as_deref();
         let fetched = exchange.fetch(self.cluster.clone(), rule, request, None).await;
         let (admitted, mut received) = match fetched? {
             (admitted, Attempted::Received(received)) => (admitted, received),
             (_, Attempted::Answered(response)) => return Ok(response),
         };
-        let response = &mut received.response;
+        let response = &received.response;
         if invalidation::is_change(&method, response.status()) {
             for path in invalidation::void(&self.authority, &uri, response.headers()) {
                 // Another rule of the same service may go by another policy.
@@ -157,8 +161,24 @@ impl Call {
                 }
             }
         }
-        self.tell(exchange, Told::forwarded(why), response);
+        if let Some(request) = post.filter(|_| self.brings_what_get_would(exchange, &received))
+            && let Begun::Lead(lead) = self.cache().begin_alone(&self.key, &self.identity)
+        {
+            let times = Times { requested, received: unix_now() };
+            let question = Question { known: Vec::new(), selected: false, why };
+            return self
+                .take(exchange, lead, &question, &request, (admitted, received, times))
+                .await;
+        }
+        self.tell(exchange, Told::forwarded(why), &mut received.response);
         exchange.pass_on(admitted, self.changes(), received, None).await
+    }
+
+    /// Whether the response to a POST may be worth keeping (RFC 9110 section 9.3.3); what exactly it says is looked at
+    /// when it is kept. The request must be through: its connection is given back when the response is.
+    fn brings_what_get_would(&self, exchange: &Exchange, received: &Received) -> bool {
+        let sent = exchange.progress.as_ref().is_none_or(|progress| progress.is_sent());
+        sent && received.response.headers().contains_key(header::CONTENT_LOCATION)
     }
 
     async fn serve(
@@ -278,7 +298,7 @@ impl Call {
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
         let (call, mut aside) = (self.clone(), exchange.aside());
-        let request = super::attempt::with_body(request, Body::Empty);
+        let request = with_body(request, Body::Empty);
         tokio::task::spawn_local(async move {
             let fetching = call.fetch(&mut aside, lead, question, request);
             match tokio::time::timeout(ASIDE, fetching).await {

@@ -1,5 +1,5 @@
-//! `Cache-Control` of requests and responses (RFC 9111 section 5.2), and the field that goes before it for caches like
-//! this one, `CDN-Cache-Control` (RFC 9213).
+//! `Cache-Control` of requests and responses (RFC 9111 section 5.2), and the fields that go before it for caches like
+//! this one: `CDN-Cache-Control` (RFC 9213), and the older `Surrogate-Control` (W3C Edge Architecture, section 2.3).
 //!
 //! What cannot be understood is taken for the careful thing: a number that is none is zero, of two the smaller holds
 //! (section 4.2.1).
@@ -7,6 +7,12 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SURROGATE: HeaderName = HeaderName::from_static("surrogate-control");
+/// Says to the origin that `Surrogate-Control` is understood, and by whom: directives can be for one surrogate only.
+pub const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+/// Our name among surrogates, and what we can do: our value for [`SURROGATE_CAPABILITY`].
+pub const CAPABILITY: HeaderValue = HeaderValue::from_static("leno=\"Surrogate/1.0\"");
+const DEVICE: &[u8] = b"leno";
 /// What caches that count in 32 bits take for ever (section 1.2.2).
 const LONGEST: u64 = 1 << 31;
 /// More directives than anybody writes; the rest of such a field is not read, and the response not kept.
@@ -71,8 +77,36 @@ impl Directives {
             directives.read_all(headers, &CDN);
             return (directives, Target::Cdn);
         }
+        if headers.contains_key(SURROGATE) && directives.read_surrogate(headers) {
+            return (directives, Target::Surrogate);
+        }
         directives.read_all(headers, &header::CACHE_CONTROL);
         (directives, Target::Everybody)
+    }
+
+    /// Reads what is for every surrogate, and what is for us. Says whether there was anything.
+    fn read_surrogate(&mut self, headers: &HeaderMap) -> bool {
+        let mut understood = false;
+        let lines = headers.get_all(SURROGATE).iter().map(HeaderValue::as_bytes);
+        for (name, argument) in lines.flat_map(members).take(MOST) {
+            let name = name.to_ascii_lowercase();
+            let (name, for_whom) = halves(&name, b';');
+            let (argument, for_whom) = match argument {
+                Some(argument) => {
+                    let (argument, device) = halves(argument, b';');
+                    // What comes behind `+` is how long it may be used beyond that: not at all is allowed, too.
+                    (Some(halves(argument, b'+').0), device)
+                }
+                None => (None, for_whom),
+            };
+            let known = matches!(name, b"max-age" | b"no-store" | b"no-store-remote");
+            if known && for_whom.is_none_or(|device| device.trim_ascii() == DEVICE) {
+                understood = true;
+                let no_store = name == b"no-store-remote";
+                self.read(if no_store { b"no-store" } else { name }, argument);
+            }
+        }
+        understood
     }
 
     fn read_all(&mut self, headers: &HeaderMap, name: &HeaderName) {
@@ -126,6 +160,16 @@ pub enum Target {
     Everybody,
     /// `CDN-Cache-Control`: nothing else counts (RFC 9213 section 2.1).
     Cdn,
+    /// `Surrogate-Control`: the same.
+    Surrogate,
+}
+
+/// What stands before and behind the first `between`.
+fn halves(text: &[u8], between: u8) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|byte| *byte == between) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
 }
 
 fn least(slot: &mut Option<u64>, seconds: u64) {
@@ -227,6 +271,30 @@ mod tests {
             headers.append(header::CACHE_CONTROL, value.parse().unwrap());
         }
         Directives::of_response(&headers).0
+    }
+
+    #[test]
+    fn surrogates_are_told_apart() {
+        let of = |control: &str, surrogate: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, control.parse().unwrap());
+            headers.insert(SURROGATE, surrogate.parse().unwrap());
+            let (directives, target) = Directives::of_response(&headers);
+            (directives.max_age, directives.no_store, target)
+        };
+        use Target::{Everybody, Surrogate};
+        for (surrogate, expected) in [
+            ("max-age=60", (Some(60), false, Surrogate)),
+            ("foo, MaX-aGe=60+10;leno", (Some(60), false, Surrogate)),
+            ("max-age=60;other", (Some(1), true, Everybody)),
+            ("max-age=60;other, max-age=5", (Some(5), false, Surrogate)),
+            ("no-store", (None, true, Surrogate)),
+            ("no-store;other", (Some(1), true, Everybody)),
+            ("content=\"ESI/1.0\"", (Some(1), true, Everybody)),
+            ("max-age=x", (Some(0), false, Surrogate)),
+        ] {
+            assert_eq!(of("max-age=1, no-store", surrogate), expected, "{surrogate}");
+        }
     }
 
     #[test]

@@ -103,7 +103,8 @@ pub fn check(asked: Asked<'_>, answered: Answered<'_>, has_default: bool) -> Res
     if !method {
         return Err(NotStored::Method);
     }
-    if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
+    // Beyond 599 nobody knows what it is (RFC 9110 section 15).
+    if matches!(status.as_u16(), ..200 | 206 | 304 | 600..) {
         return Err(NotStored::Status);
     }
     if asked.directives.no_store {

@@ -10,7 +10,11 @@ pub const MOST_FIELDS: usize = 16;
 
 /// The fields that selected a response, with what the request had in them, in a form that can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Selection(Vec<(HeaderName, Option<Vec<u8>>)>);
+pub struct Selection {
+    fields: Vec<(HeaderName, Option<Vec<u8>>)>,
+    /// Of the response, in lower case, where it has one and depends on what the caller reads.
+    language: Option<Box<[u8]>>,
+}
 
 impl Selection {
     /// Of the request that a response with `response` as its fields belongs to. `None` for `Vary: *`, for what is no list
@@ -26,18 +30,25 @@ impl Selection {
         }
         // In whatever order the response names them.
         fields.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        (fields.len() <= MOST_FIELDS).then_some(Self(fields))
+        let by_language = fields.iter().any(|(name, _)| *name == header::ACCEPT_LANGUAGE);
+        let language = by_language.then(|| language_of(response)).flatten();
+        (fields.len() <= MOST_FIELDS).then_some(Self { fields, language })
     }
 
     /// Whether a request selects the response.
     pub fn matches(&self, request: &HeaderMap) -> bool {
-        self.0.iter().all(|(name, value)| normal(name, request) == *value)
+        self.fields.iter().all(|(name, value)| {
+            normal(name, request) == *value
+                || (*name == header::ACCEPT_LANGUAGE
+                    && self.language.is_some()
+                    && preferred_language(request) == self.language)
+        })
     }
 
     /// Bytes it takes in memory, about.
     pub fn size(&self) -> usize {
         let one = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) + 64;
-        self.0.iter().map(|(_, value)| one(value)).sum()
+        self.fields.iter().map(|(_, value)| one(value)).sum()
     }
 }
 
@@ -70,6 +81,52 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
         members.sort_unstable();
     }
     Some(members.join(&b','))
+}
+
+/// The one language that the response is in.
+fn language_of(response: &HeaderMap) -> Option<Box<[u8]>> {
+    let mut values = response.get_all(header::CONTENT_LANGUAGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let language = value.as_bytes().trim_ascii();
+    (!language.contains(&b',')).then(|| language.to_ascii_lowercase().into())
+}
+
+/// The language that a request wants before all others (RFC 9110 section 12.5.4): what is in it could not be better.
+/// `None` where there are several, or none.
+fn preferred_language(request: &HeaderMap) -> Option<Box<[u8]>> {
+    let lines = request.get_all(header::ACCEPT_LANGUAGE).iter().map(http::HeaderValue::as_bytes);
+    let mut best: Option<(u16, Vec<u8>)> = None;
+    let mut alone = false;
+    for member in lines.flat_map(members) {
+        let mut parts = member.split(|byte| *byte == b';');
+        let language = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let mut weight = 1000;
+        for part in parts {
+            if let Some(text) = part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")) {
+                weight = thousandths(text)?;
+            }
+        }
+        match &best {
+            Some((known, _)) if *known > weight => {}
+            Some((known, _)) if *known == weight => alone = false,
+            _ => (best, alone) = (Some((weight, language)), true),
+        }
+    }
+    let (weight, language) = best.filter(|_| alone)?;
+    (weight > 0 && language != b"*").then(|| language.into())
+}
+
+/// A weight (RFC 9110 section 12.4.2) times 1000; `None` for what is none.
+fn thousandths(text: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let part: u16 = format!("{part:0<3}").parse().ok().filter(|_| digits)?;
+    match whole {
+        "0" => Some(part),
+        "1" if part == 0 => Some(1000),
+        _ => None,
+    }
 }
 
 /// The members of a list, without whitespace around them and around their parameters. Inside quotes nothing is changed.
@@ -141,6 +198,30 @@ mod tests {
     fn same(vary: &str, one: &[(&'static str, &str)], other: &[(&'static str, &str)]) -> bool {
         let selection = Selection::of(&headers(&[("vary", vary)]), &headers(one)).unwrap();
         selection.matches(&headers(other))
+    }
+
+    #[test]
+    fn what_is_in_the_preferred_language_is_as_good_as_what_was_asked_for() {
+        let (mut response, mut request) = (HeaderMap::new(), HeaderMap::new());
+        response.insert(header::VARY, http::HeaderValue::from_static("accept-language"));
+        response.insert(header::CONTENT_LANGUAGE, http::HeaderValue::from_static("de"));
+        request.insert(header::ACCEPT_LANGUAGE, http::HeaderValue::from_static("en, de"));
+        let selection = Selection::of(&response, &request).unwrap();
+        for (asked, expected) in [
+            ("en, de", true),
+            ("de,EN", true),
+            ("fr;q=0.5, de;q=1.0", true),
+            ("DE", true),
+            ("de, fr", false),
+            ("fr, de;q=0.9", false),
+            ("de;q=0", false),
+            ("de;q=2", false),
+            ("de-AT", false),
+            ("*", false),
+        ] {
+            request.insert(header::ACCEPT_LANGUAGE, asked.parse().unwrap());
+            assert_eq!(selection.matches(&request), expected, "{asked}");
+        }
     }
 
     #[test]

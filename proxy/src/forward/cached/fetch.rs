@@ -15,7 +15,11 @@ use crate::{
         body::StoredBody,
         candidate::{self, Answer},
         fills::{Lead, Outcome},
-        policy::{freshness::Times, validation},
+        policy::{
+            directives::{CAPABILITY, SURROGATE_CAPABILITY},
+            freshness::Times,
+            validation,
+        },
         status::Told,
         store::Stored,
     },
@@ -46,6 +50,7 @@ impl Call {
             let mut asking = attempt::with_body(&request, Body::Empty);
             // Other callers' answers are made of the same one: what is asked for is all of it.
             asking.headers_mut().remove(header::RANGE);
+            asking.headers_mut().append(SURROGATE_CAPABILITY, CAPABILITY);
             let known: Vec<_> = question.known.iter().map(|stored| &stored.headers).collect();
             let conditional = validation::ask(asking.headers_mut(), &known);
             let requested = unix_now();
@@ -68,7 +73,10 @@ impl Call {
             let status = received.response.status();
             if status == StatusCode::NOT_MODIFIED && conditional {
                 let headers = received.response.headers();
-                let about = |stored: &&Arc<Stored>| validation::is_about(headers, &stored.headers);
+                // Who asked about one thing was answered about that one, whatever else the answer says.
+                let one = question.known.len() == 1;
+                let about =
+                    |stored: &&Arc<Stored>| one || validation::is_about(headers, &stored.headers);
                 match question.known.iter().find(about).cloned() {
                     Some(stored) => {
                         let fresh = (&stored, &received.response, times);
@@ -104,7 +112,7 @@ impl Call {
     }
 
     /// Keeps the response if it may be kept, and passes it on.
-    async fn take(
+    pub(super) async fn take(
         &self,
         exchange: &mut Exchange,
         lead: Lead,
@@ -113,8 +121,7 @@ impl Call {
         (admitted, mut received, times): (Admitted, Received, Times),
     ) -> Result<Response<Body>, Error> {
         response::check_coding(received.response.headers_mut())?;
-        let stored = self.candidate(request, &received.response, times);
-        let stored = match stored {
+        let stored = match self.candidate(request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
                 self.release(exchange, &lead, received.response.status());
@@ -157,7 +164,7 @@ impl Call {
     }
 
     /// The response as it is to be kept, with room for its body.
-    fn candidate<B: http_body::Body>(
+    pub(super) fn candidate<B: http_body::Body>(
         &self,
         request: &Request<Body>,
         response: &Response<B>,
