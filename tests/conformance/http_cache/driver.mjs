@@ -42,9 +42,13 @@ const suites = (await load('tests/index.mjs')).default
 suites.push((await load('tests/surrogate-control.mjs')).default)
 
 const nodeFetch = createRequire(path.join(folder, 'package.json'))('node-fetch')
-const fetch = host
-  ? (url, init) => nodeFetch(url, { ...init, headers: [...(init?.headers ?? []), ['Host', host]] })
-  : nodeFetch
+// An answer that never comes fails its test, not the whole run.
+const timeout = 10_000
+const fetch = (url, init) => {
+  const headers = [...(init?.headers ?? [])]
+  if (host) headers.push(['Host', host])
+  return nodeFetch(url, { ...init, headers, timeout })
+}
 
 const needed = new Set()
 function need (id) {
