@@ -53,6 +53,11 @@ fn run(only: Option<&str>) -> Vec<Outcome> {
 fn mesh(port: u16) -> Mesh {
     Mesh::default()
         .service("suite", "http", &[([127, 0, 0, 1], port).into()])
+        .yaml(
+            "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\n\
+             metadata: {name: suite, namespace: default}\n\
+             spec: {targetRefs: [{group: '', kind: Service, name: suite}]}",
+        )
         .arguments(&["--workers", "2"])
 }
 

@@ -92,6 +92,11 @@ impl Outcome {
     fn is_surrogate(&self) -> bool {
         self.suite == "surrogate-control"
     }
+
+    /// A check is an observation; and what another test breaks is explained there.
+    fn needs_reason(&self) -> bool {
+        self.kind != Kind::Check && self.verdict != Verdict::Dependency
+    }
 }
 
 /// Passed of all that were run. `Surrogate-Control` is no part of RFC 9111 and counted by itself.
@@ -218,7 +223,7 @@ pub fn render_failures(outcomes: &[Outcome], known: &Failures) -> String {
     let mut text = String::from(
         "# Tests of the npm package `http-cache-tests` that Leno does not pass: verdict, test, reason. Checked by\n\
          # `cargo test -p leno-tests --test http_cache`, which fails for a test that newly fails, for a listed one that\n\
-         # passes, and for one without a reason. A check that says `no` is an observation and needs none.\n",
+         # passes, and for one without a reason. Checks are observations and need none; `dependency` has its reason elsewhere.\n",
     );
     let mut suite = "";
     for outcome in open(outcomes) {
@@ -260,7 +265,7 @@ fn difference(outcome: &Outcome, known: Option<&Known>) -> Option<String> {
         Some(known) if known.verdict != *verdict => {
             Some(format!("{id} ({kind}): was `{}`, is `{now}`: {detail}", known.verdict.as_str()))
         }
-        Some(known) if known.reason.is_empty() && *verdict != Verdict::No => {
+        Some(known) if known.reason.is_empty() && outcome.needs_reason() => {
             Some(format!("{id} ({kind}): `{now}` without a reason: {detail}"))
         }
         Some(_) => None,
@@ -278,6 +283,7 @@ pub fn failure_tables(outcomes: &[Outcome], known: &Failures) -> String {
         let _ = write!(text, "### {title}\n\n| Test | Verdict | Why |\n|---|---|---|\n");
         for outcome in rows {
             let reason = known.get(&outcome.id).map_or("", |known| &known.reason);
+            let reason = if outcome.needs_reason() { reason } else { &outcome.detail };
             let (id, name) = (&outcome.id, outcome.name.replace('|', "\\|"));
             let reason = reason.replace('|', "\\|");
             let _ = writeln!(text, "| `{id}`: {name} | {} | {reason} |", outcome.verdict.as_str());

@@ -81,15 +81,24 @@ const words = {
 
 await runTests(chosen(), fetch, false, base)
 const results = getResults()
+const verdict = id => words[determineTestResult(suites, id, results)[2]]
+const isGood = id => ['pass', 'yes'].includes(verdict(id))
+
+function detail (test) {
+  if (verdict(test.id) !== 'dependency') return results[test.id]?.[1] ?? ''
+  const broken = test.depends_on.filter(id => !isGood(id))
+  return `builds on ${broken.map(id => `\`${id}\``).join(', ')}`
+}
+
 const report = suites.flatMap(suite => suite.tests.filter(test => !id || needed.has(test.id)).map(test => ({
   id: test.id,
   suite: suite.id,
   name: test.name,
   kind: test.kind ?? 'required',
   browser: test.browser_only === true,
-  verdict: words[determineTestResult(suites, test.id, results)[2]],
+  verdict: verdict(test.id),
   alone: results[test.id] === true,
-  detail: results[test.id]?.[1] ?? ''
+  detail: detail(test)
 })))
 fs.writeFileSync(resultsFile, JSON.stringify(report, null, 1))
 // The origin and kept connections would go on.
