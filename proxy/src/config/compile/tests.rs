@@ -1,3 +1,4 @@
+mod caches;
 mod limits;
 mod overload;
 mod plugins;
