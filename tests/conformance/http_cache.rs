@@ -56,7 +56,7 @@ fn mesh(port: u16) -> Mesh {
         .yaml(
             "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\n\
              metadata: {name: suite, namespace: default}\n\
-             spec: {targetRefs: [{group: '', kind: Service, name: suite}]}",
+             spec: {targetRefs: [{group: '', kind: Service, name: suite}], staleIfError: 1m}",
         )
         .arguments(&["--workers", "2"])
 }
