@@ -244,6 +244,21 @@ fn open(outcomes: &[Outcome]) -> impl Iterator<Item = &Outcome> {
     outcomes.iter().filter(|outcome| !outcome.browser && !outcome.verdict.is_good())
 }
 
+/// The tests whose results differ from the list.
+pub fn differing(outcomes: &[Outcome], known: &Failures) -> Vec<String> {
+    let differs = |outcome: &&Outcome| difference(outcome, known.get(&outcome.id)).is_some();
+    outcomes.iter().filter(differs).map(|outcome| outcome.id.clone()).collect()
+}
+
+/// Puts what came out when the tests `again` were run again in the place of what had come out before.
+pub fn replace(outcomes: &mut [Outcome], again: &[String], later: Vec<Outcome>) {
+    for new in later.into_iter().filter(|new| again.contains(&new.id)) {
+        if let Some(old) = outcomes.iter_mut().find(|old| old.id == new.id) {
+            *old = new;
+        }
+    }
+}
+
 /// Everything in which the results differ from the list.
 pub fn differences(outcomes: &[Outcome], known: &Failures) -> Vec<String> {
     let mut found: Vec<String> =
