@@ -184,7 +184,6 @@ fn redis_has_a_host_and_a_port() {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one row per rule")]
 #[test]
 fn refuses_what_means_nothing() {
     let targets = |target: Value| json!({"targetRefs": [target]});

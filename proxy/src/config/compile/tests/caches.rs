@@ -259,3 +259,57 @@ fn a_grpc_route_of_that_name_is_another() {
     assert_eq!(&*found.rule.route, "GRPCRoute shop/catalogue");
     assert!(found.rule.cache.is_none());
 }
+
+/// What is kept where, as text; by caches that are those of the snapshot and no older ones.
+fn described(snapshot: &Snapshot) -> Vec<String> {
+    let text = |rules: &Option<Arc<Rules>>| {
+        rules.as_ref().map(|rules| {
+            let policy = rules.cache.policy();
+            assert!(Arc::ptr_eq(&rules.cache, &snapshot.caches[&policy.name]), "{}", policy.name);
+            format!("{} {} {:?}", rules.service, policy.name, policy.default_ttl)
+        })
+    };
+    let ports = snapshot.services.iter().flat_map(|service| &service.ports);
+    let mut lines: Vec<_> = ports
+        .flat_map(|port| {
+            let rules = port.routes.rules().map(|rule| (rule.name.clone(), text(&rule.cache)));
+            let mut rules: Vec<_> = rules.collect();
+            rules.sort();
+            [format!("{} {:?} {rules:?}", port.cluster.name, text(&port.cache))]
+        })
+        .collect();
+    let caches = snapshot.caches.iter();
+    lines.extend(caches.map(|(name, cache)| format!("{name} {:?}", cache.policy())));
+    lines
+}
+
+proptest! {
+    /// Whatever comes, changes and goes in whatever order.
+    #[test]
+    fn steps_lead_where_one_leap_leads(steps in proptest::collection::vec((0..7usize, 0..3usize), 0..30)) {
+        let mut versions: Vec<Vec<Arc<Resource>>> = resources(MESH).into_iter().map(|one| vec![one]).collect();
+        versions[2].extend(resources(&MESH.replace("port: 80}]\n  rules", "port: 81}]\n  rules").replace("search", "find")).pop());
+        let both = |name: &str, targets: [&str; 2], fields: [&str; 2]| {
+            let versions = targets.into_iter().zip(fields);
+            versions.flat_map(|(target, fields)| policy(name, target, fields)).collect::<Vec<_>>()
+        };
+        let (route, rule) = (route(""), route(", sectionName: search"));
+        versions.push(both("a", [SERVICE, SERVICE], ["", ", defaultTtl: 1s"]));
+        versions.push(both("b", [&route, &rule], ["", ""]));
+        versions.push(both("c", [&rule, SERVICE], [", enabled: false", ""]));
+        versions.push(both("d", [&format!("{SERVICE}, {rule}"), "{kind: Service, name: users}"], [", enabled: false", ""]));
+        let mut bench = Bench::new(own());
+        let mut present: [Option<Arc<Resource>>; 7] = Default::default();
+        for (at, version) in steps {
+            present[at] = versions[at].get(version).cloned();
+            match &present[at] {
+                Some(resource) => bench.put(std::slice::from_ref(resource)),
+                None => bench.remove(&versions[at][0]),
+            }
+            described(&bench.snapshot);
+        }
+        let mut leap = Bench::new(own());
+        leap.put(&present.into_iter().flatten().collect::<Vec<_>>());
+        prop_assert_eq!(described(&bench.snapshot), described(&leap.snapshot));
+    }
+}
