@@ -28,7 +28,10 @@ mod suite;
 #[cfg(test)]
 use {
     mesh::{Mesh, Proxy},
-    results::{Counts, Outcome, Verdict, differences, parse_failures, render_failures},
+    results::{
+        Counts, Failures, Outcome, Verdict, differences, differing, parse_failures,
+        render_failures, replace,
+    },
     std::{env, fs, path::PathBuf},
     suite::{Choice, Suite},
     tokio::runtime::Runtime,
@@ -39,14 +42,27 @@ use {
 const HOST: &str = "suite.default";
 
 #[cfg(test)]
-fn run(only: Option<&str>) -> Vec<Outcome> {
+fn run(only: &[String], shown: bool) -> Vec<Outcome> {
     let runtime = Runtime::new().unwrap();
     let sidecar = |port| {
         let proxy: Proxy = runtime.block_on(mesh(port).start());
         let base = format!("http://{}", proxy.outbound);
         (proxy, base)
     };
-    Suite::install().run(Choice { host: Some(HOST), only }, sidecar)
+    Suite::install().run(Choice { host: Some(HOST), only, shown }, sidecar)
+}
+
+/// All of them. Some count on two requests within a second of each other and are disturbed by a busy machine: what
+/// differs from the list runs again by itself, and what comes out then counts.
+#[cfg(test)]
+fn run_all(known: &Failures) -> Vec<Outcome> {
+    let mut outcomes = run(&[], false);
+    let again = differing(&outcomes, known);
+    if !again.is_empty() {
+        println!("run again: {}", again.join(", "));
+        replace(&mut outcomes, &again, run(&again, false));
+    }
+    outcomes
 }
 
 #[cfg(test)]
@@ -56,7 +72,7 @@ fn mesh(port: u16) -> Mesh {
         .yaml(
             "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\n\
              metadata: {name: suite, namespace: default}\n\
-             spec: {targetRefs: [{kind: Service, name: suite}], staleIfError: 60s}",
+             spec: {targetRefs: [{group: '', kind: Service, name: suite}], staleIfError: 1m}",
         )
         .arguments(&["--workers", "2"])
 }
@@ -66,11 +82,16 @@ fn failures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conformance/http_cache/failures.txt")
 }
 
+#[cfg(test)]
+fn known() -> Failures {
+    parse_failures(&fs::read_to_string(failures()).unwrap()).unwrap()
+}
+
 #[test]
 fn passes_what_it_passed_before() {
-    let outcomes = run(None);
+    let known = known();
+    let outcomes = run_all(&known);
     println!("{}", results::table(&[page::own_row(Counts::of(&outcomes))]));
-    let known = parse_failures(&fs::read_to_string(failures()).unwrap()).unwrap();
     let differences = differences(&outcomes, &known);
     let number = differences.len();
     assert!(differences.is_empty(), "{number} differences:\n{}", differences.join("\n"));
@@ -83,22 +104,23 @@ fn passes_what_it_passed_before() {
 #[test]
 #[ignore = "writes files of the repository"]
 fn accept() {
-    let outcomes = run(None);
-    let known = fs::read_to_string(failures()).unwrap_or_default();
-    let text = render_failures(&outcomes, &parse_failures(&known).unwrap());
+    let known = known();
+    let outcomes = run_all(&known);
+    let text = render_failures(&outcomes, &known);
     fs::write(failures(), &text).unwrap();
     fs::write(page::path(), page::render(&outcomes, &parse_failures(&text).unwrap())).unwrap();
     println!("{}", results::table(&[page::own_row(Counts::of(&outcomes))]));
 }
 
-/// Shows what one test sends, what comes back, and what was expected.
+/// Shows what tests send, what comes back, and what was expected.
 #[test]
-#[ignore = "for people: needs CACHE_TEST=<test>"]
+#[ignore = "for people: needs CACHE_TEST=<test>, several with commas between"]
 fn explain() {
-    let id = env::var("CACHE_TEST").expect("CACHE_TEST=<test> says which");
-    for outcome in run(Some(&id)) {
+    let named = env::var("CACHE_TEST").expect("CACHE_TEST=<test> says which");
+    let named: Vec<String> = named.split(',').map(str::to_owned).collect();
+    for outcome in run(&named, true) {
         let Outcome { id, kind, verdict, detail, .. } = outcome;
-        println!("{} ({}): {} {detail}", id, kind.as_str(), verdict.as_str());
+        println!("{id} ({}): {} {detail}", kind.as_str(), verdict.as_str());
         assert_ne!(verdict, Verdict::Untested, "{id} is only for browsers");
     }
 }

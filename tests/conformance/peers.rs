@@ -1,8 +1,10 @@
 //! Other caches, measured for the table: set up to cache, as their manuals say, and otherwise left as they are.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -115,6 +117,10 @@ const PEERS: &[Peer] = &[
         files: &[
             ("runroot.yaml", TRAFFIC_SERVER_ROOT),
             ("etc/remap.config", "map / http://127.0.0.1:ORIGIN/\n"),
+            (
+                "etc/ip_allow.yaml",
+                "ip_allow: [{apply: in, ip_addrs: 127.0.0.1, action: allow, methods: ALL}]\n",
+            ),
             ("etc/storage.config", "FOLDER/cache 64M\n"),
             (
                 "etc/records.config",
@@ -125,7 +131,7 @@ const PEERS: &[Peer] = &[
                  CONFIG proxy.config.http.cache.required_headers INT 1\n\
                  CONFIG proxy.config.url_remap.pristine_host_hdr INT 1\n\
                  CONFIG proxy.config.reverse_proxy.enabled INT 1\n\
-                 CONFIG proxy.config.admin.user_id STRING root\n",
+                 CONFIG proxy.config.admin.user_id STRING trafficserver\n",
             ),
             ("cache/empty", ""),
             ("log/empty", ""),
@@ -154,7 +160,6 @@ static_resources:
               '@type': type.googleapis.com/envoy.extensions.filters.http.cache.v3.CacheConfig
               typed_config:
                 '@type': type.googleapis.com/envoy.extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig
-              allowed_vary_headers: [{contains: ''}]
           - name: envoy.filters.http.router
             typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   clusters:
@@ -205,7 +210,11 @@ impl Peer {
         for (name, text) in self.files {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, fill(text)).unwrap();
+            fs::write(&path, fill(text)).unwrap();
+            // Some give up being root, and still write there.
+            for folder in [folder.path(), path.parent().unwrap()] {
+                fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+            }
         }
         let child = Command::new(self.program)
             .args(self.arguments.iter().map(|argument| fill(argument)))

@@ -92,6 +92,11 @@ impl Outcome {
     fn is_surrogate(&self) -> bool {
         self.suite == "surrogate-control"
     }
+
+    /// A check is an observation; and what another test breaks is explained there.
+    fn needs_reason(&self) -> bool {
+        self.kind != Kind::Check && self.verdict != Verdict::Dependency
+    }
 }
 
 /// Passed of all that were run. `Surrogate-Control` is no part of RFC 9111 and counted by itself.
@@ -218,7 +223,7 @@ pub fn render_failures(outcomes: &[Outcome], known: &Failures) -> String {
     let mut text = String::from(
         "# Tests of the npm package `http-cache-tests` that Leno does not pass: verdict, test, reason. Checked by\n\
          # `cargo test -p leno-tests --test http_cache`, which fails for a test that newly fails, for a listed one that\n\
-         # passes, and for one without a reason. A check that says `no` is an observation and needs none.\n",
+         # passes, and for one without a reason. Checks are observations and need none; `dependency` has its reason elsewhere.\n",
     );
     let mut suite = "";
     for outcome in open(outcomes) {
@@ -237,6 +242,21 @@ pub fn render_failures(outcomes: &[Outcome], known: &Failures) -> String {
 
 fn open(outcomes: &[Outcome]) -> impl Iterator<Item = &Outcome> {
     outcomes.iter().filter(|outcome| !outcome.browser && !outcome.verdict.is_good())
+}
+
+/// The tests whose results differ from the list.
+pub fn differing(outcomes: &[Outcome], known: &Failures) -> Vec<String> {
+    let differs = |outcome: &&Outcome| difference(outcome, known.get(&outcome.id)).is_some();
+    outcomes.iter().filter(differs).map(|outcome| outcome.id.clone()).collect()
+}
+
+/// Puts what came out when the tests `again` were run again in the place of what had come out before.
+pub fn replace(outcomes: &mut [Outcome], again: &[String], later: Vec<Outcome>) {
+    for new in later.into_iter().filter(|new| again.contains(&new.id)) {
+        if let Some(old) = outcomes.iter_mut().find(|old| old.id == new.id) {
+            *old = new;
+        }
+    }
 }
 
 /// Everything in which the results differ from the list.
@@ -260,7 +280,7 @@ fn difference(outcome: &Outcome, known: Option<&Known>) -> Option<String> {
         Some(known) if known.verdict != *verdict => {
             Some(format!("{id} ({kind}): was `{}`, is `{now}`: {detail}", known.verdict.as_str()))
         }
-        Some(known) if known.reason.is_empty() && *verdict != Verdict::No => {
+        Some(known) if known.reason.is_empty() && outcome.needs_reason() => {
             Some(format!("{id} ({kind}): `{now}` without a reason: {detail}"))
         }
         Some(_) => None,
@@ -278,6 +298,7 @@ pub fn failure_tables(outcomes: &[Outcome], known: &Failures) -> String {
         let _ = write!(text, "### {title}\n\n| Test | Verdict | Why |\n|---|---|---|\n");
         for outcome in rows {
             let reason = known.get(&outcome.id).map_or("", |known| &known.reason);
+            let reason = if outcome.needs_reason() { reason } else { &outcome.detail };
             let (id, name) = (&outcome.id, outcome.name.replace('|', "\\|"));
             let reason = reason.replace('|', "\\|");
             let _ = writeln!(text, "| `{id}`: {name} | {} | {reason} |", outcome.verdict.as_str());

@@ -33,8 +33,10 @@ pub struct Suite {
 pub struct Choice<'a> {
     /// The `Host` of every request; the base URL's own where there is none.
     pub host: Option<&'a str>,
-    /// One test, with all that goes over the wire on standard output.
-    pub only: Option<&'a str>,
+    /// These tests, with those that they depend on; all where there are none.
+    pub only: &'a [String],
+    /// With all that goes over the wire on standard output.
+    pub shown: bool,
 }
 
 impl Suite {
@@ -74,7 +76,7 @@ impl Suite {
         let port = driver.line().parse().expect("the origin's port");
         let (_cache, base) = start(port);
         driver.say(&base);
-        driver.finish(choice.only.is_some());
+        driver.finish(choice.shown);
         let text = fs::read_to_string(results.path()).unwrap();
         let report: Vec<Value> = serde_json::from_str(&text).expect("results");
         report.iter().map(outcome).collect()
@@ -108,7 +110,8 @@ impl Driver {
         let mut child = Command::new("node")
             .arg("--no-warnings")
             .args([&script, folder, results])
-            .args([choice.host.unwrap_or_default(), choice.only.unwrap_or_default()])
+            .args([choice.host.unwrap_or_default(), &choice.only.join(",")])
+            .args(choice.shown.then_some("show"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -140,11 +143,11 @@ impl Driver {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Reads to the end. Otherwise than in `aloud`, what is printed matters only when the suite breaks down.
-    fn finish(&mut self, aloud: bool) {
+    /// Reads to the end. Unless it is `shown`, what is printed matters only when the suite breaks down.
+    fn finish(&mut self, shown: bool) {
         let mut said = String::new();
         while let Some(line) = self.next() {
-            if aloud {
+            if shown {
                 println!("{line}");
             } else {
                 said.push_str(&line);
