@@ -5,15 +5,17 @@
 
 mod access;
 mod protocol;
+mod routes;
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    Key, Path, Resource,
+    KINDS, Key, Path, Resource,
     model::{
         Model, ObjectName,
         applies::Applies,
         backend::{Backend, Parent},
+        cache_policy::CacheTarget,
         filter::Filter,
         http_route::HttpRoute,
         request_authentication::RequestAuthentication,
@@ -99,9 +101,30 @@ pub fn references(resource: &Resource) -> Vec<Reference> {
         Model::FaultPolicy(policy) => {
             target_references(&spec, &policy.targets, NO_EFFECT, &mut found);
         }
+        Model::CachePolicy(policy) => {
+            let at = spec.field("targetRefs");
+            for (i, target) in policy.targets.iter().enumerate() {
+                if let CacheTarget::Service(Target { service, section }) = target {
+                    let section = section.clone();
+                    found.push(reference(&at.index(i), service, None, section, NO_EFFECT));
+                }
+            }
+        }
         Model::TrustBundle(_) => {}
     }
     found
+}
+
+/// Every resource that `resource` refers to, whether it is there or not: with these it is to be seen together.
+pub fn referents(resource: &Resource) -> Vec<Key> {
+    let services = references(resource).into_iter().map(|found| ("Service", found.service));
+    let routes = routes::references(resource).map(|found| ("HTTPRoute", found.route.clone()));
+    let all = services.chain(routes);
+    all.filter_map(|(kind, name)| {
+        let kind = KINDS.iter().find(|info| info.kind == kind)?;
+        Some(Key { kind, name })
+    })
+    .collect()
 }
 
 /// A subset needs the whole service, and its port for each of its own.
@@ -158,6 +181,7 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
             }
         }
     }
+    routes::find_missing(resources, &mut found);
     find_doubles(resources, &mut found);
     find_lost_claims(resources, &mut found);
     access::find_empty(resources, &mut found);
@@ -191,6 +215,7 @@ pub fn claims(resource: &Resource) -> Vec<Claim> {
     match &resource.model {
         Model::TrafficPolicy(policy) => target_claims("policy", &policy.targets),
         Model::FaultPolicy(policy) => target_claims("fault", &policy.targets),
+        Model::CachePolicy(policy) => cache_claims(&policy.targets),
         Model::HttpRoute(route) => {
             let mut claims = Vec::new();
             for (rule_at, rule) in route.rules.iter().enumerate() {
@@ -228,6 +253,15 @@ fn target_claims(kind: &str, targets: &[Target]) -> Vec<Claim> {
     let claim = |(i, target): (usize, &Target)| Claim {
         path: format!("spec.targetRefs[{i}]"),
         place: format!("{kind} {} {:?}", target.service, target.section),
+        lost: "already applies there, so this one does not",
+    };
+    targets.iter().enumerate().map(claim).collect()
+}
+
+fn cache_claims(targets: &[CacheTarget]) -> Vec<Claim> {
+    let claim = |(i, target): (usize, &CacheTarget)| Claim {
+        path: format!("spec.targetRefs[{i}]"),
+        place: format!("cache {target:?}"),
         lost: "already applies there, so this one does not",
     };
     targets.iter().enumerate().map(claim).collect()

@@ -225,6 +225,22 @@ pub static KINDS: &[KindInfo] = &[
     KindInfo {
         group: LENO_GROUP,
         version: "v1alpha1",
+        kind: "CachePolicy",
+        plural: "cachepolicies",
+        singular: "cachepolicy",
+        short_names: &["cp"],
+        description: "What callers of a service keep of its responses, for how long, and for whom.",
+        columns: &[
+            Column { name: "Enabled", pointer: "/spec/enabled" },
+            Column { name: "Targets", pointer: "/spec/targetRefs/*/name" },
+        ],
+        read_only: false,
+        schema: schema_of::<spec::cache_policy::CachePolicySpec>,
+        parse: model::cache_policy::parse,
+    },
+    KindInfo {
+        group: LENO_GROUP,
+        version: "v1alpha1",
         kind: "WasmPlugin",
         plural: "wasmplugins",
         singular: "wasmplugin",

@@ -4,6 +4,7 @@
 pub mod applies;
 pub mod authorization_policy;
 pub mod backend;
+pub mod cache_policy;
 pub mod duration;
 pub mod fault_policy;
 pub mod filter;
@@ -15,6 +16,7 @@ pub mod matching;
 pub mod name;
 pub mod pattern;
 pub mod peer_authentication;
+mod quantity;
 mod range;
 pub mod rate_limit_policy;
 pub mod request_authentication;
@@ -52,6 +54,8 @@ pub enum Model {
     RateLimitPolicy(Arc<rate_limit_policy::RateLimitPolicy>),
     /// `FaultPolicy`.
     FaultPolicy(Arc<fault_policy::FaultPolicy>),
+    /// `CachePolicy`.
+    CachePolicy(Arc<cache_policy::CachePolicy>),
     /// `WasmPlugin`.
     WasmPlugin(Arc<wasm_plugin::WasmPlugin>),
     /// `TrustBundle`.
@@ -72,6 +76,7 @@ impl Model {
             Self::RequestAuthentication(policy) => &policy.name,
             Self::RateLimitPolicy(policy) => &policy.name,
             Self::FaultPolicy(policy) => &policy.name,
+            Self::CachePolicy(policy) => &policy.name,
             Self::WasmPlugin(plugin) => &plugin.name,
             Self::TrustBundle(bundle) => &bundle.name,
         }

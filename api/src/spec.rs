@@ -2,6 +2,7 @@
 //! the rules are in [`crate::model`].
 
 pub mod authorization_policy;
+pub mod cache_policy;
 pub mod fault_policy;
 pub mod grpc_route;
 pub mod http_route;

@@ -1,11 +1,165 @@
 //! Answers from our own memory: RFC 9111.
 //!
-//! - [`policy`]: what the RFC says (pure).
+//! - [`policy`]: what the RFC says (pure); [`key`]: under what a response is kept (pure).
+//! - [`candidate`]: what of it a policy lets be kept (pure).
 //! - [`store`]: what is kept, within bounds; [`body`]: bytes that are read while they arrive.
-//! - [`purge`]: what people want forgotten; [`figures`]: how much it was of use.
+//! - [`fills`]: one fetch for many who want the same.
+//! - [`status`]: what is said of it (`Cache-Status`); [`purge`]: what people want forgotten; [`figures`]: how much all this was of use.
 
 pub mod body;
+pub mod candidate;
 pub mod figures;
+pub mod fills;
+pub mod key;
 pub mod policy;
 pub mod purge;
+pub mod status;
 pub mod store;
+
+use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
+
+use leno_api::model::cache_policy::CachePolicy;
+use rustc_hash::FxBuildHasher;
+
+use self::{
+    body::Room,
+    figures::{Counters, Figures},
+    fills::{Begun, Fills},
+    key::Key,
+    purge::{Purge, What},
+    store::Store,
+};
+
+/// For so long nobody waits for another's fetch of what turned out to be everybody's own.
+const APART: Duration = Duration::from_secs(30);
+/// So many such URLs are remembered.
+const MOST_APART: usize = 4096;
+
+/// What this proxy keeps under one policy.
+#[derive(Debug)]
+pub struct Cache {
+    policy: Arc<CachePolicy>,
+    kept: Arc<Kept>,
+}
+
+/// What survives a change of the policy.
+#[derive(Debug)]
+struct Kept {
+    store: Store,
+    fills: Arc<Fills>,
+    room: Arc<Room>,
+    counters: Counters,
+    /// Until when (on our own clock) nobody waits for others, by the hash of the key.
+    apart: quick_cache::sync::Cache<u64, Duration>,
+}
+
+/// How the requests of one port, or of one rule of its routes, are cached.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// By which policy, and where.
+    pub cache: Arc<Cache>,
+    /// The port that callers address: `shop/products:80`.
+    pub service: Arc<str>,
+}
+
+impl Cache {
+    /// For a policy that is new, or another version of that of `previous`: what that one has kept stays.
+    pub fn new(policy: Arc<CachePolicy>, previous: Option<&Self>) -> Self {
+        let shards = Store::shards(policy.max_bytes, policy.max_object_bytes);
+        let kept = previous.map(|previous| &previous.kept);
+        let kept = kept.filter(|kept| kept.store.has_shards(shards)).cloned();
+        let kept = kept.unwrap_or_else(|| {
+            Arc::new(Kept {
+                store: Store::new(policy.max_bytes, shards),
+                fills: Arc::default(),
+                room: Arc::default(),
+                counters: Counters::default(),
+                apart: quick_cache::sync::Cache::new(MOST_APART),
+            })
+        });
+        kept.store.set_most(policy.max_bytes);
+        kept.room.set_store(policy.max_bytes);
+        Self { policy, kept }
+    }
+
+    /// By which it works.
+    pub fn policy(&self) -> &Arc<CachePolicy> {
+        &self.policy
+    }
+
+    /// What is kept.
+    pub fn store(&self) -> &Store {
+        &self.kept.store
+    }
+
+    /// For bodies that arrive.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.kept.room
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> &Counters {
+        &self.kept.counters
+    }
+
+    /// Begins a fetch, or joins one for the same key and identity. `now` is the time since the proxy began.
+    pub fn begin(&self, key: &Key, identity: &Arc<str>, now: Duration) -> Begun {
+        let share = !self.policy.collapse_wait.is_zero() && !self.is_apart(key, now);
+        self.kept.fills.begin(key, identity, share)
+    }
+
+    /// Begins a fetch for which nobody waits.
+    pub fn begin_alone(&self, key: &Key, identity: &Arc<str>) -> Begun {
+        self.kept.fills.begin(key, identity, false)
+    }
+
+    /// Begins a fetch for which nobody waits yet, unless one is under way.
+    pub fn begin_aside(&self, key: &Key, identity: &Arc<str>) -> Begun {
+        self.kept.fills.begin(key, identity, true)
+    }
+
+    /// What is behind this key was of use to nobody but whoever fetched it: for a while nobody waits for it.
+    pub fn set_apart(&self, key: &Key, now: Duration) {
+        self.kept.apart.insert(hash(key), now.saturating_add(APART));
+    }
+
+    fn is_apart(&self, key: &Key, now: Duration) -> bool {
+        self.kept.apart.get(&hash(key)).is_some_and(|until| now < until)
+    }
+
+    /// Makes void what is kept, and what is on its way, for a path of a service's port.
+    pub fn remove(&self, service: &str, target: &str) {
+        let shelf = key::shelf(service, target, &self.policy.key.query);
+        self.kept.fills.remove(&self.kept.store, &shelf);
+    }
+
+    /// Forgets what people want forgotten. Says how many responses that were.
+    pub fn purge(&self, purge: &Purge) -> u64 {
+        let path = match &purge.what {
+            What::Path(path) => What::Path(key::shelf("", path, &self.policy.key.query)),
+            what => what.clone(),
+        };
+        // Which tags a response on its way will have nobody knows.
+        let may_be = |shelf: &str| {
+            let (service, target) = key::split(shelf);
+            purge.concerns(service) && (matches!(path, What::Tag(_)) || path.includes(target, &[]))
+        };
+        let is_void = |shelf: &str, stored: &store::Stored| {
+            let (service, target) = key::split(shelf);
+            purge.concerns(service) && path.includes(target, &stored.tags)
+        };
+        let count = self.kept.fills.purge(&self.kept.store, may_be, is_void) as u64;
+        self.kept.counters.purged(count);
+        count
+    }
+
+    /// How much there is and how much it was of use; `now` is the time since the Unix epoch.
+    pub fn figures(&self, now: Duration) -> Figures {
+        let store = self.kept.store.figures();
+        self.kept.counters.figures(&store, self.kept.store.oldest(now))
+    }
+}
+
+fn hash(key: &Key) -> u64 {
+    FxBuildHasher.hash_one((&key.shelf, &key.extra))
+}

@@ -22,6 +22,7 @@ mod affinity;
 pub mod allowance;
 mod attempt;
 pub mod budget;
+mod cached;
 pub mod callouts;
 pub mod concurrency;
 mod deadline;

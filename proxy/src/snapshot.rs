@@ -24,6 +24,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    cache::{Cache, Rules},
     cluster::{Cluster, ClusterKey},
     filter::{authz::Policies, jwt::Jwt, rate_limit::Limit, wasm::Chain},
     route::{split::Split, table::Table},
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub inbound: Arc<Inbound>,
     /// Which clusters fail on purpose, and how; mostly none.
     pub faults: Arc<FxHashMap<ClusterKey, Arc<FaultPolicy>>>,
+    /// What is kept of responses, by the name of the policy under which it is.
+    pub caches: Arc<BTreeMap<ObjectName, Arc<Cache>>>,
     /// Hosts that the control plane says nobody answers to.
     pub absent: Arc<FxHashSet<String>>,
 }
@@ -88,6 +91,8 @@ pub struct Port {
     pub cluster: Arc<Cluster>,
     /// Plugins that see every call to this port; `None` where there are none.
     pub plugins: Option<Arc<Chain>>,
+    /// How responses are kept where no route says otherwise; `None` where they are not.
+    pub cache: Option<Arc<Rules>>,
 }
 
 /// One rule of a route.
@@ -119,6 +124,8 @@ pub struct Rule {
     pub attempt_timeout: Option<Duration>,
     /// What is sent again, beside what the cluster's policy says.
     pub retry: Option<RouteRetry>,
+    /// How responses are kept, whether the route says so or the port; `None` where they are not.
+    pub cache: Option<Arc<Rules>>,
 }
 
 /// A share of the traffic.

@@ -19,10 +19,15 @@ pub(super) fn find_unfit(
     found: &mut Vec<Finding>,
 ) {
     for resource in resources {
-        let (targets, lost) = match &resource.model {
-            Model::TrafficPolicy(policy) => (&policy.targets, needs_requests(&policy.settings)),
-            Model::RateLimitPolicy(policy) => (&policy.targets, vec!["spec.limits"]),
-            Model::FaultPolicy(policy) => (&policy.targets, vec!["spec.rules"]),
+        let (targets, lost): (Vec<&Target>, _) = match &resource.model {
+            Model::TrafficPolicy(policy) => {
+                (policy.targets.iter().collect(), needs_requests(&policy.settings))
+            }
+            Model::RateLimitPolicy(policy) => {
+                (policy.targets.iter().collect(), vec!["spec.limits"])
+            }
+            Model::FaultPolicy(policy) => (policy.targets.iter().collect(), vec!["spec.rules"]),
+            Model::CachePolicy(policy) => (policy.services().collect(), vec!["spec.targetRefs"]),
             _ => continue,
         };
         for target in targets {

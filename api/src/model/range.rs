@@ -2,7 +2,12 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use crate::{Path, invalid::Problems, model::duration, spec::quantity::Bytes};
+use crate::{
+    Path,
+    invalid::Problems,
+    model::{duration, quantity},
+    spec::quantity::Bytes,
+};
 
 /// Reads the fields of one object. What is out of its range is noted; the default then stands in for it, so that
 /// reading goes on to the next problem.
@@ -73,23 +78,29 @@ impl<'a, 'p> Fields<'a, 'p> {
         into(range, default)
     }
 
-    /// Bytes, from none to `most`; `default` where nothing is said.
-    pub(crate) fn bytes(
+    /// Bytes; `default`, moved into the range, where nothing is said.
+    pub(crate) fn bytes<T: TryFrom<u64> + Into<u64> + PartialOrd + Copy>(
         &mut self,
         field: &str,
         raw: Option<&Bytes>,
-        most: u32,
-        default: u32,
-    ) -> u32 {
-        let Some(raw) = raw else { return default };
-        let number = match raw {
-            Bytes::Number(number) => u32::try_from(*number).ok(),
-            Bytes::Text(text) => parse_bytes(text),
+        range: RangeInclusive<T>,
+        default: T,
+    ) -> T {
+        let Some(raw) = raw else { return into(range, default) };
+        let read = match raw {
+            // What is below zero is below every range.
+            Bytes::Number(number) => Ok(u64::try_from(*number).ok()),
+            Bytes::Text(text) => quantity::parse(text).map(Some),
         };
-        number.filter(|number| *number <= most).unwrap_or_else(|| {
-            let message = format!("must be 0 to {most} bytes, such as 65536, `64Ki` or `1Mi`");
-            self.problem(field, message);
-            default
+        let Some(read) = self.problems.take(&self.at.field(field), read) else {
+            return into(range, default);
+        };
+        let number = read.and_then(|number| T::try_from(number).ok());
+        number.filter(|number| range.contains(number)).unwrap_or_else(|| {
+            let [least, most] =
+                [range.start(), range.end()].map(|edge| quantity::format((*edge).into()));
+            self.problem(field, format!("must be {least} to {most} bytes"));
+            into(range, default)
         })
     }
 
@@ -148,39 +159,38 @@ fn into<T: PartialOrd + Copy>(range: RangeInclusive<T>, number: T) -> T {
     }
 }
 
-fn parse_bytes(text: &str) -> Option<u32> {
-    let (digits, unit) = match (text.strip_suffix("Ki"), text.strip_suffix("Mi")) {
-        (Some(digits), _) => (digits, 1 << 10),
-        (_, Some(digits)) => (digits, 1 << 20),
-        _ => (text, 1),
-    };
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse::<u32>().ok().filter(|_| plain)?.checked_mul(unit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn reads_bytes_as_kubernetes_writes_them() {
+    fn bytes_are_read_with_and_without_unit() {
+        let number = |number| Bytes::Number(number);
+        let text = |text: &str| Bytes::Text(text.to_owned());
+        let range = "must be 1Ki to 4Gi bytes";
         let rows = [
-            ("0", Some(0)),
-            ("65536", Some(65_536)),
-            ("64Ki", Some(65_536)),
-            ("16Mi", Some(16 << 20)),
-            ("4095Mi", Some(4095 << 20)),
-            ("4096Mi", None),
-            ("", None),
-            ("Ki", None),
-            ("+1", None),
-            ("-1Ki", None),
-            ("1.5Mi", None),
-            ("1Gi", None),
-            ("1 Ki", None),
+            (number(1024), Ok(1024)),
+            (text("1Ki"), Ok(1024)),
+            (text("65536"), Ok(65_536)),
+            (text("64k"), Ok(64_000)),
+            (text("4Gi"), Ok(4 << 30)),
+            (number(1023), Err(range)),
+            (number(-1), Err(range)),
+            (text("5Gi"), Err(range)),
+            (text("1.5Mi"), Err("is not a number of bytes")),
         ];
-        for (text, bytes) in rows {
-            assert_eq!(parse_bytes(text), bytes, "{text}");
+        for (raw, expected) in rows {
+            let mut problems = Problems::default();
+            let mut fields = Fields::new(Path::root("spec"), &mut problems);
+            let read = fields.bytes("a", Some(&raw), 1024..=4_u64 << 30, 2048);
+            match (problems.finish(Some(read)), expected) {
+                (Ok(read), Ok(expected)) => assert_eq!(read, expected, "{raw:?}"),
+                (Err(found), Err(expected)) => {
+                    let found = found.to_string();
+                    assert!(found.contains(expected) && found.contains("spec.a"), "{found}");
+                }
+                other => panic!("{raw:?}: {other:?}"),
+            }
         }
     }
 

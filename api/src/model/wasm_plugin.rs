@@ -1,7 +1,6 @@
 //! `WasmPlugin`.
 
 mod capability;
-mod quantity;
 mod source;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -18,6 +17,7 @@ use crate::{
         backend::port_number,
         http_route::check_count,
         pattern::check_list,
+        quantity,
         range::Fields,
         workload::Workload,
     },

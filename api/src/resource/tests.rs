@@ -96,6 +96,17 @@ spec:
   rules: [{matches: [{headers: [{name: x-chaos, present: {}}]}], percent: 0.5, delay: 2s, abort: {status: 503}}]
 ---
 apiVersion: leno.dev/v1alpha1
+kind: CachePolicy
+metadata: {name: orders, namespace: shop}
+spec:
+  targetRefs:
+  - {group: '', kind: Service, name: orders, sectionName: http}
+  - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: orders}
+  maxBytes: 16Mi
+  defaultTtl: 30s
+  key: {headers: [x-tenant], query: {exclude: [utm_source]}}
+---
+apiVersion: leno.dev/v1alpha1
 kind: WasmPlugin
 metadata: {name: tag, namespace: shop}
 spec:
@@ -329,10 +340,11 @@ fn each_broken_rule_is_named_with_its_path() {
         ),
         (9, "/spec/limits", json!([]), "spec.limits", "1 to 32"),
         (10, "/spec/rules", json!([{}]), "spec.rules[0]", "needs delay, abort or both"),
-        (11, "/spec/url", json!("tag.wasm"), "spec.url", "has no scheme"),
-        (11, "/spec/failStrategy", json!("FAIL_OPEN"), "spec.failStrategy", "unknown field"),
-        (12, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
-        (12, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
+        (11, "/spec/maxBytes", json!("64"), "spec.maxBytes", "1Mi to 64Gi"),
+        (12, "/spec/url", json!("tag.wasm"), "spec.url", "has no scheme"),
+        (12, "/spec/failStrategy", json!("FAIL_OPEN"), "spec.failStrategy", "unknown field"),
+        (13, "/spec/trustDomain", json!("Mesh"), "spec.trustDomain", "is not a trust domain"),
+        (13, "/metadata/name", json!("other"), "metadata.name", "one trust bundle only"),
     ];
     for (document, pointer, value, path, message) in rows {
         let mut object = good().swap_remove(document);
@@ -360,7 +372,7 @@ fn findings_name_what_is_missing_and_what_follows() {
         analyze::findings(&resources).iter().map(|f| format!("{} {}", f.path, f.message)).collect();
     assert!(messages.iter().any(|m| m == "spec.rules[0].backendRefs[0] there is no Service shop/orders; its share of requests is answered with 500"), "{messages:#?}");
     let ineffective = messages.iter().filter(|m| m.ends_with("the policy has no effect"));
-    assert_eq!(ineffective.count(), 5, "{messages:#?}");
+    assert_eq!(ineffective.count(), 6, "{messages:#?}");
 }
 
 #[test]
@@ -424,7 +436,7 @@ fn a_route_says_what_is_sent_again() {
 
 #[test]
 fn of_two_policies_for_a_service_only_limits_add_up() {
-    for (document, losing) in [(5, true), (9, false), (10, true)] {
+    for (document, lost) in [(5, 1), (9, 0), (10, 1), (11, 2)] {
         let mut objects = good();
         let mut twin = objects[document].clone();
         twin["metadata"]["name"] = json!("younger");
@@ -432,7 +444,7 @@ fn of_two_policies_for_a_service_only_limits_add_up() {
         let resources: Vec<_> =
             objects.into_iter().map(|value| Resource::from_json(value).unwrap()).collect();
         let found = analyze::findings(&resources);
-        assert_eq!(found.len(), usize::from(losing), "{found:?}");
+        assert_eq!(found.len(), lost, "{found:?}");
         assert!(found.iter().all(|finding| finding.message.contains("already applies there")));
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub enum Bytes {
     /// Bytes.
     Number(i64),
-    /// Bytes, `Ki` or `Mi`.
+    /// Bytes, or with `Ki`, `Mi`, `Gi`, `k`, `M` or `G`.
     Text(String),
 }
 

@@ -135,16 +135,13 @@ impl Index {
         }
     }
 
-    /// What has to be seen together with these: the services they refer to, and whatever claims
+    /// What has to be seen together with these: what they refer to, and whatever claims
     /// what they claim.
     fn beside(&self, resources: &[&Resource]) -> Vec<Resource> {
-        let own: HashSet<Key> = resources.iter().map(|resource| key(resource)).collect();
+        let own: HashSet<Key> = resources.iter().map(|resource| key(resource.key())).collect();
         let mut wanted = HashSet::new();
         for resource in resources {
-            let services = analyze::references(resource).into_iter().map(|found| found.service);
-            wanted.extend(services.map(|service| {
-                Key::new("leno.dev", "services", &service.namespace, &service.name)
-            }));
+            wanted.extend(analyze::referents(resource).into_iter().map(key));
             for place in places(resource) {
                 wanted.extend(self.by_claim.get(&place).into_iter().flatten().cloned());
             }
@@ -153,9 +150,8 @@ impl Index {
     }
 }
 
-fn key(resource: &Resource) -> Key {
-    let name = resource.name();
-    Key::new(resource.kind.group, resource.kind.plural, &name.namespace, &name.name)
+fn key(ResourceKey { kind, name }: ResourceKey) -> Key {
+    Key::new(kind.group, kind.plural, &name.namespace, &name.name)
 }
 
 fn places(resource: &Resource) -> HashSet<Place> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use leno_api::{
-    Invalid, Key, Resource,
+    Invalid, KINDS, Key, Resource,
     model::{
         Model, ObjectName, applies::Applies, backend::Parent, filter::Filter,
         http_route::HttpRoute, service::Service, wasm_plugin::WasmPlugin, workload::Workload,
@@ -47,6 +47,8 @@ pub(super) enum Links {
         targets: Vec<ObjectName>,
         /// Whether it is for those who serve a target, too, or for its callers alone.
         served: bool,
+        /// It is for those, too, who have one of these in scope.
+        routes: Vec<Key>,
     },
     /// How the workloads of its namespace are spoken to: for them and for whoever calls them.
     Peers,
@@ -121,6 +123,7 @@ impl Links {
             Model::TrafficPolicy(policy) => Self::Policy {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
                 served: true,
+                routes: Vec::new(),
             },
             Model::PeerAuthentication(_) => Self::Peers,
             Model::AuthorizationPolicy(policy) => Self::Guard(policy.applies.clone()),
@@ -132,6 +135,13 @@ impl Links {
             Model::FaultPolicy(policy) => Self::Policy {
                 targets: distinct(policy.targets.iter().map(|target| &target.service)),
                 served: false,
+                routes: Vec::new(),
+            },
+            // Callers keep what they got.
+            Model::CachePolicy(policy) => Self::Policy {
+                targets: distinct(policy.services().map(|target| &target.service)),
+                served: false,
+                routes: http_routes(distinct(policy.routes().map(|(route, _)| route))),
             },
             Model::WasmPlugin(plugin) => {
                 let targets = plugin.applies.targets().iter().filter(|_| plugin.is_client());
@@ -156,6 +166,11 @@ fn http_backends(route: &HttpRoute) -> impl Iterator<Item = &ObjectName> {
         });
         rule.backends.iter().map(|share| &share.backend.service).chain(mirrors)
     })
+}
+
+fn http_routes(names: Vec<ObjectName>) -> Vec<Key> {
+    let kind = KINDS.iter().find(|info| info.kind == "HTTPRoute");
+    kind.map(|kind| names.into_iter().map(|name| Key { kind, name }).collect()).unwrap_or_default()
 }
 
 fn distinct<'a>(names: impl Iterator<Item = &'a ObjectName>) -> Vec<ObjectName> {

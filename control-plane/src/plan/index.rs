@@ -23,8 +23,10 @@ pub(super) struct Index {
     routes: KeysBy<ObjectName>,
     /// Workloads by service served.
     members: KeysBy<ObjectName>,
-    /// Policies by target.
+    /// Policies by the service that they target.
     policies: KeysBy<ObjectName>,
+    /// Policies by the route that they target.
+    route_policies: KeysBy<Key>,
     /// Plugins of callers, by callee.
     plugins: KeysBy<ObjectName>,
     /// How workloads are spoken to, by namespace.
@@ -63,7 +65,10 @@ impl Index {
                 self.members.add(services, &item.key);
             }
             Links::Route { parents, .. } => self.routes.add(parents, &item.key),
-            Links::Policy { targets, .. } => self.policies.add(targets, &item.key),
+            Links::Policy { targets, routes, .. } => {
+                self.policies.add(targets, &item.key);
+                self.route_policies.add(routes, &item.key);
+            }
             Links::Peers => self.peers.add(slice::from_ref(&item.key.name.namespace), &item.key),
             Links::Guard(_) => {
                 self.guards.add(slice::from_ref(&item.key.name.namespace), &item.key);
@@ -92,7 +97,10 @@ impl Index {
                 self.members.remove(services, key);
             }
             Links::Route { parents, .. } => self.routes.remove(parents, key),
-            Links::Policy { targets, .. } => self.policies.remove(targets, key),
+            Links::Policy { targets, routes, .. } => {
+                self.policies.remove(targets, key);
+                self.route_policies.remove(routes, key);
+            }
             Links::Peers => self.peers.remove(slice::from_ref(&key.name.namespace), key),
             Links::Guard(_) => self.guards.remove(slice::from_ref(&key.name.namespace), key),
             Links::Plugin { callees, .. } => {
@@ -134,6 +142,11 @@ impl Index {
 
     pub(super) fn routes_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
         self.routes.of(service)
+    }
+
+    /// Policies that target a route.
+    pub(super) fn policies_of_route(&self, route: &Key) -> impl Iterator<Item = &Key> {
+        self.route_policies.of(route)
     }
 
     /// The service itself, its policies, its callers' plugins and its workloads.

@@ -141,7 +141,8 @@ impl Planner {
                         .extend(services.iter().flat_map(|name| self.interest.backends.of(name)));
                     proxies.extend(self.interest.own.of(&key.name));
                 }
-                Links::Policy { targets, served } => {
+                Links::Policy { targets, served, routes } => {
+                    proxies.extend(routes.iter().flat_map(|route| self.callers_by(route)));
                     proxies.extend(targets.iter().flat_map(|name| self.interest.backends.of(name)));
                     let serving = targets.iter().filter(|_| *served);
                     proxies.extend(serving.flat_map(|name| self.interest.served.of(name)));
@@ -160,6 +161,15 @@ impl Planner {
             }
         }
         proxies
+    }
+
+    /// The proxies that may have a route in scope.
+    fn callers_by(&self, route: &Key) -> impl Iterator<Item = ProxyId> {
+        let parents = match self.index.get(route).map(|item| &item.links) {
+            Some(Links::Route { parents, .. }) => &parents[..],
+            _ => &[],
+        };
+        parents.iter().flat_map(|name| self.interest.frontends.of(name))
     }
 
     /// A service may answer to other hosts than before, or to its name for the first or last time.

@@ -200,6 +200,12 @@ impl Scope {
         };
         self.delta.items.insert(key.clone(), now.clone());
         self.follow(before.as_deref(), now.as_deref(), shared);
+        if before.is_some() != now.is_some() {
+            let index = shared.index;
+            for policy in index.policies_of_route(key) {
+                self.reconsider(policy, shared);
+            }
+        }
     }
 
     /// What an object drags in with it: a route its backends, a subset the whole service, the own workload the services it serves.
@@ -237,8 +243,10 @@ impl Scope {
                 self.backends.has(&service.name) || self.served.contains(&service.name)
             }
             Links::Workload { services, .. } => self.is_own(item) || needed(services),
-            Links::Policy { targets, served } => {
-                needed(targets) || *served && targets.iter().any(|name| self.served.contains(name))
+            Links::Policy { targets, served, routes } => {
+                needed(targets)
+                    || *served && targets.iter().any(|name| self.served.contains(name))
+                    || routes.iter().any(|route| self.members.contains_key(route))
             }
             Links::Peers => self.namespaces.has(&item.key.name.namespace),
             Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),

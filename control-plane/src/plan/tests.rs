@@ -124,6 +124,15 @@ pub(crate) fn fault(name: &str, target: &str) -> Value {
     object("leno.dev/v1alpha1", "FaultPolicy", name, &spec)
 }
 
+/// For a service, a route of its own namespace, or both.
+fn cache(name: &str, service: Option<&str>, route: Option<&str>) -> Value {
+    let service = service.map(|name| json!({"kind": "Service", "name": name}));
+    let group = leno_api::GATEWAY_GROUP;
+    let route = route.map(|name| json!({"group": group, "kind": "HTTPRoute", "name": name}));
+    let targets: Vec<_> = service.into_iter().chain(route).collect();
+    object("leno.dev/v1alpha1", "CachePolicy", name, &json!({"targetRefs": targets}))
+}
+
 fn rate_limit(name: &str, target: &str) -> Value {
     let spec = json!({
         "targetRefs": [{"group": "", "kind": "Service", "name": target}],
@@ -250,9 +259,12 @@ impl World {
                 Links::Workload { services, .. } => {
                     services.iter().any(|name| backends.contains(name))
                 }
-                Links::Policy { targets, served: at_home } => targets
-                    .iter()
-                    .any(|name| backends.contains(name) || *at_home && served.contains(name)),
+                Links::Policy { targets, served: at_home, routes } => {
+                    routes.iter().any(|route| members.contains_key(route))
+                        || targets.iter().any(|name| {
+                            backends.contains(name) || *at_home && served.contains(name)
+                        })
+                }
                 Links::Route { .. } => false,
                 Links::Peers => {
                     let spoken_to = backends.iter().map(|name| &*name.namespace);
@@ -329,6 +341,11 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
         Just(()).prop_map(|()| trust_bundle()),
         (full(), prop::sample::select(&NAMES)).prop_map(|(name, target)| policy(&name, target)),
         (full(), prop::sample::select(&NAMES)).prop_map(|(name, target)| fault(&name, target)),
+        (full(), prop::sample::select(&NAMES), prop::sample::select(&NAMES), 0..3).prop_map(
+            |(name, service, route, which)| {
+                cache(&name, (which > 0).then_some(service), (which < 2).then_some(route))
+            }
+        ),
         (full(), prop::collection::vec(full(), 1..3), short()).prop_map(
             |(name, parents, backends)| {
                 let parents: Vec<_> = parents.iter().map(String::as_str).collect();
@@ -675,6 +692,52 @@ fn limits_reach_those_who_serve_and_faults_those_who_call() {
     let delta = moved.iter().find(|(who, _)| *who == own).map(|(_, delta)| names(delta)).unwrap();
     assert!(delta.contains(&"+RateLimitPolicy shop/limit-b".to_owned()), "{delta:?}");
     assert!(delta.contains(&"-RateLimitPolicy shop/limit-a".to_owned()), "{delta:?}");
+}
+
+/// What a service's responses may be kept for is for its callers; for a route, for those who have that route.
+#[test]
+fn cache_policies_reach_callers_and_those_who_have_the_route() {
+    let (mut world, mut planner) = planner(vec![
+        service("shop/a", &[]),
+        service("shop/b", &[]),
+        workload("shop/a-1", &["a"]),
+        route("shop/far", &["shop/b"], &["b"]),
+        cache("shop/service", Some("a"), None),
+        cache("shop/early", None, Some("near")),
+        cache("shop/far", None, Some("far")),
+    ]);
+    let (own, caller) = (ProxyId(1), ProxyId(2));
+    planner.connect(own, identity("shop", Some("shop/a-1")));
+    planner.connect(caller, identity("shop", None));
+    planner.subscribe(caller, &named("shop/a"));
+    let mut told: BTreeMap<_, _> = planner.take().into_iter().collect();
+    assert_eq!(names(&told.remove(&own).unwrap()), ["+Service shop/a", "+Workload shop/a-1"]);
+    let calls = ["+CachePolicy shop/service", "+Service shop/a", "+Workload shop/a-1"];
+    assert_eq!(names(&told.remove(&caller).unwrap()), calls);
+    let mut edited = |edit: Edit| {
+        world.edit(&mut planner, edit);
+        let taken = planner.take();
+        assert!(taken.iter().all(|(who, _)| *who == caller));
+        taken.first().map(|(_, delta)| names(delta)).unwrap_or_default()
+    };
+    // The route comes, and with it what was said of it before.
+    let near = |parents: &[&str]| Edit::Put(route("shop/near", parents, &["a"]));
+    let both = ["+CachePolicy shop/early", "+HTTPRoute shop/near"];
+    assert_eq!(edited(near(&["shop/a"])), both);
+    assert_eq!(edited(near(&["shop/b", "shop/a"])), ["+HTTPRoute shop/near"]);
+    let later = || cache("shop/later", Some("b"), Some("near"));
+    assert_eq!(edited(Edit::Put(later())), ["+CachePolicy shop/later"]);
+    assert_eq!(edited(Edit::Put(cache("shop/none", Some("b"), Some("far")))), [""; 0]);
+    // A route of that name which is no HTTPRoute is another.
+    assert_eq!(edited(Edit::Put(tcp_route("shop/far", "a", "a"))), ["+TCPRoute shop/far"]);
+    let gone = ["-CachePolicy shop/early", "-CachePolicy shop/later", "-HTTPRoute shop/near"];
+    assert_eq!(edited(near(&["shop/b"])), gone);
+    assert_eq!(edited(Edit::Delete(later())), [""; 0]);
+    assert_eq!(edited(near(&["shop/a"])), both);
+    assert_eq!(
+        edited(Edit::Delete(cache("shop/service", Some("a"), None))),
+        ["-CachePolicy shop/service"]
+    );
 }
 
 #[test]

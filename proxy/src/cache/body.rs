@@ -4,17 +4,57 @@
 //! and which nobody counts.
 
 use std::sync::{
-    Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::sync::Notify;
 
+/// Bytes that responses take in memory: those that are stored, those that are arriving, and those that are gone from the
+/// store while somebody still reads them.
+#[derive(Debug, Default)]
+pub struct Room {
+    taken: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Room {
+    /// For a store of so many bytes. What is not stored has a tenth of that.
+    pub fn set_store(&self, most_bytes: u64) {
+        self.most.store(most_bytes.saturating_add(most_bytes / 10), Ordering::Relaxed);
+    }
+
+    /// Bytes in use.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        let room = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= most);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+}
+
+/// What a body takes of the room, given back with the body.
+#[derive(Debug)]
+struct Reserved {
+    room: Arc<Room>,
+    bytes: AtomicU64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.room.taken.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// A body that is arriving, or is all there.
 #[derive(Debug, Default)]
 pub struct StoredBody {
+    reserved: Option<Reserved>,
     whole: OnceLock<Whole>,
     arriving: Mutex<Arriving>,
     /// Of what has arrived.
@@ -67,19 +107,34 @@ impl StoredBody {
         body
     }
 
+    /// One that begins to arrive, counted in `room`.
+    pub fn arriving(room: Arc<Room>) -> Self {
+        Self { reserved: Some(Reserved { room, bytes: AtomicU64::new(0) }), ..Self::default() }
+    }
+
+    /// Makes room for so many bytes more; false if there is none.
+    pub fn reserve(&self, bytes: u64) -> bool {
+        let Some(reserved) = &self.reserved else { return true };
+        let fits = reserved.room.take(bytes);
+        if fits {
+            reserved.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
     /// Adds what has arrived.
     pub fn push(&self, data: &[u8]) {
         if data.is_empty() {
             return;
         }
-        self.arriving().pieces.push(Bytes::copy_from_slice(data));
+        self.pieces().pieces.push(Bytes::copy_from_slice(data));
         self.length.fetch_add(data.len(), Ordering::Relaxed);
         self.more.notify_waiters();
     }
 
     /// Nothing more comes but `trailers`.
     pub fn finish(&self, trailers: Option<HeaderMap>) {
-        let mut arriving = self.arriving();
+        let mut arriving = self.pieces();
         let mut joined = BytesMut::with_capacity(self.len());
         for piece in &arriving.pieces {
             joined.extend_from_slice(piece);
@@ -94,7 +149,7 @@ impl StoredBody {
 
     /// The rest will not come.
     pub fn cut(&self) {
-        self.arriving().broken = true;
+        self.pieces().broken = true;
         self.more.notify_waiters();
     }
 
@@ -131,7 +186,7 @@ impl StoredBody {
         if let Some(whole) = self.whole.get() {
             return Some(from_whole(whole, place));
         }
-        let arriving = self.arriving();
+        let arriving = self.pieces();
         if let Some(piece) = arriving.pieces.get(place.piece) {
             place.piece += 1;
             place.bytes += piece.len();
@@ -144,7 +199,7 @@ impl StoredBody {
         }
     }
 
-    fn arriving(&self) -> MutexGuard<'_, Arriving> {
+    fn pieces(&self) -> MutexGuard<'_, Arriving> {
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

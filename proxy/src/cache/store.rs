@@ -12,7 +12,8 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode};
-use quick_cache::{Lifecycle, Weighter, sync::Cache};
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
+use rustc_hash::FxBuildHasher;
 
 use super::{
     body::StoredBody,
@@ -25,6 +26,11 @@ const MOST_ON_A_SHELF: usize = 64;
 const OVERHEAD: usize = 512;
 /// The store expects responses of about this many bytes; a wrong guess costs some memory, nothing else.
 const USUAL_SIZE: u64 = 8 * 1024;
+/// So many of the largest responses fit into a part of the store, or it would be emptied by one.
+const OBJECTS_IN_A_SHARD: u64 = 8;
+/// Beyond that more locks are of no use.
+const MOST_SHARDS: usize = 64;
+const LEAST_IN_A_SHARD: usize = 32;
 
 /// For whom a response may be used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,11 +84,16 @@ impl Stored {
     }
 
     /// Bytes it takes, about.
-    fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
+        self.body.len() + self.size_of_head()
+    }
+
+    /// The same without the body.
+    pub fn size_of_head(&self) -> usize {
         let fields: usize =
             self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 48).sum();
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 16).sum();
-        self.body.len() + fields + tags + self.selection.size() + self.extra.len() + OVERHEAD
+        fields + tags + self.selection.size() + self.extra.len() + OVERHEAD
     }
 
     /// Whether it takes the place of `other`.
@@ -148,22 +159,48 @@ pub struct Figures {
 /// All that is kept.
 #[derive(Debug)]
 pub struct Store {
-    shelves: Cache<Arc<str>, Shelf, BySize, rustc_hash::FxBuildHasher, Evicted>,
+    shelves: Cache<Arc<str>, Shelf, BySize, FxBuildHasher, Evicted>,
     evicted: Arc<AtomicU64>,
 }
 
 impl Store {
+    /// In how many parts a store is divided, each with a lock and a share of the bytes of its own, such that several of
+    /// the largest responses fit into each.
+    pub fn shards(most_bytes: u64, most_object_bytes: u64) -> usize {
+        let fits = most_bytes / most_object_bytes.max(1) / OBJECTS_IN_A_SHARD;
+        usize::try_from(fits).unwrap_or(MOST_SHARDS).clamp(1, MOST_SHARDS).next_power_of_two()
+    }
+
     /// For at most so many bytes.
-    pub fn new(most_bytes: u64) -> Self {
+    pub fn new(most_bytes: u64, shards: usize) -> Self {
         let evicted = Arc::<AtomicU64>::default();
-        let shelves = Cache::with(
-            usize::try_from(most_bytes / USUAL_SIZE).unwrap_or(usize::MAX).clamp(16, 1 << 20),
-            most_bytes,
-            BySize,
-            rustc_hash::FxBuildHasher,
-            Evicted(evicted.clone()),
-        );
+        // A shard for fewer responses than this is merged with another by the library.
+        let least = shards.saturating_mul(LEAST_IN_A_SHARD);
+        let usual = usize::try_from(most_bytes / USUAL_SIZE).unwrap_or(usize::MAX);
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .weight_capacity(most_bytes)
+            .estimated_items_capacity(usual.clamp(least, 1 << 20))
+            .build();
+        let on_evict = Evicted(evicted.clone());
+        let shelves = match options {
+            Ok(options) => Cache::with_options(options, BySize, FxBuildHasher, on_evict),
+            // Not without both capacities, which stand above.
+            Err(_) => Cache::with(least, most_bytes, BySize, FxBuildHasher, on_evict),
+        };
         Self { shelves, evicted }
+    }
+
+    /// Whether it has so many shards.
+    pub fn has_shards(&self, shards: usize) -> bool {
+        self.shelves.num_shards() == shards
+    }
+
+    /// From now on for at most so many bytes.
+    pub fn set_most(&self, most_bytes: u64) {
+        if self.shelves.capacity() != most_bytes {
+            self.shelves.set_capacity(most_bytes);
+        }
     }
 
     /// What is kept for a URL.
@@ -291,7 +328,7 @@ mod tests {
 
     #[test]
     fn nobody_gets_what_was_fetched_for_another() {
-        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        let (store, url) = (Store::new(1 << 20, 1), Arc::from("u"));
         store.keep(&url, stored(Audience::Only("a".into()), b"", "of a", None));
         store.keep(&url, stored(Audience::Only("b".into()), b"", "of b", None));
         assert_eq!(found(&store, "a", b"", None), ["of a"]);
@@ -305,7 +342,7 @@ mod tests {
 
     #[test]
     fn variants_stand_side_by_side_and_the_newest_first() {
-        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        let (store, url) = (Store::new(1 << 20, 1), Arc::from("u"));
         for (body, vary) in [("1", "one"), ("2", "two"), ("3", "one")] {
             store.keep(&url, stored(Audience::Everybody, b"", body, Some(vary)));
         }
@@ -323,7 +360,7 @@ mod tests {
 
     #[test]
     fn there_is_never_more_than_fits() {
-        let store = Store::new(1 << 20);
+        let store = Store::new(1 << 20, 1);
         let body = "x".repeat(10_000);
         for i in 0..1_000 {
             let url = Arc::from(format!("u{i}"));
@@ -339,7 +376,7 @@ mod tests {
 
     #[test]
     fn who_is_asked_for_again_stays_while_others_pass() {
-        let store = Store::new(1 << 20);
+        let store = Store::new(1 << 20, 1);
         let body = "x".repeat(10_000);
         let keep = |url: String| {
             store.keep(&Arc::from(url), stored(Audience::Everybody, b"", &body, None));
@@ -357,7 +394,7 @@ mod tests {
 
     #[test]
     fn purging_says_how_much() {
-        let (store, url) = (Store::new(1 << 20), Arc::from("u"));
+        let (store, url) = (Store::new(1 << 20, 1), Arc::from("u"));
         store.keep(&url, stored(Audience::Everybody, b"", "1", Some("one")));
         store.keep(&url, stored(Audience::Everybody, b"", "2", Some("two")));
         store.keep(&Arc::from("v"), stored(Audience::Everybody, b"", "3", None));

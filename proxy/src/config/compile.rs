@@ -1,6 +1,7 @@
 //! Resources to a snapshot. Pure: the previous snapshot comes in, and what did not change is carried over by key,
 //! together with its counters, pools and metrics.
 
+mod caches;
 mod cluster;
 mod inbound;
 mod limits;
@@ -83,11 +84,16 @@ pub fn compile(
         changed.insert(callee.clone());
         changed.extend(inputs.callers_of(callee).cloned());
     }
+    let caches = match dirty.caches {
+        true => Arc::new(caches::hold(&previous.caches, inputs)),
+        false => previous.caches.clone(),
+    };
+    let parts = Parts { inputs, clusters: &clusters, caches: &caches, own, slots };
     let kept: FxHashMap<&ObjectName, &Arc<Service>> =
         previous.services.iter().map(|service| (&service.name, service)).collect();
     let services = inputs.services().values().map(|service| match kept.get(&service.name) {
         Some(kept) if !changed.contains(&service.name) => (*kept).clone(),
-        _ => Arc::new(build_service(service, inputs, &clusters, own, slots)),
+        _ => Arc::new(build_service(service, parts)),
     });
     let services: Vec<_> = services.collect();
     let hosts = if dirty.hosts {
@@ -108,6 +114,7 @@ pub fn compile(
         clusters,
         inbound: Arc::new(inbound),
         faults,
+        caches,
         absent: previous.absent.clone(),
     }
 }
@@ -124,23 +131,30 @@ fn faults(inputs: &Inputs) -> FxHashMap<ClusterKey, Arc<FaultPolicy>> {
 
 type Clusters = std::collections::BTreeMap<ClusterKey, Arc<crate::cluster::Cluster>>;
 
-fn build_service(
-    service: &leno_api::model::service::Service,
-    inputs: &Inputs,
-    clusters: &Clusters,
-    own: &Own,
-    slots: &Slots,
-) -> Service {
+/// What services are built of.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    inputs: &'a Inputs,
+    clusters: &'a Clusters,
+    caches: &'a caches::Caches,
+    own: &'a Own,
+    slots: &'a Slots,
+}
+
+fn build_service(service: &leno_api::model::service::Service, parts: Parts<'_>) -> Service {
+    let Parts { inputs, clusters, caches, own, slots } = parts;
     let ports = service.ports.iter().filter_map(|port| {
         let cluster = clusters.get(&ClusterKey::Service(service.name.clone(), port.port))?;
+        let cache = caches::OfPort::new(caches, inputs, service, port);
         Some(Port {
             number: port.port,
             name: port.name.clone(),
             protocol: port.protocol,
-            routes: rule::table(service, port, inputs, clusters, own),
+            routes: rule::table(service, port, &cache, parts),
             tcp: rule::tcp(service, port, inputs, clusters, own),
             cluster: cluster.clone(),
             plugins: plugins::outbound(inputs, own, slots, service, port),
+            cache: cache.rules,
         })
     });
     // Most services have one port, and a vector that grows begins with room for four.

@@ -1,5 +1,7 @@
 //! The resources in force, indexed by what they refer to, so that a change costs in proportion to what it concerns.
 
+mod caches;
+mod index;
 mod links;
 
 use std::{
@@ -8,7 +10,7 @@ use std::{
 };
 
 use leno_api::{
-    KINDS, Key, KindInfo, Resource, SYSTEM_NAMESPACE,
+    KINDS, Key, KindInfo, Resource,
     model::{
         Model, ObjectName,
         authorization_policy::AuthorizationPolicy,
@@ -19,7 +21,7 @@ use leno_api::{
         request_authentication::RequestAuthentication,
         service::{Service, ServicePort},
         tcp_route::TcpRoute,
-        traffic_policy::{Settings, Target, TrafficPolicy},
+        traffic_policy::{Settings, TrafficPolicy},
         wasm_plugin::WasmPlugin,
         workload::Workload,
     },
@@ -27,6 +29,10 @@ use leno_api::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::text::Text;
+use caches::Caches;
+use index::{
+    ByNamespace, Claim, Index, attach, detach, file, first_of, in_force, unfile, unlink_all,
+};
 use links::{calls, mark, mark_plugin};
 
 /// All resources, by kind and by reference.
@@ -43,6 +49,7 @@ pub struct Inputs {
     policies: Index<TrafficPolicy>,
     rate_limits: Index<RateLimitPolicy>,
     faults: Index<FaultPolicy>,
+    caches: Caches,
     /// Who may call and how, by the policy's own namespace.
     peer_authentications: ByNamespace<PeerAuthentication>,
     authorization_policies: ByNamespace<AuthorizationPolicy>,
@@ -62,9 +69,6 @@ struct Held {
     text: Text,
 }
 
-type Index<T> = FxHashMap<ObjectName, BTreeMap<Key, Arc<T>>>;
-type ByNamespace<T> = FxHashMap<Arc<str>, BTreeMap<Key, Arc<T>>>;
-
 /// What changed since the last compilation.
 #[derive(Clone, Debug, Default)]
 pub struct Dirty {
@@ -78,12 +82,14 @@ pub struct Dirty {
     pub inbound: bool,
     /// Whether services fail on purpose in another way.
     pub faults: bool,
+    /// Whether it has changed what is kept of responses, or how much.
+    pub caches: bool,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        let something = self.hosts || self.inbound || self.faults;
+        let something = self.hosts || self.inbound || self.faults || self.caches;
         !something && self.clusters.is_empty() && self.routes.is_empty()
     }
 }
@@ -296,6 +302,7 @@ impl Inputs {
                 attach(&mut self.rate_limits, key, &policy.targets, policy);
             }
             Model::FaultPolicy(policy) => attach(&mut self.faults, key, &policy.targets, policy),
+            Model::CachePolicy(policy) => self.caches.insert(key, policy),
             Model::PeerAuthentication(policy) => {
                 file(&mut self.peer_authentications, key, &policy.name, policy);
             }
@@ -316,6 +323,7 @@ impl Inputs {
         }
         mark(&self.services, model, dirty);
         self.mark_subsets(model, dirty);
+        self.mark_cached_routes(model, dirty);
     }
 
     fn unlink(&mut self, key: &Key, model: &Model, dirty: &mut Dirty) {
@@ -358,6 +366,7 @@ impl Inputs {
             Model::TrafficPolicy(policy) => detach(&mut self.policies, key, &policy.targets),
             Model::RateLimitPolicy(policy) => detach(&mut self.rate_limits, key, &policy.targets),
             Model::FaultPolicy(policy) => detach(&mut self.faults, key, &policy.targets),
+            Model::CachePolicy(policy) => self.caches.remove(key, policy),
             Model::PeerAuthentication(policy) => {
                 unfile(&mut self.peer_authentications, key, &policy.name);
             }
@@ -386,6 +395,7 @@ impl Inputs {
         }
         mark(&self.services, model, dirty);
         self.mark_subsets(model, dirty);
+        self.mark_cached_routes(model, dirty);
     }
 }
 
@@ -399,79 +409,6 @@ impl Inputs {
         };
         for parts in wholes.iter().filter_map(|whole| self.subsets.get(whole)) {
             dirty.clusters.extend(parts.iter().cloned());
-        }
-    }
-}
-
-/// How much a policy has to say about a port of a service: the lower, the more.
-struct Claim<'a>(Option<(bool, bool, &'a str)>);
-
-impl<'a> Claim<'a> {
-    fn new(targets: &[Target], created: &'a str, (service, port): (&ObjectName, &str)) -> Self {
-        let about = targets.iter().filter(|target| target.service == *service);
-        let sections = about.filter_map(|target| match target.section.as_deref() {
-            Some(section) if section != port => None,
-            section => Some(section.is_none()),
-        });
-        Self(sections.min().map(|whole| (whole, created.is_empty(), created)))
-    }
-}
-
-/// Of several policies the one for the port, then the oldest, then the first by name.
-fn first_of<'a, T>(
-    policies: impl Iterator<Item = &'a Arc<T>>,
-    claim: impl Fn(&'a T) -> Claim<'a>,
-) -> Option<&'a Arc<T>> {
-    let claims = policies.filter_map(|policy| Some((claim(policy).0?, policy)));
-    // They come by name, and the first of equals is taken.
-    claims.min_by_key(|(claim, _)| *claim).map(|(_, policy)| policy)
-}
-
-/// Policies of `namespace` and of the whole mesh.
-fn in_force<'a, T>(
-    policies: &'a ByNamespace<T>,
-    namespace: &str,
-) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
-    let own = policies.get(namespace);
-    let mesh = policies.get(SYSTEM_NAMESPACE).filter(|_| namespace != SYSTEM_NAMESPACE);
-    own.into_iter().chain(mesh).flat_map(BTreeMap::values)
-}
-
-fn file<T>(policies: &mut ByNamespace<T>, key: &Key, name: &ObjectName, policy: &Arc<T>) {
-    let namespace = policies.entry(name.namespace.clone()).or_default();
-    namespace.insert(key.clone(), policy.clone());
-}
-
-fn unfile<T>(policies: &mut ByNamespace<T>, key: &Key, name: &ObjectName) {
-    if let Some(namespace) = policies.get_mut(&name.namespace) {
-        namespace.remove(key);
-        if namespace.is_empty() {
-            policies.remove(&name.namespace);
-        }
-    }
-}
-
-fn attach<T>(index: &mut Index<T>, key: &Key, targets: &[Target], policy: &Arc<T>) {
-    for target in targets {
-        index.entry(target.service.clone()).or_default().insert(key.clone(), policy.clone());
-    }
-}
-
-fn detach<T>(index: &mut Index<T>, key: &Key, targets: &[Target]) {
-    unlink_all(index, key, targets.iter().map(|target| &target.service));
-}
-
-fn unlink_all<'a, T>(
-    index: &mut Index<T>,
-    key: &Key,
-    services: impl IntoIterator<Item = &'a ObjectName>,
-) {
-    for service in services {
-        if let Some(members) = index.get_mut(service) {
-            members.remove(key);
-            if members.is_empty() {
-                index.remove(service);
-            }
         }
     }
 }

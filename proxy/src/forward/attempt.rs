@@ -54,6 +54,13 @@ pub(super) struct Received {
     pub(super) deadline: Option<Instant>,
 }
 
+impl Received {
+    /// Drops an answer that nobody gets, to a request without a body.
+    pub(super) fn discard(self, cluster: &Admitted) {
+        discard::discard(self.response, self.connection, cluster.cluster(), true);
+    }
+}
+
 /// The attempts of one exchange.
 struct Tries<'a> {
     context: Context<'a>,

@@ -8,11 +8,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use super::{
     admission,
     affinity::{self, Affinity},
-    attempt, fault, inbound, limits, mirror, outbound, outcome, plugins, response, tunnel,
+    attempt::{self, Received},
+    cached, fault, inbound, limits, mirror, outbound, outcome,
+    plugins::{self, Attempted},
+    response, tunnel,
     worker::{Downstream, Worker},
 };
 use crate::{
-    cluster::{Cluster, Refusal},
+    cache::Rules,
+    cluster::{Admitted, Cluster, Refusal},
     error::{Error, Flag},
     filter::{
         jwt::CHALLENGE,
@@ -70,6 +74,8 @@ pub(super) struct Routed {
     pub(super) rule: Option<Arc<Rule>>,
     /// Which of the rule's backends.
     pub(super) backend: Option<usize>,
+    /// Whether answers may come from our own memory.
+    pub(super) cache: Option<Arc<Rules>>,
 }
 
 /// What routing decided.
@@ -114,6 +120,7 @@ impl Exchange {
             scope: None,
             attempts: 0,
             not_retried: None,
+            cache: None,
             request_bytes: 0,
             response_bytes: 0,
         };
@@ -126,6 +133,23 @@ impl Exchange {
             http1,
             head_only: request.method() == Method::HEAD,
             caller: None,
+            progress: None,
+            affinity: Affinity::default(),
+            plugins: None,
+            standing: None,
+        }
+    }
+
+    /// One that nobody waits for, on behalf of this one. It leaves no record.
+    pub(super) fn aside(&self) -> Self {
+        Self {
+            worker: self.worker.clone(),
+            snapshot: self.snapshot.clone(),
+            downstream: self.downstream.clone(),
+            record: None,
+            http1: self.http1,
+            head_only: self.head_only,
+            caller: self.caller.clone(),
             progress: None,
             affinity: Affinity::default(),
             plugins: None,
@@ -194,9 +218,31 @@ impl Exchange {
             Decision::Respond(response) => return Ok(self.respond(response)),
         };
         let request = self.watch_body(request);
-        fault::inject(self, &routed.cluster, &request).await?;
-        mirror::send_copies(self, &routed, &request);
-        let Routed { cluster, rule, backend } = routed;
+        if let Some(rules) = routed.cache.clone().filter(|_| upgrade.is_none()) {
+            return Box::pin(cached::answer(self, rules, routed, request)).await;
+        }
+        let Routed { cluster, rule, backend, .. } = routed;
+        let rule = rule.as_deref();
+        let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
+        let (admitted, attempted) = self.fetch(cluster, rule, request, protocol).await?;
+        let received = match attempted {
+            Attempted::Received(received) => received,
+            Attempted::Answered(response) => return Ok(response),
+        };
+        let changes = response::Changes::of(rule, backend);
+        self.pass_on(admitted, changes, received, upgrade).await
+    }
+
+    /// Gets the head of a response from upstream, or from a plugin that answers instead.
+    pub(super) async fn fetch(
+        &mut self,
+        cluster: Arc<Cluster>,
+        rule: Option<&Rule>,
+        request: Request<Body>,
+        upgrade: Option<&HeaderValue>,
+    ) -> Result<(Admitted, Attempted), Error> {
+        fault::inject(self, &cluster, &request).await?;
+        mirror::send_copies(self, rule, &request);
         self.find_affinity(&cluster, &request);
         let admitted = cluster.admit(self.worker.shared.now()).map_err(|(cluster, refusal)| {
             self.count_for(&cluster);
@@ -204,33 +250,34 @@ impl Exchange {
         })?;
         let place = admission::enter(self, &admitted, &request).await;
         let place = place.inspect_err(|_| self.count_for(&admitted))?;
-        let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
-        let rule_of = rule.as_deref();
         let attempted = match self.plugins.clone() {
-            None => attempt::run(self, &admitted, rule_of, request, protocol)
-                .await
-                .map(plugins::Attempted::Received),
+            None => {
+                attempt::run(self, &admitted, rule, request, upgrade).await.map(Attempted::Received)
+            }
             Some(run) => {
                 let admitted = &admitted;
-                Box::pin(plugins::attempt(self, &run, admitted, rule_of, request, protocol)).await
+                Box::pin(plugins::attempt(self, &run, admitted, rule, request, upgrade)).await
             }
         };
         if let Some(place) = place {
-            let received = match &attempted {
-                Ok(plugins::Attempted::Received(received)) => Some(Ok(received)),
-                Ok(plugins::Attempted::Answered(_)) => None,
-                Err(error) => Some(Err(error)),
-            };
-            if let Some(received) = received {
-                place.ended(received);
+            match &attempted {
+                Ok(Attempted::Received(received)) => place.ended(Ok(received)),
+                Ok(Attempted::Answered(_)) => {}
+                Err(error) => place.ended(Err(error)),
             }
         }
-        let received = match attempted.inspect_err(|_| self.count_for(&admitted))? {
-            plugins::Attempted::Received(received) => received,
-            plugins::Attempted::Answered(response) => return Ok(response),
-        };
-        let backend = rule.as_ref().zip(backend).and_then(|(rule, at)| rule.backends.get(at));
-        let changes = response::Changes { rule: rule.as_deref(), backend };
+        let attempted = attempted.inspect_err(|_| self.count_for(&admitted))?;
+        Ok((admitted, attempted))
+    }
+
+    /// Sends the caller what upstream answered.
+    pub(super) async fn pass_on(
+        &mut self,
+        admitted: Admitted,
+        changes: response::Changes<'_>,
+        received: Received,
+        upgrade: Option<(HeaderValue, upgrade::Pending)>,
+    ) -> Result<Response<Body>, Error> {
         match self.plugins.clone() {
             None => response::pass_on(self, admitted, changes, received, upgrade),
             Some(run) => {

@@ -5,24 +5,20 @@ use std::{rc::Rc, sync::Arc};
 use http::Request;
 use http_body_util::BodyExt;
 
-use super::{
-    attempt,
-    exchange::{Exchange, Routed},
-    worker::Worker,
-};
+use super::{attempt, exchange::Exchange, worker::Worker};
 use crate::{
     cluster::{Cluster, tally::Verdict},
     error::Error,
     http::body::Body,
-    snapshot::Mirror,
+    snapshot::{Mirror, Rule},
 };
 
 /// A copy may not outlive this: nobody waits for its answer.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Starts the copies that the rule asks for.
-pub(super) fn send_copies(exchange: &Exchange, routed: &Routed, request: &Request<Body>) {
-    let Some(rule) = &routed.rule else { return };
+pub(super) fn send_copies(exchange: &Exchange, rule: Option<&Rule>, request: &Request<Body>) {
+    let Some(rule) = rule else { return };
     for mirror in rule.mirrors.iter().filter(|mirror| is_due(mirror, exchange.worker.random())) {
         let body = match (&exchange.progress, request.body()) {
             (_, Body::Empty) => Body::Empty,

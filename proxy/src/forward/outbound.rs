@@ -40,7 +40,8 @@ pub(super) async fn decide(
     if port.routes.is_empty() {
         let cluster = port.cluster.clone();
         exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
-        return Ok(Decision::Forward(Routed { cluster, rule: None, backend: None }));
+        let cache = port.cache.clone();
+        return Ok(Decision::Forward(Routed { cluster, rule: None, backend: None, cache }));
     }
     let chosen = choose(exchange, port, target, request);
     chosen.inspect_err(|_| exchange.count_for(&port.cluster))
@@ -72,7 +73,8 @@ fn choose(
     for changes in rule.request_headers.iter().chain(&backend.request_headers) {
         apply_to_request(changes, request);
     }
-    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: picked }))
+    let cache = rule.cache.clone();
+    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: picked, cache }))
 }
 
 /// The service that answers to the target's host, waited for when nobody has asked for that host before.

@@ -31,6 +31,14 @@ pub(super) struct Changes<'a> {
     pub(super) backend: Option<&'a Backend>,
 }
 
+impl<'a> Changes<'a> {
+    /// Those of a rule and of the backend with this number among its backends.
+    pub(super) fn of(rule: Option<&'a Rule>, backend: Option<usize>) -> Self {
+        let backend = rule.zip(backend).and_then(|(rule, at)| rule.backends.get(at));
+        Self { rule, backend }
+    }
+}
+
 /// Passes an upstream response on, or makes a tunnel of the exchange when upstream agreed to an upgrade.
 pub(super) fn pass_on(
     exchange: &mut Exchange,
@@ -131,7 +139,7 @@ fn deliver(
         worker: exchange.worker.clone(),
         record,
         request: exchange.progress.clone(),
-        held: Some((connection, cluster, lease)),
+        held: Some(Held { connection, cluster, lease }),
         run: run.clone(),
     };
     Ok(response.map(|body| {
@@ -147,6 +155,51 @@ fn deliver(
                 run.body(Side::Response, body, Some(Box::new(ending)), deadline)
             }
         }
+    }))
+}
+
+/// Sends a response that this exchange does not read from upstream: one that is kept, or is just being fetched.
+pub(super) async fn send_own(
+    exchange: &mut Exchange,
+    changes: Changes<'_>,
+    mut response: Response<Body>,
+) -> Result<Response<Body>, Error> {
+    change_headers(&mut response, changes);
+    let run = exchange.plugins.clone();
+    if let Some(run) = &run {
+        let end = response.body().is_end_stream();
+        let answered = Box::pin(run.response_head(&mut response, end)).await;
+        if let Some(answered) = answered.map_err(plugins::error)? {
+            return plugins::respond(exchange, run, answered);
+        }
+        run.keep_response(&response);
+        if !end {
+            run.unframe(Side::Response, response.headers_mut());
+        }
+    }
+    set_cookie(exchange, response.headers_mut());
+    limits::tell(exchange.standing.as_deref(), response.headers_mut());
+    // Whoever fetches for nobody has no record.
+    let Some(mut record) = exchange.take_record() else { return Ok(response) };
+    record.status = response.status().as_u16();
+    let request = exchange.progress.clone();
+    let worker = exchange.worker.clone();
+    let mut ending = Ending { worker, record, request, held: None, run: run.clone() };
+    Ok(response.map(|body| match (body, run.filter(|run| run.filters(Side::Response))) {
+        (body, Some(run)) if !body.is_end_stream() => {
+            run.body(Side::Response, body, Some(Box::new(ending)), None)
+        }
+        (Body::Full(bytes), _) => {
+            // All of it is here: nothing can happen to it any more but that the caller goes.
+            ending.data(&bytes);
+            ending.end(End::Complete);
+            Body::Full(bytes)
+        }
+        (body, _) if body.is_end_stream() => {
+            ending.end(End::Complete);
+            Body::Empty
+        }
+        (body, _) => Body::watched(body, Box::new(ending)),
     }))
 }
 
@@ -176,7 +229,7 @@ fn change_headers<B>(response: &mut Response<B>, by: Changes<'_>) {
 /// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
 /// or make a second response of its rest. Codings other than `chunked` belong to the connection and nobody here
 /// decodes them.
-fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
+pub(super) fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
     if !headers.contains_key(header::TRANSFER_ENCODING) {
         return Ok(());
     }
@@ -193,8 +246,28 @@ struct Ending {
     worker: Rc<Worker>,
     record: Record,
     request: Option<Rc<Progress>>,
-    held: Option<(Connection, Admitted, Lease)>,
+    held: Option<Held>,
     run: Option<Rc<Run>>,
+}
+
+/// What is held upstream until a response's body ends.
+pub(super) struct Held {
+    pub(super) connection: Connection,
+    pub(super) cluster: Admitted,
+    pub(super) lease: Lease,
+}
+
+impl Held {
+    /// The body ended, and all of the request's was sent or not.
+    pub(super) fn ended(self, end: End, request_sent: bool) {
+        // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
+        if end == End::Complete && request_sent {
+            self.connection.give_back(&self.cluster);
+        }
+        if matches!(end, End::SenderFailed | End::TimedOut) {
+            self.lease.judge(Verdict::Failure);
+        }
+    }
 }
 
 impl Watch for Ending {
@@ -216,15 +289,8 @@ impl Watch for Ending {
         }
         let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
-        if let Some((connection, cluster, lease)) = self.held.take() {
-            // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
-            if end == End::Complete && request_complete {
-                connection.give_back(&cluster);
-            }
-            if matches!(end, End::SenderFailed | End::TimedOut) {
-                lease.judge(Verdict::Failure);
-            }
-            drop((lease, cluster));
+        if let Some(held) = self.held.take() {
+            held.ended(end, request_complete);
         }
         if let Some(run) = &self.run {
             run.conclude(|| plugins::outcome(&self.record));

@@ -162,6 +162,11 @@ impl Body {
         Self::Passing(Passing::new(inner, limits, None))
     }
 
+    /// Any body, watched.
+    pub fn watched(inner: Self, watch: Box<dyn Watch>) -> Self {
+        Self::other(Watched { inner, watch: Some(watch) })
+    }
+
     /// A body that is made elsewhere.
     pub fn other(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Self {
         Self::Other(Other(Box::pin(body)))
@@ -321,6 +326,65 @@ impl HttpBody for Passing {
 }
 
 impl Drop for Passing {
+    fn drop(&mut self) {
+        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
+        self.finish(end);
+    }
+}
+
+/// A body that is not passing through, with somebody who sees it pass.
+struct Watched {
+    inner: Body,
+    watch: Option<Box<dyn Watch>>,
+}
+
+impl Watched {
+    fn finish(&mut self, end: End) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(end);
+        }
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(watch) = &mut self.watch {
+                    if let Some(data) = frame.data_ref() {
+                        watch.data(data);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        watch.trailers(trailers);
+                    }
+                }
+                if self.inner.is_end_stream() {
+                    self.finish(End::Complete);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.finish(End::SenderFailed),
+            Poll::Ready(None) => self.finish(End::Complete),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Watched {
     fn drop(&mut self) {
         let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
         self.finish(end);

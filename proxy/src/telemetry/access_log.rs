@@ -145,7 +145,11 @@ fn text(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
         line.push_str("\" \"");
         quoted(&mut line, peer.as_deref().map_or("-", principal));
     }
-    line.push_str("\"\n");
+    line.push('"');
+    if let Some(cache) = record.cache {
+        let _ = write!(line, " cache={cache}");
+    }
+    line.push('\n');
     line
 }
 
@@ -185,6 +189,9 @@ fn json(record: &Record, request: &RequestLine, time: SystemTime, now: Instant) 
     }
     if let Some((reason, _)) = record.not_retried {
         field("retry_denied", reason);
+    }
+    if let Some(cache) = record.cache {
+        field("cache", cache);
     }
     let _ = write!(
         line,
@@ -316,6 +323,7 @@ mod tests {
             scope: None,
             attempts: 1,
             not_retried: None,
+            cache: None,
             request_bytes: 0,
             response_bytes: 5,
         }

@@ -46,6 +46,8 @@ pub struct Record {
     pub attempts: u32,
     /// Why there was no other, where one was asked for, with the letters for it.
     pub not_retried: Option<(&'static str, Option<&'static str>)>,
+    /// What became of it in the cache; `None` where there is none.
+    pub cache: Option<&'static str>,
     /// Body bytes from the caller.
     pub request_bytes: u64,
     /// Body bytes to the caller.

@@ -95,6 +95,8 @@ pub enum Error {
 pub struct Credentials {
     generation: u64,
     leaf: Leaf,
+    /// The identity as text.
+    name: Arc<str>,
     trust_domain: TrustDomain,
     certified: Arc<CertifiedKey>,
     roots: Arc<Roots>,
@@ -181,8 +183,8 @@ impl Credentials {
         };
         let server = Arc::new(server::configure(&parts, ticketer.clone())?);
         let Parts { certified, trust_domain, clock, .. } = parts;
-        let generation = next_generation();
-        Ok(Self { generation, leaf, trust_domain, certified, roots, ticketer, server, clock })
+        let (generation, name) = (next_generation(), leaf.id.to_string().into());
+        Ok(Self { generation, leaf, name, trust_domain, certified, roots, ticketer, server, clock })
     }
 
     /// Whether our certificate leads to one of the roots that we trust ourselves. Peers have the same roots in a mesh,
@@ -200,6 +202,11 @@ impl Credentials {
     /// Our identity.
     pub fn id(&self) -> &SpiffeId {
         &self.leaf.id
+    }
+
+    /// Our identity as text: `spiffe://...`.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// Whose identities we believe.

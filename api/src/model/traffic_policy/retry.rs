@@ -176,7 +176,12 @@ pub(super) fn parse_retry(at: Path<'_>, raw: Option<raw::Retry>, problems: &mut 
             default.max_retry_after,
         ),
         idempotency_key: raw.idempotency_key.unwrap_or(default.idempotency_key),
-        replay_buffer: fields.bytes("replayBuffer", replay.as_ref(), most, default.replay_buffer),
+        replay_buffer: fields.bytes(
+            "replayBuffer",
+            replay.as_ref(),
+            0..=most,
+            default.replay_buffer,
+        ),
     }
 }
 

@@ -36,16 +36,6 @@ pub enum Why {
     Request,
 }
 
-impl Why {
-    /// As RFC 9211 writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stale => "stale",
-            Self::Request => "request",
-        }
-    }
-}
-
 /// Whether the stored response is the answer at `now`.
 pub fn decide(
     request: &Directives,

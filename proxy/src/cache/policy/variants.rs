@@ -34,11 +34,6 @@ impl Selection {
         self.0.iter().all(|(name, value)| normal(name, request) == *value)
     }
 
-    /// The names, sorted: requests with the same values in them select the same.
-    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.0.iter().map(|(name, _)| name)
-    }
-
     /// Bytes it takes in memory, about.
     pub fn size(&self) -> usize {
         let one = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) + 64;

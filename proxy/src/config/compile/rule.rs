@@ -11,7 +11,7 @@ use leno_api::model::{
     service::{Service, ServicePort},
 };
 
-use super::{Clusters, Inputs, Own};
+use super::{Clusters, Inputs, Own, Parts, caches::OfPort};
 use crate::{
     cluster::{Cluster, ClusterKey},
     route::{
@@ -26,9 +26,8 @@ use crate::{
 pub(super) fn table(
     service: &Service,
     port: &ServicePort,
-    inputs: &Inputs,
-    clusters: &Clusters,
-    own: &Own,
+    cache: &OfPort<'_>,
+    Parts { inputs, clusters, own, .. }: Parts<'_>,
 ) -> Table<Arc<Rule>> {
     let applies = |parents: &[Parent]| parents.iter().any(|parent| is_for(parent, service, port));
     let routes: Vec<_> =
@@ -43,7 +42,7 @@ pub(super) fn table(
     };
     let mut entries = Vec::new();
     for route in chosen {
-        add_entries(&mut entries, route, inputs, clusters);
+        add_entries(&mut entries, route, cache, inputs, clusters);
     }
     Table::new(entries)
 }
@@ -87,6 +86,7 @@ fn is_for(parent: &Parent, service: &Service, port: &ServicePort) -> bool {
 fn add_entries(
     entries: &mut Vec<Entry<Arc<Rule>>>,
     route: &HttpRoute,
+    cache: &OfPort<'_>,
     inputs: &Inputs,
     clusters: &Clusters,
 ) {
@@ -94,7 +94,9 @@ fn add_entries(
     let (created, full_name): (Arc<str>, Arc<str>) =
         (route.created.as_str().into(), route.name.to_string().into());
     for (rule_at, rule) in route.rules.iter().enumerate() {
-        let compiled = Arc::new(build(&name, rule_at, rule, inputs, clusters));
+        let mut compiled = build(&name, rule_at, rule, inputs, clusters);
+        compiled.cache = cache.of_rule(route, rule);
+        let compiled = Arc::new(compiled);
         for (match_at, condition) in rule.matches.iter().enumerate() {
             let rank = (created.is_empty(), created.clone(), full_name.clone(), rule_at, match_at);
             let entry = |hostname: Option<Arc<str>>| Entry {
@@ -133,6 +135,7 @@ fn build(
         request_timeout: rule.request_timeout,
         attempt_timeout: rule.attempt_timeout,
         retry: rule.retry.clone(),
+        cache: None,
     };
     for filter in &rule.filters {
         match filter {

@@ -47,6 +47,10 @@ pub(super) fn mark(
         | Model::RateLimitPolicy(_) => dirty.inbound = true,
         Model::WasmPlugin(plugin) => mark_plugin(services, plugin, dirty),
         Model::FaultPolicy(_) => dirty.faults = true,
+        Model::CachePolicy(policy) => {
+            dirty.caches = true;
+            dirty.routes.extend(policy.services().map(|target| target.service.clone()));
+        }
         Model::TrustBundle(_) => {}
     }
 }

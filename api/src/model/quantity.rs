@@ -13,7 +13,7 @@ const UNITS: [(&str, u64); 6] = [
 ///
 /// # Errors
 /// Says what a number of bytes looks like.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
     let (digits, factor) =
         unit.map_or((text, 1), |(unit, factor)| (text.strip_suffix(unit).unwrap_or(text), *factor));
@@ -22,6 +22,13 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| {
         format!("`{}` is not a number of bytes; write `64Mi` or `1Gi`", text.escape_debug())
     })
+}
+
+/// As [`parse`] reads it, in the largest unit of 1024 that leaves nothing over: `64Mi`, `1536Ki`, `1000`.
+pub(crate) fn format(bytes: u64) -> String {
+    let units = [("Gi", 1_u64 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+    let unit = units.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    unit.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 #[cfg(test)]
@@ -56,5 +63,12 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn writes_what_it_reads() {
+        for text in ["0", "1", "1000", "1Ki", "1536Ki", "64Mi", "1025Mi", "64Gi"] {
+            assert_eq!(format(parse(text).unwrap()), text);
+        }
+        assert_eq!(format(1 << 20), "1Mi");
     }
 }

@@ -1,0 +1,366 @@
+//! Exchanges whose answers may come from our own memory (`CachePolicy`): looked up, waited for, fetched and kept.
+//!
+//! - [`answer`]: responses made of what is kept; [`arrive`]: bodies that are kept while they are passed on.
+//! - [`fetch`]: asking the origin, and what its answer makes of what is kept.
+
+mod answer;
+mod arrive;
+mod fetch;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{Method, Request, Response, StatusCode, header};
+
+use super::{
+    exchange::{Exchange, Routed},
+    plugins::Attempted,
+    response::{self, Changes},
+};
+use crate::{
+    cache::{
+        Cache, Rules,
+        fills::{Begun, Outcome},
+        key::{self, Key},
+        policy::{
+            directives::Directives,
+            invalidation,
+            reuse::{self, Reuse, Windows},
+        },
+        status::{Forward, Told},
+        store::Stored,
+    },
+    cluster::Cluster,
+    error::{Error, Flag},
+    http::body::Body,
+    snapshot::Rule,
+};
+
+/// A fetch for which nobody waits takes no longer.
+const ASIDE: Duration = Duration::from_secs(60);
+
+/// A call under a policy.
+#[derive(Clone, Debug)]
+struct Call {
+    rules: Arc<Rules>,
+    cluster: Arc<Cluster>,
+    rule: Option<Arc<Rule>>,
+    backend: Option<usize>,
+    authority: Box<str>,
+    key: Key,
+    identity: Arc<str>,
+    directives: Directives,
+}
+
+/// What there is for a request.
+enum Found {
+    /// It is answered with this.
+    Answer(Arc<Stored>, Reuse),
+    /// The origin has to be asked.
+    Ask(Question),
+}
+
+/// What the origin is asked for.
+#[derive(Clone, Debug)]
+struct Question {
+    /// What is kept and might still be good: the first one is what the request selects, where `selected`.
+    known: Vec<Arc<Stored>>,
+    selected: bool,
+    why: Forward,
+}
+
+/// Answers a request on a port or by a rule with a policy.
+pub(super) async fn answer(
+    exchange: &mut Exchange,
+    rules: Arc<Rules>,
+    routed: Routed,
+    request: Request<Body>,
+) -> Result<Response<Body>, Error> {
+    let call = Call::of(exchange, rules, routed, &request);
+    match call.passes(&request) {
+        Some(why) => call.pass(exchange, request, why).await,
+        None => call.serve(exchange, request).await,
+    }
+}
+
+impl Call {
+    fn of(exchange: &Exchange, rules: Arc<Rules>, routed: Routed, request: &Request<Body>) -> Self {
+        let uri = request.uri();
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = uri.authority().map(|authority| authority.as_str()).or(host);
+        let authority = authority.unwrap_or_default();
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let parts = &rules.cache.policy().key;
+        let cluster = &routed.cluster.name;
+        let key = key::of(&rules.service, cluster, authority, target, request.headers(), parts);
+        // Without identities everybody behind this proxy is one and the same.
+        let identity = exchange.worker.shared.identity.current();
+        let identity = identity.map_or_else(|| Arc::from(""), |identity| identity.name().clone());
+        Self {
+            authority: authority.into(),
+            key,
+            identity,
+            directives: Directives::of_request(request.headers()),
+            cluster: routed.cluster,
+            rule: routed.rule,
+            backend: routed.backend,
+            rules,
+        }
+    }
+
+    fn cache(&self) -> &Cache {
+        &self.rules.cache
+    }
+
+    fn changes(&self) -> Changes<'_> {
+        Changes::of(self.rule.as_deref(), self.backend)
+    }
+
+    /// Why the cache has nothing to do with a request.
+    fn passes(&self, request: &Request<Body>) -> Option<Forward> {
+        let policy = self.cache().policy();
+        let headers = request.headers();
+        match *request.method() {
+            Method::GET if !policy.get => return Some(Forward::Bypass),
+            Method::HEAD if !policy.head => return Some(Forward::Bypass),
+            Method::GET | Method::HEAD => {}
+            _ => return Some(Forward::Method),
+        }
+        let for_the_origin = headers.contains_key(header::IF_MATCH)
+            || headers.contains_key(header::IF_UNMODIFIED_SINCE)
+            || !matches!(request.body(), Body::Empty);
+        for_the_origin.then_some(Forward::Bypass)
+    }
+
+    /// Sends a request that is not answered from the store; what it changes at the origin is void here.
+    async fn pass(
+        &self,
+        exchange: &mut Exchange,
+        request: Request<Body>,
+        why: Forward,
+    ) -> Result<Response<Body>, Error> {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let rule = self.rule.as_deref();
+        let fetched = exchange.fetch(self.cluster.clone(), rule, request, None).await;
+        let (admitted, mut received) = match fetched? {
+            (admitted, Attempted::Received(received)) => (admitted, received),
+            (_, Attempted::Answered(response)) => return Ok(response),
+        };
+        let response = &mut received.response;
+        if invalidation::is_change(&method, response.status()) {
+            for path in invalidation::void(&self.authority, &uri, response.headers()) {
+                // Another rule of the same service may go by another policy.
+                for cache in exchange.snapshot.caches.values() {
+                    cache.remove(&self.rules.service, &path);
+                }
+            }
+        }
+        self.tell(exchange, Told::forwarded(why), response);
+        exchange.pass_on(admitted, self.changes(), received, None).await
+    }
+
+    async fn serve(
+        &self,
+        exchange: &mut Exchange,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let mut alone = false;
+        loop {
+            let now = unix_now();
+            let question = match self.look(&request, now) {
+                Found::Answer(stored, reuse) => {
+                    if reuse == Reuse::WhileRevalidate {
+                        self.revalidate(exchange, &stored, &request);
+                    }
+                    match reuse {
+                        Reuse::Fresh => self.cache().counters().hit(),
+                        _ => self.cache().counters().stale(),
+                    }
+                    let told = Told::hit(&stored.freshness, now);
+                    return self.send(exchange, &request, &stored, told).await;
+                }
+                Found::Ask(question) => question,
+            };
+            if self.directives.only_if_cached {
+                // RFC 9111 section 5.2.1.7.
+                self.count(exchange);
+                let detail = "nothing is kept, and the caller wants nothing else";
+                return Err(Error::ours(StatusCode::GATEWAY_TIMEOUT, Flag::None, detail));
+            }
+            if !question.fills(&request) {
+                self.cache().counters().miss();
+                return self.pass(exchange, request, question.why).await;
+            }
+            let begun = match alone {
+                true => self.cache().begin_alone(&self.key, &self.identity),
+                false => {
+                    let now = exchange.worker.shared.now();
+                    self.cache().begin(&self.key, &self.identity, now)
+                }
+            };
+            let mut others = match begun {
+                Begun::Lead(lead) => return self.fetch(exchange, lead, question, request).await,
+                Begun::Join(others) => others,
+            };
+            let wait = self.cache().policy().collapse_wait;
+            let told = others.wait_for(|outcome| !matches!(outcome, Outcome::Pending));
+            let outcome = match tokio::time::timeout(wait, told).await {
+                Ok(Ok(outcome)) => outcome.clone(),
+                Ok(Err(_)) => Outcome::Abandoned,
+                Err(_) => Outcome::Own,
+            };
+            match outcome {
+                Outcome::Here(stored) if self.may_use(&stored, &request) => {
+                    self.cache().counters().collapsed();
+                    let told = Told::Forwarded {
+                        why: question.why,
+                        status: None,
+                        stored: true,
+                        collapsed: true,
+                        detail: None,
+                    };
+                    return self.send(exchange, &request, &stored, told).await;
+                }
+                Outcome::Failed(error) => {
+                    return self.instead_of(exchange, &question, &request, error, None).await;
+                }
+                Outcome::Abandoned | Outcome::Pending => {}
+                Outcome::Here(_) | Outcome::Own => alone = true,
+            }
+        }
+    }
+
+    /// What is kept for a request.
+    fn look(&self, request: &Request<Body>, now: Duration) -> Found {
+        let shelf = self.cache().store().look_up(&self.key.shelf);
+        let Some(shelf) = shelf else {
+            let question = Question { known: Vec::new(), selected: false, why: Forward::UriMiss };
+            return Found::Ask(question);
+        };
+        let mut selected = shelf.select(&self.identity, &self.key.extra, request.headers());
+        if let Some(stored) = selected.next() {
+            let why = match self.reuse(stored, now) {
+                Reuse::Validate(why) => why,
+                reuse => return Found::Answer(stored.clone(), reuse),
+            };
+            let known = shelf.of_audience(&self.identity, &self.key.extra);
+            let others = known.filter(|other| !Arc::ptr_eq(other, stored));
+            let known = std::iter::once(stored).chain(others).cloned().collect();
+            return Found::Ask(Question { known, selected: true, why: why.into() });
+        }
+        let known = shelf.of_audience(&self.identity, &self.key.extra).cloned();
+        let known: Vec<_> = known.collect();
+        let why = if known.is_empty() { Forward::UriMiss } else { Forward::VaryMiss };
+        Found::Ask(Question { known, selected: false, why })
+    }
+
+    fn reuse(&self, stored: &Stored, now: Duration) -> Reuse {
+        let windows = self.windows();
+        reuse::decide(&self.directives, &stored.directives, &stored.freshness, windows, now)
+    }
+
+    fn windows(&self) -> Windows {
+        let policy = self.cache().policy();
+        Windows { while_revalidate: policy.stale_while_revalidate, if_error: policy.stale_if_error }
+    }
+
+    /// Whether what another request fetched is this one's answer, too.
+    fn may_use(&self, stored: &Stored, request: &Request<Body>) -> bool {
+        stored.selection.matches(request.headers())
+            && !matches!(self.reuse(stored, unix_now()), Reuse::Validate(_))
+    }
+
+    /// Asks the origin about what was used although it is stale, unless somebody is doing that already.
+    fn revalidate(&self, exchange: &Exchange, stored: &Arc<Stored>, request: &Request<Body>) {
+        let Begun::Lead(lead) = self.cache().begin_aside(&self.key, &self.identity) else { return };
+        let question =
+            Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
+        let (call, mut aside) = (self.clone(), exchange.aside());
+        let request = super::attempt::with_body(request, Body::Empty);
+        tokio::task::spawn_local(async move {
+            let fetching = call.fetch(&mut aside, lead, question, request);
+            match tokio::time::timeout(ASIDE, fetching).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!("{}: {}", call.key.shelf, error.detail),
+                Err(_) => tracing::debug!("{}: no answer within {ASIDE:?}", call.key.shelf),
+            }
+        });
+    }
+
+    /// Answers with what is kept, or is just arriving.
+    async fn send(
+        &self,
+        exchange: &mut Exchange,
+        request: &Request<Body>,
+        stored: &Stored,
+        told: Told,
+    ) -> Result<Response<Body>, Error> {
+        let mut response = answer::of(request, stored, unix_now());
+        if let Body::Full(bytes) = response.body() {
+            self.cache().counters().saved(bytes.len() as u64);
+        }
+        self.tell(exchange, told, &mut response);
+        self.count(exchange);
+        response::send_own(exchange, self.changes(), response).await
+    }
+
+    /// What is done when the origin could not be asked, or answered with an error: a stale response is better than that.
+    async fn instead_of(
+        &self,
+        exchange: &mut Exchange,
+        question: &Question,
+        request: &Request<Body>,
+        error: Error,
+        status: Option<StatusCode>,
+    ) -> Result<Response<Body>, Error> {
+        let Some(stored) = self.may_replace(question) else { return Err(error) };
+        self.cache().counters().stale();
+        let told = Told::Forwarded {
+            why: question.why,
+            status: status.map(|status| status.as_u16()),
+            stored: false,
+            collapsed: false,
+            detail: Some("stale-if-error"),
+        };
+        self.send(exchange, request, stored, told).await
+    }
+
+    /// The stale response that may be used instead of an error.
+    fn may_replace<'a>(&self, question: &'a Question) -> Option<&'a Arc<Stored>> {
+        let stored = question.known.first().filter(|_| question.selected)?;
+        let usable = reuse::decide_on_error(
+            &self.directives,
+            &stored.directives,
+            &stored.freshness,
+            self.windows(),
+            unix_now(),
+        );
+        usable.then_some(stored)
+    }
+
+    fn tell<B>(&self, exchange: &mut Exchange, told: Told, response: &mut Response<B>) {
+        told.append(response.headers_mut());
+        exchange.note(|record| record.cache = Some(told.word()));
+    }
+
+    /// Counts the exchange for the service, where no endpoint of it was reached.
+    fn count(&self, exchange: &mut Exchange) {
+        exchange.count_for(&self.cluster);
+        exchange.note_for_log(|record| record.cluster = Some(self.cluster.name.clone()));
+    }
+}
+
+impl Question {
+    /// Whether the answer to the whole question is worth having: not for a part of something large, and not for a head.
+    fn fills(&self, request: &Request<Body>) -> bool {
+        let part = request.headers().contains_key(header::RANGE) && !self.selected;
+        *request.method() == Method::GET && !part
+    }
+}
+
+/// The time since the Unix epoch: ages of responses are told in the time of the world.
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,239 @@
+//! Asking the origin, and what its answer makes of what is kept.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode, header};
+use http_body::Body as _;
+
+use super::{
+    Call, Question, answer,
+    arrive::{self, Arriving, Returning},
+    unix_now,
+};
+use crate::{
+    cache::{
+        body::StoredBody,
+        candidate::{self, Answer},
+        fills::{Lead, Outcome},
+        policy::{freshness::Times, validation},
+        status::Told,
+        store::Stored,
+    },
+    cluster::Admitted,
+    error::{Error, Fault, Flag, Retry},
+    forward::{
+        attempt::{self, Received},
+        exchange::Exchange,
+        plugins::Attempted,
+        response::{self, Held},
+    },
+    http::body::{Body, Limits},
+};
+
+/// Upstream may pause so long within a body that is kept: whoever asked for it may be gone.
+const IDLE: Duration = Duration::from_secs(60);
+
+impl Call {
+    /// Asks the origin, tells others who wait for the same, and answers.
+    pub(super) async fn fetch(
+        &self,
+        exchange: &mut Exchange,
+        lead: Lead,
+        mut question: Question,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        loop {
+            let mut asking = attempt::with_body(&request, Body::Empty);
+            // Other callers' answers are made of the same one: what is asked for is all of it.
+            asking.headers_mut().remove(header::RANGE);
+            let known: Vec<_> = question.known.iter().map(|stored| &stored.headers).collect();
+            let conditional = validation::ask(asking.headers_mut(), &known);
+            let requested = unix_now();
+            let rule = self.rule.as_deref();
+            let fetched = exchange.fetch(self.cluster.clone(), rule, asking, None).await;
+            let (admitted, received) = match fetched {
+                Ok((admitted, Attempted::Received(received))) => (admitted, received),
+                Ok((_, Attempted::Answered(response))) => {
+                    lead.tell(Outcome::Own);
+                    return Ok(response);
+                }
+                Err(error) => {
+                    if error.fault == Fault::Upstream || error.flag == Flag::UH {
+                        lead.tell(Outcome::Failed(error.clone()));
+                    }
+                    return self.instead_of(exchange, &question, &request, error, None).await;
+                }
+            };
+            let times = Times { requested, received: unix_now() };
+            let status = received.response.status();
+            if status == StatusCode::NOT_MODIFIED && conditional {
+                let headers = received.response.headers();
+                let about = |stored: &&Arc<Stored>| validation::is_about(headers, &stored.headers);
+                match question.known.iter().find(about).cloned() {
+                    Some(stored) => {
+                        let fresh = (&stored, &received.response, times);
+                        let stored = self.freshen(lead, fresh, &request);
+                        received.discard(&admitted);
+                        self.cache().counters().validated();
+                        let told = self.kept(&question, Some(status));
+                        return self.send(exchange, &request, &stored, told).await;
+                    }
+                    None => {
+                        // About nothing that is here: what there is now has to be asked for without conditions.
+                        question.known.clear();
+                        received.discard(&admitted);
+                        continue;
+                    }
+                }
+            }
+            if is_failure(status) {
+                let detail = format!("{}: the origin answered {status}", self.rules.service);
+                let error = Error::upstream(status, Flag::None, Retry::Unsafe, detail);
+                if self.may_replace(&question).is_some() {
+                    lead.tell(Outcome::Failed(error.clone()));
+                    received.discard(&admitted);
+                    let status = Some(status);
+                    return self.instead_of(exchange, &question, &request, error, status).await;
+                }
+            }
+            self.cache().counters().miss();
+            return self
+                .take(exchange, lead, &question, &request, (admitted, received, times))
+                .await;
+        }
+    }
+
+    /// Keeps the response if it may be kept, and passes it on.
+    async fn take(
+        &self,
+        exchange: &mut Exchange,
+        lead: Lead,
+        question: &Question,
+        request: &Request<Body>,
+        (admitted, mut received, times): (Admitted, Received, Times),
+    ) -> Result<Response<Body>, Error> {
+        response::check_coding(received.response.headers_mut())?;
+        let stored = self.candidate(request, &received.response, times);
+        let stored = match stored {
+            Ok(stored) => Arc::new(stored),
+            Err(reason) => {
+                self.release(exchange, &lead, received.response.status());
+                drop(lead);
+                let told = Told::forwarded(question.why).because(reason);
+                self.tell(exchange, told, &mut received.response);
+                return exchange.pass_on(admitted, self.changes(), received, None).await;
+            }
+        };
+        let Received { response, lease, connection, deadline } = received;
+        let (head, body) = response.into_parts();
+        let length = body.size_hint().exact();
+        let held = Held { connection, cluster: admitted, lease };
+        let limits = Limits { idle: IDLE, deadline, grpc: false };
+        let ended = body.is_end_stream();
+        let upstream = Body::passing(body, limits, Box::new(Returning(Some(held))));
+        let has_it = answer::has_it(request.headers(), &stored);
+        let not_modified = has_it.then(|| validation::not_modified_fields(&stored.headers));
+        let body = match ended {
+            true => {
+                drop(upstream);
+                stored.body.finish(None);
+                lead.keep(self.cache().store(), stored);
+                Body::Empty
+            }
+            false => {
+                let cache = self.rules.cache.clone();
+                arrive::begin(Arriving { cache, lead, stored, length }, upstream)
+            }
+        };
+        let mut response = Response::from_parts(head, body);
+        if let Some(fields) = not_modified {
+            response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.headers_mut() = fields;
+        }
+        let told = self.kept(question, None);
+        self.tell(exchange, told, &mut response);
+        response::send_own(exchange, self.changes(), response).await
+    }
+
+    /// The response as it is to be kept, with room for its body.
+    fn candidate<B: http_body::Body>(
+        &self,
+        request: &Request<Body>,
+        response: &Response<B>,
+        times: Times,
+    ) -> Result<Stored, &'static str> {
+        let length = response.body().size_hint().exact();
+        if length.is_some_and(|length| length > self.cache().policy().max_object_bytes) {
+            return Err("too-large");
+        }
+        let answer = Answer { status: response.status(), headers: response.headers(), times };
+        let body = Arc::new(StoredBody::arriving(self.cache().room().clone()));
+        let policy = self.cache().policy();
+        let stored = candidate::of(policy, self.question(request), answer, body)?;
+        let head = stored.size_of_head() as u64;
+        match stored.body.reserve(head + length.unwrap_or_default()) {
+            true => Ok(stored),
+            false => Err("no-room"),
+        }
+    }
+
+    fn question<'a>(&'a self, request: &'a Request<Body>) -> candidate::Question<'a> {
+        candidate::Question {
+            method: request.method(),
+            authority: &self.authority,
+            target: request.uri(),
+            headers: request.headers(),
+            directives: &self.directives,
+            identity: &self.identity,
+            extra: &self.key.extra,
+        }
+    }
+
+    /// Takes over what a 304 says of a stored response.
+    fn freshen<B>(
+        &self,
+        lead: Lead,
+        (old, not_modified, times): (&Arc<Stored>, &Response<B>, Times),
+        request: &Request<Body>,
+    ) -> Arc<Stored> {
+        let mut headers = old.headers.clone();
+        validation::update(&mut headers, not_modified.headers());
+        let answer = Answer { status: old.status, headers: &headers, times };
+        let policy = self.cache().policy();
+        match candidate::of(policy, self.question(request), answer, old.body.clone()) {
+            Ok(new) => {
+                let new = Arc::new(new);
+                lead.keep(self.cache().store(), new.clone());
+                new
+            }
+            // It is confirmed for this caller, but what was confirmed may not be kept any more.
+            Err(_) => {
+                lead.tell(Outcome::Own);
+                old.clone()
+            }
+        }
+    }
+
+    /// What is said of a request whose response is kept.
+    fn kept(&self, question: &Question, status: Option<StatusCode>) -> Told {
+        let status = status.map(|status| status.as_u16());
+        Told::Forwarded { why: question.why, status, stored: true, collapsed: false, detail: None }
+    }
+
+    /// Tells others that the response is not for them. An error they get, too: many requests must not make many of them.
+    fn release(&self, exchange: &Exchange, lead: &Lead, status: StatusCode) {
+        if is_failure(status) {
+            let detail = format!("{}: the origin answered {status}", self.rules.service);
+            lead.tell(Outcome::Failed(Error::upstream(status, Flag::None, Retry::Unsafe, detail)));
+        } else {
+            lead.tell(Outcome::Own);
+            self.cache().set_apart(&self.key, exchange.worker.shared.now());
+        }
+    }
+}
+
+/// RFC 5861 section 4.
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
