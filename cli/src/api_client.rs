@@ -1,7 +1,7 @@
 //! The control plane's HTTP API, as its users see it: the dialect of Kubernetes.
 //!
 //! `answer.rs` reads what comes back: objects, warnings, refusals · `watch.rs` follows changes · `authority.rs` is
-//! about certificates.
+//! about certificates, `cache.rs` about what sidecars keep of responses.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -18,6 +18,7 @@ use crate::http_client::{self, HttpClient, Trust, TrustError};
 
 mod answer;
 pub mod authority;
+pub mod cache;
 mod watch;
 
 pub use answer::{Answer, Refusal};

@@ -3,6 +3,7 @@
 pub mod analyze;
 pub mod apply;
 pub mod ca;
+pub mod cache;
 pub mod check;
 pub mod control_plane;
 pub mod delete;

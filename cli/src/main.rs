@@ -3,6 +3,7 @@
 //! ```text
 //! apply get delete diff ──▶ api_client ──▶ the control plane's HTTP API
 //! ca check ───────────────▶ api_client ──▶ the same, about certificates and what is not live
+//! cache ──────────────────▶ both ────────▶ purges by the control plane, figures of a proxy
 //! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
 //! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
 //! plugin ────────────────▶ leno_wasm_host, the host that the proxy runs plugins in
@@ -61,6 +62,7 @@ enum Command {
     ProxyConfig(commands::proxy_config::ProxyConfigArgs),
     Token(commands::token::TokenArgs),
     Ca(commands::ca::CaArgs),
+    Cache(commands::cache::CacheArgs),
     Check(commands::check::CheckArgs),
     Plugin(plugin::PluginArgs),
     Demo(demo::DemoArgs),
@@ -108,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Ca(args) => block_on(commands::ca::run(&args, out)),
+        Command::Cache(args) => block_on(commands::cache::run(&args, out)),
         Command::Check(args) => block_on(commands::check::run(&args, out)),
         Command::Token(args) => commands::token::run(&args, out),
         Command::Plugin(args) => plugin::run(args, out),

@@ -28,7 +28,8 @@ pub use self::error::Error;
 use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},
-    http_api::{self, Api},
+    http_api::{self, Api, Planes},
+    purge::Purges,
     push::Push,
     registry::Registry,
     settings::Settings,
@@ -112,9 +113,11 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let xds_incoming = incoming(xds_listener, server::PORT)?;
     let api_incoming = incoming(api_listener, http_api::PORT)?;
     let access = |address| Access::new(tokens.clone(), address, settings.require_token);
+    let purges = Purges::new();
     let (stop, stopped) = watch::channel(false);
     let discovery = Discovery {
         push: push.clone(),
+        purges: purges.clone(),
         registry: registry.clone(),
         access: access(addresses.xds),
         authority: authority.clone(),
@@ -123,7 +126,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let hosts = settings.api_hosts.clone();
     let api_access = access(addresses.api);
-    let api = Api::new(store, registry.clone(), api_access, hosts, authority.clone(), push);
+    let planes = Planes { authority: authority.clone(), push, purges };
+    let api = Api::new(store, registry.clone(), api_access, hosts, planes);
     authority.register(&metrics.registry)?;
     let exposition = exposition(metrics, process, Arc::downgrade(&registry));
 

@@ -16,10 +16,12 @@
 //! - `body.rs`, `write.rs`, `remove.rs`, `batch.rs`, `warnings.rs`: writing
 //! - `discovery.rs`, `openapi.rs`, `namespaces.rs`: what there is
 //! - `ca.rs`: the certificate authority: roots, certificates, rotation
+//! - `cache.rs`: what the caches of proxies are to forget
 
 mod batch;
 mod body;
 mod ca;
+mod cache;
 mod discovery;
 mod failure;
 mod gate;
@@ -49,7 +51,9 @@ use tokio::sync::{Semaphore, watch as switch};
 
 pub use self::serve::{PORT, serve};
 use self::{failure::Failure, openapi::Documents, warnings::Parsed};
-use crate::{access::Access, ca::Authority, push::Push, registry::Registry, store::Store};
+use crate::{
+    access::Access, ca::Authority, purge::Purges, push::Push, registry::Registry, store::Store,
+};
 
 /// Largest request body for one resource.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -69,12 +73,21 @@ pub struct Api {
     hosts: Vec<String>,
     authority: Arc<Authority>,
     push: Arc<Push>,
+    purges: Arc<Purges>,
     watches: Arc<Semaphore>,
+    purging: Semaphore,
     /// Set when watches are to end.
     ending: switch::Sender<bool>,
     writes: Semaphore,
     documents: Documents,
     parsed: Parsed,
+}
+
+/// What proxies are reached by.
+pub struct Planes {
+    pub authority: Arc<Authority>,
+    pub push: Arc<Push>,
+    pub purges: Arc<Purges>,
 }
 
 impl Api {
@@ -83,9 +96,9 @@ impl Api {
         registry: Arc<Registry>,
         access: Access,
         hosts: Vec<String>,
-        authority: Arc<Authority>,
-        push: Arc<Push>,
+        planes: Planes,
     ) -> Arc<Self> {
+        let Planes { authority, push, purges } = planes;
         Arc::new(Self {
             store,
             registry,
@@ -93,7 +106,9 @@ impl Api {
             hosts,
             authority,
             push,
+            purges,
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            purging: Semaphore::new(cache::MAX_PURGES),
             ending: switch::Sender::new(false),
             writes: Semaphore::new(MAX_WRITES),
             documents: Documents::new(),
@@ -145,9 +160,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/ca/status", get(ca::status))
         .route("/ca/certificates", get(ca::certificates))
         .route("/ca/rotation", post(ca::rotate));
+    let caches = Router::new().route("/cache/purge", post(cache::purge));
     resources
         .merge(discovery)
         .merge(authority)
+        .merge(caches)
         .fallback(|| async { Failure::no_such_path() })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(middleware::from_fn_with_state(api.clone(), gate::check))

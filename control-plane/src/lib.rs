@@ -13,6 +13,7 @@
 //! - [`ca`]: certificates for whoever has proven who they are
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
+//! - [`purge`]: what the caches of proxies are to forget, and who has done so
 //! - [`quota`]: limits that proxies have together, shared out by demand, pure
 //! - [`registry`]: leases of registered workloads
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
@@ -26,6 +27,7 @@ pub mod ca;
 pub mod http_api;
 pub mod objects;
 pub mod plan;
+pub mod purge;
 pub mod push;
 pub mod quota;
 pub mod registry;

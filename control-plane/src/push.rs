@@ -68,6 +68,7 @@ enum Command {
     Subscribe { id: ProxyId, sequence: u64, add: Vec<Wish>, remove: Vec<Wish> },
     Verdicts { id: ProxyId, verdicts: Vec<Verdict> },
     Holders { key: Key, answer: oneshot::Sender<Holders> },
+    InScope { key: Key, answer: oneshot::Sender<BTreeSet<Member>> },
 }
 
 /// Who runs an object.
@@ -122,6 +123,16 @@ impl Push {
     pub async fn holders(&self, key: Key) -> Result<Holders, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.commands.send(Command::Holders { key, answer }).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// The proxies that have an object in scope, whatever they made of it.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn in_scope(&self, key: Key) -> Result<BTreeSet<Member>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::InScope { key, answer }).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
     }
 }

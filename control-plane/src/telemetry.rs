@@ -26,6 +26,7 @@ pub struct Metrics {
     pub leases: IntGauge,
     pub status_writes: IntCounter,
     pub quota_shares: IntGauge,
+    pub purge_streams: IntGauge,
     pub handshakes: IntCounterVec,
 }
 
@@ -86,6 +87,11 @@ impl Metrics {
                 &registry,
                 "leno_quota_shares",
                 "Shares of global rate limits that proxies have now.",
+            )?,
+            purge_streams: gauge(
+                &registry,
+                "leno_purge_streams",
+                "Proxies with caches that hear of purges now.",
             )?,
             status_writes: counter(&registry, "leno_status_writes_total", "Statuses written.")?,
             handshakes: handshakes(&registry)?,

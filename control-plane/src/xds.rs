@@ -9,11 +9,12 @@
 //! - `session/round.rs`: one consistent change as a row of responses, in an order that is safe
 //! - `names.rs`: subscriptions as they are written on the wire
 //! - `node.rs`: what a proxy says about itself
-//! - `quota.rs`: beside xDS: shares of the limits that proxies have together
+//! - `quota.rs`, `purge.rs`: beside xDS: shares of the limits that proxies have together; what their caches are to forget
 //! - `server.rs`: the service; `server/stream.rs`: one stream, with its lease
 
 pub mod names;
 mod node;
+mod purge;
 mod quota;
 pub mod server;
 pub mod session;

@@ -2,6 +2,7 @@
 //! by GET, and requests that a web page could make on somebody's behalf are refused.
 
 mod attempts;
+pub mod caches;
 mod concurrency;
 mod gate;
 mod health;

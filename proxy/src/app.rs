@@ -20,11 +20,11 @@ use tokio::{
 };
 
 use self::source::{
-    Channels, Source, last_good_path, module_folder, own, own_name, own_workload, proxy_name,
-    share_limits,
+    Channels, Source, hear_of_purges, last_good_path, module_folder, own, own_name, own_workload,
+    proxy_name, share_limits,
 };
 use crate::{
-    admin::server::Admin,
+    admin::{caches, server::Admin},
     bootstrap::{self, AccessLog, Options},
     config::{
         apply::Applier,
@@ -215,6 +215,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let plugins = applier.roster().clone();
     let shown = plugins.clone();
     shared.families.plugins.show(move || shown.shown());
+    let kept = shared.published.clone();
+    shared.families.caches.show(move || caches::samples(&kept));
     let channels = Channels { updates, wishes: Wishes { hosts: wanted, again: asked_again } };
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
@@ -225,6 +227,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     tokio::task::spawn_local(sampler::run(shared.clone()));
     tokio::task::spawn_local(limits::show(shared.clone()));
     share_limits(&options, &identity, &shared);
+    hear_of_purges(&options, &identity, &shared);
     announce(&bound.addresses);
     let (stop, mut stops) = mpsc::channel(4);
     let admin_listener =

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
 mod api;
+mod cache;
 mod demo;
 mod identity;
 mod plugin;

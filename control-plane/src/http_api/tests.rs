@@ -4,6 +4,7 @@ mod access;
 mod apply;
 mod batch;
 mod ca;
+mod cache;
 mod objects;
 mod watching;
 
@@ -84,7 +85,8 @@ impl Server {
         let incoming = Incoming::new(listener, PORT, authority.clone(), metrics).unwrap();
         let access = Access::new(tokens, address, require_token);
         let hosts = vec!["leno.example".into()];
-        let api = Api::new(store.clone(), registry.clone(), access, hosts, authority, push);
+        let planes = Planes { authority, push, purges: Purges::new() };
+        let api = Api::new(store.clone(), registry.clone(), access, hosts, planes);
         let (stop, stopped) = switch::channel(false);
         let serving = tokio::spawn(serve(incoming, api.clone(), stopped));
         Self { address, store, registry, directory, api, stop, serving }

@@ -52,6 +52,11 @@ impl Planner {
         self.interest.holders.get(key).copied().unwrap_or(0)
     }
 
+    /// The connected proxies that have the object in scope. Looks at all of them.
+    pub fn in_scope(&self, key: &Key) -> impl Iterator<Item = ProxyId> {
+        self.scopes.iter().filter(move |(_, scope)| scope.holds(key)).map(|(id, _)| *id)
+    }
+
     pub fn connect(&mut self, id: ProxyId, identity: Identity) {
         let mut shared = Shared { index: &self.index, interest: &mut self.interest };
         self.scopes.insert(id, Scope::new(id, identity, &mut shared));

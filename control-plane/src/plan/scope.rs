@@ -96,6 +96,10 @@ impl Scope {
         self.members.into_keys().collect()
     }
 
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.members.contains_key(key)
+    }
+
     pub(super) fn add_frontend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
         if !self.frontends.add(service) {
             return;

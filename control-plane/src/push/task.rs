@@ -187,6 +187,11 @@ impl Task {
                 // Whoever asked may have given up.
                 answer.send(self.holders(&key)).ok();
             }
+            Command::InScope { key, answer } => {
+                let proxies = self.planner.in_scope(&key);
+                let members = proxies.filter_map(|id| Some(self.proxies.get(&id)?.member.clone()));
+                answer.send(members.collect()).ok();
+            }
         }
     }
 

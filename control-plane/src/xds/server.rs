@@ -1,5 +1,5 @@
-//! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, with the certificate authority and
-//! the quotas beside it.
+//! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, with the certificate authority, the
+//! quotas and the purges beside it.
 
 mod stream;
 
@@ -17,18 +17,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-use super::quota::{self, Quotas, proto::quota_server::QuotaServer};
+use super::{
+    purge::{self, proto::purges_server::PurgesServer},
+    quota::{self, Quotas, proto::quota_server::QuotaServer},
+};
 use crate::{
     access::{Access, Caller, Denied, Role},
     ca::Authority,
+    purge::Purges,
     push::Push,
     registry::Registry,
     telemetry::Metrics,
     transport::{self, Incoming, Peer, Port},
 };
 
-/// For [`Incoming`]: as many as there may be streams; each proxy needs one, and another where it has global limits.
-pub const PORT: Port = Port { purpose: "proxies", most: 2 * MAX_STREAMS };
+/// For [`Incoming`]: as many as there may be streams; each proxy needs one, another where it has global limits, and one
+/// more where it has caches.
+pub const PORT: Port = Port { purpose: "proxies", most: 3 * MAX_STREAMS };
 /// Streams open at the same time.
 pub const MAX_STREAMS: usize = 10_000;
 /// The largest request; the largest there is names what a reconnecting proxy has.
@@ -46,6 +51,7 @@ type ResponseStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, S
 /// What every stream needs.
 pub struct Discovery {
     pub push: Arc<Push>,
+    pub purges: Arc<Purges>,
     pub registry: Arc<Registry>,
     pub access: Access,
     pub authority: Arc<Authority>,
@@ -79,6 +85,8 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
     let shared = Arc::new(shared);
     let quotas = QuotaServer::new(Quotas::new(shared.clone()))
         .max_decoding_message_size(quota::MAX_REQUEST_BYTES);
+    let purges = purge::Service::new(shared.clone(), open.clone());
+    let purges = PurgesServer::new(purges).max_decoding_message_size(purge::MAX_MESSAGE_BYTES);
     let service = Service { shared, streams, open };
     let service =
         AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -89,6 +97,7 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
         .add_service(service)
         .add_service(authority)
         .add_service(quotas)
+        .add_service(purges)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that whoever could say stop is gone, which says the same.
             stop.wait_for(|stop| *stop).await.ok();

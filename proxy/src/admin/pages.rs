@@ -25,6 +25,7 @@ GET  /listeners           bound addresses (?format=json)
 GET  /certs               the certificate in use and what is trusted
 POST /certs/renew         ask for a new one
 GET  /plugins             plugins: versions, what they did, why one is not live
+GET  /cache               what is kept of responses, by policy, and how much it is of use (?format=json)
 GET  /issuers             keys of token issuers that are fetched
 GET  /server_info         version and uptime
 GET  /logging             log filter

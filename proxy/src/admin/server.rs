@@ -9,7 +9,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
 };
 
-use super::{gate, pages};
+use super::{caches, gate, pages};
 use crate::{
     config::{apply::Question, prepare::Roster},
     filter::jwt::KeyCache,
@@ -112,6 +112,11 @@ impl Admin {
             "/clusters" if as_json => json(&pages::clusters(shared)),
             "/clusters" => text(StatusCode::OK, pages::clusters_text(shared)),
             "/plugins" => json(&serde_json::json!({ "plugins": self.plugins.json() })),
+            "/cache" => match caches::figures(&shared.published).await {
+                Ok(figures) if as_json => json(&caches::page(&figures)),
+                Ok(figures) => text(StatusCode::OK, caches::lines(&figures)),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
             "/issuers" => serialized(&self.issuer_keys.status()),
             "/listeners" if as_json => json(&pages::listeners(&self.addresses, shared)),
             "/listeners" => {

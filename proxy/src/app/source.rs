@@ -20,7 +20,7 @@ use crate::{
         last_good,
         source::{
             self, Change, Item, Update, Wishes,
-            control_plane::{self, Access, ControlPlaneSource, quota},
+            control_plane::{self, Access, ControlPlaneSource, purge, quota},
             file,
         },
     },
@@ -114,6 +114,16 @@ pub(super) fn share_limits(options: &Options, identity: &Arc<Identity>, shared: 
     };
     let (published, families) = (shared.published.clone(), shared.families.clone());
     tokio::task::spawn_local(quota::run(asking, published, families));
+}
+
+/// Starts to listen for what our caches are to forget, where there is somebody who may say so.
+pub(super) fn hear_of_purges(options: &Options, identity: &Arc<Identity>, shared: &Shared) {
+    let Some(address) = options.control_plane.clone().filter(|_| options.config.is_none()) else {
+        return;
+    };
+    let access = access(options, identity);
+    let listening = purge::Options { address, access, proxy: proxy_name(options) };
+    tokio::task::spawn_local(purge::run(listening, shared.published.clone()));
 }
 
 /// How a source and the configuration task hear of each other.

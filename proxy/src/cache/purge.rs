@@ -25,9 +25,6 @@ pub enum What {
 }
 
 impl Purge {
-    /// Everything of every service.
-    pub const EVERYTHING: Self = Self { service: None, what: What::All };
-
     /// Whether responses of `service` may be concerned, which is always with its port: `shop/products:80`.
     pub fn concerns(&self, service: &str) -> bool {
         let Some(named) = self.service.as_deref() else { return true };

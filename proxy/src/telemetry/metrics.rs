@@ -5,6 +5,7 @@
 //! count for the worker alone; what has come together is added to the shared series every [`FLUSH_AFTER`], since the
 //! ten atomic counters of one exchange would travel between the cores with every request.
 
+pub mod caches;
 pub mod plugins;
 pub mod resilience;
 
@@ -23,7 +24,7 @@ use prometheus::{
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use self::{plugins::Plugins, resilience::Resilience};
+use self::{caches::Caches, plugins::Plugins, resilience::Resilience};
 use super::scope::{SCOPE_LABELS, Scope};
 use crate::error::Flag;
 
@@ -210,6 +211,8 @@ pub struct Families {
     pub resilience: Resilience,
     /// Of plugins.
     pub plugins: Plugins,
+    /// Of what is kept of responses.
+    pub caches: Caches,
 }
 
 impl Families {
@@ -310,6 +313,7 @@ impl Families {
             )?,
             resilience: Resilience::register(&new)?,
             plugins: Plugins::register(&registry)?,
+            caches: Caches::register(&registry)?,
             registry,
         })
     }

@@ -12,10 +12,11 @@
 //! - `mirror.rs`: what is asked for, what is held in which version, which rounds wait for a verdict
 //! - `stream.rs`: one connection, from its first request to its end
 //! - `message.rs`: what requests look like
-//! - [`quota`]: beside xDS: shares of the rate limits that proxies have together
+//! - [`quota`], [`purge`]: beside xDS: shares of the rate limits that proxies have together; what our caches are to forget
 
 mod message;
 mod mirror;
+pub mod purge;
 pub mod quota;
 mod stream;
 #[cfg(test)]

@@ -238,13 +238,13 @@ fn exposed(name: &str) -> String {
     name
 }
 
-fn gauge(value: f64) -> proto::Gauge {
+pub(super) fn gauge(value: f64) -> proto::Gauge {
     let mut gauge = proto::Gauge::default();
     gauge.set_value(value);
     gauge
 }
 
-fn family(
+pub(super) fn family(
     name: &str,
     help: &str,
     kind: proto::MetricType,

@@ -1,6 +1,7 @@
 //! The source against a real control plane, over real sockets; and against one that talks nonsense.
 
 mod nonsense;
+mod purge;
 
 use std::{net::SocketAddr, time::Instant as Clock};
 
