@@ -25,7 +25,7 @@ use self::{
     body::Room,
     figures::{Counters, Figures},
     fills::{Begun, Fills},
-    key::Key,
+    key::{Key, Parts},
     purge::{Purge, What},
     store::Store,
 };
@@ -39,6 +39,7 @@ const MOST_APART: usize = 4096;
 #[derive(Debug)]
 pub struct Cache {
     policy: Arc<CachePolicy>,
+    parts: Parts,
     kept: Arc<Kept>,
 }
 
@@ -79,12 +80,18 @@ impl Cache {
         });
         kept.store.set_most(policy.max_bytes);
         kept.room.set_store(policy.max_bytes);
-        Self { policy, kept }
+        let parts = Parts::new(policy.key.clone());
+        Self { policy, parts, kept }
     }
 
     /// By which it works.
     pub fn policy(&self) -> &Arc<CachePolicy> {
         &self.policy
+    }
+
+    /// What keys are made by.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// What is kept.
@@ -129,14 +136,14 @@ impl Cache {
 
     /// Makes void what is kept, and what is on its way, for a path of a service's port.
     pub fn remove(&self, service: &str, target: &str) {
-        let shelf = key::shelf(service, target, &self.policy.key.query);
+        let shelf = self.parts.shelf(service, target);
         self.kept.fills.remove(&self.kept.store, &shelf);
     }
 
     /// Forgets what people want forgotten. Says how many responses that were.
     pub fn purge(&self, purge: &Purge) -> u64 {
         let path = match &purge.what {
-            What::Path(path) => What::Path(key::shelf("", path, &self.policy.key.query)),
+            What::Path(path) => What::Path(self.parts.shelf("", path)),
             what => what.clone(),
         };
         // Which tags a response on its way will have nobody knows.

@@ -27,6 +27,7 @@ impl Room {
     }
 
     /// Bytes in use.
+    #[cfg(test)]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
@@ -163,11 +164,6 @@ impl StoredBody {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing has arrived.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// What follows `place`, waited for where it has not arrived, and moves on.
     pub async fn next(&self, place: &mut Place) -> Next {
         loop {
@@ -275,5 +271,20 @@ mod tests {
         let body = StoredBody::default();
         body.finish(Some(HeaderMap::new()));
         assert!(matches!(body.next(&mut Place::default()).await, Next::End(Some(_))));
+    }
+
+    #[test]
+    fn room_is_given_back_with_the_body() {
+        let room = Arc::new(Room::default());
+        room.set_store(100);
+        let (one, other) = (StoredBody::arriving(room.clone()), StoredBody::arriving(room.clone()));
+        assert!(one.reserve(60) && other.reserve(50));
+        assert!(!one.reserve(1), "a tenth more than the store has, and no more");
+        assert!(!one.reserve(u64::MAX));
+        drop(other);
+        assert_eq!(room.taken(), 60);
+        assert!(one.reserve(50));
+        drop(one);
+        assert_eq!(room.taken(), 0);
     }
 }

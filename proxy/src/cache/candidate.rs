@@ -104,7 +104,6 @@ pub fn of(
         false => Audience::Only(question.identity.clone()),
     };
     Ok(Stored {
-        number: Stored::next_number(),
         audience,
         extra: question.extra.clone(),
         selection,

@@ -110,11 +110,6 @@ impl Fills {
         store.purge(is_void)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.lock().values().map(Vec::len).sum()
-    }
-
     fn lock(&self) -> MutexGuard<'_, ByShelf> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

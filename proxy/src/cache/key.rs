@@ -1,10 +1,11 @@
 //! Under what a response is kept: everything of a request that decides which stored responses may be its answer, beside
 //! the fields that the responses themselves name in `Vary`. Pure.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, hash::BuildHasher as _, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use leno_api::model::cache_policy::{CacheKey, QueryKey};
+use rustc_hash::FxBuildHasher;
 
 /// Where the responses for a request stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,26 @@ pub struct Key {
     pub extra: Arc<[u8]>,
 }
 
+/// What a key is made by: what was kept under other rules is not found under these.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    parts: CacheKey,
+    digest: u64,
+}
+
+impl Parts {
+    /// Of a policy.
+    pub fn new(parts: CacheKey) -> Self {
+        let digest = FxBuildHasher.hash_one(format!("{parts:?}"));
+        Self { parts, digest }
+    }
+
+    /// What everything for this path and query has in common.
+    pub fn shelf(&self, service: &str, target: &str) -> String {
+        shelf(service, target, &self.parts.query)
+    }
+}
+
 /// Of a request as the origin gets it. `service` is the port that callers address, `cluster` where the request goes:
 /// versions of a service that share its traffic do not answer for one another.
 pub fn of(
@@ -23,9 +44,10 @@ pub fn of(
     authority: &str,
     target: &str,
     headers: &HeaderMap,
-    parts: &CacheKey,
+    Parts { parts, digest }: &Parts,
 ) -> Key {
-    let mut extra = Vec::with_capacity(authority.len() + cluster.len() + 16);
+    let mut extra = Vec::with_capacity(authority.len() + cluster.len() + 24);
+    extra.extend_from_slice(&digest.to_be_bytes());
     part(&mut extra, usual(authority).to_ascii_lowercase().as_bytes());
     part(&mut extra, cluster.as_bytes());
     for name in &parts.headers {
@@ -38,8 +60,7 @@ pub fn of(
     Key { shelf: shelf(service, target, &parts.query).into(), extra: extra.into() }
 }
 
-/// What everything for this path and query has in common.
-pub fn shelf(service: &str, target: &str, query: &QueryKey) -> String {
+fn shelf(service: &str, target: &str, query: &QueryKey) -> String {
     let mut shelf = String::with_capacity(service.len() + target.len());
     shelf.push_str(service);
     match (target.split_once('?'), query) {
@@ -116,12 +137,12 @@ mod tests {
 
     use super::*;
 
-    fn parts(headers: &[&'static str], cookies: &[&str], query: QueryKey) -> CacheKey {
-        CacheKey {
+    fn parts(headers: &[&'static str], cookies: &[&str], query: QueryKey) -> Parts {
+        Parts::new(CacheKey {
             headers: headers.iter().map(|name| http::HeaderName::from_static(name)).collect(),
             cookies: cookies.iter().map(|name| (*name).to_owned()).collect(),
             query,
-        }
+        })
     }
 
     fn fields(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -172,6 +193,17 @@ mod tests {
             assert_eq!(plain.shelf, other.shelf);
             assert_ne!(plain.extra, other.extra);
         }
+    }
+
+    #[test]
+    fn what_was_kept_under_other_rules_is_not_found() {
+        let of = |parts: Parts| {
+            of("s:80", "c", "h", "/a", &fields(&[("x-a", "1"), ("x-b", "1")]), &parts).extra
+        };
+        let one = of(parts(&["x-a"], &[], QueryKey::All));
+        assert_eq!(one, of(parts(&["x-a"], &[], QueryKey::All)));
+        assert_ne!(one, of(parts(&["x-b"], &[], QueryKey::All)));
+        assert_ne!(one, of(parts(&["x-a"], &[], QueryKey::Only(Vec::new()))));
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Call {
         let authority = uri.authority().map(|authority| authority.as_str()).or(host);
         let authority = authority.unwrap_or_default();
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let parts = &rules.cache.policy().key;
+        let parts = rules.cache.parts();
         let cluster = &routed.cluster.name;
         let key = key::of(&rules.service, cluster, authority, target, request.headers(), parts);
         // Without identities everybody behind this proxy is one and the same.
