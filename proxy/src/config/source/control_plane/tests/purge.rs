@@ -113,7 +113,6 @@ fn stored(path: &str) -> Arc<Stored> {
     let times = Times { requested: Duration::ZERO, received: Duration::ZERO };
     let status = StatusCode::OK;
     Arc::new(Stored {
-        number: Stored::next_number(),
         audience: Audience::Everybody,
         extra: [].into(),
         selection: Selection::of(&headers, &headers).unwrap(),
