@@ -215,8 +215,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let plugins = applier.roster().clone();
     let shown = plugins.clone();
     shared.families.plugins.show(move || shown.shown());
-    let kept = shared.published.clone();
-    shared.families.caches.show(move || caches::samples(&kept));
+    caches::show(&shared);
     let channels = Channels { updates, wishes: Wishes { hosts: wanted, again: asked_again } };
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
