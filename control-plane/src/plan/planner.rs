@@ -52,6 +52,11 @@ impl Planner {
         self.interest.holders.get(key).copied().unwrap_or(0)
     }
 
+    /// Whether a proxy has the object in scope.
+    pub fn has(&self, id: ProxyId, key: &Key) -> bool {
+        self.scopes.get(&id).is_some_and(|scope| scope.has(key))
+    }
+
     pub fn connect(&mut self, id: ProxyId, identity: Identity) {
         let mut shared = Shared { index: &self.index, interest: &mut self.interest };
         self.scopes.insert(id, Scope::new(id, identity, &mut shared));
