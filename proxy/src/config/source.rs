@@ -84,6 +84,8 @@ pub async fn follow(
     // In order: the verdict on a newer version of a resource is the later one.
     let mut verdicts = FuturesOrdered::new();
     let (mut running, mut report_at) = (wishes.plugins.subscribe(), Instant::now());
+    // Of what was known at the start nobody has been told yet.
+    running.mark_changed();
     loop {
         let reporting = async {
             sleep_until(report_at).await;
