@@ -62,7 +62,7 @@ pub fn pairs(data: &[u8]) {
     assert_eq!(read.len(), read.iter().count());
     let written = pairs::encode(read.iter());
     // An empty list has two forms.
-    assert!(written == data || read.len() == 0, "{data:?} became {written:?}");
+    assert!(written == data || read.is_empty(), "{data:?} became {written:?}");
 }
 
 /// Host functions with any arguments, in every phase, also while the host asks for memory: the bytes are a
