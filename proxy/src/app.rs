@@ -216,7 +216,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let shown = plugins.clone();
     shared.families.plugins.show(move || shown.shown());
     caches::show(&shared);
-    let channels = Channels { updates, wishes: Wishes { hosts: wanted, again: asked_again } };
+    let wishes = Wishes { hosts: wanted, again: asked_again, plugins: plugins.clone() };
+    let channels = Channels { updates, wishes };
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
