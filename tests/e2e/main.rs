@@ -23,6 +23,8 @@ mod balancing;
 #[cfg(test)]
 mod blame;
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod cache_policy;
 #[cfg(test)]
 mod certificates;

@@ -12,6 +12,9 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::sync::Notify;
 
+/// Smaller pieces are put together: each takes some memory beside its bytes, and an origin may send single ones.
+const PIECE: usize = 16 * 1024;
+
 /// Bytes that responses take in memory: those that are stored, those that are arriving, and those that are gone from the
 /// store while somebody still reads them.
 #[derive(Debug, Default)]
@@ -76,6 +79,8 @@ pub struct Whole {
 #[derive(Debug, Default)]
 struct Arriving {
     pieces: Vec<Bytes>,
+    /// What follows them, and is too little for one.
+    open: Vec<u8>,
     /// It will never be whole.
     broken: bool,
 }
@@ -95,6 +100,7 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place {
     piece: usize,
+    within: usize,
     bytes: usize,
 }
 
@@ -128,7 +134,7 @@ impl StoredBody {
         if data.is_empty() {
             return;
         }
-        self.pieces().pieces.push(Bytes::copy_from_slice(data));
+        self.pieces().push(data);
         self.length.fetch_add(data.len(), Ordering::Relaxed);
         self.more.notify_waiters();
     }
@@ -140,9 +146,10 @@ impl StoredBody {
         for piece in &arriving.pieces {
             joined.extend_from_slice(piece);
         }
+        joined.extend_from_slice(&arriving.open);
         // Who reads from the pieces has a place in the whole, too.
         if !arriving.broken && self.whole.set(Whole { bytes: joined.freeze(), trailers }).is_ok() {
-            arriving.pieces = Vec::new();
+            (arriving.pieces, arriving.open) = Default::default();
         }
         drop(arriving);
         self.more.notify_waiters();
@@ -183,10 +190,9 @@ impl StoredBody {
             return Some(from_whole(whole, place));
         }
         let arriving = self.pieces();
-        if let Some(piece) = arriving.pieces.get(place.piece) {
-            place.piece += 1;
-            place.bytes += piece.len();
-            return Some(Next::Data(piece.clone()));
+        if let Some(data) = arriving.after(place) {
+            place.bytes += data.len();
+            return Some(Next::Data(data));
         }
         match (self.whole.get(), arriving.broken) {
             (Some(whole), _) => Some(from_whole(whole, place)),
@@ -197,6 +203,36 @@ impl StoredBody {
 
     fn pieces(&self) -> MutexGuard<'_, Arriving> {
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arriving {
+    fn push(&mut self, data: &[u8]) {
+        if data.len() < PIECE {
+            self.open.extend_from_slice(data);
+        }
+        let is_large = data.len() >= PIECE;
+        if self.open.len() >= PIECE || (is_large && !self.open.is_empty()) {
+            self.pieces.push(Bytes::copy_from_slice(&self.open));
+            self.open.clear();
+        }
+        if is_large {
+            self.pieces.push(Bytes::copy_from_slice(data));
+        }
+    }
+
+    /// What there is behind a place, which is moved on. What was open when somebody read it is a piece later.
+    fn after(&self, place: &mut Place) -> Option<Bytes> {
+        while let Some(piece) = self.pieces.get(place.piece) {
+            let rest = piece.slice(std::mem::take(&mut place.within)..);
+            place.piece += 1;
+            if !rest.is_empty() {
+                return Some(rest);
+            }
+        }
+        let rest = self.open.get(place.within..).filter(|rest| !rest.is_empty())?;
+        place.within = self.open.len();
+        Some(Bytes::copy_from_slice(rest))
     }
 }
 
@@ -252,6 +288,39 @@ mod tests {
         assert!(matches!(body.next(&mut early).await, Next::End(None)));
         assert_eq!(body.get().unwrap().bytes, "one two three");
         assert_eq!(read(&body).await.unwrap(), b"one two three");
+    }
+
+    /// However it comes and whoever reads when, everybody gets the same.
+    #[tokio::test]
+    async fn small_pieces_are_put_together() {
+        let body = StoredBody::default();
+        let mut readers: [(Place, Vec<u8>); 4] = Default::default();
+        let mut all = Vec::new();
+        let sizes = [1, 2, PIECE - 3, 1, PIECE, 5, 2 * PIECE, PIECE - 1, PIECE - 1, 7];
+        for (step, size) in sizes.into_iter().cycle().take(200).enumerate() {
+            let data: Vec<u8> = (0..size).map(|at| ((at + step) % 251) as u8).collect();
+            body.push(&data);
+            all.extend_from_slice(&data);
+            // The first reads always, the last hardly ever.
+            for (at, (place, read)) in readers.iter_mut().enumerate() {
+                while step % (3 * at + 1) == 0 && read.len() < all.len() {
+                    let Next::Data(data) = body.next(place).await else { panic!("an end") };
+                    read.extend_from_slice(&data);
+                }
+            }
+        }
+        assert!(body.pieces().pieces.len() <= all.len() / PIECE + 100);
+        let most = body.pieces().pieces.len();
+        (0..PIECE).for_each(|_| body.push(b"x"));
+        assert!(body.pieces().pieces.len() <= most + 2);
+        all.extend_from_slice(&[b'x'; PIECE]);
+        body.finish(None);
+        for (mut place, mut bytes) in readers {
+            while let Next::Data(data) = body.next(&mut place).await {
+                bytes.extend_from_slice(&data);
+            }
+            assert!(bytes == all);
+        }
     }
 
     #[tokio::test]

@@ -304,7 +304,9 @@ impl Call {
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
         let (call, mut aside) = (self.clone(), exchange.aside());
-        let request = with_body(request, Body::Empty);
+        // Whatever of it this caller wanted, and however: all of it is asked for.
+        let mut request = with_body(request, Body::Empty);
+        *request.method_mut() = Method::GET;
         tokio::task::spawn_local(async move {
             let fetching = call.fetch(&mut aside, lead, question, request);
             match tokio::time::timeout(ASIDE, fetching).await {

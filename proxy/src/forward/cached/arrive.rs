@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use crate::{
         fills::{Lead, Outcome},
         store::Stored,
     },
+    error::{Error, Flag, Retry},
     forward::response::Held,
     http::body::{Body, BodyError, End, Watch},
 };
@@ -54,7 +55,16 @@ async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Send
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
-                tracing::debug!("a response broke off while it was kept: {error}");
+                let detail = format!("a response broke off while it was kept: {error}");
+                tracing::debug!("{detail}");
+                // Who waits for all of it gets an error, too: many requests must not make many that break off.
+                let status = StatusCode::BAD_GATEWAY;
+                lead.tell(Outcome::Failed(Error::upstream(
+                    status,
+                    Flag::UC,
+                    Retry::Unsafe,
+                    detail,
+                )));
                 stored.body.cut();
                 return;
             }
@@ -128,7 +138,11 @@ impl Reader {
                     return trailers.map(|trailers| Ok(Frame::trailers(trailers)));
                 }
                 Next::Broken => match rest.take().and_then(|mut rest| rest.try_recv().ok()) {
-                    Some(rest) => self.source = Source::Upstream(rest),
+                    Some(rest) => {
+                        self.source = Source::Upstream(rest);
+                        // What has been read of it takes no room any more.
+                        self.body = Arc::default();
+                    }
                     None => return Some(Err(BodyError::CopyCut)),
                 },
             }

@@ -120,7 +120,10 @@ impl Call {
         request: &Request<Body>,
         (admitted, mut received, times): (Admitted, Received, Times),
     ) -> Result<Response<Body>, Error> {
-        response::check_coding(received.response.headers_mut())?;
+        if let Err(error) = response::check_coding(received.response.headers_mut()) {
+            lead.tell(Outcome::Failed(error.clone()));
+            return Err(error);
+        }
         let stored = match self.candidate(request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
