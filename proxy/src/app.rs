@@ -28,6 +28,7 @@ use crate::{
     bootstrap::{self, AccessLog, Options},
     config::{
         apply::Applier,
+        prepare::Roster,
         source::{MAX_WAITING, Wishes, file},
     },
     forward::{
@@ -160,6 +161,12 @@ impl Bound {
     }
 }
 
+/// Puts into the metrics what is looked up when somebody asks for them.
+fn show(shared: &Shared, plugins: Arc<Roster>) {
+    shared.families.plugins.show(move || plugins.shown());
+    caches::show(shared);
+}
+
 async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let registry = Registry::new();
     let process = exposition::Process::register(&registry)?;
@@ -213,9 +220,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         applier.tell_again(again);
     }
     let plugins = applier.roster().clone();
-    let shown = plugins.clone();
-    shared.families.plugins.show(move || shown.shown());
-    caches::show(&shared);
+    show(&shared, plugins.clone());
     let wishes = Wishes { hosts: wanted, again: asked_again, plugins: plugins.clone() };
     let channels = Channels { updates, wishes };
     let stopping =

@@ -18,6 +18,7 @@ pub mod store;
 
 use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use leno_api::model::cache_policy::CachePolicy;
 use rustc_hash::FxBuildHasher;
 
@@ -109,20 +110,28 @@ impl Cache {
         &self.kept.counters
     }
 
-    /// Begins a fetch, or joins one for the same key and identity. `now` is the time since the proxy began.
-    pub fn begin(&self, key: &Key, identity: &Arc<str>, now: Duration) -> Begun {
+    /// Begins a fetch, or joins one for the same key and identity that is not known to be for other requests than one
+    /// with these fields. `now` is the time since the proxy began.
+    pub fn begin(
+        &self,
+        key: &Key,
+        identity: &Arc<str>,
+        request: &HeaderMap,
+        now: Duration,
+    ) -> Begun {
         let share = !self.policy.collapse_wait.is_zero() && !self.is_apart(key, now);
-        self.kept.fills.begin(key, identity, share)
+        let fits = |stored: &store::Stored| stored.selection.matches(request);
+        self.kept.fills.begin(key, identity, share, fits)
     }
 
     /// Begins a fetch for which nobody waits.
     pub fn begin_alone(&self, key: &Key, identity: &Arc<str>) -> Begun {
-        self.kept.fills.begin(key, identity, false)
+        self.kept.fills.begin(key, identity, false, |_| true)
     }
 
     /// Begins a fetch for which nobody waits yet, unless one is under way.
     pub fn begin_aside(&self, key: &Key, identity: &Arc<str>) -> Begun {
-        self.kept.fills.begin(key, identity, true)
+        self.kept.fills.begin(key, identity, true, |_| true)
     }
 
     /// What is behind this key was of use to nobody but whoever fetched it: for a while nobody waits for it.

@@ -67,11 +67,25 @@ pub struct Lead {
 
 impl Fills {
     /// Joins the fetch that is under way for the same, unless there is none or `share` is false: then this is one.
-    pub fn begin(self: &Arc<Self>, key: &Key, identity: &Arc<str>, share: bool) -> Begun {
+    /// `fits`: whether a response whose head is here already may be the answer; others are for other variants.
+    pub fn begin(
+        self: &Arc<Self>,
+        key: &Key,
+        identity: &Arc<str>,
+        share: bool,
+        fits: impl Fn(&Stored) -> bool,
+    ) -> Begun {
         let mut fills = self.lock();
         let here = fills.entry(key.shelf.clone()).or_default();
         let same = |fill: &&Arc<Fill>| {
-            fill.shared && fill.extra == key.extra && fill.identity == *identity && !fill.is_void()
+            fill.shared
+                && fill.extra == key.extra
+                && fill.identity == *identity
+                && !fill.is_void()
+                && match &*fill.outcome.borrow() {
+                    Outcome::Here(stored) => fits(stored),
+                    _ => true,
+                }
         };
         if share && let Some(fill) = here.iter().find(same) {
             return Begun::Join(fill.outcome.subscribe());

@@ -16,6 +16,15 @@ pub struct Key {
     pub extra: Arc<[u8]>,
 }
 
+impl Key {
+    /// For fetches on behalf of those who show credentials. Nothing is kept under it.
+    pub fn for_credentials(&self) -> Self {
+        let mut extra = self.extra.to_vec();
+        part(&mut extra, b"credentials");
+        Self { shelf: self.shelf.clone(), extra: extra.into() }
+    }
+}
+
 /// What a key is made by: what was kept under other rules is not found under these.
 #[derive(Clone, Debug)]
 pub struct Parts {

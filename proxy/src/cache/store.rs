@@ -24,6 +24,8 @@ use super::{
 const MOST_ON_A_SHELF: usize = 64;
 /// About what a shelf or a response takes beside its bytes.
 const OVERHEAD: usize = 512;
+/// The same of a field.
+const FIELD: usize = 112;
 /// The store expects responses of about this many bytes; a wrong guess costs some memory, nothing else.
 const USUAL_SIZE: u64 = 8 * 1024;
 /// So many of the largest responses fit into a part of the store, or it would be emptied by one.
@@ -82,8 +84,11 @@ impl Stored {
 
     /// The same without the body.
     pub fn size_of_head(&self) -> usize {
-        let fields: usize =
-            self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 48).sum();
+        let fields: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
+            .sum();
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 16).sum();
         fields + tags + self.selection.size() + self.extra.len() + OVERHEAD
     }
@@ -123,9 +128,15 @@ impl Shelf {
         self.0.iter().filter(for_it)
     }
 
-    fn with(&self, new: Arc<Stored>) -> Self {
+    /// What is more than `most_bytes` with the new one, or too many, goes; the oldest first.
+    fn with(&self, new: Arc<Stored>, most_bytes: u64) -> Self {
         let others = self.0.iter().filter(|stored| !new.replaces(stored));
-        let kept = others.take(MOST_ON_A_SHELF - 1).cloned();
+        let mut bytes = new.size() as u64;
+        let fits = |stored: &&Arc<Stored>| {
+            bytes = bytes.saturating_add(stored.size() as u64);
+            bytes <= most_bytes
+        };
+        let kept = others.take(MOST_ON_A_SHELF - 1).take_while(fits).cloned();
         Self(std::iter::once(new.clone()).chain(kept).collect())
     }
 
@@ -203,7 +214,9 @@ impl Store {
     /// Keeps a response in the place of the one that it replaces. What is larger than a share of the store is not kept.
     pub fn keep(&self, url: &Arc<str>, stored: Arc<Stored>) {
         // Two at once: the later one may undo the earlier one's variant, which then is fetched again.
-        let shelf = self.shelves.peek(&**url).unwrap_or_default().with(stored);
+        // Not all of a share for one URL: what is larger than its share is not kept at all.
+        let most = self.shelves.capacity() / (self.shelves.num_shards() as u64).max(1) / 2;
+        let shelf = self.shelves.peek(&**url).unwrap_or_default().with(stored, most);
         self.shelves.insert(url.clone(), shelf);
     }
 

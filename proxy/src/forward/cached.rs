@@ -40,6 +40,8 @@ use crate::{
     snapshot::Rule,
 };
 
+/// So many fetches that turn out to be for other variants are waited for.
+const MOST_VARIANTS: u32 = 3;
 /// A fetch for which nobody waits takes no longer.
 const ASIDE: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,8 @@ struct Call {
     backend: Option<usize>,
     authority: Box<str>,
     key: Key,
+    /// For whose fetch others wait: those with credentials and those without do not know whether they may share.
+    fetch: Key,
     identity: Arc<str>,
     directives: Directives,
 }
@@ -73,17 +77,44 @@ struct Question {
     why: Forward,
 }
 
-/// Answers a request on a port or by a rule with a policy.
-pub(super) async fn answer(
+/// A call that is not answered yet.
+pub(super) struct Waiting {
+    call: Call,
+    request: Request<Body>,
+}
+
+/// Answers a request on a port or by a rule with a policy, if nothing has to be waited for.
+///
+/// # Errors
+/// Something has.
+pub(super) fn answer_at_once(
     exchange: &mut Exchange,
     rules: Arc<Rules>,
     routed: Routed,
     request: Request<Body>,
-) -> Result<Response<Body>, Error> {
+) -> Result<Result<Response<Body>, Error>, Box<Waiting>> {
     let call = Call::of(exchange, rules, routed, &request);
-    match call.passes(&request) {
-        Some(why) => call.pass(exchange, request, why).await,
-        None => call.serve(exchange, request).await,
+    if exchange.plugins.is_some() || call.passes(&request).is_some() {
+        return Err(Box::new(Waiting { call, request }));
+    }
+    let now = unix_now();
+    match call.look(&request, now) {
+        Found::Answer(stored, reuse) => {
+            let response = call.hit(exchange, &request, &stored, reuse, now);
+            Ok(response::send_own_at_once(exchange, call.changes(), response))
+        }
+        Found::Ask(_) => Err(Box::new(Waiting { call, request })),
+    }
+}
+
+impl Waiting {
+    /// Answers the request.
+    pub(super) async fn answer(self, exchange: &mut Exchange) -> Result<Response<Body>, Error> {
+        let Self { call, request } = self;
+        match call.passes(&request) {
+            Some(why) => call.pass(exchange, request, why).await,
+            None => call.serve(exchange, request).await,
+        }
     }
 }
 
@@ -100,9 +131,14 @@ impl Call {
         // Without identities everybody behind this proxy is one and the same.
         let identity = exchange.worker.shared.identity.current();
         let identity = identity.map_or_else(|| Arc::from(""), |identity| identity.name().clone());
+        let fetch = match request.headers().contains_key(header::AUTHORIZATION) {
+            true => key.for_credentials(),
+            false => key.clone(),
+        };
         Self {
             authority: authority.into(),
             key,
+            fetch,
             identity,
             directives: Directives::of_request(request.headers()),
             cluster: routed.cluster,
@@ -162,7 +198,7 @@ impl Call {
             }
         }
         if let Some(request) = post.filter(|_| self.brings_what_get_would(exchange, &received))
-            && let Begun::Lead(lead) = self.cache().begin_alone(&self.key, &self.identity)
+            && let Begun::Lead(lead) = self.cache().begin_alone(&self.fetch, &self.identity)
         {
             let times = Times { requested, received: unix_now() };
             let question = Question { known: Vec::new(), selected: false, why };
@@ -186,20 +222,16 @@ impl Call {
         exchange: &mut Exchange,
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        let mut alone = false;
+        // What may not be kept is of no use to others.
+        let mut alone = self.directives.no_store;
+        let mut rounds = 0;
+        let mut until = None;
         loop {
             let now = unix_now();
             let question = match self.look(&request, now) {
                 Found::Answer(stored, reuse) => {
-                    if reuse == Reuse::WhileRevalidate {
-                        self.revalidate(exchange, &stored, &request);
-                    }
-                    match reuse {
-                        Reuse::Fresh => self.cache().counters().hit(),
-                        _ => self.cache().counters().stale(),
-                    }
-                    let told = Told::hit(&stored.freshness, now);
-                    return self.send(exchange, &request, &stored, told).await;
+                    let response = self.hit(exchange, &request, &stored, reuse, now);
+                    return response::send_own(exchange, self.changes(), response).await;
                 }
                 Found::Ask(question) => question,
             };
@@ -214,10 +246,10 @@ impl Call {
                 return self.pass(exchange, request, question.why).await;
             }
             let begun = match alone {
-                true => self.cache().begin_alone(&self.key, &self.identity),
+                true => self.cache().begin_alone(&self.fetch, &self.identity),
                 false => {
                     let now = exchange.worker.shared.now();
-                    self.cache().begin(&self.key, &self.identity, now)
+                    self.cache().begin(&self.fetch, &self.identity, request.headers(), now)
                 }
             };
             let mut others = match begun {
@@ -225,9 +257,11 @@ impl Call {
                 Begun::Lead(lead) => return self.fetch(exchange, lead, question, request).await,
                 Begun::Join(others) => others,
             };
+            // All of it together: however many go away of those who are waited for.
             let wait = self.cache().policy().collapse_wait;
+            let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + wait);
             let told = others.wait_for(|outcome| !matches!(outcome, Outcome::Pending));
-            let outcome = match tokio::time::timeout(wait, told).await {
+            let outcome = match tokio::time::timeout_at(until, told).await {
                 Ok(Ok(outcome)) => outcome.clone(),
                 Ok(Err(_)) => Outcome::Abandoned,
                 Err(_) => Outcome::Own,
@@ -248,9 +282,33 @@ impl Call {
                     return self.instead_of(exchange, &question, &request, error, None).await;
                 }
                 Outcome::Abandoned | Outcome::Pending => {}
+                // Another variant: others may want the same one as this request.
+                Outcome::Here(stored) if !stored.selection.matches(request.headers()) => {
+                    rounds += 1;
+                    alone = rounds > MOST_VARIANTS;
+                }
                 Outcome::Here(_) | Outcome::Own => alone = true,
             }
         }
+    }
+
+    /// The answer to a request for which there is one.
+    fn hit(
+        &self,
+        exchange: &mut Exchange,
+        request: &Request<Body>,
+        stored: &Arc<Stored>,
+        reuse: Reuse,
+        now: Duration,
+    ) -> Response<Body> {
+        if reuse == Reuse::WhileRevalidate {
+            self.revalidate(exchange, stored, request);
+        }
+        match reuse {
+            Reuse::Fresh => self.cache().counters().hit(),
+            _ => self.cache().counters().stale(),
+        }
+        self.of_stored(exchange, request, stored, Told::hit(&stored.freshness, now), now)
     }
 
     /// What is kept for a request.
@@ -300,7 +358,7 @@ impl Call {
 
     /// Asks the origin about what was used although it is stale, unless somebody is doing that already.
     fn revalidate(&self, exchange: &Exchange, stored: &Arc<Stored>, request: &Request<Body>) {
-        let Begun::Lead(lead) = self.cache().begin_aside(&self.key, &self.identity) else { return };
+        let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else { return };
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
         let (call, mut aside) = (self.clone(), exchange.aside());
@@ -325,13 +383,25 @@ impl Call {
         stored: &Stored,
         told: Told,
     ) -> Result<Response<Body>, Error> {
-        let mut response = answer::of(request, stored, unix_now());
+        let response = self.of_stored(exchange, request, stored, told, unix_now());
+        response::send_own(exchange, self.changes(), response).await
+    }
+
+    fn of_stored(
+        &self,
+        exchange: &mut Exchange,
+        request: &Request<Body>,
+        stored: &Stored,
+        told: Told,
+        now: Duration,
+    ) -> Response<Body> {
+        let mut response = answer::of(request, stored, now);
         if let Body::Full(bytes) = response.body() {
             self.cache().counters().saved(bytes.len() as u64);
         }
         self.tell(exchange, told, &mut response);
         self.count(exchange);
-        response::send_own(exchange, self.changes(), response).await
+        response
     }
 
     /// What is done when the origin could not be asked, or answered with an error: a stale response is better than that.

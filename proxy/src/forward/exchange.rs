@@ -219,7 +219,10 @@ impl Exchange {
         };
         let request = self.watch_body(request);
         if let Some(rules) = routed.cache.clone().filter(|_| upgrade.is_none()) {
-            return Box::pin(cached::answer(self, rules, routed, request)).await;
+            return match cached::answer_at_once(self, rules, routed, request) {
+                Ok(answer) => answer,
+                Err(waiting) => Box::pin(waiting.answer(self)).await,
+            };
         }
         let Routed { cluster, rule, backend, .. } = routed;
         let rule = rule.as_deref();

@@ -177,6 +177,24 @@ pub(super) async fn send_own(
             run.unframe(Side::Response, response.headers_mut());
         }
     }
+    deliver_own(exchange, response, run)
+}
+
+/// The same where no plugin sees it: nothing is waited for.
+pub(super) fn send_own_at_once(
+    exchange: &mut Exchange,
+    changes: Changes<'_>,
+    mut response: Response<Body>,
+) -> Result<Response<Body>, Error> {
+    change_headers(&mut response, changes);
+    deliver_own(exchange, response, None)
+}
+
+fn deliver_own(
+    exchange: &mut Exchange,
+    mut response: Response<Body>,
+    run: Option<Rc<Run>>,
+) -> Result<Response<Body>, Error> {
     set_cookie(exchange, response.headers_mut());
     limits::tell(exchange.standing.as_deref(), response.headers_mut());
     // Whoever fetches for nobody has no record.

@@ -1,6 +1,7 @@
 //! Whether a response may be kept, and what of it (RFC 9111 section 3).
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     directives::{Directives, Target},
@@ -147,7 +148,8 @@ fn is_understood(status: StatusCode) -> bool {
 }
 
 /// The fields that are kept: not those of the hop (section 3.1), not those that are for one user, not those that may not
-/// be used without validation, and not `Age`, which is counted anew.
+/// be used without validation, and not `Age`, which is counted anew. All values are copied into memory of their own: as
+/// they come they are parts of what was read from the connection, which would stay with them.
 pub fn stored_fields(headers: &HeaderMap, directives: &Directives) -> HeaderMap {
     let mut kept = headers.clone();
     for name in OF_THE_HOP.iter().chain([&header::AGE]) {
@@ -163,7 +165,22 @@ pub fn stored_fields(headers: &HeaderMap, directives: &Directives) -> HeaderMap 
     for name in directives.private_fields.iter().chain(&directives.no_cache_fields) {
         kept.remove(name);
     }
-    kept
+    copied(&kept)
+}
+
+/// The same fields in memory of their own.
+pub fn copied(fields: &HeaderMap) -> HeaderMap {
+    let length = fields.values().map(HeaderValue::len).sum();
+    let mut all = BytesMut::with_capacity(length);
+    let mut copy = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        all.extend_from_slice(value.as_bytes());
+        // Nothing is lost: what was a value is one.
+        if let Ok(value) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            copy.append(name, value);
+        }
+    }
+    copy
 }
 
 #[cfg(test)]
@@ -199,6 +216,21 @@ mod tests {
             is_representation: response.contains_key(header::CONTENT_LOCATION),
         };
         check(asked, answered, false)
+    }
+
+    #[test]
+    fn what_is_kept_has_memory_of_its_own() {
+        let read = bytes::Bytes::from(vec![b'x'; 8192]);
+        let mut headers = HeaderMap::new();
+        let value = || HeaderValue::from_maybe_shared(read.slice(..3)).unwrap();
+        for name in ["x-a", "x-b"] {
+            headers.append(HeaderName::from_static(name), value());
+        }
+        headers.append("x-a", value());
+        let kept = stored_fields(&headers, &Directives::default());
+        assert_eq!(kept, headers);
+        drop(headers);
+        assert!(read.is_unique(), "nothing else holds what was read");
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn members(line: &[u8]) -> Vec<Vec<u8>> {
         member.push(*byte);
     }
     members.push(member);
-    members.iter_mut().for_each(|member| tighten(member));
+    members.iter_mut().for_each(tighten);
     members.retain(|member| !member.is_empty());
     members
 }

@@ -14,6 +14,7 @@ use crate::{
         Cache,
         body::{Next, Place, StoredBody},
         fills::{Lead, Outcome},
+        policy::storing,
         store::Stored,
     },
     error::{Error, Flag, Retry},
@@ -87,7 +88,7 @@ async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Send
         }
         stored.body.push(&data);
     }
-    stored.body.finish(trailers);
+    stored.body.finish(trailers.as_ref().map(storing::copied));
     lead.keep(cache.store(), stored);
 }
 

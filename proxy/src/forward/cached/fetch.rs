@@ -37,6 +37,9 @@ use crate::{
 /// Upstream may pause so long within a body that is kept: whoever asked for it may be gone.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// Why a response is not kept that another time would be.
+const NO_ROOM: &str = "no-room";
+
 impl Call {
     /// Asks the origin, tells others who wait for the same, and answers.
     pub(super) async fn fetch(
@@ -127,7 +130,7 @@ impl Call {
         let stored = match self.candidate(request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
-                self.release(exchange, &lead, received.response.status());
+                self.release(exchange, &lead, received.response.status(), reason);
                 drop(lead);
                 let told = Told::forwarded(question.why).because(reason);
                 self.tell(exchange, told, &mut received.response);
@@ -184,7 +187,7 @@ impl Call {
         let head = stored.size_of_head() as u64;
         match stored.body.reserve(head + length.unwrap_or_default()) {
             true => Ok(stored),
-            false => Err("no-room"),
+            false => Err(NO_ROOM),
         }
     }
 
@@ -232,13 +235,16 @@ impl Call {
     }
 
     /// Tells others that the response is not for them. An error they get, too: many requests must not make many of them.
-    fn release(&self, exchange: &Exchange, lead: &Lead, status: StatusCode) {
+    fn release(&self, exchange: &Exchange, lead: &Lead, status: StatusCode, reason: &str) {
         if is_failure(status) {
             let detail = format!("{}: the origin answered {status}", self.rules.service);
             lead.tell(Outcome::Failed(Error::upstream(status, Flag::None, Retry::Unsafe, detail)));
         } else {
             lead.tell(Outcome::Own);
-            self.cache().set_apart(&self.key, exchange.worker.shared.now());
+            // What this caller wants, or the moment does not let, says nothing of the next.
+            if !self.directives.no_store && reason != NO_ROOM {
+                self.cache().set_apart(&self.fetch, exchange.worker.shared.now());
+            }
         }
     }
 }
