@@ -266,7 +266,7 @@ fn measure_peer() {
     let peer = peer.unwrap_or_else(|| panic!("{chosen} is none of {known:?}"));
     let outcomes = Suite::install().run(Choice::default(), |origin| peer.start(origin));
     let row = Row { cache: peer.title(), counts: Counts::of(&outcomes) };
-    println!("{}", table(&[row.clone()]));
+    println!("{}", table(std::slice::from_ref(&row)));
     let mut all = parse_rows(&fs::read_to_string(rows()).unwrap()).unwrap();
     all.retain(|other| !other.cache.starts_with(peer.name));
     all.push(row);

@@ -47,7 +47,7 @@ impl List {
         self.length -= 1;
     }
 
-    pub fn to_front(&mut self, object: usize) {
+    pub fn bring_forward(&mut self, object: usize) {
         self.remove(object);
         self.push_front(object);
     }
@@ -78,7 +78,7 @@ mod tests {
         let mut list = List::new(5);
         assert_eq!(list.pop_back(), None);
         [0, 1, 2, 3].into_iter().for_each(|object| list.push_front(object));
-        list.to_front(0);
+        list.bring_forward(0);
         list.remove(2);
         assert!(list.contains(3) && !list.contains(2) && !list.contains(4));
         assert_eq!((list.len(), list.last()), (3, Some(1)));

@@ -76,7 +76,7 @@ impl S3Fifo {
                 return;
             }
             self.set_hits(object, hits - 1);
-            self.main.to_front(object);
+            self.main.bring_forward(object);
         }
     }
 }

@@ -75,9 +75,9 @@ impl Policy for TinyLfu {
     fn ask(&mut self, object: usize) -> bool {
         self.sketch.add(object);
         if self.window.contains(object) {
-            self.window.to_front(object);
+            self.window.bring_forward(object);
         } else if self.protected.contains(object) {
-            self.protected.to_front(object);
+            self.protected.bring_forward(object);
         } else if self.probation.contains(object) {
             self.protect(object);
         } else {
