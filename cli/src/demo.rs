@@ -40,7 +40,7 @@ use crate::{api_client, error::Error as CommandError, http_client};
 const CHECK_LIMIT: Duration = Duration::from_secs(150);
 const INTERRUPTED: u8 = 130;
 
-/// Run the example shop in a mesh and watch: traffic, identities, a canary, mistakes, faults, a new root
+/// Run the example shop in a mesh and watch: traffic, identities, a cache, a canary, mistakes, faults, a new root
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     /// Assert every step, then stop: exits 0 when all was as it should be

@@ -8,6 +8,8 @@ use super::metrics::Sample;
 const REQUESTS: &str = "istio_requests_total";
 const DURATION_BUCKET: &str = "istio_request_duration_milliseconds_bucket";
 const TCP_OPENED: &str = "istio_tcp_connections_opened_total";
+/// Where a sidecar answered by itself.
+const NOBODY: &str = "unknown";
 const BY_CALLER: &str = "source";
 
 /// A caller and who answered.
@@ -69,9 +71,14 @@ impl Calls {
     }
 
     fn figures(&mut self, sample: &Sample, protocol: &str) -> &mut Figures {
+        let to = match sample.label("destination_workload") {
+            // No instance was asked.
+            NOBODY => format!("{} (cached)", sample.label("destination_service_name")),
+            workload => workload.to_owned(),
+        };
         let edge = Edge {
             from: sample.label("source_workload").to_owned(),
-            to: sample.label("destination_workload").to_owned(),
+            to,
             protocol: protocol.to_owned(),
         };
         self.0.entry(edge).or_default()

@@ -7,6 +7,7 @@
 //! certificate in the name of its service account. It makes its own key, and renews with the certificate itself.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     net::SocketAddr,
@@ -38,6 +39,9 @@ use crate::{
 pub const NAMESPACE: &str = "shop";
 /// The sidecar through which the orders come in, and its service account.
 pub const CUSTOMER: &str = "customer";
+/// The face of product that caches may keep.
+const CATALOGUE: &str = "catalogue";
+const PRODUCT: &str = "product-1";
 const CONTROL_PLANE: &str = "control-plane";
 const ANY: &str = "127.0.0.1:0";
 
@@ -52,6 +56,8 @@ pub struct Plan {
     pub version: &'static str,
     /// Name of the service port.
     pub port: &'static str,
+    /// Another service and its port, by which the same application can be reached.
+    pub also: Option<(&'static str, &'static str)>,
 }
 
 pub const PLANS: [Plan; 6] = [
@@ -59,7 +65,10 @@ pub const PLANS: [Plan; 6] = [
     plan("order-2", "order", "order", "v1", "http"),
     plan("order-v2-1", "order", "order-v2", "v2", "http"),
     plan("user-1", "user", "user", "v1", "http"),
-    plan("product-1", "product", "product", "v1", "grpc"),
+    Plan {
+        also: Some((CATALOGUE, "http")),
+        ..plan("product-1", "product", "product", "v1", "grpc")
+    },
     plan("notification-1", "notification", "notification", "v1", "tcp"),
 ];
 
@@ -70,7 +79,7 @@ const fn plan(
     version: &'static str,
     port: &'static str,
 ) -> Plan {
-    Plan { instance, program, service, version, port }
+    Plan { instance, program, service, version, port, also: None }
 }
 
 /// A running instance of the shop.
@@ -219,6 +228,10 @@ async fn start_sidecars(
         let version = format!("version={}", app.plan.version);
         let own = ["--service", app.plan.service, "--app", &port, "--label", &version];
         arguments.extend(owned(&own));
+        if let Some((service, port)) = app.plan.also {
+            let port = format!("{port}={}", app.listen.port());
+            arguments.extend(owned(&["--service", service, "--app", &port]));
+        }
         let process = processes.spawn(&format!("{name}-sidecar"), &arguments)?;
         starting.push((name, account, process));
     }
@@ -283,6 +296,20 @@ fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
 
 fn owned(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(ToString::to_string).collect()
+}
+
+/// Of the catalogue, by path.
+#[derive(Debug, serde::Deserialize)]
+pub struct Reads(BTreeMap<String, u64>);
+
+impl Reads {
+    pub fn of(&self, path: &str) -> u64 {
+        self.0.get(path).copied().unwrap_or_default()
+    }
+
+    pub fn all(&self) -> u64 {
+        self.0.values().sum()
+    }
 }
 
 impl Mesh {
@@ -356,15 +383,57 @@ impl Mesh {
         }
     }
 
+    /// What the catalogue answers to an instance of order.
+    pub fn catalogue(
+        &self,
+        caller: &str,
+        path: &str,
+    ) -> Result<impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<>, Error> {
+        read(self.sidecar(caller)?.outbound, CATALOGUE, path)
+    }
+
+    /// What customers see of the catalogue: an instance of order shows it.
+    pub async fn window(&self) -> Result<Response<Bytes>, Error> {
+        read(self.customer, "order", "/products")?.await
+    }
+
+    /// How often product itself was asked for what it sells.
+    pub async fn reads(&self) -> Result<Reads, Error> {
+        let text = text(self.app(PRODUCT)?.control, "/reads").await?;
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Unexpected(format!("product counts {text}: {error}")))
+    }
+
+    /// Tells product, past the mesh, what something costs from now on.
+    pub async fn set_price(&self, path: &str, cents: u64) -> Result<(), Error> {
+        let request = Request::put(path)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(json!({"priceCents": cents}).to_string().into()))
+            .map_err(|error| Error::Unexpected(error.to_string()))?;
+        let answer = HttpClient::new(&self.app(PRODUCT)?.listen.to_string())?.send(request).await?;
+        match answer.status().is_success() {
+            true => Ok(()),
+            false => Err(Error::Unexpected(format!("product does not take {cents} for {path}"))),
+        }
+    }
+
     /// What user answers to an instance of order about `u1`.
     pub async fn user(&self, caller: &str) -> Result<String, Error> {
-        let sidecar = self.sidecar(caller)?;
-        let request = Request::get("/users/u1").body(Full::default());
-        let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
-        let client = HttpClient::new(&sidecar.outbound.to_string())?;
-        let answer = client.send_for("user", request).await?;
+        let answer = read(self.sidecar(caller)?.outbound, "user", "/users/u1")?.await?;
         Ok(String::from_utf8_lossy(answer.body()).into_owned())
     }
+}
+
+/// What a service answers through the sidecar with that outbound port.
+fn read(
+    outbound: SocketAddr,
+    host: &'static str,
+    path: &str,
+) -> Result<impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<>, Error> {
+    let client = HttpClient::new(&outbound.to_string())?;
+    let request = Request::get(path).body(Full::default());
+    let request = request.map_err(|error| Error::Unexpected(error.to_string()))?;
+    Ok(async move { Ok(client.send_for(host, request).await?) })
 }
 
 /// Tells an instance of the shop how to behave.

@@ -11,15 +11,20 @@ const DIRECTORY: &str = "examples/shop/mesh";
 const SERVICES: &str = include_str!("../../../examples/shop/mesh/services.yaml");
 const ROUTES: &str = include_str!("../../../examples/shop/mesh/routes.yaml");
 const POLICIES: &str = include_str!("../../../examples/shop/mesh/policies.yaml");
+const CACHE: &str = include_str!("../../../examples/shop/mesh/cache.yaml");
 const SECURITY: &str = include_str!("../../../examples/shop/mesh/security.yaml");
 const PLUGINS: &str = include_str!("../../../examples/shop/plugins/plugins.yaml");
 
 /// All resources of the shop, in the order in which they are applied.
 pub fn shop() -> Loaded {
     let mut all = Loaded::default();
-    for (name, text) in
-        [("services", SERVICES), ("routes", ROUTES), ("policies", POLICIES), ("security", SECURITY)]
-    {
+    for (name, text) in [
+        ("services", SERVICES),
+        ("routes", ROUTES),
+        ("policies", POLICIES),
+        ("cache", CACHE),
+        ("security", SECURITY),
+    ] {
         let loaded = files::parse(&format!("{DIRECTORY}/{name}.yaml"), text);
         all.manifests.extend(loaded.manifests);
         all.problems.extend(loaded.problems);
@@ -175,7 +180,7 @@ mod tests {
     fn the_example_has_nothing_to_object_to() {
         let loaded = shop();
         assert_eq!(loaded.problems, []);
-        assert_eq!(loaded.manifests.len(), 17);
+        assert_eq!(loaded.manifests.len(), 20);
         let resources: Vec<_> =
             loaded.manifests.iter().map(|manifest| manifest.resource.clone()).collect();
         assert_eq!(analyze::findings(&resources), []);

@@ -21,6 +21,7 @@ use super::{
 use crate::{api_client::ApplyOptions, files::Manifest};
 
 mod canary;
+mod catalogue;
 mod conversation;
 mod crash;
 mod identity;
@@ -53,6 +54,7 @@ pub async fn tell(
     };
     conversation::run(&mesh, &customer, narrator).await?;
     identity::prove(&mesh, narrator).await?;
+    catalogue::run(&mesh, &customer, narrator).await?;
     processes.check_alive()?;
     canary::run(&mesh, &customer, narrator).await?;
     storm::run(&mesh, &customer, narrator).await?;

@@ -91,6 +91,15 @@ pub struct Args {
     #[arg(long, value_name = "HOST", env = "LENO_SHOP_PRODUCT_NAME", default_value = "product")]
     pub product_name: Authority,
 
+    /// What the mesh calls the catalogue of product
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "LENO_SHOP_CATALOGUE_NAME",
+        default_value = "catalogue"
+    )]
+    pub catalogue_name: Authority,
+
     /// What the mesh calls notification, with its port
     #[arg(long, value_name = "HOST:PORT", env = "LENO_SHOP_NOTIFICATION_NAME")]
     #[arg(default_value = "notification:7000")]

@@ -10,6 +10,9 @@ use std::convert::Infallible;
 pub const INSTANCE: HeaderName = HeaderName::from_static("x-shop-instance");
 pub const VERSION: HeaderName = HeaderName::from_static("x-shop-version");
 
+/// What became of a request in caches on its way.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
 /// One call that helped to serve an order, and the instance which answered it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Hop {
@@ -17,6 +20,9 @@ pub struct Hop {
     pub service: Service,
     pub instance: Label,
     pub version: Label,
+    /// The instance answered it earlier: the sidecar had kept the answer, or another caller had just asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
 }
 
 impl Hop {
@@ -25,13 +31,23 @@ impl Hop {
         let label =
             |name: HeaderName| -> Option<Label> { headers.get(name)?.to_str().ok()?.parse().ok() };
         match (label(INSTANCE), label(VERSION)) {
-            (Some(instance), Some(version)) => Ok(Self { call, service, instance, version }),
+            (Some(instance), Some(version)) => {
+                Ok(Self { call, service, instance, version, cached: is_cached(headers) })
+            }
             _ => Err(Failure::upstream(
                 service,
                 format!("{call} was answered without a valid {INSTANCE} and {VERSION}"),
             )),
         }
     }
+}
+
+/// Whether a cache says so (RFC 9211).
+fn is_cached(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CACHE_STATUS).iter().filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|line| line.split([';', ',']))
+        .any(|word| matches!(word.trim(), "hit" | "collapsed"))
 }
 
 /// The headers by which a mesh ties the calls of one request together. A sidecar cannot know which

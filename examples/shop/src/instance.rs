@@ -113,6 +113,7 @@ impl Instance {
             service: self.service,
             instance: self.name.clone(),
             version: self.behaviour().version,
+            cached: false,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!                      ╭─ HTTP/1.1, JSON ─▶ user           user.rs
-//! customer ─▶ order ───┼─ HTTP/2, gRPC ───▶ product        product.rs
-//!   HTTP     order.rs  ╰─ TCP, JSON lines ▶ notification   notification.rs
+//! customer ─▶ order ───┼─ HTTP/1.1, JSON ─▶ product        catalogue.rs
+//!   HTTP     order.rs  ├─ HTTP/2, gRPC ───▶   the same     product.rs
+//!                      ╰─ TCP, JSON lines ▶ notification   notification.rs
 //! ```
 //!
 //! Read `order.rs` first: it is the only service that calls others. `upstream.rs` has its three
@@ -23,6 +24,7 @@
 
 mod answer;
 mod args;
+mod catalogue;
 mod control;
 mod failure;
 mod hop;

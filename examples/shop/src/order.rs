@@ -1,10 +1,11 @@
 //! Orders, over HTTP and JSON; the service that calls all the others.
 //!
-//! `POST /orders` `{"user":"u1","items":[{"product":"p1","quantity":2}]}` · `GET /orders/{id}` · `GET /health`
+//! `POST /orders` `{"user":"u1","items":[{"product":"p1","quantity":2}]}` · `GET /orders/{id}` · `GET /products` · `GET /health`
 
 use crate::answer::health;
+use crate::catalogue::Article;
 use crate::failure::Failure;
-use crate::hop::{Hop, Trace};
+use crate::hop::{CACHE_STATUS, Hop, Trace};
 use crate::instance::Instance;
 use crate::products::reserve_request;
 use crate::upstream::{Answered, Reach, Upstreams};
@@ -14,9 +15,10 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const MAX_ITEMS: usize = 20;
@@ -25,10 +27,11 @@ const MAX_QUANTITY: u32 = 1_000;
 const KEPT_ORDERS: usize = 1_000;
 
 pub fn router(instance: Arc<Instance>, reach: Reach) -> Router {
-    let desk = Desk { instance, reach, orders: Mutex::default() };
+    let desk = Desk { instance, reach, orders: Mutex::default(), reads: Reads::default() };
     Router::new()
         .route("/orders", post(place))
         .route("/orders/{id}", get(find))
+        .route("/products", get(browse))
         .route("/health", get(health))
         .with_state(Arc::new(desk))
 }
@@ -37,6 +40,31 @@ struct Desk {
     instance: Arc<Instance>,
     reach: Reach,
     orders: Mutex<Orders>,
+    reads: Reads,
+}
+
+/// How often this instance looked into the catalogue.
+#[derive(Default)]
+struct Reads {
+    all: AtomicU64,
+    /// Of which product knew nothing, because the sidecar had the answer.
+    cached: AtomicU64,
+}
+
+/// What customers see of the catalogue.
+#[derive(serde::Serialize)]
+struct Window {
+    products: Vec<Article>,
+    catalogue: Saved,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Saved {
+    reads: u64,
+    from_cache: u64,
+    /// Of reads, 0 to 1.
+    hit_ratio: f64,
 }
 
 #[derive(Default)]
@@ -92,7 +120,7 @@ async fn place(
         basket.map_err(|rejection| Failure::unreadable(Service::Order, &rejection))?;
     basket.check().map_err(|message| Failure::unprocessable(Service::Order, message))?;
     let upstreams = desk.reach.through(desk.instance.behaviour().mesh)?;
-    let Upstreams { users, catalogue, notifications } = &*upstreams;
+    let Upstreams { users, catalogue, stock, notifications } = &*upstreams;
     let mut served_by = vec![desk.instance.hop("POST /orders")];
 
     let Answered { value: user, hop } = users.find(&basket.user, &trace).await?;
@@ -100,7 +128,8 @@ async fn place(
 
     let mut lines = Vec::new();
     for Item { product, quantity } in &basket.items {
-        let Answered { value: product, hop } = catalogue.find(product.as_str(), &trace).await?;
+        let Answered { value: product, hop } = catalogue.find(product, &trace).await?;
+        desk.reads.count(&hop);
         lines.push(Line {
             product: product.id,
             name: product.name,
@@ -109,7 +138,7 @@ async fn place(
         });
         served_by.push(hop);
     }
-    served_by.push(catalogue.reserve(basket.reservation(), &trace).await?);
+    served_by.push(stock.reserve(basket.reservation(), &trace).await?);
 
     // An event that cannot be published fails the order, and its stock stays reserved: a real shop
     // would write the event down and send it later.
@@ -133,6 +162,34 @@ async fn find(
         let message = format!("{} has no order {id:?}", desk.instance.name);
         Failure::new(StatusCode::NOT_FOUND, Service::Order, message)
     })
+}
+
+/// The shop window, and how much of looking at it product was spared.
+async fn browse(
+    State(desk): State<Arc<Desk>>,
+    trace: Trace,
+) -> Result<(HeaderMap, Json<Window>), Failure> {
+    let upstreams = desk.reach.through(desk.instance.behaviour().mesh)?;
+    let (Answered { value: products, hop }, headers) = upstreams.catalogue.list(&trace).await?;
+    desk.reads.count(&hop);
+    let mut told = HeaderMap::new();
+    for value in headers.get_all(CACHE_STATUS) {
+        told.append(CACHE_STATUS, value.clone());
+    }
+    Ok((told, Json(Window { products, catalogue: desk.reads.saved() })))
+}
+
+impl Reads {
+    fn count(&self, hop: &Hop) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.cached.fetch_add(hop.cached.into(), Ordering::Relaxed);
+    }
+
+    fn saved(&self) -> Saved {
+        let [from_cache, reads] = [&self.cached, &self.all].map(|one| one.load(Ordering::Relaxed));
+        let thousandths = from_cache as f64 * 1000.0 / reads.max(1) as f64;
+        Saved { reads, from_cache, hit_ratio: thousandths.round() / 1000.0 }
+    }
 }
 
 impl Desk {

@@ -1,8 +1,9 @@
 //! Products and their stock, over gRPC (`proto/shop/v1/products.proto`).
 //!
-//! Besides gRPC the port answers `GET /health`, for probes that speak only HTTP.
+//! Besides gRPC the port answers `GET /health`, for probes that speak only HTTP, and the catalogue: `catalogue.rs`.
 
 use crate::answer::health;
+use crate::catalogue::{self, Reads};
 use crate::products::products_server::{Products, ProductsServer};
 use crate::products::{
     GetProductRequest, ListProductsRequest, Product, ReserveReply, ReserveRequest,
@@ -10,7 +11,7 @@ use crate::products::{
 use axum::Router;
 use axum::routing::get;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::{Request, Response, Status};
 
 /// Enough for years of demo traffic.
@@ -19,17 +20,22 @@ const PLENTY: u64 = 1_000_000_000_000;
 const RARE: u64 = 3;
 const MAX_LINES: usize = 100;
 
-pub fn router() -> Router {
-    let service = ProductsServer::new(Shelf::new());
-    tonic::service::Routes::new(service).into_axum_router().route("/health", get(health))
+pub fn router(shelf: Arc<Shelf>) -> Router {
+    let service = ProductsServer::from_arc(shelf.clone());
+    let router = tonic::service::Routes::new(service).into_axum_router();
+    router.route("/health", get(health)).merge(catalogue::router(shelf))
 }
 
-struct Shelf(Mutex<Stock>);
+/// What there is, and who asked for it.
+pub struct Shelf {
+    stock: Mutex<Stock>,
+    pub reads: Reads,
+}
 
-type Stock = BTreeMap<String, Product>;
+pub type Stock = BTreeMap<String, Product>;
 
 impl Shelf {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let products = [
             product("p1", "Bobbin of linen thread", 350, PLENTY),
             product("p2", "Weaver's shuttle", 2_400, PLENTY),
@@ -37,14 +43,13 @@ impl Shelf {
             product("p4", "Heddles, a hundred", 1_250, PLENTY),
             product("p5", "Jacquard loom, 1804", 9_900_000, RARE),
         ];
-        Self(Mutex::new(
-            products.into_iter().map(|product| (product.id.clone(), product)).collect(),
-        ))
+        let stock = products.into_iter().map(|product| (product.id.clone(), product)).collect();
+        Self { stock: Mutex::new(stock), reads: Reads::default() }
     }
 
-    fn stock(&self) -> MutexGuard<'_, Stock> {
+    pub fn stock(&self) -> MutexGuard<'_, Stock> {
         // Stock changes by one assignment, so even a poisoned lock guards a whole value.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

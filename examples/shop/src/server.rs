@@ -4,8 +4,9 @@ use crate::answer::answer;
 use crate::args::{Args, Service};
 use crate::instance::Instance;
 use crate::notification::{self, Inbox};
+use crate::product::{self, Shelf};
 use crate::upstream::Reach;
-use crate::{Error, Label, control, order, product, user};
+use crate::{Error, Label, catalogue, control, order, user};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -47,7 +48,8 @@ pub async fn start(args: Args) -> Result<Running, Error> {
     let mut tasks = JoinSet::new();
     let mut control_router = control::router(instance.clone());
     match service {
-        App::Http(router) => {
+        App::Http { router, control } => {
+            control_router = control_router.merge(control);
             let router = router
                 .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
                 .layer(from_fn_with_state(instance.clone(), answer));
@@ -83,17 +85,28 @@ impl Drop for Running {
 }
 
 enum App {
-    Http(Router),
+    Http {
+        router: Router,
+        /// What else its control port answers.
+        control: Router,
+    },
     Tcp(Arc<Inbox>),
 }
 
 fn app(args: &Args, instance: &Arc<Instance>) -> Result<App, Error> {
     Ok(match args.service {
-        Service::User => App::Http(user::router()),
-        Service::Product => App::Http(product::router()),
-        Service::Order => App::Http(order::router(instance.clone(), Reach::new(args)?)),
+        Service::User => http(user::router()),
+        Service::Product => {
+            let shelf = Arc::new(Shelf::new());
+            App::Http { control: catalogue::control(shelf.clone()), router: product::router(shelf) }
+        }
+        Service::Order => http(order::router(instance.clone(), Reach::new(args)?)),
         Service::Notification => App::Tcp(Inbox::new(instance.clone())),
     })
+}
+
+fn http(router: Router) -> App {
+    App::Http { router, control: Router::new() }
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub last_failure: Option<String>,
     /// How many calls each instance answered for the orders that were placed.
     pub served_by: BTreeMap<Server, u64>,
+    /// How many more calls of theirs no instance had to answer: a sidecar had the answer.
+    pub cached: u64,
     /// From when an order was due until its answer was complete, whatever it was.
     pub latency: Latency,
 }
@@ -123,6 +125,7 @@ impl Snapshot {
             failed: subtract(&self.failed, &earlier.failed),
             last_failure: self.last_failure.clone(),
             served_by: subtract(&self.served_by, &earlier.served_by),
+            cached: self.cached.saturating_sub(earlier.cached),
             latency: self.latency.since(&earlier.latency),
         }
     }
@@ -136,7 +139,11 @@ impl Snapshot {
         match outcome {
             Ok(hops) => {
                 self.ok += 1;
-                for Hop { service, instance, version, .. } in hops {
+                for Hop { service, instance, version, cached, .. } in hops {
+                    if cached {
+                        self.cached += 1;
+                        continue;
+                    }
                     count(&mut self.served_by, Server { service, instance, version });
                 }
             }

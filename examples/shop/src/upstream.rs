@@ -3,6 +3,7 @@
 //! | to | sent to the sidecar's outbound port | the mesh learns the service from |
 //! |---|---|---|
 //! | user | an HTTP/1.1 request | `Host: user` |
+//! | the catalogue of product | the same | `Host: catalogue` |
 //! | product | a gRPC call, HTTP/2 with prior knowledge | `:authority: product` |
 //! | notification | `CONNECT notification:7000`, then raw bytes | the target of the CONNECT |
 //!
@@ -20,15 +21,19 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::time::Duration;
 use tokio::time::timeout;
 
+mod catalogue;
 mod notification;
 mod product;
 mod reach;
 mod user;
+mod web;
 
+pub use catalogue::Catalogue;
 pub use notification::Notifications;
-pub use product::Catalogue;
+pub use product::Stock;
 pub use reach::Reach;
 pub use user::Users;
+use web::Web;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Shorter than servers usually keep an idle connection, so that no request meets a closing one.
@@ -38,6 +43,7 @@ const POOL_IDLE: Duration = Duration::from_secs(10);
 pub struct Upstreams {
     pub users: Users,
     pub catalogue: Catalogue,
+    pub stock: Stock,
     pub notifications: Notifications,
 }
 
@@ -45,6 +51,7 @@ impl Upstreams {
     pub fn new(args: &Args) -> Result<Self, Error> {
         let way = |service, direct, name| Way::new(args, service, direct, name);
         let user = way(Service::User, &args.user_addr, &args.user_name)?;
+        let catalogue = way(Service::Product, &args.product_addr, &args.catalogue_name)?;
         let product = way(Service::Product, &args.product_addr, &args.product_name)?;
         let notification = way(
             Service::Notification,
@@ -53,7 +60,8 @@ impl Upstreams {
         )?;
         Ok(Self {
             users: Users::new(user),
-            catalogue: Catalogue::new(product)?,
+            catalogue: Catalogue::new(catalogue),
+            stock: Stock::new(product)?,
             notifications: Notifications::new(notification),
         })
     }

@@ -64,6 +64,8 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
     let leno = std::env::current_exe()?.display().to_string();
     let (server, roots) = (mesh.client.server(), mesh.roots.display());
     let order = mesh.sidecar("order-1")?.admin;
+    // At the end of the story all orders go there.
+    let newest = mesh.sidecar("order-v2-1")?.admin;
     let (customer, admin, file) = (mesh.customer, mesh.customer_admin, file.display());
     narrator.say("In another terminal:")?;
     narrator.say("")?;
@@ -81,6 +83,18 @@ fn commands(mesh: &Mesh, file: &Path, narrator: &mut Voice) -> Result<(), Error>
         (
             "the plugins of an order, and what they cost",
             format!("leno plugin list --admin {order}"),
+        ),
+        (
+            "what an order's sidecar keeps of the catalogue, and how much that was of use",
+            format!("leno cache stats --proxy {newest}"),
+        ),
+        (
+            "have every sidecar forget it",
+            "leno cache purge --service shop/catalogue --prefix /products".to_owned(),
+        ),
+        (
+            "what there is in the shop, and how often product was not asked for it",
+            format!("curl -i http://{customer}/products -H 'Host: order'"),
         ),
         (
             "the root of all certificates replaced, while orders go on",

@@ -92,7 +92,7 @@ impl Notifications {
                 Failure::upstream(Service::Notification, message)
             })?;
         let call = "publish".to_owned();
-        let hop = Hop { call, service: Service::Notification, instance, version };
+        let hop = Hop { call, service: Service::Notification, instance, version, cached: false };
         Ok(Answered { value: id, hop })
     }
 }

@@ -1,23 +1,23 @@
 //! Calls to product: gRPC.
 
-use super::{Answered, CONNECT_TIMEOUT, Way};
+use super::{CONNECT_TIMEOUT, Way};
 use crate::failure::Failure;
 use crate::hop::{Hop, Trace};
 use crate::products::products_client::ProductsClient;
-use crate::products::{GetProductRequest, Product, ReserveRequest, reserve_request};
+use crate::products::{ReserveRequest, reserve_request};
 use crate::{Error, Service};
 use http::StatusCode;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Status};
 
-pub struct Catalogue {
+pub struct Stock {
     way: Way,
     client: ProductsClient<Channel>,
 }
 
-impl Catalogue {
+impl Stock {
     pub(super) fn new(way: Way) -> Result<Self, Error> {
         // Connects to the one, says the other: the origin becomes the `:authority`.
         let channel = Endpoint::from(uri(&way.connect)?)
@@ -28,12 +28,6 @@ impl Catalogue {
         Ok(Self { way, client: ProductsClient::new(channel) })
     }
 
-    pub async fn find(&self, id: &str, trace: &Trace) -> Result<Answered<Product>, Failure> {
-        let request = self.request(GetProductRequest { id: id.to_owned() }, trace);
-        let answer = async { self.client.clone().get_product(request).await.map_err(failure) };
-        answered(format!("GetProduct {id}"), self.way.call(answer).await?)
-    }
-
     /// Takes all the lines off the stock, or none.
     pub async fn reserve(
         &self,
@@ -42,7 +36,8 @@ impl Catalogue {
     ) -> Result<Hop, Failure> {
         let request = self.request(ReserveRequest { lines }, trace);
         let answer = async { self.client.clone().reserve(request).await.map_err(failure) };
-        Ok(answered("Reserve".to_owned(), self.way.call(answer).await?)?.hop)
+        let (metadata, _, _) = self.way.call(answer).await?.into_parts();
+        Hop::read(Service::Product, "Reserve".to_owned(), &metadata.into_headers())
     }
 
     fn request<T>(&self, message: T, trace: &Trace) -> Request<T> {
@@ -51,12 +46,6 @@ impl Catalogue {
         request.set_timeout(self.way.patience);
         request
     }
-}
-
-fn answered<T>(call: String, answer: Response<T>) -> Result<Answered<T>, Failure> {
-    let (metadata, value, _) = answer.into_parts();
-    let hop = Hop::read(Service::Product, call, &metadata.into_headers())?;
-    Ok(Answered { value, hop })
 }
 
 fn failure(status: Status) -> Failure {

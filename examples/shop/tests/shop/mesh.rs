@@ -111,6 +111,7 @@ async fn each_protocol_names_the_service_in_its_own_way() {
     let sidecar = Arc::new(Sidecar {
         services: vec![
             ("user", user.listen),
+            ("catalogue", product.listen),
             ("product", product.listen),
             ("notification:7000", notification.listen),
         ],
@@ -127,7 +128,7 @@ async fn each_protocol_names_the_service_in_its_own_way() {
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
     let expected = [
         format!("GET user /users/u1 {TRACE} abc"),
-        format!("POST product /shop.v1.Products/GetProduct {TRACE} abc"),
+        format!("GET catalogue /products/p1 {TRACE} abc"),
         format!("POST product /shop.v1.Products/Reserve {TRACE} abc"),
         format!("CONNECT notification:7000  {TRACE} abc"),
     ];
@@ -154,11 +155,16 @@ async fn a_refused_tunnel_is_told() {
     let user = service(&["user"]).await;
     let product = service(&["product"]).await;
     let sidecar = Arc::new(Sidecar {
-        services: vec![("users.shop", user.listen), ("products.shop", product.listen)],
+        services: vec![
+            ("users.shop", user.listen),
+            ("goods.shop", product.listen),
+            ("products.shop", product.listen),
+        ],
         ..Sidecar::default()
     });
     let mesh = sidecar.start().await.to_string();
-    let names = ["--user-name", "users.shop", "--product-name", "products.shop"];
+    let names = ["--user-name", "users.shop", "--catalogue-name", "goods.shop"];
+    let names = [&names[..], &["--product-name", "products.shop"]].concat();
     let order = service(&[&["order", "--mesh", &mesh], &names[..]].concat()).await;
     let answer = post_text(order.listen, "/orders", basket().to_string(), HeaderMap::new()).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{answer:?}");

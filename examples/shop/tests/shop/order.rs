@@ -28,8 +28,8 @@ async fn an_order_names_everyone_who_served_it() {
     let expected = json!([
         hop("POST /orders", "order", "order-a", "v1"),
         hop("GET /users/u3", "user", "user-1", "v1"),
-        hop("GetProduct p1", "product", "product-1", "v3"),
-        hop("GetProduct p2", "product", "product-1", "v3"),
+        hop("GET /products/p1", "product", "product-1", "v3"),
+        hop("GET /products/p2", "product", "product-1", "v3"),
         hop("Reserve", "product", "product-1", "v3"),
         hop("publish", "notification", "notification-1", "v1"),
     ]);

@@ -92,6 +92,19 @@ pub async fn post_text(
     send(address, Method::POST, path, headers, Body::from(body)).await
 }
 
+pub async fn put(address: SocketAddr, path: &str, body: Value) -> Answer {
+    let headers = fields(&[("content-type", "application/json")]);
+    send(address, Method::PUT, path, headers, Body::from(body.to_string())).await
+}
+
+pub async fn get_with(address: SocketAddr, path: &str, header: (&'static str, &str)) -> Answer {
+    send(address, Method::GET, path, fields(&[header]), Body::empty()).await
+}
+
+fn fields(fields: &[(&'static str, &str)]) -> HeaderMap {
+    fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
+
 async fn send(
     address: SocketAddr,
     method: Method,
