@@ -1,5 +1,6 @@
 //! HTTP as bytes on connections: heads made safe, bodies that are watched, and the only files that name hyper.
 
+mod aside;
 pub mod body;
 pub mod client;
 pub mod fetch;

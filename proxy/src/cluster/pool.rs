@@ -139,6 +139,49 @@ impl Pools {
         Self { connector, endpoints: RefCell::default() }
     }
 
+    /// A connection to `endpoint` that is there and takes a request now, if there is one.
+    pub fn ready(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Arc<Endpoint>,
+        http2: bool,
+    ) -> Option<Connection> {
+        let pool = self.pool(cluster, endpoint);
+        if http2 {
+            return share(&pool, STREAMS);
+        }
+        let Idle { sender, since, permit } = pool.idle.borrow_mut().pop()?;
+        let idle = since.elapsed();
+        if idle < cluster.settings.pool_idle_timeout && sender.is_ready() {
+            // It has answered before.
+            return Some(Connection {
+                sender,
+                idle,
+                refusal: None,
+                held: Held::Alone(permit),
+                pool,
+            });
+        }
+        pool.idle.borrow_mut().push(Idle { sender, since, permit });
+        None
+    }
+
+    /// A connection to `endpoint`, once there is one: an idle one or a new one.
+    ///
+    /// # Errors
+    /// Those of [`Pools::http1`] and [`Pools::http2`].
+    pub async fn find(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Arc<Endpoint>,
+        http2: bool,
+    ) -> Result<Connection, Error> {
+        match http2 {
+            true => self.http2(cluster, endpoint).await,
+            false => self.http1(cluster, endpoint).await,
+        }
+    }
+
     /// A connection to `endpoint` that speaks HTTP/1.1.
     ///
     /// # Errors

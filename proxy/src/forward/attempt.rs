@@ -10,7 +10,6 @@ mod send;
 mod supply;
 
 use std::{
-    ops::ControlFlow,
     rc::Rc,
     time::{Duration, SystemTime},
 };
@@ -39,8 +38,8 @@ use crate::{
 };
 pub(super) use form::{prepare, speaks_http2, with_body};
 pub(super) use send::name_destination;
-use send::{Context, Tried};
-use supply::{Outgoing, Supply};
+use send::{Context, Sent};
+use supply::Supply;
 
 /// Of a request that was sent before: how often. A caller's own is removed.
 const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("x-retry-attempt");
@@ -77,28 +76,35 @@ struct Tries<'a> {
     granted: Option<Granted>,
 }
 
-/// What follows an attempt: the exchange's answer, or another attempt after this time.
-type Next = ControlFlow<Received, Duration>;
+/// What follows an attempt.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// Nothing: how it went is the exchange's answer.
+    Answer,
+    /// Another one after this time.
+    Again(Duration),
+}
 
 /// Who gives an attempt less than this of its own accord has not found out that the endpoint is slow. (A caller could
 /// have endpoints ejected and breakers opened for all others with deadlines that nobody can meet.)
 const FAIR_TRIAL: Duration = Duration::from_secs(1);
 
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
-pub(super) async fn run(
-    exchange: &mut Exchange,
-    cluster: &Admitted,
+pub(super) fn run<'a>(
+    exchange: &'a mut Exchange,
+    cluster: &'a Admitted,
     rule: Option<&Rule>,
     request: Request<Body>,
     upgrade: Option<&HeaderValue>,
-) -> Result<Received, Error> {
-    let http2 = form::speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
-    let request = form::prepare(request, http2, upgrade)?;
-    let mut tries = Tries::new(exchange, cluster, rule, request, http2);
-    if upgrade.is_some() {
-        tries.hedged = None;
+) -> impl Future<Output = Result<Received, Error>> + use<'a> {
+    let mut tries = Tries::new(exchange, cluster, rule, request, upgrade);
+    // What an `async` function takes by value it has room for twice.
+    async move {
+        match &mut tries {
+            Ok(tries) => tries.run(exchange).await,
+            Err(error) => Err(error.clone()),
+        }
     }
-    tries.run(exchange).await
 }
 
 impl<'a> Tries<'a> {
@@ -107,8 +113,10 @@ impl<'a> Tries<'a> {
         cluster: &'a Admitted,
         rule: Option<&Rule>,
         mut request: Request<Body>,
-        http2: bool,
-    ) -> Self {
+        upgrade: Option<&HeaderValue>,
+    ) -> Result<Self, Error> {
+        let http2 = form::speaks_http2(cluster.protocol, request.version()) && upgrade.is_none();
+        form::prepare(&mut request, http2, upgrade)?;
         let grpc = exchange.is_grpc();
         let outbound = exchange.downstream.direction == Direction::Outbound;
         if outbound {
@@ -125,12 +133,13 @@ impl<'a> Tries<'a> {
             http2,
             outbound,
             caller: exchange.downstream.address,
+            counted: exchange.downstream.counted.clone(),
             idempotent: facts.idempotent,
             hash: exchange.affinity.hash,
             copies: policy.goes_beyond_unprocessed(&facts),
         };
         let hedged = match cluster.settings.hedging {
-            Some(_) if cluster.is_judged() && policy.may_repeat(&facts) => {
+            Some(_) if upgrade.is_none() && cluster.is_judged() && policy.may_repeat(&facts) => {
                 hedge::Plan::of(&context)
             }
             _ => None,
@@ -141,89 +150,96 @@ impl<'a> Tries<'a> {
         context.copies |= hedged.is_some() || busy;
         let replay = replay(&context, &mut request);
         let supply = Supply::new(request, replay);
-        Self { context, facts, supply, hedged, tried: Vec::new(), made: 0, stale: 0, granted: None }
+        let tried = Vec::new();
+        Ok(Self { context, facts, supply, hedged, tried, made: 0, stale: 0, granted: None })
     }
 
     async fn run(&mut self, exchange: &mut Exchange) -> Result<Received, Error> {
-        let worker = self.context.worker.clone();
         loop {
             if self.context.limits.remaining().is_some_and(|left| left.is_zero()) {
                 return Err(outcome::timed_out(Duration::ZERO));
             }
-            let mut outgoing = self.supply.take().ok_or_else(lost)?;
-            let lease = worker.lease(self.context.cluster, &self.tried, self.context.hash)?;
+            let cluster = self.context.cluster;
+            self.supply.begin()?;
+            let lease = self.context.worker.lease(cluster, &self.tried, self.context.hash)?;
             note_endpoint(exchange, &lease);
             exchange.note(|record| record.attempts += 1);
-            self.number(&mut outgoing);
+            if let Some(outgoing) = self.supply.kept.as_mut() {
+                let (made, outbound) = (self.made, self.context.outbound);
+                number(&mut outgoing.request, made, outbound);
+            }
             self.made += 1;
-            let tried = match self.hedged.take() {
-                None => send::attempt(&self.context, lease, outgoing).await,
-                Some(plan) => Box::pin(hedge::race(self, exchange, plan, lease, outgoing)).await,
+            let (lease, result, reader) = match self.hedged.take() {
+                // The request stays where it is until it is sent: it is large.
+                None => {
+                    let kept = &mut self.supply.kept;
+                    let reader = kept.as_ref().map_or(0, |outgoing| outgoing.reader);
+                    let result = send::attempt(&self.context, &lease, kept).await;
+                    (lease, result, reader)
+                }
+                // On the heap, as few are hedged and all would be larger.
+                Some(plan) => {
+                    let outgoing = self.supply.kept.take().ok_or_else(lost)?;
+                    let race = Box::pin(hedge::race(self, exchange, plan, lease, outgoing)).await;
+                    self.supply.kept = race.kept;
+                    (race.lease, race.result, race.reader)
+                }
             };
-            match self.conclude(exchange, tried)? {
-                Next::Break(received) => return Ok(received),
-                Next::Continue(Duration::ZERO) => {}
-                Next::Continue(wait) => tokio::time::sleep(wait).await,
+            match self.conclude(exchange, &lease, &result, reader) {
+                Next::Answer => {
+                    let (response, connection) = result?;
+                    let deadline = self.context.limits.deadline();
+                    return Ok(Received { response, lease, connection, deadline });
+                }
+                Next::Again(wait) => {
+                    self.tried.push(lease.endpoint.id);
+                    let sent = self.is_sent(reader);
+                    self.supply.pause();
+                    drop(lease);
+                    if let Ok((response, connection)) = result {
+                        discard::discard(response, connection, cluster.cluster(), sent);
+                    }
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                }
             }
         }
     }
 
     /// Takes in how an attempt went, and decides what follows.
-    fn conclude(&mut self, exchange: &mut Exchange, tried: Tried) -> Result<Next, Error> {
-        let Tried { lease, result, kept, reader } = tried;
-        let judged = judge(&self.context, &lease, &result);
-        let failure = failure_of(&result);
-        if result.is_ok() {
-            self.answered_after(lease.begun.elapsed());
-        }
-        self.supply.put_back(kept);
-        self.granted = None;
-        let again = match &failure {
-            None => return self.answer(judged, lease, result, reader),
-            Some(failure) => self.again(&result, failure),
-        };
-        match again {
-            Ok(wait) => {
-                self.tried.push(lease.endpoint.id);
-                let sent = self.is_sent(reader);
-                self.supply.pause();
-                if let Ok((response, connection)) = result {
-                    let cluster = self.context.cluster.cluster();
-                    discard::discard(response, connection, cluster, sent);
-                }
-                Ok(Next::Continue(wait))
-            }
-            Err(reason) => {
-                self.deny(exchange, reason);
-                self.answer(judged, lease, result, reader)
-            }
-        }
-    }
-
-    /// The end of the attempts.
-    fn answer(
-        &self,
-        judged: Option<Judged>,
-        lease: Lease,
-        result: Result<(Response<Incoming>, Connection), Error>,
+    fn conclude(
+        &mut self,
+        exchange: &mut Exchange,
+        lease: &Lease,
+        result: &Sent,
         reader: u32,
-    ) -> Result<Next, Error> {
+    ) -> Next {
+        let now = Instant::now();
+        let heard = Heard::of(result);
+        let judged = judge(&self.context, lease, result, heard, now);
+        if result.is_ok() {
+            self.answered_after(now.into_std().saturating_duration_since(lease.begun));
+        }
+        self.granted = None;
+        if let Some(failure) = heard.failure {
+            match self.again(result, &failure) {
+                Ok(wait) => return Next::Again(wait),
+                Err(reason) => self.deny(exchange, reason),
+            }
+        }
         if let Some(judged) = judged {
             // In case the breaker waits for that.
             judged.settle(self.context.cluster.pass());
         }
-        let (response, connection) = result?;
-        self.supply.settle(reader);
-        let deadline = self.context.limits.deadline();
-        Ok(Next::Break(Received { response, lease, connection, deadline }))
+        if result.is_ok() {
+            self.supply.settle(reader);
+        }
+        Next::Answer
     }
 
     /// After which time there is another attempt, or why there is none.
-    fn again(
-        &mut self,
-        result: &Result<(Response<Incoming>, Connection), Error>,
-        failure: &Failure,
-    ) -> Result<Duration, Reason> {
+    fn again(&mut self, result: &Sent, failure: &Failure) -> Result<Duration, Reason> {
         let (worker, cluster) = (&self.context.worker, self.context.cluster);
         if let Err(error) = result
             && (error.fault, error.retry) == (Fault::Ours, Retry::Safe)
@@ -280,14 +296,6 @@ impl<'a> Tries<'a> {
         exchange.note(|record| record.not_retried = Some((reason.as_str(), reason.flag())));
     }
 
-    /// Tells the callee how often it, or another, was asked before.
-    fn number(&self, outgoing: &mut Outgoing) {
-        if self.made > 0 && self.context.outbound {
-            let headers = outgoing.request.headers_mut();
-            headers.insert(RETRY_ATTEMPT, HeaderValue::from(self.made));
-        }
-    }
-
     /// Whether the attempt with this number sent all of the request.
     fn is_sent(&self, reader: u32) -> bool {
         let ended = |progress: &Rc<Progress>| progress.ended() == Some(End::Complete);
@@ -300,6 +308,13 @@ impl<'a> Tries<'a> {
         if cluster.settings.hedging.is_some_and(|hedging| hedging.after == HedgeAfter::P95) {
             worker.allowances.answered(cluster, worker.shared.workers, latency);
         }
+    }
+}
+
+/// Tells the callee how often it, or another, was asked before.
+fn number(request: &mut Request<Body>, made: u32, outbound: bool) {
+    if made > 0 && outbound {
+        request.headers_mut().insert(RETRY_ATTEMPT, HeaderValue::from(made));
     }
 }
 
@@ -347,21 +362,46 @@ fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
     exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());
 }
 
+/// What the head of an answer says of the attempt, or the error that came instead.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// Of an answer.
+    kind: Option<Kind>,
+    /// Whether it failed.
+    failure: Option<Failure>,
+}
+
+impl Heard {
+    fn of(result: &Sent) -> Self {
+        match result {
+            Ok((response, _)) => {
+                let (status, headers) = (response.status(), response.headers());
+                let grpc = outcome::grpc_status_of(headers);
+                Self {
+                    kind: Some(outcome::of_answer(status, grpc, headers)),
+                    failure: Failure::of_answer(status, grpc, headers, SystemTime::now),
+                }
+            }
+            Err(error) => Self { kind: None, failure: Some(Failure::from(error)) },
+        }
+    }
+}
+
 /// Says how an attempt went to all that judge endpoints by it; `None` where it says nothing about the endpoint.
 fn judge(
     context: &Context<'_>,
     lease: &Lease,
-    result: &Result<(Response<Incoming>, Connection), Error>,
+    result: &Sent,
+    heard: Heard,
+    now: Instant,
 ) -> Option<Judged> {
-    let (kind, timed) = match result {
-        Ok((response, _)) => {
-            let grpc = outcome::grpc_status_of(response.headers());
-            (outcome::of_answer(response.status(), grpc, response.headers()), true)
-        }
-        Err(error) if error.flag == Flag::UT => (of_timeout(context, lease, error)?, true),
-        Err(error) => (outcome::of_error(error)?, false),
+    let (kind, timed) = match (result, heard.kind) {
+        (_, Some(kind)) => (kind, true),
+        (Err(error), None) if error.flag == Flag::UT => (of_timeout(context, lease, error)?, true),
+        (Err(error), None) => (outcome::of_error(error)?, false),
+        (Ok(_), None) => return None,
     };
-    Some(context.worker.observe(context.cluster, lease, kind, timed))
+    Some(context.worker.observe(context.cluster, lease, kind, timed, now.into_std()))
 }
 
 /// How an attempt that took too long ended, as far as its endpoint is to be judged by it.
@@ -375,18 +415,6 @@ fn of_timeout(context: &Context<'_>, lease: &Lease, error: &Error) -> Option<Kin
     match hurried || awaited {
         true => Some(Kind::Busy),
         false => outcome::of_error(error),
-    }
-}
-
-/// How an attempt failed, if it did.
-fn failure_of(result: &Result<(Response<Incoming>, Connection), Error>) -> Option<Failure> {
-    match result {
-        Ok((response, _)) => {
-            let (status, headers) = (response.status(), response.headers());
-            let grpc = outcome::grpc_status_of(headers);
-            Failure::of_answer(status, grpc, headers, SystemTime::now)
-        }
-        Err(error) => Some(Failure::from(error)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     rc::{Rc, Weak},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -119,7 +119,8 @@ async fn send(
         Err(error) => outcome::of_error(error),
     };
     if let Some(kind) = kind {
-        worker.observe(&cluster, &lease, kind, answered.is_ok()).settle(cluster.pass());
+        let now = Instant::now();
+        worker.observe(&cluster, &lease, kind, answered.is_ok(), now).settle(cluster.pass());
     }
     let (response, connection) = answered?;
     let held = Some((connection, cluster, lease));
@@ -132,16 +133,13 @@ async fn exchange(
     worker: &Worker,
     cluster: &Cluster,
     lease: &Lease,
-    request: Request<Body>,
+    mut request: Request<Body>,
     http2: bool,
 ) -> Result<(Response<crate::http::body::Incoming>, Connection), Error> {
-    let (mut connection, request) = match http2 {
-        true => (
-            worker.pools.http2(cluster, &lease.endpoint).await?,
-            attempt::prepare(request, true, None)?,
-        ),
-        false => (worker.pools.http1(cluster, &lease.endpoint).await?, request),
-    };
+    if http2 {
+        attempt::prepare(&mut request, true, None)?;
+    }
+    let mut connection = worker.pools.find(cluster, &lease.endpoint, http2).await?;
     let sent = connection.sender.send(request).await;
     let failed = |error: crate::http::client::SendError| {
         outcome::of_send(error.failure, None, format!("{}: {}", cluster.name, error.detail))

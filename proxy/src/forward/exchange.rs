@@ -92,7 +92,8 @@ pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incom
             Ok(response) => response,
             Err(error) => exchange.fail(&error),
         };
-        Ok(match exchange.plugins.take() {
+        let run = exchange.plugins.take().filter(|run| !run.has_responded());
+        Ok(match run {
             Some(run) => Box::pin(plugins::last(exchange, run, response)).await,
             None => response,
         })
@@ -204,7 +205,8 @@ impl Exchange {
     async fn run(&mut self, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
         let target = self.receive(&mut request)?;
         if request.method() == Method::CONNECT {
-            return tunnel::connect(self, target, request).await;
+            // On the heap, as all would be larger for the few.
+            return Box::pin(tunnel::connect(self, target, request)).await;
         }
         let upgrade = head::strip_hop_by_hop(request.headers_mut());
         let upgrade =
@@ -253,7 +255,7 @@ impl Exchange {
         })?;
         let place = admission::enter(self, &admitted, &request).await;
         let place = place.inspect_err(|_| self.count_for(&admitted))?;
-        let attempted = match self.plugins.clone() {
+        let attempted = match plugins::interrupting(self, &request) {
             None => {
                 attempt::run(self, &admitted, rule, request, upgrade).await.map(Attempted::Received)
             }
@@ -284,9 +286,7 @@ impl Exchange {
         match self.plugins.clone() {
             None => response::pass_on(self, admitted, changes, received, upgrade),
             Some(run) => {
-                let passing =
-                    response::pass_through(self, run, admitted, changes, received, upgrade);
-                Box::pin(passing).await
+                response::pass_through(self, run, admitted, changes, received, upgrade).await
             }
         }
     }
@@ -319,10 +319,9 @@ impl Exchange {
         self.worker.with_random(|random| trace::propagate(headers, random));
         // hyper answers `100-continue` when the body is first asked for; upstream gets the body without asking.
         headers.remove(header::EXPECT);
-        let id = request.headers().get(trace::REQUEST_ID);
-        self.note(|record| {
+        self.note_for_log(|record| {
             if let Some(line) = &mut record.line {
-                line.request_id = id.cloned();
+                line.request_id = request.headers().get(trace::REQUEST_ID).cloned();
             }
         });
         Ok(target)

@@ -61,7 +61,8 @@ pub(super) async fn decide(
         }
     }
     let host = request.headers().get(header::HOST).cloned();
-    head::add_forwarded(request.headers_mut(), exchange.downstream.address, host.as_ref());
+    let caller = exchange.downstream.counted.written(exchange.downstream.address);
+    head::add_forwarded(request.headers_mut(), caller, host.as_ref());
     // Whatever came under this name was taken out with the other fields of the connection before; a plugin may have put
     // another one in, and the application takes it for what we have seen.
     if port.plugins.is_some() {

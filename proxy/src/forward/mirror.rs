@@ -45,7 +45,7 @@ fn is_due(mirror: &Mirror, random: u64) -> bool {
 async fn send(
     worker: Rc<Worker>,
     cluster: Arc<Cluster>,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<(), Error> {
     // Over the limit the copy is left out: it must never crowd out real requests.
     let Ok(cluster) = cluster.admit(worker.shared.now()) else { return Ok(()) };
@@ -54,7 +54,7 @@ async fn send(
     let Ok(lease) = worker.lease(&cluster, &[], None) else { return Ok(()) };
     // Nobody is there for an upgrade: the copy asks for none.
     let http2 = attempt::speaks_http2(cluster.protocol, request.version());
-    let mut request = attempt::prepare(request, http2, None)?;
+    attempt::prepare(&mut request, http2, None)?;
     attempt::name_destination(&cluster, &lease, &mut request);
     let mut connection = match http2 {
         true => worker.pools.http2(&cluster, &lease.endpoint).await?,

@@ -26,11 +26,15 @@ pub(super) async fn decide(
     request: &mut Request<Incoming>,
 ) -> Result<Decision, Error> {
     request.headers_mut().remove(DESTINATION);
-    let service = find_service(exchange, target).await?;
+    let service = match exchange.snapshot.service(&target.host) {
+        Some(service) => service.clone(),
+        // On the heap, as all would be larger for the few.
+        None => Box::pin(find_service(exchange, target)).await?,
+    };
     let port = find_port(&service, target)?;
     let mut retargeted = None;
     if let Some(chain) = &port.plugins {
-        let shown = Box::pin(plugins::outbound(exchange, chain, port, request)).await;
+        let shown = plugins::outbound(exchange, chain, port, request).await;
         match shown.inspect_err(|_| exchange.count_for(&port.cluster))? {
             Seen::On(target) => retargeted = target,
             Seen::Answered(response) => return Ok(Decision::Respond(response)),

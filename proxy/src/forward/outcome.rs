@@ -14,6 +14,7 @@ use crate::{
 /// Said by the sidecar of an application that has enough to do, and by applications that know it themselves: the
 /// request was not processed, and the instance works. Whoever called does not count it against the instance.
 pub const OVERLOADED: HeaderName = HeaderName::from_static("x-leno-overloaded");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Of gRPC.
 const UNAVAILABLE: u8 = 14;
 
@@ -171,7 +172,7 @@ pub fn grpc_status(error: &Error) -> u8 {
 
 /// The `grpc-status` of a head or of trailers.
 pub fn grpc_status_of(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
+    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok().filter(|status| *status <= 16)
 }
 
 /// What the caller is told: no addresses, no names, but the flag under which the log knows more.

@@ -158,6 +158,16 @@ fn retarget<B>(request: &mut Request<B>) -> Result<Target, Error> {
     Ok(target)
 }
 
+/// The plugins of an exchange that may still answer or end it when its head has gone on.
+pub(super) fn interrupting(exchange: &Exchange, request: &Request<Body>) -> Option<Rc<Run>> {
+    let run = exchange.plugins.as_ref()?;
+    if run.may_interrupt(matches!(request.body(), Body::Empty)) {
+        return Some(run.clone());
+    }
+    run.keep_request(request);
+    None
+}
+
 /// Sends the request, its body through the plugins, unless one of them answers first.
 pub(super) async fn attempt(
     exchange: &mut Exchange,

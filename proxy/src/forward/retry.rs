@@ -15,7 +15,7 @@ pub mod wait;
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use leno_api::model::{http_route::RouteRetry, traffic_policy as model};
 
 use super::outcome;
@@ -28,7 +28,7 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// No policy makes more: a request that failed at so many endpoints is not going to succeed, and its caller is long gone.
 pub const MOST_ATTEMPTS: u32 = 16;
 /// Where the request carries this, its sender promises that the server recognises a repetition.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Whether a connection that carries something else than HTTP is tried again after `attempts` attempts of which the last
 /// failed with `error`.
@@ -333,7 +333,7 @@ impl RequestFacts {
         replayable: bool,
         remaining: Option<Duration>,
     ) -> Self {
-        let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+        let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
         // Two keys are none: nobody knows which one the server goes by.
         let keyed = matches!((keys.next(), keys.next()), (Some(key), None) if !is_blank(key));
         Self { idempotent: method.is_idempotent(), keyed, replayable, remaining }

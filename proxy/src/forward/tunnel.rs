@@ -268,7 +268,8 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
             Ok(_) => Some(Kind::Success),
             Err(error) => outcome::of_error(error),
         };
-        let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok()));
+        let now = Instant::now().into_std();
+        let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok(), now));
         match opened {
             Err(error) if retry::again(&error, attempts) => {}
             ended => {

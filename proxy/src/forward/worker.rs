@@ -1,7 +1,7 @@
 //! What a worker thread has at hand.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use leno_api::model::traffic_policy::Balancer;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -33,7 +34,7 @@ use crate::{
         rate_limit::counter::Tables,
         wasm::{Node, Seats},
     },
-    http::{body::COPIES_LAG, server::Limits},
+    http::{body::COPIES_LAG, head, server::Limits},
     identity::Identity,
     snapshot::{Handle, Published, Snapshot},
     telemetry::{
@@ -166,6 +167,8 @@ pub struct Downstream {
 pub struct Counted {
     shared: Arc<Shared>,
     gauge: prometheus::IntGauge,
+    /// The caller's address, once somebody was told of it.
+    written: OnceCell<HeaderValue>,
 }
 
 impl Counted {
@@ -174,8 +177,13 @@ impl Counted {
         let open = shared.connections.fetch_add(1, Ordering::Relaxed);
         let gauge = shared.families.connections.with_label_values(&[direction.as_str()]);
         gauge.inc();
-        let counted = Self { shared: shared.clone(), gauge };
+        let counted = Self { shared: shared.clone(), gauge, written: OnceCell::new() };
         (open < shared.max_connections).then_some(counted)
+    }
+
+    /// `address`, which is the caller's, as others are told of it.
+    pub(super) fn written(&self, address: SocketAddr) -> HeaderValue {
+        self.written.get_or_init(|| head::written(address)).clone()
     }
 }
 
@@ -295,9 +303,16 @@ impl Worker {
 
     /// Takes in how an attempt went up to now: for the balancer, and for who decides about endpoints and breakers.
     /// `timed`: it was answered, or took too long. What is a probe of a breaker is told to the breaker by
-    /// [`Judged::settle`].
-    pub fn observe(&self, cluster: &Cluster, lease: &Lease, kind: Kind, timed: bool) -> Judged {
-        let latency = lease.begun.elapsed();
+    /// [`Judged::settle`]. The attempt went so up to `now`.
+    pub fn observe(
+        &self,
+        cluster: &Cluster,
+        lease: &Lease,
+        kind: Kind,
+        timed: bool,
+        now: Instant,
+    ) -> Judged {
+        let latency = now.saturating_duration_since(lease.begun);
         let verdict = match kind {
             Kind::Success => Verdict::Success,
             Kind::Busy => Verdict::Neither,
@@ -306,7 +321,8 @@ impl Worker {
         lease.judge(verdict);
         if cluster.is_judged() {
             let attempted = Attempted { kind, latency, timed };
-            let (at, now) = ((lease.place, lease.endpoint.vitals().id), self.shared.now());
+            let at = (lease.place, lease.endpoint.vitals().id);
+            let now = now.saturating_duration_since(self.shared.started);
             let mut observed = self.observed.borrow_mut();
             if observed.record(cluster, lease.seen.get(), at, now, attempted) {
                 self.wake.notify_one();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, future::Either};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -47,7 +48,7 @@ pub struct SendError {
     /// What went wrong.
     pub failure: Failure,
     /// The request, when it was never sent.
-    pub request: Option<Request<Body>>,
+    pub request: Option<Box<Request<Body>>>,
     /// In hyper's words.
     pub detail: String,
 }
@@ -65,6 +66,19 @@ pub enum Failure {
     Malformed,
     /// The request's own body broke off.
     RequestBody,
+}
+
+impl SendError {
+    #[cold]
+    fn of(mut failed: TrySendError<Request<Body>>) -> Self {
+        let request = failed.take_message().map(Box::new);
+        let error = failed.into_error();
+        let detail = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        Self { failure: classify(&error, request.is_none()), request, detail }
+    }
 }
 
 fn classify(error: &hyper::Error, sent: bool) -> Failure {
@@ -131,28 +145,27 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request at once; the future waits for the head of its response.
     ///
     /// # Errors
     /// With the request itself when nothing of it was sent.
-    pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let result = match self {
+    pub fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<'_> {
+        // No `async` block: it would have room for what it waits for twice, and that has room for a request.
+        let (sending, budget) = match self {
             Self::Http1(sender, budget) => {
                 budget.begin(MAX_BEFORE_HEAD);
-                let result = sender.try_send_request(request).await;
-                budget.end();
-                result
+                (Either::Left(sender.try_send_request(request)), Some(&*budget))
             }
-            Self::Http2(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => (Either::Right(sender.try_send_request(request)), None),
         };
-        result.map_err(|mut failed: TrySendError<Request<Body>>| {
-            let request = failed.take_message();
-            let error = failed.into_error();
-            let detail = match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
-            SendError { failure: classify(&error, request.is_none()), request, detail }
+        sending.map(move |result| {
+            if let Some(budget) = budget {
+                budget.end();
+            }
+            result.map_err(SendError::of)
         })
     }
 }

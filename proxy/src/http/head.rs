@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{self, Entry},
+    uri::PathAndQuery,
 };
 
 /// What makes a head unacceptable.
@@ -240,6 +242,23 @@ pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-
 const ALWAYS_REMOVED: [HeaderName; 5] =
     [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS];
 
+/// Lengths of the names that [`concerns_connection`] looks for, a bit each.
+const CONCERNING_LENGTHS: u32 = 1 << "te".len()
+    | 1 << "upgrade".len()
+    | 1 << "connection".len()
+    | 1 << "keep-alive".len()
+    | 1 << "http2-settings".len()
+    | 1 << "proxy-connection".len()
+    | 1 << "transfer-encoding".len()
+    | 1 << "x-forwarded-client-cert".len();
+
+fn concerns_connection(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TE
+        || ALWAYS_REMOVED.contains(name)
+        || reads_as(name, &CLIENT_CERTIFICATE)
+}
+
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1): `Connection` and what it names,
 /// `Keep-Alive`, `Proxy-Connection`, `TE` (but `trailers` stays), `Transfer-Encoding`, `Upgrade`; and who the caller
 /// before the last one says it was.
@@ -249,10 +268,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     // One look at the fields that are there: most heads have none of these, and asking for each by name would cost
     // 1,300 instructions a time.
     let concerns_connection = |name: &HeaderName| {
-        *name == header::CONNECTION
-            || *name == header::TE
-            || ALWAYS_REMOVED.contains(name)
-            || reads_as(name, &CLIENT_CERTIFICATE)
+        // Most are told by their length that they are none of these.
+        CONCERNING_LENGTHS & 1u32.checked_shl(name.as_str().len() as u32).unwrap_or(0) != 0
+            && concerns_connection(name)
     };
     if !headers.keys().any(concerns_connection) {
         return None;
@@ -338,30 +356,37 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Longest chain of forwarders kept; a loop would grow it without end.
 const MAX_FORWARDED: usize = 1024;
 
-/// Says who called: appends the caller to `X-Forwarded-For`, fills in `X-Forwarded-Proto` and `-Host`, and extends
-/// `Forwarded` where somebody uses it already (RFC 7239; adding it unasked would double every head).
+/// An address as others are told of it.
+pub fn written(address: SocketAddr) -> HeaderValue {
+    let text = address.ip().to_canonical().to_string();
+    // Digits, dots and colons are always a value.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Says who called: appends the caller, as [`written`], to `X-Forwarded-For`, fills in `X-Forwarded-Proto` and `-Host`,
+/// and extends `Forwarded` where somebody uses it already (RFC 7239; adding it unasked would double every head).
 pub fn add_forwarded(
     headers: &mut HeaderMap,
-    downstream: SocketAddr,
+    caller: HeaderValue,
     authority: Option<&HeaderValue>,
 ) {
-    let address = downstream.ip().to_canonical();
-    append_list(headers, X_FORWARDED_FOR, &address.to_string());
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    if let Some(authority) = authority
-        && !headers.contains_key(&X_FORWARDED_HOST)
-    {
-        headers.insert(X_FORWARDED_HOST, authority.clone());
-    }
     if headers.contains_key(header::FORWARDED) {
-        let node = if address.is_ipv6() {
-            format!("for=\"[{address}]\"")
-        } else {
-            format!("for={address}")
+        let address = caller.to_str().unwrap_or_default();
+        let node = match address.contains(':') {
+            true => format!("for=\"[{address}]\""),
+            false => format!("for={address}"),
         };
         append_list(headers, header::FORWARDED, &node);
+    }
+    match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(first) => _ = first.insert(caller),
+        Entry::Occupied(_) => {
+            append_list(headers, X_FORWARDED_FOR, caller.to_str().unwrap_or_default());
+        }
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(authority) = authority {
+        headers.entry(X_FORWARDED_HOST).or_insert_with(|| authority.clone());
     }
 }
 

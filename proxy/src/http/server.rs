@@ -2,10 +2,11 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    aside::{Bell, HeadTimer},
     body::Body,
     framing::{Framing, Looked},
     parking::{Answering, Counted, Exchanges, Resumed, Served},
@@ -114,10 +116,13 @@ where
             };
         }
         io.resume(first);
-        let connection = builder(limits).serve_connection(TokioIo::new(io), codec).with_upgrades();
+        let head = HeadTimer::new();
+        let builder = builder(limits, head.clone());
+        let connection = builder.serve_connection(TokioIo::new(io), codec).with_upgrades();
         // On the heap, so that a parked connection does not hold room for it.
         let mut connection = Box::new(connection);
-        let served = serve_until_idle(&mut connection, &exchanges, is_idle, &mut drain).await;
+        let served =
+            serve_until_idle(&mut connection, &head, &exchanges, is_idle, &mut drain).await;
         if let Some(ended) = served {
             return ended;
         }
@@ -126,10 +131,10 @@ where
     }
 }
 
-fn builder(limits: Limits) -> hyper::server::conn::http1::Builder {
+fn builder(limits: Limits, head: HeadTimer) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(head)
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.head_fields)
         .max_header_size(limits.head_bytes)
@@ -143,6 +148,7 @@ fn builder(limits: Limits) -> hyper::server::conn::http1::Builder {
 /// Drives the connection to its end, or until there is nothing under way on it (`None`).
 async fn serve_until_idle<I, S>(
     connection: &mut UpgradeableConnection<TokioIo<I>, Codec<S>>,
+    head: &HeadTimer,
     exchanges: &Exchanges,
     is_idle: impl Fn() -> bool,
     drain: &mut watch::Receiver<bool>,
@@ -153,26 +159,59 @@ where
 {
     let mut pause = LOOK_AFTER;
     let mut look = std::pin::pin!(tokio::time::sleep(pause));
+    let mut drained = std::pin::pin!(drained(drain));
+    let mut bell = Bell::default();
+    let mut draining = false;
     // What was parked and has not got as far as a request is looked at no sooner than a new one.
     let mut begun = exchanges.begun();
     let resumed = begun;
     loop {
-        tokio::select! {
-            biased;
-            result = Pin::new(&mut *connection) => return Some(ended(result)),
-            () = drained(drain) => break,
-            () = look.as_mut() => {}
+        let beside = poll_fn(|context| {
+            if let Poll::Ready(result) = Pin::new(&mut *connection).poll(context) {
+                return Poll::Ready(Beside::Ended(ended(result)));
+            }
+            if let Some(deadline) = head.deadline()
+                && deadline < look.deadline().into_std()
+            {
+                look.as_mut().reset(deadline.into());
+                bell.ring();
+            }
+            bell.poll(context, |context| {
+                if !draining && drained.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Beside::Drained);
+                }
+                look.as_mut().poll(context).map(|()| Beside::Look)
+            })
+        });
+        match beside.await {
+            Beside::Ended(ended) => return Some(ended),
+            Beside::Drained => {
+                draining = true;
+                Pin::new(&mut *connection).graceful_shutdown();
+            }
+            Beside::Look => {
+                let quiet = exchanges.begun() == begun;
+                let late = head.is_over(std::time::Instant::now());
+                if !late && !draining && quiet && begun > resumed && is_idle() {
+                    return None;
+                }
+                begun = exchanges.begun();
+                pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+                look.as_mut().reset(tokio::time::Instant::now() + pause);
+            }
         }
-        let quiet = exchanges.begun() == begun;
-        if quiet && begun > resumed && is_idle() {
-            return None;
-        }
-        begun = exchanges.begun();
-        pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
-        look.as_mut().reset(tokio::time::Instant::now() + pause);
+        // Who was not asked, and the new time.
+        bell.ring();
     }
-    Pin::new(&mut *connection).graceful_shutdown();
-    Some(ended(connection.await))
+}
+
+/// What happens to a connection beside its exchanges.
+enum Beside {
+    Ended(Ended),
+    /// The proxy ends.
+    Drained,
+    /// It is time to look whether there is something to do.
+    Look,
 }
 
 /// Waits for the next request on an idle connection: its first byte, or how the connection ended.

@@ -164,7 +164,7 @@ impl http_body::Body for Filtered {
             Side::Request => Waiting::Request,
             Side::Response => Waiting::Response,
         };
-        let began = std::time::Instant::now();
+        let mut began = None;
         loop {
             if let Some(frame) = this.pop() {
                 return Poll::Ready(frame.map(Ok));
@@ -196,7 +196,9 @@ impl http_body::Body for Filtered {
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             }
             // What keeps bytes is shown more and more of them, and each callback may run up to its deadline.
-            if this.ready.is_empty() && began.elapsed() >= TURN {
+            if this.ready.is_empty()
+                && began.get_or_insert_with(std::time::Instant::now).elapsed() >= TURN
+            {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -37,6 +37,8 @@ pub(super) struct Needs {
     pub(super) edits: bool,
     /// It can read headers when the exchange is over, or in the other direction.
     pub(super) reads: bool,
+    /// It can answer a request, or end it, also when that has gone on.
+    pub(super) interrupts: bool,
 }
 
 /// What one version of a plugin has done, in all workers.

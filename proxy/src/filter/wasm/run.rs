@@ -5,9 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     rc::Rc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -21,9 +19,11 @@ use super::{
     place::{Place, places},
     plugin::Chain,
     seat::{Broken, Seats},
-    state::{Contents, Facts, Outcome, State, Waiting},
+    state::{Contents, Facts, Outcome, State},
     stream::PluginStream,
 };
+
+mod held;
 
 /// A plugin may hold an exchange this long. Whoever waits for an answer has timeouts of its own, much shorter.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
@@ -64,6 +64,15 @@ pub struct Failure {
     pub status: StatusCode,
     /// For logs: which plugin, and why.
     pub detail: String,
+}
+
+/// What became of a head that a plugin was shown.
+enum Asked<H> {
+    /// It goes on, or the answer takes its place.
+    LetGo(H, Option<Answered>),
+    /// The plugin has it.
+    Holds,
+    Failed(Failure),
 }
 
 /// What became of a head that was held.
@@ -129,13 +138,19 @@ impl Run {
             let at = self.reached.get();
             self.reached.set(at + 1);
             let head = RequestHead::take(request);
-            let (mut head, answered) = self.ask_request(at, head, end).await?;
-            retargeted |= std::mem::take(&mut head.retargeted);
-            let forbidden = head.forbidden.take();
-            head.put(request);
-            if let Some(what) = forbidden {
-                self.excuse(place, &what)?;
-            }
+            let answered = match self.ask_request(at, head, end) {
+                Asked::LetGo(head, answered) => {
+                    self.take_back(at, head, request, &mut retargeted)?;
+                    answered
+                }
+                Asked::Failed(failure) => return Err(failure),
+                // On the heap, as most plugins hold nothing and all exchanges would be larger.
+                Asked::Holds => {
+                    let (head, answered) = Box::pin(self.held_request(at)).await?;
+                    self.take_back(at, head, request, &mut retargeted)?;
+                    answered
+                }
+            };
             if let Some(answered) = answered {
                 return Ok(Passed::Answered(answered));
             }
@@ -146,12 +161,21 @@ impl Run {
         }
     }
 
-    async fn ask_request(
+    /// Puts a head back that a plugin has let go of.
+    fn take_back<B>(
         &self,
         at: usize,
-        head: RequestHead,
-        end: bool,
-    ) -> Result<(RequestHead, Option<Answered>), Failure> {
+        mut head: RequestHead,
+        request: &mut Request<B>,
+        retargeted: &mut bool,
+    ) -> Result<(), Failure> {
+        *retargeted |= head.retargeted;
+        let forbidden = head.forbidden.take();
+        head.put(request);
+        forbidden.map_or(Ok(()), |what| self.excuse(&self.places[at], &what))
+    }
+
+    fn ask_request(&self, at: usize, head: RequestHead, end: bool) -> Asked<RequestHead> {
         let place = &self.places[at];
         let count = head.count();
         let contents = Contents { request: Some(head), ..Contents::default() };
@@ -166,17 +190,15 @@ impl Run {
         });
         place.plugin.figures.exchange();
         match called {
-            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
-            Ok(Some(head)) => Ok((head, self.answer_of(at, at + 1))),
-            Ok(None) => match self.held(at, Side::Request, at + 1).await? {
-                Resumed::Lost => Ok((self.lost_head(at), None)),
-                Resumed::Continued => Ok((self.take_request(at), None)),
-                Resumed::Answered(answered) => Ok((self.take_request(at), Some(answered))),
-            },
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Asked::Failed(self.closed(at)),
+            Ok(Some(head)) => Asked::LetGo(head, self.answer_of(at, at + 1)),
+            Ok(None) => Asked::Holds,
             Err(broken) => {
                 let head = self.lost_head(at);
-                self.failed(place, &broken)?;
-                Ok((head, None))
+                match self.failed(place, &broken) {
+                    Ok(()) => Asked::LetGo(head, None),
+                    Err(failure) => Asked::Failed(failure),
+                }
             }
         }
     }
@@ -199,7 +221,12 @@ impl Run {
             }
             let headers = std::mem::take(response.headers_mut());
             let head = ResponseHead::new(response.status(), headers);
-            let asked = self.ask_response(at, head, end).await;
+            let asked = match self.ask_response(at, head, end) {
+                Asked::LetGo(head, answered) => Ok((head, answered)),
+                Asked::Failed(failure) => Err(failure),
+                // As above.
+                Asked::Holds => Box::pin(self.held_response(at)).await,
+            };
             // Whatever takes its place is seen by those that come after.
             let failed = |_: &Failure| self.responding.set(Some(at));
             let (head, answered) = asked.inspect_err(failed)?;
@@ -216,12 +243,7 @@ impl Run {
         Ok(None)
     }
 
-    async fn ask_response(
-        &self,
-        at: usize,
-        head: ResponseHead,
-        end: bool,
-    ) -> Result<(ResponseHead, Option<Answered>), Failure> {
+    fn ask_response(&self, at: usize, head: ResponseHead, end: bool) -> Asked<ResponseHead> {
         let place = &self.places[at];
         let count = head.count();
         let mut head = Some(head);
@@ -234,93 +256,23 @@ impl Run {
             Ok(stream.and_then(|stream| stream.contents.response.take()))
         });
         match called {
-            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at)),
-            Ok(Some(head)) => Ok((head, self.answer_of(at, at))),
-            Ok(None) => match self.held(at, Side::Response, at).await? {
-                Resumed::Lost => Ok((self.lost(at).response.unwrap_or_default(), None)),
-                Resumed::Continued => Ok((self.take_response(at), None)),
-                Resumed::Answered(answered) => Ok((self.take_response(at), Some(answered))),
-            },
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Asked::Failed(self.closed(at)),
+            Ok(Some(head)) => Asked::LetGo(head, self.answer_of(at, at)),
+            Ok(None) => Asked::Holds,
             Err(broken) => {
                 let head = head.or_else(|| self.lost(at).response).unwrap_or_default();
-                self.failed(place, &broken)?;
-                Ok((head, None))
-            }
-        }
-    }
-
-    /// Waits until a plugin lets go of the head that it holds.
-    pub(super) async fn held(
-        &self,
-        at: usize,
-        side: Side,
-        passes: usize,
-    ) -> Result<Resumed, Failure> {
-        let place = &self.places[at];
-        let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
-        match tokio::time::timeout(self.patience.get(), resumed).await {
-            Ok(Ok(Resumed::Lost)) => {
-                self.failed(place, &Broken::Lost)?;
-                Ok(Resumed::Lost)
-            }
-            Ok(resumed) => resumed,
-            Err(_) => {
-                let what = format!("held it for {:?}", self.patience.get());
-                let failure = Failure::of(&place.plugin.label, &what);
-                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
-            }
-        }
-    }
-
-    fn poll_held(
-        &self,
-        at: usize,
-        side: Side,
-        passes: usize,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Resumed, Failure>> {
-        let mark = &self.state.marks[at];
-        if mark.closed.get() {
-            return Poll::Ready(Err(self.closed(at)));
-        }
-        if let Some(failure) = self.failure.take() {
-            return Poll::Ready(Err(failure));
-        }
-        if let Some(answered) = self.answer_of(at, passes) {
-            return Poll::Ready(Ok(Resumed::Answered(answered)));
-        }
-        if mark.lost.borrow().is_some() {
-            return Poll::Ready(Ok(Resumed::Lost));
-        }
-        if mark.continued[side as usize].take() {
-            return Poll::Ready(Ok(Resumed::Continued));
-        }
-        let waiting = match side {
-            Side::Request => Waiting::Request,
-            Side::Response => Waiting::Response,
-        };
-        self.state.wait(waiting, context.waker());
-        Poll::Pending
-    }
-
-    /// Waits until a plugin answers or ends a request whose head has gone on.
-    pub async fn interrupted(&self) -> Result<Answered, Failure> {
-        poll_fn(|context| {
-            if let Some(failure) = self.failure.borrow().clone() {
-                return Poll::Ready(Err(failure));
-            }
-            for at in 0..self.reached.get() {
-                if let Some(answered) = self.answer_of(at, at + 1) {
-                    return Poll::Ready(Ok(answered));
-                }
-                if self.state.marks[at].closed.get() {
-                    return Poll::Ready(Err(self.closed(at)));
+                match self.failed(place, &broken) {
+                    Ok(()) => Asked::LetGo(head, None),
+                    Err(failure) => Asked::Failed(failure),
                 }
             }
-            self.state.wait(Waiting::Answer, context.waker());
-            Poll::Pending
-        })
-        .await
+        }
+    }
+
+    /// Whether a plugin may still answer or end the request when its head has gone on. `end`: it has no body.
+    pub fn may_interrupt(&self, end: bool) -> bool {
+        self.places.iter().any(|place| place.plugin.needs.interrupts)
+            || (!end && self.filters(Side::Request))
     }
 
     /// Whether all plugins that it passes have seen the head of the response.
@@ -437,22 +389,6 @@ impl Run {
 
     fn lost_head(&self, at: usize) -> RequestHead {
         self.lost(at).request.unwrap_or_default()
-    }
-
-    fn take_request(&self, at: usize) -> RequestHead {
-        let taken = self.call(&self.places[at], |instance, context| {
-            let stream = instance.stream_mut(context);
-            Ok(stream.and_then(|stream| stream.contents.request.take()))
-        });
-        taken.ok().flatten().unwrap_or_default()
-    }
-
-    fn take_response(&self, at: usize) -> ResponseHead {
-        let taken = self.call(&self.places[at], |instance, context| {
-            let stream = instance.stream_mut(context);
-            Ok(stream.and_then(|stream| stream.contents.response.take()))
-        });
-        taken.ok().flatten().unwrap_or_default()
     }
 }
 

@@ -196,6 +196,7 @@ fn needs(module: &Module) -> Needs {
             "proxy_get_header_map_size",
             "proxy_get_property",
         ]),
+        interrupts: imports(&["proxy_send_local_response", "proxy_close_stream"]),
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Seat {
     current: Rc<RefCell<Option<Rc<State>>>>,
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
+    /// Calls, and how long they took, that the figures of all workers do not have yet.
+    uncounted: Cell<(u64, Duration)>,
     inner: RefCell<Inner>,
 }
 
@@ -127,6 +129,7 @@ impl Seats {
         });
         ended.iter().for_each(|seat| seat.end());
         let seats = self.seats.borrow();
+        seats.values().for_each(|seat| seat.count_calls());
         let broken: Vec<_> = seats.values().filter(|seat| seat.is_empty()).cloned().collect();
         drop(seats);
         broken.iter().for_each(Seat::revive);
@@ -150,6 +153,7 @@ impl Seat {
             surroundings,
             current: Rc::default(),
             generation: Cell::new(0),
+            uncounted: Cell::default(),
             inner: RefCell::default(),
         }
     }
@@ -207,12 +211,22 @@ impl Seat {
         let Some(instance) = &mut inner.instance else { return Err(Broken::Lost) };
         let called = call(instance);
         let cost = began.elapsed();
-        self.figures.spent(calls, cost);
+        // Each exchange is several calls: added to what all workers share where it ends, not at every one.
+        let (before, spent) = self.uncounted.get();
+        self.uncounted.set((before + calls, spent + cost));
         self.current.take();
         called.map_err(|fault| {
             self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
+    }
+
+    /// Adds the calls of late to what all workers share.
+    fn count_calls(&self) {
+        let (calls, spent) = self.uncounted.take();
+        if calls > 0 {
+            self.figures.spent(calls, spent);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -275,6 +289,7 @@ impl Seat {
     }
 
     fn remove(&self, inner: &mut Inner) {
+        self.count_calls();
         // What is left of it belongs to no instance from here on.
         self.generation.set(self.generation.get() + 1);
         if inner.instance.take().is_some() {
@@ -302,6 +317,7 @@ impl Seat {
 
     /// An exchange has ended well. Looks at what memory the instance has.
     pub(super) fn measure(&self) {
+        self.count_calls();
         if let Ok(mut inner) = self.inner.try_borrow_mut() {
             inner.restart.served();
             self.count_memory(&mut inner);

@@ -15,7 +15,8 @@ use super::{
 
 /// What a plugin has in hands, and where it leaves word.
 pub(super) struct PluginStream {
-    pub(super) contents: Contents,
+    /// On the heap: streams are handed on several times, and this is large.
+    pub(super) contents: Box<Contents>,
     state: Rc<State>,
     /// Which of the plugins.
     at: usize,
@@ -25,13 +26,12 @@ pub(super) struct PluginStream {
 
 impl PluginStream {
     pub(super) fn new(state: Rc<State>, at: usize, contents: Contents) -> Self {
-        Self { contents, state, at, released: false }
+        Self { contents: Box::new(contents), state, at, released: false }
     }
 
-    /// Takes everything back when the plugin was told of the end.
-    pub(super) fn release(mut self) -> Contents {
+    /// The plugin was told of the end: whatever it still has is nobody's.
+    pub(super) fn release(mut self) {
         self.released = true;
-        std::mem::take(&mut self.contents)
     }
 
     fn mark(&self) -> Option<&Mark> {
@@ -58,7 +58,7 @@ impl Drop for PluginStream {
         if self.released {
             return;
         }
-        let contents = Box::new(std::mem::take(&mut self.contents));
+        let contents = std::mem::take(&mut self.contents);
         if let Some(mark) = self.mark() {
             mark.lost.replace(Some(contents));
         }

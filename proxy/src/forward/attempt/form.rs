@@ -29,42 +29,42 @@ pub(in crate::forward) fn speaks_http2(protocol: Protocol, downstream: Version) 
 
 /// Puts a request into the form that the upstream connection needs.
 pub(in crate::forward) fn prepare(
-    request: Request<Body>,
+    request: &mut Request<Body>,
     http2: bool,
     upgrade: Option<&HeaderValue>,
-) -> Result<Request<Body>, Error> {
-    let (mut parts, body) = request.into_parts();
+) -> Result<(), Error> {
     if http2 {
-        parts_to_http2(&mut parts)?;
-    } else {
-        if let Some(authority) = parts.uri.authority() {
-            if !parts.headers.contains_key(header::HOST) || parts.version != Version::HTTP_2 {
-                // Absolute form: the target's authority replaces Host (RFC 9112 section 3.2.2).
-                let host =
-                    HeaderValue::from_str(authority.as_str()).map_err(|_| bad_authority())?;
-                parts.headers.insert(header::HOST, host);
-            }
-            parts.uri = origin(parts.uri);
-        }
-        if parts.version == Version::HTTP_2 {
-            head::join_cookies(&mut parts.headers);
-        }
-        parts.version = Version::HTTP_11;
-        if let Some(protocol) = upgrade {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, protocol.clone());
-        }
+        return to_http2(request);
     }
-    Ok(Request::from_parts(parts, body))
+    let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
+    if let Some(authority) = request.uri().authority() {
+        if !request.headers().contains_key(header::HOST) || version != Version::HTTP_2 {
+            // Absolute form: the target's authority replaces Host (RFC 9112 section 3.2.2).
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad_authority())?;
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let target = std::mem::take(request.uri_mut());
+        *request.uri_mut() = origin(target);
+    }
+    if version == Version::HTTP_2 {
+        head::join_cookies(request.headers_mut());
+    }
+    if let Some(protocol) = upgrade {
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol.clone());
+    }
+    Ok(())
 }
 
-fn parts_to_http2(parts: &mut http::request::Parts) -> Result<(), Error> {
-    let host = parts.headers.remove(header::HOST);
-    if parts.uri.authority().is_none() || parts.uri.scheme().is_none() {
+fn to_http2(request: &mut Request<Body>) -> Result<(), Error> {
+    let host = request.headers_mut().remove(header::HOST);
+    let target = request.uri_mut();
+    if target.authority().is_none() || target.scheme().is_none() {
         let from_host = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
-        parts.uri = absolute(std::mem::take(&mut parts.uri), from_host)?;
+        *target = absolute(std::mem::take(target), from_host)?;
     }
-    parts.version = Version::HTTP_2;
+    *request.version_mut() = Version::HTTP_2;
     Ok(())
 }
 

@@ -6,10 +6,10 @@ use leno_api::model::traffic_policy::HedgeAfter;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Tries,
+    Heard, Tries,
     discard::discard,
-    failure_of, judge, note_endpoint,
-    send::{Context, Tried, attempt},
+    judge, note_endpoint, number,
+    send::{Context, Sent, attempt},
     supply::Outgoing,
 };
 use crate::{
@@ -22,6 +22,15 @@ use crate::{
 pub(super) struct Plan {
     after: Duration,
     more: u32,
+}
+
+/// How an attempt went.
+pub(super) struct Tried {
+    pub(super) lease: Lease,
+    pub(super) result: Sent,
+    /// What can be sent again.
+    pub(super) kept: Option<Outgoing>,
+    pub(super) reader: u32,
 }
 
 /// An attempt under way; given up when dropped.
@@ -135,7 +144,7 @@ fn another<'a>(
     let granted = Granted::take(&tries.context.worker, cluster, true).map_err(Some)?;
     let mut outgoing = tries.supply.with_body(copy).ok_or(None)?;
     endpoints.push(lease.endpoint.id);
-    tries.number(&mut outgoing);
+    number(&mut outgoing.request, tries.made, tries.context.outbound);
     tries.made += 1;
     exchange.note(|record| record.attempts += 1);
     Ok(Racer::start(&tries.context, lease, outgoing, Some(granted)))
@@ -149,7 +158,12 @@ impl<'a> Racer<'a> {
         granted: Option<Granted>,
     ) -> Self {
         let context = context.clone();
-        let attempt = Box::pin(async move { attempt(&context, lease, outgoing).await });
+        let attempt = Box::pin(async move {
+            let reader = outgoing.reader;
+            let mut kept = Some(outgoing);
+            let result = attempt(&context, &lease, &mut kept).await;
+            Tried { lease, result, kept, reader }
+        });
         Self { attempt, begun: Instant::now(), granted }
     }
 }
@@ -171,14 +185,16 @@ async fn next(racers: &mut [Racer<'_>], due: Option<Pin<&mut tokio::time::Sleep>
 }
 
 fn is_good(tries: &Tries<'_>, tried: &Tried) -> bool {
+    let heard = Heard::of(&tried.result);
     tried.result.is_ok()
-        && failure_of(&tried.result).is_none_or(|failure| !tries.context.policy.names(&failure))
+        && heard.failure.is_none_or(|failure| !tries.context.policy.names(&failure))
 }
 
 /// An attempt that failed while others are under way.
 fn lose(tries: &mut Tries<'_>, tried: Tried) {
     tries.tried.push(tried.lease.endpoint.id);
-    let _judged = judge(&tries.context, &tried.lease, &tried.result);
+    let heard = Heard::of(&tried.result);
+    let _judged = judge(&tries.context, &tried.lease, &tried.result, heard, Instant::now());
     let sent = tries.is_sent(tried.reader);
     if let Ok((response, connection)) = tried.result {
         discard(response, connection, tries.context.cluster.cluster(), sent);

@@ -1,6 +1,6 @@
 //! One attempt.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use http::{Request, Response, header};
 
@@ -8,7 +8,13 @@ use super::supply::Outgoing;
 use crate::{
     cluster::{Admitted, Cluster, Lease, pool::Connection},
     error::{Error, Fault, Retry},
-    forward::{deadline::Limits, exchange::DESTINATION, outcome, retry::Policy, worker::Worker},
+    forward::{
+        deadline::Limits,
+        exchange::DESTINATION,
+        outcome,
+        retry::Policy,
+        worker::{Counted, Worker},
+    },
     http::{
         body::{Body, Incoming, Progress},
         client::{Failure, SendError},
@@ -33,6 +39,7 @@ pub(super) struct Context<'a> {
     /// Whether the request comes from our own application.
     pub(super) outbound: bool,
     pub(super) caller: SocketAddr,
+    pub(super) counted: Rc<Counted>,
     pub(super) idempotent: bool,
     /// For balancers that go by it.
     pub(super) hash: Option<u64>,
@@ -40,59 +47,56 @@ pub(super) struct Context<'a> {
     pub(super) copies: bool,
 }
 
-/// How an attempt went.
-pub(super) struct Tried {
-    pub(super) lease: Lease,
-    pub(super) result: Result<(Response<Incoming>, Connection), Error>,
-    /// What can be sent again.
-    pub(super) kept: Option<Outgoing>,
-    pub(super) reader: u32,
-}
+/// How an attempt went: the head of its answer, and what it came on.
+pub(super) type Sent = Result<(Response<Incoming>, Connection), Error>;
 
-/// Sends `outgoing` to the leased endpoint and waits for the head of the response.
-pub(super) async fn attempt(context: &Context<'_>, lease: Lease, mut outgoing: Outgoing) -> Tried {
+/// Sends what is in `kept` to the leased endpoint and waits for the head of the response. What can be sent again is left
+/// there.
+pub(super) async fn attempt(
+    context: &Context<'_>,
+    lease: &Lease,
+    kept: &mut Option<Outgoing>,
+) -> Sent {
+    let Some(outgoing) = kept else { return Err(super::lost()) };
     context.limits.state(&context.policy, outgoing.request.headers_mut());
-    let reader = outgoing.reader;
-    // Until there is a connection to send it on: a timeout before does not lose it.
-    let mut kept = Some(outgoing);
-    let mut sent = false;
-    let sending = send(context, &lease, &mut kept, &mut sent);
-    let result = match context.limits.next(&context.policy) {
-        None => sending.await,
-        Some((until, limit)) => match tokio::time::timeout_at(until, sending).await {
-            Ok(result) => result,
-            Err(_) if sent => Err(outcome::timed_out(limit)),
-            Err(_) => Err(Error { retry: Retry::Safe, ..outcome::timed_out(limit) }),
-        },
+    let sent = Cell::new(false);
+    let sending = pin!(send(context, lease, kept, &sent));
+    let Some((until, limit)) = context.limits.next(&context.policy) else {
+        return sending.await;
     };
-    Tried { lease, result, kept, reader }
+    match tokio::time::timeout_at(until, sending).await {
+        Ok(result) => result,
+        Err(_) if sent.get() => Err(outcome::timed_out(limit)),
+        // Until there is a connection to send it on, a timeout does not lose it.
+        Err(_) => Err(Error { retry: Retry::Safe, ..outcome::timed_out(limit) }),
+    }
 }
 
 async fn send(
     context: &Context<'_>,
     lease: &Lease,
     kept: &mut Option<Outgoing>,
-    sent: &mut bool,
-) -> Result<(Response<Incoming>, Connection), Error> {
+    sent: &Cell<bool>,
+) -> Sent {
     let (pools, cluster) = (&context.worker.pools, context.cluster);
-    let mut connection = match context.http2 {
-        true => pools.http2(cluster, &lease.endpoint).await?,
-        false => pools.http1(cluster, &lease.endpoint).await?,
+    let mut connection = match pools.ready(cluster, &lease.endpoint, context.http2) {
+        Some(connection) => connection,
+        // On the heap, as most requests find one and all would be larger.
+        None => Box::pin(pools.find(cluster, &lease.endpoint, context.http2)).await?,
     };
-    let Some(mut outgoing) = kept.take() else { return Err(super::lost()) };
-    *sent = true;
     let stale = connection.idle > STALE_AFTER && context.idempotent;
     // An HTTP/2 upstream can refuse a stream at any time: with REFUSED_STREAM, or a GOAWAY that crossed it.
-    if stale || context.http2 || context.copies {
-        *kept = outgoing.copy();
-    }
-    dress(context, lease, &mut outgoing);
-    let (introduced, reader) = (outgoing.introduced, outgoing.reader);
-    let SendError { failure, request, detail } =
-        match connection.sender.send(outgoing.request).await {
-            Ok(response) => return Ok((response, connection)),
-            Err(error) => error,
-        };
+    let copied = stale || context.http2 || context.copies;
+    let Some((sending, introduced, reader)) = begin(context, lease, kept, copied, &mut connection)
+    else {
+        return Err(super::lost());
+    };
+    sent.set(true);
+    let failed = match sending.await {
+        Ok(response) => return Ok((response, connection)),
+        Err(failed) => failed,
+    };
+    let SendError { failure, request, detail } = failed;
     let body = context.progress.as_ref().and_then(|progress| progress.ended());
     let address = lease.endpoint.address;
     let mut error = match connection.refusal() {
@@ -107,9 +111,24 @@ async fn send(
         error.fault = Fault::Ours;
     }
     if let Some(request) = request {
-        *kept = Some(Outgoing { request, introduced, reader });
+        *kept = Some(Outgoing { request: *request, introduced, reader });
     }
     Err(error)
+}
+
+/// Takes the request, leaves a copy of it where one is kept, and sends it. Beside the answer to come: whether it says
+/// who called, and the number of its body.
+fn begin<'a>(
+    context: &Context<'_>,
+    lease: &Lease,
+    kept: &mut Option<Outgoing>,
+    copied: bool,
+    connection: &'a mut Connection,
+) -> Option<(impl Future<Output = Result<Response<Incoming>, SendError>> + use<'a>, bool, u32)> {
+    let copy = if copied { kept.as_ref()?.copy() } else { None };
+    dress(context, lease, kept.as_mut()?);
+    let Outgoing { request, introduced, reader } = std::mem::replace(kept, copy)?;
+    Some((connection.sender.send(request), introduced, reader))
 }
 
 /// What a request says depends on who gets it.
@@ -120,7 +139,8 @@ fn dress(context: &Context<'_>, lease: &Lease, outgoing: &mut Outgoing) {
         outgoing.introduced = true;
         let headers = outgoing.request.headers_mut();
         let host = headers.get(header::HOST).cloned();
-        head::add_forwarded(headers, context.caller, host.as_ref());
+        let caller = context.counted.written(context.caller);
+        head::add_forwarded(headers, caller, host.as_ref());
     }
 }
 

@@ -4,8 +4,11 @@ use std::rc::Rc;
 
 use http::Request;
 
-use super::form;
-use crate::http::{body::Body, replay::Replay};
+use super::{form, lost};
+use crate::{
+    error::Error,
+    http::{body::Body, replay::Replay},
+};
 
 /// A request on its way out.
 #[derive(Debug)]
@@ -20,12 +23,13 @@ pub(super) struct Outgoing {
 /// The request of an exchange between its attempts.
 #[derive(Debug)]
 pub(super) struct Supply {
-    kept: Option<Outgoing>,
+    /// What can be sent, or sent again.
+    pub(super) kept: Option<Outgoing>,
     replay: Option<Rc<Replay>>,
 }
 
 impl Outgoing {
-    /// A copy that may be sent later; `None` when the body cannot be sent twice. It gets its body from [`Supply::take`].
+    /// A copy that may be sent later; `None` when the body cannot be sent twice. It gets its body from [`Supply::with_body`].
     pub(super) fn copy(&self) -> Option<Self> {
         matches!(self.request.body(), Body::Empty | Body::Replayed(_)).then(|| Self {
             request: form::with_body(&self.request, Body::Empty),
@@ -41,15 +45,18 @@ impl Supply {
         Self { kept: Some(Outgoing { request, introduced: false, reader: 0 }), replay }
     }
 
-    /// The request for the next attempt.
-    pub(super) fn take(&mut self) -> Option<Outgoing> {
-        let kept = self.kept.take()?;
-        self.with_body(kept)
-    }
-
-    /// A request that came back, or a copy of it.
-    pub(super) fn put_back(&mut self, kept: Option<Outgoing>) {
-        self.kept = kept.or(self.kept.take());
+    /// Gets the request ready for the next attempt.
+    ///
+    /// # Errors
+    /// When it, or its body, is gone.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        let kept = self.kept.as_mut().ok_or_else(lost)?;
+        if let Some(replay) = &self.replay {
+            let (reader, body) = replay.begin().ok_or_else(lost)?;
+            *kept.request.body_mut() = body;
+            kept.reader = reader;
+        }
+        Ok(())
     }
 
     /// Gives a copy its body.

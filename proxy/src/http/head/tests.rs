@@ -157,17 +157,35 @@ fn no_spelling_says_who_the_caller_is() {
 #[test]
 fn forwarding_is_recorded_and_bounded() {
     let mut map = headers(&[("forwarded", "for=1.2.3.4")]);
-    let caller = "[::ffff:10.0.0.1]:5".parse().unwrap();
-    add_forwarded(&mut map, caller, Some(&HeaderValue::from_static("orders")));
+    let caller = written("[::ffff:10.0.0.1]:5".parse().unwrap());
+    add_forwarded(&mut map, caller.clone(), Some(&HeaderValue::from_static("orders")));
     assert_eq!(map["x-forwarded-for"], "10.0.0.1");
     assert_eq!(map["x-forwarded-proto"], "http");
     assert_eq!(map["x-forwarded-host"], "orders");
     assert_eq!(map["forwarded"], "for=1.2.3.4, for=10.0.0.1");
     for _ in 0..500 {
-        add_forwarded(&mut map, caller, None);
+        add_forwarded(&mut map, caller.clone(), None);
     }
     assert!(map["x-forwarded-for"].len() <= MAX_FORWARDED + 20);
     assert!(map["x-forwarded-for"].to_str().unwrap().split(", ").all(|hop| hop == "10.0.0.1"));
+    let mut map = headers(&[("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "https")]);
+    add_forwarded(&mut map, written("[fd00::1]:5".parse().unwrap()), None);
+    assert_eq!(map["forwarded"], "for=1.2.3.4, for=\"[fd00::1]\"");
+    assert_eq!(
+        (&map["x-forwarded-for"], &map["x-forwarded-proto"]),
+        (&"fd00::1".parse().unwrap(), &"https".parse().unwrap())
+    );
+}
+
+/// A name that is too long for its bit to be looked at would pass.
+#[test]
+fn every_name_that_concerns_a_connection_is_found_by_its_length() {
+    let more = [header::CONNECTION, header::TE, CLIENT_CERTIFICATE];
+    for name in ALWAYS_REMOVED.into_iter().chain(more) {
+        let mut map = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+        strip_hop_by_hop(&mut map);
+        assert!(map.is_empty(), "{name}");
+    }
 }
 
 #[test]

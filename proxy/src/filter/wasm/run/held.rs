@@ -1,0 +1,132 @@
+//! Waiting for plugins: for what they hold, and for an answer in place of what has gone on.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use http::StatusCode;
+
+use super::{Failure, Resumed, Run, Side};
+use crate::filter::wasm::{
+    answer::Answered,
+    head::{RequestHead, ResponseHead},
+    seat::Broken,
+    state::Waiting,
+};
+
+impl Run {
+    /// A request's head that a plugin holds, once it lets go of it.
+    pub(super) async fn held_request(
+        &self,
+        at: usize,
+    ) -> Result<(RequestHead, Option<Answered>), Failure> {
+        Ok(match self.held(at, Side::Request, at + 1).await? {
+            Resumed::Lost => (self.lost_head(at), None),
+            Resumed::Continued => (self.take_request(at), None),
+            Resumed::Answered(answered) => (self.take_request(at), Some(answered)),
+        })
+    }
+
+    /// The same of a response's.
+    pub(super) async fn held_response(
+        &self,
+        at: usize,
+    ) -> Result<(ResponseHead, Option<Answered>), Failure> {
+        Ok(match self.held(at, Side::Response, at).await? {
+            Resumed::Lost => (self.lost(at).response.unwrap_or_default(), None),
+            Resumed::Continued => (self.take_response(at), None),
+            Resumed::Answered(answered) => (self.take_response(at), Some(answered)),
+        })
+    }
+
+    /// Waits until a plugin lets go of the head that it holds.
+    pub(in crate::filter::wasm) async fn held(
+        &self,
+        at: usize,
+        side: Side,
+        passes: usize,
+    ) -> Result<Resumed, Failure> {
+        let place = &self.places[at];
+        let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
+        match tokio::time::timeout(self.patience.get(), resumed).await {
+            Ok(Ok(Resumed::Lost)) => {
+                self.failed(place, &Broken::Lost)?;
+                Ok(Resumed::Lost)
+            }
+            Ok(resumed) => resumed,
+            Err(_) => {
+                let what = format!("held it for {:?}", self.patience.get());
+                let failure = Failure::of(&place.plugin.label, &what);
+                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
+            }
+        }
+    }
+
+    fn poll_held(
+        &self,
+        at: usize,
+        side: Side,
+        passes: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Resumed, Failure>> {
+        let mark = &self.state.marks[at];
+        if mark.closed.get() {
+            return Poll::Ready(Err(self.closed(at)));
+        }
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Err(failure));
+        }
+        if let Some(answered) = self.answer_of(at, passes) {
+            return Poll::Ready(Ok(Resumed::Answered(answered)));
+        }
+        if mark.lost.borrow().is_some() {
+            return Poll::Ready(Ok(Resumed::Lost));
+        }
+        if mark.continued[side as usize].take() {
+            return Poll::Ready(Ok(Resumed::Continued));
+        }
+        let waiting = match side {
+            Side::Request => Waiting::Request,
+            Side::Response => Waiting::Response,
+        };
+        self.state.wait(waiting, context.waker());
+        Poll::Pending
+    }
+
+    /// Waits until a plugin answers or ends a request whose head has gone on.
+    pub async fn interrupted(&self) -> Result<Answered, Failure> {
+        poll_fn(|context| {
+            if let Some(failure) = self.failure.borrow().clone() {
+                return Poll::Ready(Err(failure));
+            }
+            for at in 0..self.reached.get() {
+                if let Some(answered) = self.answer_of(at, at + 1) {
+                    return Poll::Ready(Ok(answered));
+                }
+                if self.state.marks[at].closed.get() {
+                    return Poll::Ready(Err(self.closed(at)));
+                }
+            }
+            self.state.wait(Waiting::Answer, context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn take_request(&self, at: usize) -> RequestHead {
+        let taken = self.call(&self.places[at], |instance, context| {
+            let stream = instance.stream_mut(context);
+            Ok(stream.and_then(|stream| stream.contents.request.take()))
+        });
+        taken.ok().flatten().unwrap_or_default()
+    }
+
+    fn take_response(&self, at: usize) -> ResponseHead {
+        let taken = self.call(&self.places[at], |instance, context| {
+            let stream = instance.stream_mut(context);
+            Ok(stream.and_then(|stream| stream.contents.response.take()))
+        });
+        taken.ok().flatten().unwrap_or_default()
+    }
+}
