@@ -1,11 +1,12 @@
 //! Exchanges whose answers may come from our own memory (`CachePolicy`): looked up, waited for, fetched and kept.
 //!
 //! - [`answer`]: responses made of what is kept; [`arrive`]: bodies that are kept while they are passed on.
-//! - [`fetch`]: asking the origin, and what its answer makes of what is kept.
+//! - [`fetch`]: asking the origin, and what its answer makes of what is kept; [`second`]: asking what sidecars share first.
 
 mod answer;
 mod arrive;
 mod fetch;
+mod second;
 
 use std::{
     sync::Arc,
