@@ -100,7 +100,7 @@ impl Tier {
                     Ok(()) => self.pending.done(&void),
                     Err(failure) => {
                         self.note(&failure);
-                        // Also where it is full: who cannot have anything forgotten must not use it.
+                        // Who cannot have anything forgotten must not use it.
                         return Ended::GivenUp;
                     }
                 }
@@ -125,7 +125,7 @@ impl Tier {
     async fn forget(&self, link: &Link, void: &Void) -> Result<(), Failure> {
         match void {
             Void::Shelf(shelf, _) => scripts::forget(link, &self.keys.shelf(shelf)).await,
-            Void::Service(name, _) => scripts::begin_epoch(link, &self.keys.epoch(name)).await,
+            Void::Service(name, _) => scripts::end_epoch(link, &self.keys.epoch(name)).await,
         }
     }
 

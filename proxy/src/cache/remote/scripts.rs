@@ -117,13 +117,13 @@ pub async fn forget(link: &Link, shelf: &str) -> Result<(), Failure> {
     link.call(&command).await.map(drop)
 }
 
-/// Begins another epoch, by its key.
+/// Ends an epoch, by its key: who reads begins another. That works where memory is full, too.
 ///
 /// # Errors
 /// When Redis does not answer as it should.
-pub async fn begin_epoch(link: &Link, epoch: &str) -> Result<(), Failure> {
-    let mut command = redis::cmd("SET");
-    command.arg(epoch).arg(&token()[..]).arg("PX").arg(millis(EPOCH));
+pub async fn end_epoch(link: &Link, epoch: &str) -> Result<(), Failure> {
+    let mut command = redis::cmd("DEL");
+    command.arg(epoch);
     link.call(&command).await.map(drop)
 }
 

@@ -21,7 +21,8 @@ if kind == 'hash' and redis.call('HEXISTS', shelf, ARGV[7]) == 0
   redis.call('DEL', shelf)
   if generation ~= '' then redis.call('HSET', shelf, 'g', generation) end
 end
-if ARGV[6] == '' then redis.call('HDEL', shelf, ARGV[5]) else redis.call('HSET', shelf, ARGV[5], ARGV[6]) end
+-- First: what a script does after its first change is not refused any more where memory is full.
 redis.call('HSET', shelf, ARGV[7], ARGV[8])
+if ARGV[6] == '' then redis.call('HDEL', shelf, ARGV[5]) else redis.call('HSET', shelf, ARGV[5], ARGV[6]) end
 if redis.call('PTTL', shelf) < tonumber(ARGV[9]) then redis.call('PEXPIRE', shelf, ARGV[9]) end
 return 1
