@@ -18,7 +18,7 @@ const PROXY: &[&[&str]] = &[
     &["snapshot"],
     &["forward", "config"],
     &["listen", "admin", "bootstrap"],
-    &["app"],
+    &["app", "fuzz"],
 ];
 const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
@@ -28,7 +28,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["push", "ca", "purge"],
     &["transport"],
     &["xds", "http_api", "settings"],
-    &["app"],
+    &["app", "fuzz"],
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[

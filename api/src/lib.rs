@@ -19,6 +19,8 @@
 
 pub mod analyze;
 pub mod destination;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod invalid;
 mod kind;
 mod metadata;

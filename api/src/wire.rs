@@ -12,6 +12,7 @@
 //!   subscription stays, and the service is sent when it appears. A service that was asked for by alias comes
 //!   with that alias in `aliases`, even if the proxy has it already.
 //! - Ask for `Service` last: nothing is sent before, since the scope of all other types hangs on it.
+//! - What a proxy's plugins run is told with a request for `WasmPlugin` that asks for nothing ([`node::PLUGINS`]).
 //! - Order within one change: services and workloads that appear, policies, routes, then what disappears, so
 //!   that no intermediate state refers to something that has not arrived. The responses of one change form a
 //!   round; [`system_version`] marks all but its last, so that a proxy can apply it in one step.
@@ -61,7 +62,7 @@ pub fn more_follows(system_version: &str) -> bool {
     system_version.ends_with(MORE_FOLLOWS)
 }
 
-/// Keys of `Node.metadata` (a protobuf struct) in the first request of a stream.
+/// Keys of `Node.metadata` (a protobuf struct). Where nothing else is said: in the first request of a stream.
 pub mod node {
     /// Namespace of the proxy, a string. Decides how short host names resolve and which consumer routes apply.
     pub const NAMESPACE: &str = "namespace";
@@ -71,6 +72,18 @@ pub mod node {
     pub const LEASE_SECONDS: &str = "leaseSeconds";
     /// Set to true in the last request of a stream that ends on purpose: the workload is removed at once.
     pub const GOODBYE: &str = "goodbye";
+    /// In any later request: which versions of its plugins the proxy runs, where that is something else than it said
+    /// before on this stream. A struct: for each plugin (`<namespace>/<name>`) a struct with [`PLUGIN_VERSION`],
+    /// [`PLUGIN_DIGEST`] and perhaps [`PLUGIN_TRIAL`], or null if it runs none any more.
+    pub const PLUGINS: &str = "plugins";
+    /// The version that is live, a string: `<12 digits of the module's SHA-256>-<8 digits for its settings>`.
+    pub const PLUGIN_VERSION: &str = "version";
+    /// The SHA-256 of that version's module: 64 hexadecimal digits, a string.
+    pub const PLUGIN_DIGEST: &str = "digest";
+    /// The version on trial beside it, a string.
+    pub const PLUGIN_TRIAL: &str = "trial";
+    /// Plugins in one request, and known of one proxy: as many as a proxy runs.
+    pub const MAX_PLUGINS: usize = 1_000;
 }
 
 /// gRPC metadata with the bearer token: `authorization: Bearer <token>`.

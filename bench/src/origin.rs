@@ -3,7 +3,7 @@
 //!
 //! `instance` is another service, which takes its time and can be told to be slow or to fail.
 //! `http1` answers over plain epoll, `http2` with the `h2` crate (HTTP/2 and unary gRPC). The path
-//! says how much: `/1k`, `/10k`, `/64k`, `/1m`.
+//! says how much: `/1k`, `/10k`, `/64k`, `/1m`; `/kept/1k` and so on, over HTTP/1.1, may be kept.
 
 pub mod http1;
 pub mod http2;
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 const BODIES: [(&str, usize); 4] =
     [("/1k", 1024), ("/10k", 10 * 1024), ("/64k", 64 * 1024), ("/1m", 1024 * 1024)];
 const DEFAULT_BODY: usize = 1024;
+/// Before one of these paths, an answer may be kept and given again. What follows a `?` makes it another one.
+pub const KEPT: &str = "/kept";
 
 /// Where an origin listens: the one line it prints.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -57,6 +59,13 @@ fn headers() -> [(&'static str, &'static str); 6] {
         ("etag", "\"5f2c-61e0a3\""),
         ("vary", "accept-encoding"),
     ]
+}
+
+/// The same of an answer that may be kept. Without a date: it would have to be right.
+fn kept_headers() -> Vec<(&'static str, &'static str)> {
+    let others =
+        headers().into_iter().filter(|(name, _)| !["date", "cache-control"].contains(name));
+    others.chain([("cache-control", "public, max-age=86400")]).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod managed;
 mod nginx;
 mod process;
 mod relay;
+mod varnish;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -93,6 +94,8 @@ pub struct Setup {
     pub doors: Vec<Door>,
     /// Where native code of plugins is kept, by programs that keep it.
     pub module_cache: Option<PathBuf>,
+    /// So many bytes of answers are kept and given again. None: nothing is.
+    pub cache: Option<u64>,
 }
 
 /// A way of its own to the origin, so that one program can be measured with and without a plugin.
@@ -137,6 +140,7 @@ impl Setup {
             protection: Protection::Defaults,
             doors: Vec::new(),
             module_cache: None,
+            cache: None,
         }
     }
 
@@ -264,6 +268,11 @@ pub fn plain(programs: &Programs) -> Box<dyn Peer> {
     Box::new(leno::LenoPlain(leno::Leno { program: programs.leno.clone() }))
 }
 
+/// A cache and nothing else.
+pub fn varnish() -> Box<dyn Peer> {
+    Box::new(varnish::Varnish)
+}
+
 /// No proxy: callers reach the origin. What a proxy adds is the difference to this.
 pub fn direct() -> Box<dyn Peer> {
     Box::new(direct::Direct)
@@ -284,6 +293,7 @@ pub const LENO_PLAIN: &str = "leno (plain text)";
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const ENVOY: &str = "envoy";
+pub const VARNISH: &str = "varnish";
 pub const DIRECT: &str = "no proxy";
 
 impl Place {

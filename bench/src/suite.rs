@@ -4,6 +4,7 @@
 //! layout, mostly) is in the spread and not hidden in the median; rounds begin with another program
 //! each, so that none always follows the same one.
 
+mod cache;
 mod connections;
 mod exchanges;
 mod instructions;
@@ -67,6 +68,8 @@ pub enum Suite {
     Scale,
     /// Proxy-Wasm plugins: what the same modules add to a request in Leno and in Envoy, and what they weigh.
     Wasm,
+    /// Answers from memory, beside nginx and Varnish, and how many of them four rules of eviction make possible.
+    Cache,
 }
 
 /// What the command line settles.
@@ -138,6 +141,7 @@ impl Suite {
             Suite::Resilience => resilience::run(bench),
             Suite::Scale => scale::run(bench),
             Suite::Wasm => wasm::run(bench),
+            Suite::Cache => cache::run(bench),
         }
     }
 
@@ -156,6 +160,7 @@ impl Suite {
             Suite::Resilience => "resilience",
             Suite::Scale => "scale",
             Suite::Wasm => "wasm",
+            Suite::Cache => "cache",
         }
     }
 
@@ -174,6 +179,7 @@ impl Suite {
             Suite::Resilience => "Instances that fail, and overload",
             Suite::Scale => "Memory of configuration",
             Suite::Wasm => "Plugins",
+            Suite::Cache => "Answers from memory",
         }
     }
 }

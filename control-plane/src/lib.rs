@@ -24,6 +24,8 @@
 pub mod access;
 mod app;
 pub mod ca;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http_api;
 pub mod objects;
 pub mod plan;

@@ -67,8 +67,20 @@ enum Command {
     Connect { id: ProxyId, member: Member, identity: Identity, mailbox: Arc<Mailbox> },
     Subscribe { id: ProxyId, sequence: u64, add: Vec<Wish>, remove: Vec<Wish> },
     Verdicts { id: ProxyId, verdicts: Vec<Verdict> },
+    Running { id: ProxyId, running: Vec<(Key, Option<Running>)> },
     Holders { key: Key, answer: oneshot::Sender<Holders> },
     InScope { key: Key, answer: oneshot::Sender<BTreeSet<Member>> },
+}
+
+/// What a proxy runs of an object that is code: a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Running {
+    /// Of the code with its settings.
+    pub version: String,
+    /// SHA-256 of the code, in hexadecimal digits.
+    pub digest: String,
+    /// A version on trial beside it.
+    pub trial: Option<String>,
 }
 
 /// Who runs an object.
@@ -162,6 +174,17 @@ impl Connection {
         }
         let command = Command::Verdicts { id: self.id, verdicts };
         self.commands.send(command).await.map_err(|_| Stopped)
+    }
+
+    /// Says which versions the proxy runs of objects that are code, where that changed; `None`: none any more.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn runs(&self, running: Vec<(Key, Option<Running>)>) -> Result<(), Stopped> {
+        if running.is_empty() {
+            return Ok(());
+        }
+        self.commands.send(Command::Running { id: self.id, running }).await.map_err(|_| Stopped)
     }
 
     /// What has changed for the proxy; waits until something has. Safe to cancel.

@@ -12,6 +12,8 @@
 //! - `quota.rs`, `purge.rs`: beside xDS: shares of the limits that proxies have together; what their caches are to forget
 //! - `server.rs`: the service; `server/stream.rs`: one stream, with its lease
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod names;
 mod node;
 mod purge;

@@ -215,9 +215,9 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let plugins = applier.roster().clone();
     let shown = plugins.clone();
     shared.families.plugins.show(move || shown.shown());
-    let kept = shared.published.clone();
-    shared.families.caches.show(move || caches::samples(&kept));
-    let channels = Channels { updates, wishes: Wishes { hosts: wanted, again: asked_again } };
+    caches::show(&shared);
+    let wishes = Wishes { hosts: wanted, again: asked_again, plugins: plugins.clone() };
+    let channels = Channels { updates, wishes };
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));

@@ -20,6 +20,8 @@ mod config;
 mod error;
 mod filter;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http;
 mod identity;
 mod listen;

@@ -149,6 +149,20 @@ async fn live(control_plane: &ControlPlane, reason: &str) -> String {
     .await
 }
 
+/// The status of the plugin, as soon as it says that one proxy runs this version and no other runs any.
+async fn running(control_plane: &ControlPlane, version: &Value) -> Value {
+    let path = format!("/apis/{GROUP}/namespaces/default/wasmplugins/mark");
+    until(&format!("a status with {version}"), async || {
+        let answer = control_plane.call("GET", &path, &Value::Null).await;
+        let mut object: Value = serde_json::from_str(&answer.text()).unwrap();
+        let status = object["status"].take();
+        let versions = status["versions"].as_array()?;
+        let runs = versions.len() == 1 && versions[0]["version"] == *version;
+        (runs && versions[0]["proxies"] == 1).then_some(status)
+    })
+    .await
+}
+
 fn service(name: &str) -> Value {
     json!({
         "apiVersion": GROUP, "kind": "Service", "metadata": {"name": name},
@@ -177,11 +191,20 @@ async fn a_bad_module_is_rejected_alone_and_the_last_good_one_stays() {
     let proxy = Mesh::default().managed(&mut control_plane, "users").start().await;
     marked(&proxy, "good").await;
     assert_eq!(live(&control_plane, "Live").await, "live on 1 of 1 connected proxies that use it");
+    let first = in_state(&proxy, "live").await["version"].clone();
+    let status = running(&control_plane, &first).await;
+    let digest = status["versions"][0]["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    let (module, _) = first.as_str().unwrap().split_once('-').unwrap();
+    assert!(digest.len() == 64 && digest.starts_with(module), "{status}");
 
     let broken = modules.put("broken.wasm", b"no module at all");
     patch(&control_plane, &plugin(&broken, &json!({"failurePolicy": "Closed"}))).await;
     let message = live(&control_plane, "Rejected").await;
     assert!(message.contains("not a valid WebAssembly module"), "{message}");
+    let status = running(&control_plane, &first).await;
+    let reasons = &status["proxies"]["reasons"];
+    assert_eq!((reasons.as_array().unwrap().len(), &reasons[0]["proxies"]), (1, &json!(1)));
+    assert!(reasons[0]["reason"].as_str().unwrap().contains("not a valid WebAssembly"), "{status}");
     // Everything else goes live, and what was good goes on.
     let others = Origin::echo("others").await;
     control_plane.create(GROUP, "services", service("others")).await;
@@ -202,6 +225,7 @@ async fn a_bad_module_is_rejected_alone_and_the_last_good_one_stays() {
     marked(&proxy, "next").await;
     proxy.counts("leno_plugins_failed", &[], 0.0).await;
     let row = in_state(&proxy, "live").await;
+    running(&control_plane, &row["version"]).await;
     let version = row["version"].as_str().unwrap().to_owned();
     let labels = [("plugin", "default/mark"), ("version", &*version)];
     assert!(proxy.metric("leno_plugin_calls_total", &labels).await.unwrap() > 0.0);

@@ -30,8 +30,11 @@ pub struct PluginSettings {
     pub name: String,
     /// Which of several plugins in the module this is (property `plugin_root_id`).
     pub root_id: String,
-    /// The name of the space of shared data and queues (property `plugin_vm_id`).
+    /// The name of the space of shared data and queues (property `plugin_vm_id`). Plugins that name the same have it in
+    /// common, whatever their modules; those that name none have that of the empty name in common.
     pub vm_id: String,
+    /// Whose plugin it is. Spaces are their owner's: those of another owner cannot be named.
+    pub owner: String,
     /// What `proxy_on_configure` reads.
     pub configuration: Vec<u8>,
     /// What `proxy_on_vm_start` reads.
@@ -49,6 +52,11 @@ pub struct PluginSettings {
 }
 
 impl PluginSettings {
+    /// The space of shared data and queues that is meant by `vm_id`. No owner has a `/` in its name.
+    pub(crate) fn space(&self, vm_id: &str) -> String {
+        format!("{}/{vm_id}", self.owner)
+    }
+
     pub(crate) fn allows(&self, capability: &str) -> bool {
         self.capabilities.as_ref().is_none_or(|allowed| allowed.contains(capability))
     }

@@ -22,6 +22,8 @@ pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
 pub(crate) struct State<H: Host> {
     pub(crate) host: H,
     pub(crate) settings: Arc<PluginSettings>,
+    /// Of shared data and queues.
+    pub(crate) space: String,
     pub(crate) abi: AbiVersion,
     pub(crate) memory: Option<Memory>,
     pub(crate) allocator: Option<TypedFunc<u32, u32>>,
@@ -251,6 +253,7 @@ impl<H: Host> State<H> {
     ) -> Self {
         Self {
             host,
+            space: settings.space(&settings.vm_id),
             settings,
             abi,
             memory: None,

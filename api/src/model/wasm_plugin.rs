@@ -30,6 +30,7 @@ const MAX_ENTRIES: usize = 64;
 /// Of `capabilities`: the ABI and WASI together have about 110 names.
 const MAX_CAPABILITIES: usize = 256;
 const MAX_PLUGIN_NAME: usize = 256;
+const MAX_VM_ID: usize = 256;
 /// Of an environment variable. Every instance holds a copy of them all.
 const MAX_ENV_NAME: usize = 256;
 const MAX_ENV_VALUE: usize = 4096;
@@ -76,6 +77,8 @@ pub struct WasmPlugin {
     pub configuration: Arc<[u8]>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// The space of shared data and queues within its namespace; empty for the one of all that name none.
+    pub vm_id: String,
     /// What an instance may use.
     pub limits: Limits,
     /// What becomes of a request when the plugin cannot run.
@@ -230,7 +233,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     let matches = parse_matches(&at.field("match"), raw.matches, problems);
     let plugin_name = parse_plugin_name(&at.field("pluginName"), raw.plugin_name, problems);
-    let environment = parse_environment(&at, raw.vm_config, problems);
+    let (environment, vm_id) = parse_surroundings(&at.field("vmConfig"), raw.vm_config, problems);
     let limits = parse_limits(&at.field("limits"), raw.limits.unwrap_or_default(), problems);
     let capabilities = parse_capabilities(&at.field("capabilities"), raw.capabilities, problems);
     let canary = raw.canary.map(|canary| parse_canary(&at.field("canary"), &canary, problems));
@@ -249,6 +252,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
         plugin_name,
         configuration: configuration(raw.plugin_config),
         environment,
+        vm_id,
         limits,
         failure: raw.failure_policy.into(),
         capabilities,
@@ -307,15 +311,26 @@ fn parse_plugin_name(at: &Path<'_>, raw: Option<String>, problems: &mut Problems
     name
 }
 
-fn parse_environment(
-    spec: &Path<'_>,
+/// The environment, and the name of the space.
+fn parse_surroundings(
+    at: &Path<'_>,
     raw: Option<raw::VmConfig>,
     problems: &mut Problems,
+) -> (Vec<(String, String)>, String) {
+    let Some(raw) = raw else { return Default::default() };
+    if raw.vm_id.len() > MAX_VM_ID {
+        let message = format!("has {} bytes; at most {MAX_VM_ID} are allowed", raw.vm_id.len());
+        problems.add(at.field("vmId"), message);
+    }
+    (parse_environment(&at.field("env"), raw.env, problems), raw.vm_id)
+}
+
+fn parse_environment(
+    at: &Path<'_>,
+    raw: Vec<raw::EnvVar>,
+    problems: &mut Problems,
 ) -> Vec<(String, String)> {
-    let at = spec.field("vmConfig");
-    let at = at.field("env");
-    let raw = raw.map(|raw| raw.env).unwrap_or_default();
-    check_count(&at, raw.len(), 0, MAX_ENTRIES, problems);
+    check_count(at, raw.len(), 0, MAX_ENTRIES, problems);
     let mut environment: Vec<(String, String)> = Vec::new();
     for (i, raw) in raw.into_iter().enumerate().take(MAX_ENTRIES) {
         let here = at.index(i);

@@ -116,6 +116,10 @@ pub struct VmConfig {
     /// Environment variables, at most 64.
     #[serde(default)]
     pub env: Vec<EnvVar>,
+    /// The space of shared data and shared queues, as Envoy's `vm_config.vm_id`: plugins of a namespace that name the same
+    /// have it in common, and so have those that name none. At most 256 bytes.
+    #[serde(default)]
+    pub vm_id: String,
 }
 
 /// An environment variable.

@@ -34,7 +34,7 @@ struct Connection {
 }
 
 struct Answers {
-    by_path: Vec<(&'static str, Vec<u8>)>,
+    by_path: Vec<(String, Vec<u8>)>,
     other: Vec<u8>,
 }
 
@@ -193,19 +193,29 @@ impl Connection {
 
 impl Answers {
     fn new() -> Self {
-        let by_path = super::BODIES.iter().map(|(path, length)| (*path, answer(*length))).collect();
+        let paths = super::BODIES.iter();
+        let usual = paths.clone().map(|(path, length)| ((*path).to_owned(), answer(*length)));
+        let kept = |(path, length): &(&str, usize)| {
+            (format!("{}{path}", super::KEPT), answer_with(*length, &super::kept_headers()))
+        };
+        let by_path = usual.chain(paths.map(kept)).collect();
         Answers { by_path, other: answer(super::DEFAULT_BODY) }
     }
 
     fn to(&self, path: &[u8]) -> &[u8] {
+        let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
         let known = self.by_path.iter().find(|(at, _)| at.as_bytes() == path);
         known.map_or(&self.other, |(_, answer)| answer)
     }
 }
 
 fn answer(length: usize) -> Vec<u8> {
+    answer_with(length, &super::headers())
+}
+
+fn answer_with(length: usize, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n").into_bytes();
-    for (header, value) in super::headers() {
+    for (header, value) in headers {
         bytes.extend_from_slice(format!("{header}: {value}\r\n").as_bytes());
     }
     bytes.extend_from_slice(b"\r\n");

@@ -157,6 +157,9 @@ pub fn config(setup: &Setup) -> Result<String> {
     service(&mut text, HOST, protocol)?;
     origin(&mut text, setup)?;
     text.push_str(&policy(setup.protection));
+    if let Some(bytes) = setup.cache {
+        cache(&mut text, bytes)?;
+    }
     for number in 0..setup.routes {
         route(&mut text, &format!("route-{number}"), &format!("/route-{number}"), "")?;
     }
@@ -196,6 +199,16 @@ fn policy(protection: Protection) -> String {
          metadata: {{name: {HOST}, namespace: bench}}\nspec:\n  \
          targetRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  {fields}\n---\n"
     )
+}
+
+fn cache(text: &mut String, bytes: u64) -> Result<()> {
+    write!(
+        text,
+        "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\n\
+         metadata: {{name: {HOST}, namespace: bench}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: {HOST}}}]\n  maxBytes: {bytes}\n---\n"
+    )?;
+    Ok(())
 }
 
 fn service(text: &mut String, name: &str, protocol: &str) -> Result<()> {
@@ -302,6 +315,9 @@ mod tests {
                 let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
                 assert!(problems.is_empty() && resources.len() == 13, "{problems:?}");
             }
+            let setup = Setup { cache: Some(64 << 20), ..Setup::new(mode, origin) };
+            let (resources, problems) = leno_api::yaml::resources(&config(&setup).unwrap());
+            assert!(problems.is_empty() && resources.len() == 3, "{problems:?}");
         }
     }
 }

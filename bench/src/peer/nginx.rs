@@ -105,6 +105,16 @@ fn config(place: &Place, setup: &Setup) -> Result<String> {
          {}",
         upstream(setup)
     )?;
+    if let Some(bytes) = setup.cache {
+        // Answers are files to it: as cheap as it can have them.
+        write!(
+            text,
+            "  sendfile on;\n  tcp_nopush on;\n  open_file_cache max=20000;\n  \
+             proxy_cache_path {} levels=1:2 keys_zone=all:16m max_size={bytes} use_temp_path=off;\n  \
+             proxy_cache all;\n",
+            place.path("cache").display()
+        )?;
+    }
     for service in 0..setup.services {
         write!(text, "  upstream service-{service} {{ ")?;
         for address in setup.workload_addresses(service) {

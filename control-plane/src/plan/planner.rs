@@ -54,7 +54,12 @@ impl Planner {
 
     /// The connected proxies that have the object in scope. Looks at all of them.
     pub fn in_scope(&self, key: &Key) -> impl Iterator<Item = ProxyId> {
-        self.scopes.iter().filter(move |(_, scope)| scope.holds(key)).map(|(id, _)| *id)
+        self.scopes.iter().filter(move |(_, scope)| scope.has(key)).map(|(id, _)| *id)
+    }
+
+    /// Whether a proxy has the object in scope.
+    pub fn has(&self, id: ProxyId, key: &Key) -> bool {
+        self.scopes.get(&id).is_some_and(|scope| scope.has(key))
     }
 
     pub fn connect(&mut self, id: ProxyId, identity: Identity) {

@@ -70,6 +70,10 @@ impl Scope {
         scope
     }
 
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.members.contains_key(key)
+    }
+
     /// Takes the scope out of all that is shared, and names what it held.
     pub(super) fn dissolve(self, interest: &mut Interest) -> Vec<Key> {
         for service in self.frontends.0.keys() {
@@ -94,10 +98,6 @@ impl Scope {
             interest.left(key);
         }
         self.members.into_keys().collect()
-    }
-
-    pub(super) fn holds(&self, key: &Key) -> bool {
-        self.members.contains_key(key)
     }
 
     pub(super) fn add_frontend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {

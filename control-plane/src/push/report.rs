@@ -10,7 +10,10 @@ use leno_api::Key;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::tally::Report;
+use super::{
+    Running,
+    tally::{Reason, Report},
+};
 use crate::{
     objects::timestamp,
     plan::ProxyId,
@@ -73,7 +76,11 @@ fn operation(
     let key = store_key(&report.key);
     let mut object = store.get(&key)?.json().ok()?;
     let before = object.get_mut("status").map(Value::take).unwrap_or_default();
-    let status = status(report, names, before, now);
+    let status = status(report, names, before.clone(), now);
+    // Nothing that is the same is written: each write is a change that everybody who watches the resource hears of.
+    if status == before {
+        return None;
+    }
     Some(Operation::Status { key, generation: report.generation, status })
 }
 
@@ -98,11 +105,34 @@ pub(super) fn status(
         .iter()
         .map(|(proxy, reason)| json!({"proxy": names.get(proxy), "reason": reason}))
         .collect();
-    let proxies = json!({"connected": report.connected, "live": report.live, "rejected": rejected});
+    let reasons: Vec<_> = report
+        .reasons
+        .iter()
+        .map(|Reason { reason, proxies, example }| {
+            json!({"reason": reason, "proxies": proxies, "example": names.get(example)})
+        })
+        .collect();
+    let proxies = json!({
+        "connected": report.connected, "live": report.live, "rejected": rejected, "reasons": reasons,
+    });
     status.insert("observedGeneration".into(), report.generation.into());
     status.insert("conditions".into(), Value::Array(conditions));
     status.insert("proxies".into(), proxies);
+    // Only what is code has versions of its own.
+    if report.key.kind.kind == "WasmPlugin" {
+        status.insert("versions".into(), report.versions.iter().map(version).collect());
+    }
     Value::Object(status)
+}
+
+fn version((running, proxies): &(Arc<Running>, usize)) -> Value {
+    let mut shown = json!({
+        "version": running.version, "digest": format!("sha256:{}", running.digest), "proxies": proxies,
+    });
+    if let Some(trial) = &running.trial {
+        shown["trial"] = trial.as_str().into();
+    }
+    shown
 }
 
 struct Words {

@@ -2,6 +2,7 @@
 //! rejected it, and when that is to be written down. Pure: the time is an argument.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 
 use leno_api::Key;
 
+use super::Running;
 use crate::plan::{Item, ProxyId, Verdict};
 
 /// How long the first report about a change waits for proxies to answer.
@@ -17,6 +19,8 @@ pub(super) const SETTLE: Duration = Duration::from_millis(100);
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// Proxies named in one status; the number of the others is given.
 pub(super) const MAX_NAMED: usize = 20;
+/// Versions and reasons told apart in one status, those of most proxies first.
+pub(super) const MAX_TOLD_APART: usize = 5;
 /// Characters of a proxy's reason that are kept.
 const MAX_REASON: usize = 1024;
 
@@ -34,6 +38,9 @@ struct Record {
     unusable: Option<String>,
     live: HashSet<ProxyId>,
     rejected: BTreeMap<ProxyId, String>,
+    /// What each proxy says that it runs, where the object is something that runs. Whatever version of the object is in
+    /// force: that is what is to be known while a new one does not get live.
+    running: HashMap<ProxyId, Arc<Running>>,
     reported: Option<Instant>,
     due: Option<Instant>,
 }
@@ -49,6 +56,17 @@ pub(super) struct Report {
     /// All that rejected it; of these, the first are named.
     pub(super) rejected: usize,
     pub(super) named: Vec<(ProxyId, String)>,
+    /// How many rejected it for the same reason, and one of them.
+    pub(super) reasons: Vec<Reason>,
+    /// How many run the same version.
+    pub(super) versions: Vec<(Arc<Running>, usize)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) reason: String,
+    pub(super) proxies: usize,
+    pub(super) example: ProxyId,
 }
 
 impl Tally {
@@ -71,13 +89,15 @@ impl Tally {
         first_report: Instant,
     ) {
         let old = self.records.remove(key);
-        let (reported, due) = old.map_or((None, None), |old| (old.reported, old.due));
+        let (running, reported, due) =
+            old.map_or_else(Default::default, |old| (old.running, old.reported, old.due));
         let record = Record {
             version,
             generation,
             unusable,
             live: HashSet::new(),
             rejected: BTreeMap::new(),
+            running,
             reported,
             due,
         };
@@ -110,6 +130,25 @@ impl Tally {
         }
     }
 
+    /// What a proxy runs of the object; `None`: nothing any more.
+    pub(super) fn runs(
+        &mut self,
+        proxy: ProxyId,
+        key: &Key,
+        running: Option<Arc<Running>>,
+        now: Instant,
+    ) {
+        let Some(record) = self.records.get_mut(key) else { return };
+        let same = record.running.get(&proxy) == running.as_ref();
+        match running {
+            Some(running) => _ = record.running.insert(proxy, running),
+            None => _ = record.running.remove(&proxy),
+        }
+        if !same {
+            self.mark(key, now + SETTLE);
+        }
+    }
+
     /// Whether the proxy runs the object as it is now.
     pub(super) fn is_live(&self, key: &Key, proxy: ProxyId) -> bool {
         self.records.get(key).is_some_and(|record| record.live.contains(&proxy))
@@ -125,6 +164,7 @@ impl Tally {
         if let Some(record) = self.records.get_mut(key) {
             record.live.remove(&proxy);
             record.rejected.remove(&proxy);
+            record.running.remove(&proxy);
             self.mark(key, now + SETTLE);
         }
     }
@@ -154,6 +194,8 @@ impl Tally {
                 live: record.live.len(),
                 rejected: record.rejected.len(),
                 named: named.map(|(proxy, reason)| (*proxy, reason.clone())).collect(),
+                reasons: record.reasons(),
+                versions: record.versions(),
                 key,
             });
         }
@@ -170,5 +212,37 @@ impl Tally {
             self.due.remove(&(before, key.clone()));
         }
         self.due.insert((earliest, key.clone()));
+    }
+}
+
+impl Record {
+    fn reasons(&self) -> Vec<Reason> {
+        let mut found: HashMap<&str, (usize, ProxyId)> = HashMap::new();
+        for (proxy, reason) in &self.rejected {
+            found.entry(reason).or_insert((0, *proxy)).0 += 1;
+        }
+        let reasons =
+            found.into_iter().map(|(reason, (proxies, example))| (reason, proxies, example));
+        let mut reasons: Vec<_> = reasons.collect();
+        reasons.sort_by_key(|(reason, proxies, _)| (Reverse(*proxies), *reason));
+        reasons.truncate(MAX_TOLD_APART);
+        let own = |(reason, proxies, example): (&str, _, _)| Reason {
+            reason: reason.to_owned(),
+            proxies,
+            example,
+        };
+        reasons.into_iter().map(own).collect()
+    }
+
+    fn versions(&self) -> Vec<(Arc<Running>, usize)> {
+        let mut found: HashMap<&Arc<Running>, usize> = HashMap::new();
+        for running in self.running.values() {
+            *found.entry(running).or_default() += 1;
+        }
+        let mut versions: Vec<_> =
+            found.into_iter().map(|(running, proxies)| (running.clone(), proxies)).collect();
+        versions.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        versions.truncate(MAX_TOLD_APART);
+        versions
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_api::{KINDS, Key, KindInfo, model::ObjectName};
+use leno_api::{KINDS, Key, KindInfo, model::ObjectName, wire};
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Holders, Mailbox, Pending, WINDOW,
+    Command, Holders, Mailbox, Pending, Running, WINDOW,
     report::{self, Reports},
     tally::{SETTLE, Tally},
 };
@@ -31,6 +31,8 @@ const COMMANDS_AT_ONCE: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
 /// Statuses in one transaction.
 const REPORTS_AT_ONCE: usize = 500;
+/// Objects of which it is known which version one proxy runs.
+const MAX_RUNNING: usize = wire::node::MAX_PLUGINS;
 /// After a start proxies get this long to come back, before statuses say that they are gone.
 const RETURN_TIME: Duration = Duration::from_secs(5);
 /// How long to wait before reading the store anew after its watch failed.
@@ -55,6 +57,9 @@ struct Proxy {
     /// Subscriptions planned in, and up to which of them it was told.
     sequence: u64,
     told: u64,
+    /// What it says that it runs, also of what is not in its scope yet: that may be about to change. At most
+    /// [`MAX_RUNNING`].
+    running: HashMap<Key, Arc<Running>>,
 }
 
 /// What woke the loop.
@@ -168,7 +173,8 @@ impl Task {
         match command {
             Command::Connect { id, member, identity, mailbox } => {
                 self.planner.connect(id, identity);
-                self.proxies.insert(id, Proxy { member, mailbox, sequence: 0, told: 0 });
+                let running = HashMap::new();
+                self.proxies.insert(id, Proxy { member, mailbox, sequence: 0, told: 0, running });
             }
             Command::Subscribe { id, sequence, add, remove } => {
                 let Some(proxy) = self.proxies.get_mut(&id) else { return };
@@ -183,6 +189,7 @@ impl Task {
                     self.tally.verdict(id, verdict, now);
                 }
             }
+            Command::Running { id, running } => self.runs(id, running),
             Command::Holders { key, answer } => {
                 // Whoever asked may have given up.
                 answer.send(self.holders(&key)).ok();
@@ -191,6 +198,27 @@ impl Task {
                 let proxies = self.planner.in_scope(&key);
                 let members = proxies.filter_map(|id| Some(self.proxies.get(&id)?.member.clone()));
                 answer.send(members.collect()).ok();
+            }
+        }
+    }
+
+    /// Takes up what a proxy says that it runs. Of what it has not, it says nothing that counts.
+    fn runs(&mut self, id: ProxyId, running: Vec<(Key, Option<Running>)>) {
+        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let now = now();
+        for (key, running) in running {
+            let running = running.map(Arc::new);
+            match &running {
+                None => _ = proxy.running.remove(&key),
+                Some(_)
+                    if proxy.running.len() >= MAX_RUNNING && !proxy.running.contains_key(&key) =>
+                {
+                    continue;
+                }
+                Some(running) => _ = proxy.running.insert(key.clone(), running.clone()),
+            }
+            if self.planner.has(id, &key) {
+                self.tally.runs(id, &key, running, now);
             }
         }
     }
@@ -243,13 +271,18 @@ impl Task {
         }
         let now = now();
         for (id, delta) in deltas {
+            let proxy = self.proxies.get_mut(&id);
             for (key, item) in &delta.items {
                 match item {
                     Some(_) => self.tally.moved(key, now),
                     None => self.tally.left(id, key, now),
                 }
+                let known = proxy.as_ref().and_then(|proxy| proxy.running.get(key));
+                if let (Some(_), Some(running)) = (item, known) {
+                    self.tally.runs(id, key, Some(running.clone()), now);
+                }
             }
-            let Some(proxy) = self.proxies.get_mut(&id) else { continue };
+            let Some(proxy) = proxy else { continue };
             proxy.told = proxy.sequence;
             proxy.mailbox.put(Pending {
                 delta,
@@ -338,7 +371,10 @@ impl Task {
         if due.is_empty() {
             return;
         }
-        let proxies = due.iter().flat_map(|report| &report.named).map(|(id, _)| *id);
+        let proxies = due.iter().flat_map(|report| {
+            let named = report.named.iter().map(|(id, _)| *id);
+            named.chain(report.reasons.iter().map(|reason| reason.example))
+        });
         let names = proxies
             .filter_map(|id| Some((id, self.proxies.get(&id)?.member.name.clone())))
             .collect();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     report::status,
-    tally::{INTERVAL, MAX_NAMED, Report, SETTLE, Tally},
+    tally::{INTERVAL, MAX_NAMED, MAX_TOLD_APART, Reason, Report, SETTLE, Tally},
     *,
 };
 use crate::{
@@ -84,6 +84,56 @@ fn a_status_names_a_bounded_number_of_proxies() {
     }
     let report = tally.take_due(now + INTERVAL, 10, |_| 100).remove(0);
     assert_eq!((report.rejected, report.named.len()), (100, MAX_NAMED));
+    let reason = Reason { reason: "no".into(), proxies: 100, example: ProxyId(0) };
+    assert_eq!(report.reasons, [reason]);
+}
+
+#[test]
+fn the_reasons_of_most_are_told() {
+    let (mut tally, version, now) = tally();
+    for number in 0..10_u64 {
+        // One proxy has the reason 0, two have 1, and so on.
+        for proxy in 0..=number {
+            let reason = format!("reason {number}");
+            tally.verdict(ProxyId(number * 100 + proxy), verdict(&version, Err(reason)), now);
+        }
+    }
+    let reasons = tally.take_due(now + INTERVAL, 10, |_| 55).remove(0).reasons;
+    let found: Vec<_> = reasons.iter().map(|reason| (&*reason.reason, reason.proxies)).collect();
+    assert_eq!(found[..2], [("reason 9", 10), ("reason 8", 9)]);
+    assert_eq!((found.len(), reasons[0].example), (MAX_TOLD_APART, ProxyId(900)));
+}
+
+fn running(version: &str) -> Option<Arc<Running>> {
+    Some(Arc::new(Running { version: version.into(), digest: "ab".into(), trial: None }))
+}
+
+#[test]
+fn versions_are_counted_and_nothing_is_said_of_what_does_not_change() {
+    let (mut tally, _, now) = tally();
+    let key = key("Service shop/a");
+    let found = |tally: &mut Tally, at: u32| {
+        let reports = tally.take_due(now + INTERVAL * at, 10, |_| 9);
+        let versions = reports.into_iter().flat_map(|report| report.versions);
+        versions.map(|(running, count)| (running.version.clone(), count)).collect::<Vec<_>>()
+    };
+    for (proxy, version) in [(1, "a"), (2, "b"), (3, "b")] {
+        tally.runs(ProxyId(proxy), &key, running(version), now);
+    }
+    assert_eq!(found(&mut tally, 1), [("b".to_owned(), 2), ("a".to_owned(), 1)]);
+    tally.runs(ProxyId(3), &key, running("b"), now + INTERVAL * 2);
+    tally.runs(ProxyId(4), &key, None, now + INTERVAL * 2);
+    assert!(tally.take_due(now + INTERVAL * 9, 10, |_| 9).is_empty(), "nothing has changed");
+    // A new version of the object does not change what runs; leaving does.
+    tally.put(&item(service("shop/a", &["x"]), 2), now + INTERVAL * 10);
+    assert_eq!(found(&mut tally, 10).len(), 2);
+    tally.left(ProxyId(1), &key, now + INTERVAL * 11);
+    tally.runs(ProxyId(2), &key, None, now + INTERVAL * 11);
+    assert_eq!(found(&mut tally, 12), [("b".to_owned(), 1)]);
+    (0..100).for_each(|proxy| {
+        tally.runs(ProxyId(proxy), &key, running(&proxy.to_string()), now + INTERVAL * 13);
+    });
+    assert_eq!(found(&mut tally, 14).len(), MAX_TOLD_APART);
 }
 
 fn report() -> Report {
@@ -95,6 +145,8 @@ fn report() -> Report {
         live: 3,
         rejected: 0,
         named: Vec::new(),
+        reasons: Vec::new(),
+        versions: Vec::new(),
     }
 }
 

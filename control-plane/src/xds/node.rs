@@ -1,24 +1,26 @@
 //! What a proxy says about itself, in the first request of its stream and in the last.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeBounds, sync::Arc, time::Duration};
 
 use envoy_types::pb::{
     envoy::config::core::v3::Node,
     google::protobuf::{Struct, value::Kind},
 };
 use leno_api::{
-    Resource,
+    KINDS, Key, Resource,
     model::{Model, ObjectName, workload::Workload},
     wire::node,
 };
 use serde_json::Value;
 
-use crate::plan::Identity;
+use crate::{plan::Identity, push::Running};
 
 /// The lease of a proxy that does not name one: long enough to restart the control plane.
 const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 /// The longest name that a proxy may have.
 const MAX_ID: usize = 512;
+/// The longest version of a plugin; today's have 21 bytes.
+const MAX_VERSION: usize = 64;
 
 /// A proxy that introduced itself.
 #[derive(Debug)]
@@ -94,6 +96,48 @@ pub fn introduction(node: Option<&Node>) -> Result<Introduction, BadNode> {
 pub fn is_goodbye(node: Option<&Node>) -> bool {
     let metadata = node.and_then(|node| node.metadata.as_ref());
     matches!(field(metadata, node::GOODBYE), Some(Kind::BoolValue(true)))
+}
+
+/// Which versions of its plugins the proxy says that it runs, and how many of these words are of no use. `None` for a
+/// plugin: no version any more.
+pub fn running(node: Option<&Node>) -> (Vec<(Key, Option<Running>)>, usize) {
+    let metadata = node.and_then(|node| node.metadata.as_ref());
+    let Some(Kind::StructValue(plugins)) = field(metadata, node::PLUGINS) else {
+        return (Vec::new(), 0);
+    };
+    let Some(kind) = KINDS.iter().find(|kind| kind.kind == "WasmPlugin") else {
+        return (Vec::new(), 0);
+    };
+    let read = plugins.fields.iter().take(node::MAX_PLUGINS).filter_map(|(name, value)| {
+        let key = Key { kind, name: ObjectName::parse(name)? };
+        Some((key, versions(value.kind.as_ref()?)?))
+    });
+    let read: Vec<_> = read.collect();
+    let useless = plugins.fields.len() - read.len();
+    (read, useless)
+}
+
+/// `None` where it is neither none nor well-formed.
+fn versions(value: &Kind) -> Option<Option<Running>> {
+    let Kind::StructValue(fields) = value else {
+        return matches!(value, Kind::NullValue(_)).then_some(None);
+    };
+    let read = |name| text(Some(fields), name);
+    let trial = match read(node::PLUGIN_TRIAL) {
+        Some(trial) => Some(code(trial, ..=MAX_VERSION)?),
+        None => None,
+    };
+    Some(Some(Running {
+        version: code(read(node::PLUGIN_VERSION)?, ..=MAX_VERSION)?,
+        digest: code(read(node::PLUGIN_DIGEST)?, 64..=64)?,
+        trial,
+    }))
+}
+
+/// Digits and dashes. What a proxy says is shown to people as it is.
+fn code(text: &str, length: impl RangeBounds<usize>) -> Option<String> {
+    let good = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    (length.contains(&text.len()) && text.bytes().all(good)).then(|| text.to_owned())
 }
 
 fn workload(json: &str, namespace: &str) -> Result<(Value, Arc<Workload>), BadNode> {
@@ -177,6 +221,44 @@ mod tests {
         // Somebody else's workload is not one's own.
         let read = introduction(Some(&node("shop/a", &[("namespace", string("other"))]))).unwrap();
         assert_eq!(read.identity.workload, None);
+    }
+
+    #[test]
+    fn reads_what_plugins_run() {
+        let fields =
+            |fields: &[(&str, Kind)]| Struct { fields: node("x", fields).metadata.unwrap().fields };
+        let digest = "ab".repeat(32);
+        let good = |more: &[(&str, Kind)]| {
+            let all =
+                [&[("version", string("abab-01")), ("digest", string(&digest))], more].concat();
+            Kind::StructValue(fields(&all))
+        };
+        let plugins = [
+            ("shop/one", good(&[])),
+            ("shop/two", good(&[("trial", string("cd-02")), ("fromTheFuture", string("x"))])),
+            ("shop/gone", Kind::NullValue(0)),
+            ("no name", good(&[])),
+            ("shop/a", good(&[("version", string("<b>"))])),
+            ("shop/b", good(&[("digest", string("abab"))])),
+            ("shop/c", good(&[("trial", string(&"1".repeat(65)))])),
+            ("shop/d", Kind::BoolValue(true)),
+        ];
+        let node = node("x", &[("plugins", Kind::StructValue(fields(&plugins)))]);
+        let (mut read, useless) = running(Some(&node));
+        read.sort_by_key(|(key, _)| key.to_string());
+        let trials: Vec<_> = read
+            .iter()
+            .map(|(key, running)| {
+                (key.to_string(), running.as_ref().map(|running| running.trial.as_deref()))
+            })
+            .collect();
+        let expected = [
+            ("WasmPlugin shop/gone".to_owned(), None),
+            ("WasmPlugin shop/one".to_owned(), Some(None)),
+            ("WasmPlugin shop/two".to_owned(), Some(Some("cd-02"))),
+        ];
+        assert_eq!((&trials[..], useless), (&expected[..], 5));
+        assert!(running(None).0.is_empty());
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 mod stream;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::stream::session_request;
+
 use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::discovery::v3::{

@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 
 use crate::{
     cache::figures::Figures,
+    forward::worker::Shared,
     snapshot::{Published, Snapshot},
     telemetry::metrics::caches::Sample,
 };
@@ -81,8 +82,13 @@ pub(super) fn lines(figures: &[(ObjectName, Figures)]) -> String {
     text
 }
 
-/// For the metrics of this process.
-pub fn samples(published: &Arc<Published>) -> Vec<Sample> {
+/// Shows them in the metrics.
+pub fn show(shared: &Shared) {
+    let published = shared.published.clone();
+    shared.families.caches.show(move || samples(&published));
+}
+
+fn samples(published: &Published) -> Vec<Sample> {
     let snapshot = published.load();
     let caches = snapshot.caches.iter();
     let sample = |(policy, cache): (&ObjectName, &Arc<crate::cache::Cache>)| {

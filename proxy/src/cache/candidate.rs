@@ -152,3 +152,6 @@ fn tags(policy: &CachePolicy, headers: &HeaderMap) -> Arc<[Box<str>]> {
     let tags = tags.filter(|tag| !tag.is_empty() && tag.len() <= LONGEST_TAG);
     tags.take(MOST_TAGS).map(Box::from).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,8 +68,8 @@ pub struct Applier {
     preparer: Preparer,
     /// An answer to the source that waits for plugins.
     held: Option<Held>,
-    /// What the source was told of each plugin: whether it is live.
-    told: BTreeMap<ObjectName, bool>,
+    /// What the source was told of each plugin: that it is live, or why not.
+    told: BTreeMap<ObjectName, Result<(), String>>,
     again: Option<mpsc::Sender<Key>>,
     started: Instant,
 }
@@ -254,8 +254,10 @@ impl Applier {
         if !dirty.is_empty() || !loaded {
             self.publish(&mut dirty);
         }
-        if let Some(live) = change.live {
-            self.answer(live, refused, plugins);
+        match change.live {
+            Some(live) => self.answer(live, refused, plugins),
+            // Known from before: the source claims that it is live, until it hears otherwise.
+            None => self.told.extend(plugins.into_iter().map(|key| (key.name, Ok(())))),
         }
     }
 

@@ -34,7 +34,7 @@ use tokio::{
 
 use self::{module::Modules, store::Store, task::Task};
 pub use self::{
-    roster::{Figures, Roster, Row},
+    roster::{Figures, Roster, Row, Running},
     task::Done,
 };
 use super::canary::{self, Decision, Sample};

@@ -3,16 +3,23 @@
 pub mod control_plane;
 pub mod file;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use leno_api::{Key, Resource};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 
+use super::prepare::Roster;
 use control_plane::{Command, Link};
 
 /// Updates waiting for the configuration task; a source that is faster waits.
 pub const MAX_WAITING: usize = 16;
+
+/// The least time between two reports of what plugins run: what changes more often is told together.
+const REPORT_PLUGINS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a source tells the configuration task.
 #[derive(Debug)]
@@ -61,6 +68,8 @@ pub struct Wishes {
     pub hosts: mpsc::Receiver<String>,
     /// Resources of which something else has become than was said.
     pub again: mpsc::Receiver<Key>,
+    /// What plugins run, which it is told.
+    pub plugins: Arc<Roster>,
 }
 
 /// Stands between the control plane's link and the configuration task: hands changes over, acknowledges them once they
@@ -74,7 +83,14 @@ pub async fn follow(
 ) {
     // In order: the verdict on a newer version of a resource is the later one.
     let mut verdicts = FuturesOrdered::new();
+    let (mut running, mut report_at) = (wishes.plugins.subscribe(), Instant::now());
+    // Of what was known at the start nobody has been told yet.
+    running.mark_changed();
     loop {
+        let reporting = async {
+            sleep_until(report_at).await;
+            running.changed().await
+        };
         let command = tokio::select! {
             update = link.updates.recv() => {
                 let Some(update) = update else { return };
@@ -93,6 +109,10 @@ pub async fn follow(
             },
             Some(host) = wishes.hosts.recv() => Command::Subscribe { host },
             Some(key) = wishes.again.recv() => Command::Again { key },
+            Ok(()) = reporting => {
+                report_at = Instant::now() + REPORT_PLUGINS_EVERY;
+                Command::Running { plugins: wishes.plugins.running() }
+            }
             // Also when nobody can stop us any more: then the proxy is ending.
             _ = stopped.wait_for(|stopped| *stopped) => {
                 let _ = link.commands.send(Command::Goodbye).await;

@@ -222,6 +222,7 @@ impl Call {
                 }
             };
             let mut others = match begun {
+                Begun::Lead(_) if self.was_kept_meanwhile(&question, &request) => continue,
                 Begun::Lead(lead) => return self.fetch(exchange, lead, question, request).await,
                 Begun::Join(others) => others,
             };
@@ -275,6 +276,11 @@ impl Call {
         let known: Vec<_> = known.collect();
         let why = if known.is_empty() { Forward::UriMiss } else { Forward::VaryMiss };
         Found::Ask(Question { known, selected: false, why })
+    }
+
+    /// Whether another worker's fetch for the same came to its end between our look and our beginning.
+    fn was_kept_meanwhile(&self, question: &Question, request: &Request<Body>) -> bool {
+        !question.selected && matches!(self.look(request, unix_now()), Found::Answer(..))
     }
 
     fn reuse(&self, stored: &Stored, now: Duration) -> Reuse {

@@ -59,11 +59,11 @@ impl<H: Host> State<H> {
                 }
                 Ok(())
             }
-            b"leno_shared_data_delete" => data.delete(&settings.vm_id, arguments, now),
+            b"leno_shared_data_delete" => data.delete(&self.space, arguments, now),
             b"leno_shared_data_expire" => {
                 let (after, key) = arguments.split_first_chunk().ok_or(Status::BadArgument)?;
                 let after = u64::from_le_bytes(*after).saturating_mul(1_000_000);
-                data.expire(&settings.vm_id, key, now.saturating_add(after), now)
+                data.expire(&self.space, key, now.saturating_add(after), now)
             }
             _ => {
                 let context = self.streams.get_mut(&self.effective.unwrap_or(self.current));

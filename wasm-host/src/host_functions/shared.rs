@@ -35,8 +35,7 @@ fn set_data<H: Host>(
         let key = GuestSlice::new(key, key_length).read(memory)?;
         let value = GuestSlice::new(value, value_length).read(memory)?;
         let now = state.host.now();
-        let settings = &state.settings;
-        settings.shared.data.write(&settings.vm_id, key, value, cas, now)
+        state.settings.shared.data.write(&state.space, key, value, cas, now)
     };
     status(set())
 }
@@ -53,8 +52,7 @@ fn data<H: Host>(
     outcome(give_collected(&mut caller, target, |memory, state, out| {
         let key = GuestSlice::new(key, key_length).read(memory)?;
         let now = state.host.now();
-        let settings = &state.settings;
-        let found = settings.shared.data.read(&settings.vm_id, key, now, out)?;
+        let found = state.settings.shared.data.read(&state.space, key, now, out)?;
         GuestPtr::new(cas).write(memory, found)
     }))
 }
@@ -70,8 +68,7 @@ fn register_queue<H: Host>(
         GuestPtr::<u32>::new(result).check(memory)?;
         let name = GuestSlice::new(name, name_length).read(memory)?;
         let listener = state.host.queue_listener();
-        let settings = &state.settings;
-        let token = settings.shared.queues.register(&settings.vm_id, name, listener)?;
+        let token = state.settings.shared.queues.register(&state.space, name, listener)?;
         GuestPtr::new(result).write(memory, token)
     };
     status(register())
@@ -90,11 +87,11 @@ fn resolve_queue<H: Host>(
         let vm_id = GuestSlice::new(vm_id, vm_id_length).read(memory)?;
         let name = GuestSlice::new(name, name_length).read(memory)?;
         // An empty id is the plugin's own.
-        let vm_id = match vm_id {
-            [] => Cow::Borrowed(&state.settings.vm_id[..]),
-            _ => String::from_utf8_lossy(vm_id),
+        let space = match vm_id {
+            [] => Cow::Borrowed(&*state.space),
+            _ => Cow::Owned(state.settings.space(&String::from_utf8_lossy(vm_id))),
         };
-        let token = state.settings.shared.queues.resolve(&vm_id, name)?;
+        let token = state.settings.shared.queues.resolve(&space, name)?;
         GuestPtr::new(result).write(memory, token)
     };
     status(resolve())

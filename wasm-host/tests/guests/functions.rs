@@ -277,6 +277,55 @@ fn shared_queues_across_plugins() {
 }
 
 #[test]
+fn spaces_are_told_apart_by_vm_id_and_owner() {
+    let shared = Shared::default();
+    let start = |vm_id: &str, owner: &str, script: Script| {
+        let settings = PluginSettings {
+            vm_id: vm_id.to_owned(),
+            owner: owner.to_owned(),
+            shared: shared.clone(),
+            ..PluginSettings::default()
+        };
+        let mut guest = script.start_with(settings).unwrap();
+        guest.request().1.unwrap();
+        guest.lines()
+    };
+    let write = |value: &str| {
+        Script::new()
+            .call("proxy_set_shared_data", &[text("k"), text(value), Int(0)])
+            .call("proxy_register_shared_queue", &[text("q"), Number])
+    };
+    // All register a queue of the same name, and write the same key.
+    let places = [("v", "shop"), ("w", "shop"), ("", "shop"), ("v", "other"), ("", "")];
+    for (token, (vm_id, owner)) in (1..).zip(places) {
+        let seen = start(vm_id, owner, write(&format!("{vm_id} of {owner}")));
+        assert_eq!(seen, ["0", "0", &number(token)], "{vm_id} of {owner}");
+    }
+    // Another module in the same space has what the first one has there.
+    let look = || {
+        Script::new()
+            .call("proxy_get_shared_data", &[text("k"), Out, Int(40)])
+            .call("proxy_resolve_shared_queue", &[text(""), text("q"), Number])
+            .call("proxy_resolve_shared_queue", &[text("v"), text("q"), Number])
+            .call("proxy_resolve_shared_queue", &[text("shop/v"), text("q"), Number])
+    };
+    for (token, (vm_id, owner)) in (1..).zip(places) {
+        let seen = start(vm_id, owner, look());
+        let expected =
+            ["0".to_owned(), format!("{vm_id} of {owner}"), "0".to_owned(), number(token)];
+        assert_eq!(seen[..4], expected, "{vm_id} of {owner}");
+        // Queues of another space are found by its name, those of another owner are not.
+        let named = match owner {
+            "shop" => ["0".to_owned(), number(1)],
+            "other" => ["0".to_owned(), number(4)],
+            _ => ["1".to_owned(), number(0)],
+        };
+        assert_eq!(seen[4..6], named, "{vm_id} of {owner}");
+        assert_eq!(seen[6..], ["1".to_owned(), number(0)], "{vm_id} of {owner}");
+    }
+}
+
+#[test]
 fn metrics() {
     let shared = Shared::default();
     let settings = PluginSettings { shared: shared.clone(), ..PluginSettings::default() };

@@ -108,17 +108,20 @@ fn damaged_modules_do_no_harm() {
     assert!(started > 0, "some damage does not matter");
 }
 
-fn try_out(bytes: &[u8], settings: &PluginSettings) -> bool {
-    let Ok(module) = Module::compile(engine(), bytes) else { return false };
-    let Ok(plugin) = Plugin::<KitHost>::new(&module, settings.clone()) else { return false };
-    let host = KitHost {
+fn kit_host() -> KitHost {
+    KitHost {
         log: Default::default(),
         wishes: Default::default(),
         queues: Default::default(),
         started: std::time::Instant::now(),
         seed: 1,
-    };
-    let Ok(mut instance) = Instance::start(&plugin, host) else { return false };
+    }
+}
+
+fn try_out(bytes: &[u8], settings: &PluginSettings) -> bool {
+    let Ok(module) = Module::compile(engine(), bytes) else { return false };
+    let Ok(plugin) = Plugin::<KitHost>::new(&module, settings.clone()) else { return false };
+    let Ok(mut instance) = Instance::start(&plugin, kit_host()) else { return false };
     let (context, created) = instance.create_context(Guest::stream());
     created.is_ok_and(|()| instance.on_request_headers(context, 3, true).is_ok())
 }
@@ -141,23 +144,38 @@ fn native_code_is_kept_on_disk() {
 fn damaged_files(cache: &std::path::Path, digest: Digest) {
     let file = cache.join(format!("{digest}.cwasm"));
     let good = fs::read(&file).unwrap();
-    for at in [20, 60, good.len() / 2, good.len() - 1] {
+    // The module's digest, the code's length and checksum, the code.
+    for at in [20, 48, 55, 57, 60, good.len() / 2, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&file, bad).unwrap();
         let refused = Module::load_cached(engine(), cache, digest);
         assert!(matches!(refused, Err(CacheError::Damaged { .. })), "{at}");
     }
-    fs::write(&file, &good[..40]).unwrap();
-    let refused = Module::load_cached(engine(), cache, digest);
-    assert!(matches!(refused, Err(CacheError::Damaged { .. })));
+    let longer = [&good[..], b"\0"].concat();
+    for bad in [&good[..40], &good[..60], &good[..good.len() / 2], &good[..good.len() - 1], &longer]
+    {
+        fs::write(&file, bad).unwrap();
+        let refused = Module::load_cached(engine(), cache, digest);
+        assert!(matches!(refused, Err(CacheError::Damaged { .. })), "{}", bad.len());
+    }
+    // What an earlier version of this host has written is not damaged, but of no use.
+    let earlier = [b"LENOWSM1", &good[8..]].concat();
+    fs::write(&file, earlier).unwrap();
+    assert!(Module::load_cached(engine(), cache, digest).unwrap().is_none());
     // Code for another engine or processor is not for this one: it is as if there were none.
     let mut foreign = good.clone();
     foreign[10] ^= 1;
     fs::write(&file, foreign).unwrap();
     assert!(Module::load_cached(engine(), cache, digest).unwrap().is_none());
-    fs::write(&file, good).unwrap();
-    assert!(Module::load_cached(engine(), cache, digest).unwrap().is_some());
+    fs::write(&file, &good).unwrap();
+    let loaded = Module::load_cached(engine(), cache, digest).unwrap().unwrap();
+    // What becomes of the file afterwards is nothing to code that runs.
+    for bad in [vec![0xcc; good.len()], Vec::new()] {
+        fs::write(&file, bad).unwrap();
+        let plugin = Plugin::<KitHost>::new(&loaded, PluginSettings::default()).unwrap();
+        assert!(Instance::start(&plugin, kit_host()).is_ok());
+    }
 }
 
 #[cfg(unix)]

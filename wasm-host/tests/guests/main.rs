@@ -7,10 +7,12 @@ mod embedder;
 
 mod calls;
 mod functions;
+mod fuzz;
 mod isolation;
 mod lifecycle;
 mod loading;
 mod phases;
 mod random;
 mod script;
+mod targets;
 mod wasi;

@@ -3,54 +3,10 @@
 
 use leno_wasm_host::{ClosedBy, FaultKind, HttpCallResponse, PluginSettings};
 
-use crate::script::{Arg, Guest, Int, Long, Script};
-
-/// All functions with their parameters (`i`: i32, `I`: i64).
-const FUNCTIONS: &[(&str, &str)] = &[
-    ("proxy_add_header_map_value", "iiiii"),
-    ("proxy_call_foreign_function", "iiiiii"),
-    ("proxy_clear_route_cache", ""),
-    ("proxy_close_stream", "i"),
-    ("proxy_continue_request", ""),
-    ("proxy_continue_response", ""),
-    ("proxy_continue_stream", "i"),
-    ("proxy_define_metric", "iiii"),
-    ("proxy_dequeue_shared_queue", "iii"),
-    ("proxy_done", ""),
-    ("proxy_enqueue_shared_queue", "iii"),
-    ("proxy_get_buffer_bytes", "iiiii"),
-    ("proxy_get_buffer_status", "iii"),
-    ("proxy_get_configuration", "ii"),
-    ("proxy_get_current_time_nanoseconds", "i"),
-    ("proxy_get_header_map_pairs", "iii"),
-    ("proxy_get_header_map_size", "ii"),
-    ("proxy_get_header_map_value", "iiiii"),
-    ("proxy_get_log_level", "i"),
-    ("proxy_get_metric", "ii"),
-    ("proxy_get_property", "iiii"),
-    ("proxy_get_shared_data", "iiiii"),
-    ("proxy_get_status", "iii"),
-    ("proxy_grpc_call", "iiiiiiiiiiii"),
-    ("proxy_grpc_cancel", "i"),
-    ("proxy_grpc_close", "i"),
-    ("proxy_grpc_send", "iiii"),
-    ("proxy_grpc_stream", "iiiiiiiii"),
-    ("proxy_http_call", "iiiiiiiiii"),
-    ("proxy_increment_metric", "iI"),
-    ("proxy_log", "iii"),
-    ("proxy_record_metric", "iI"),
-    ("proxy_register_shared_queue", "iii"),
-    ("proxy_remove_header_map_value", "iii"),
-    ("proxy_replace_header_map_value", "iiiii"),
-    ("proxy_resolve_shared_queue", "iiiii"),
-    ("proxy_send_local_response", "iiiiiiii"),
-    ("proxy_set_buffer_bytes", "iiiii"),
-    ("proxy_set_effective_context", "i"),
-    ("proxy_set_header_map_pairs", "iii"),
-    ("proxy_set_property", "iiii"),
-    ("proxy_set_shared_data", "iiiii"),
-    ("proxy_set_tick_period_milliseconds", "i"),
-];
+use crate::{
+    script::{Arg, Guest, Int, Long, Script},
+    targets::FUNCTIONS,
+};
 
 const PHASES: &[&str] = &[
     "_initialize",

@@ -47,11 +47,12 @@ fn istio_spellings_mean_the_same() {
     let plugin = plugin(&json!({
         "url": "oci://ghcr.io/tag:v1", "phase": "UNSPECIFIED_PHASE", "type": "UNSPECIFIED_PLUGIN_TYPE",
         "failurePolicy": "FAIL_OPEN", "match": [{"mode": "CLIENT", "ports": [{"number": 80}]}],
-        "vmConfig": {"env": [{"name": "A", "valueFrom": "INLINE", "value": "b"}]},
+        "vmConfig": {"env": [{"name": "A", "valueFrom": "INLINE", "value": "b"}], "vmId": "v"},
     }));
     assert_eq!((plugin.kind, plugin.failure), (PluginType::Http, FailurePolicy::Open));
     assert_eq!(plugin.matches, [Match { server: false, client: true, ports: vec![80] }]);
     assert_eq!(plugin.environment, [("A".to_owned(), "b".to_owned())]);
+    assert_eq!(plugin.vm_id, "v");
 }
 
 #[test]
@@ -103,6 +104,11 @@ fn broken_rules_are_named_with_their_path() {
             json!({"url": file, "vmConfig": {"env": [{"name": "A", "valueFrom": "HOST"}]}}),
             "spec.vmConfig.env[0].valueFrom",
             "unknown variant",
+        ),
+        (
+            json!({"url": file, "vmConfig": {"vmId": "x".repeat(257)}}),
+            "spec.vmConfig.vmId",
+            "at most 256",
         ),
         (json!({"url": file, "limits": {"memory": "64"}}), "spec.limits.memory", "1Mi to 1Gi"),
         (json!({"url": file, "limits": {"memory": "2Gi"}}), "spec.limits.memory", "1Mi to 1Gi"),

@@ -228,21 +228,19 @@ impl Stream<'_> {
     }
 
     async fn take_up(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Ended> {
-        let effects = self.session.request(Request {
-            type_url: request.type_url,
-            subscribe: request.resource_names_subscribe,
-            unsubscribe: request.resource_names_unsubscribe,
-            initial_versions: request.initial_resource_versions,
-            nonce: request.response_nonce,
-            error: request.error_detail.map(|status| status.message),
-        });
+        let (running, useless) = node::running(request.node.as_ref());
+        if useless > 0 {
+            self.count_protocol_error("bad_report");
+        }
+        let effects = self.session.request(session_request(request));
         let effects = effects.inspect_err(|_| self.count_protocol_error("too_many_names"))?;
         self.count(&effects);
         if let Some(sequence) = effects.sequence {
             let told = self.connection.subscribe(sequence, effects.add, effects.remove).await;
             told.map_err(|_| Ended::Stopping)?;
         }
-        self.connection.report(effects.verdicts).await.map_err(|_| Ended::Stopping)
+        self.connection.report(effects.verdicts).await.map_err(|_| Ended::Stopping)?;
+        self.connection.runs(running).await.map_err(|_| Ended::Stopping)
     }
 
     async fn offer(&mut self, pending: Pending) -> Result<(), Ended> {
@@ -317,6 +315,18 @@ impl Stream<'_> {
 
     fn count_protocol_error(&self, what: &str) {
         self.shared.metrics.protocol_errors.with_label_values(&[what]).inc();
+    }
+}
+
+/// A request free of its transport.
+pub(crate) fn session_request(request: DeltaDiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        subscribe: request.resource_names_subscribe,
+        unsubscribe: request.resource_names_unsubscribe,
+        initial_versions: request.initial_resource_versions,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| status.message),
     }
 }
 

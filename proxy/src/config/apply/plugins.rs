@@ -71,8 +71,8 @@ impl Applier {
         let Some(mut held) = self.held.take() else { return };
         self.settle(&mut held);
         for key in std::mem::take(&mut held.waiting) {
-            self.told.insert(key.name.clone(), false);
             let reason = "not loaded yet: it is being fetched and compiled".to_owned();
+            self.told.insert(key.name.clone(), Err(reason.clone()));
             held.refused.push((key, reason));
         }
         held.send();
@@ -131,10 +131,9 @@ impl Applier {
             }
         }
         for key in keys {
-            let good = self.preparer.verdict(&key.name).map(|verdict| verdict.is_ok());
-            let told = self.told.get(&key.name).copied();
-            if let (Some(again), Some(told)) = (&self.again, told)
-                && good.is_some_and(|good| good != told)
+            let verdict = self.preparer.verdict(&key.name);
+            if let (Some(again), Some(told)) = (&self.again, self.told.get(&key.name))
+                && verdict.is_some_and(|verdict| verdict != *told)
                 // Full: the source is far behind. It says so with the next change of this plugin.
                 && again.try_send(key.clone()).is_ok()
             {
@@ -146,7 +145,7 @@ impl Applier {
     fn settle(&mut self, held: &mut Held) {
         held.waiting.retain(|key| {
             let Some(verdict) = self.preparer.verdict(&key.name) else { return true };
-            self.told.insert(key.name.clone(), verdict.is_ok());
+            self.told.insert(key.name.clone(), verdict.clone());
             if let Err(reason) = verdict {
                 held.refused.push((key.clone(), reason));
             }

@@ -56,10 +56,10 @@ impl Modules {
     /// # Errors
     /// For people: why there is none.
     pub(super) async fn get(&self, spec: &WasmPlugin, fall_back: bool) -> Result<Module, String> {
-        let url = spec.source.url();
-        if let Some(known) = self.known(spec, &url).await {
+        if let Some(known) = self.known(spec).await {
             return Ok(known);
         }
+        let url = spec.source.url();
         let fetched = self.fetch(&spec.source).await.and_then(|bytes| check(bytes, spec));
         match fetched {
             Ok(module) => {
@@ -80,17 +80,22 @@ impl Modules {
         }
     }
 
-    /// What needs no fetching, since nothing else could come of it.
-    async fn known(&self, spec: &WasmPlugin, url: &str) -> Option<Module> {
+    /// The digest of a plugin's module, where it is known without the module: nothing else could come of its URL.
+    pub(super) async fn digest(&self, spec: &WasmPlugin) -> Option<Digest> {
         let pinned = matches!(&spec.source, Source::Oci(image) if image.digest.is_some());
         match spec.sha256 {
-            Some(digest) => self.stored(move |_| Some(digest)).await,
             None if pinned => {
-                let url = url.to_owned();
-                self.stored(move |store| store.digest_at(&url)).await
+                let (store, url) = (self.store.clone(), spec.source.url());
+                spawn_blocking(move || store.digest_at(&url)).await.ok().flatten()
             }
-            None => None,
+            known => known,
         }
+    }
+
+    /// What needs no fetching.
+    async fn known(&self, spec: &WasmPlugin) -> Option<Module> {
+        let digest = self.digest(spec).await?;
+        self.stored(move |_| Some(digest)).await
     }
 
     async fn before(&self, spec: &WasmPlugin, url: String) -> Option<Module> {

@@ -13,6 +13,7 @@ use leno_api::model::{
     wasm_plugin::{FailurePolicy, PluginType, WasmPlugin},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{
     filter::wasm::{Plugin, Runtime},
@@ -23,6 +24,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Roster {
     rows: Mutex<BTreeMap<ObjectName, Row>>,
+    /// Told of every change of a row.
+    changes: watch::Sender<()>,
     runtime: OnceLock<Arc<Runtime>>,
     /// Whether every plugin that was there at the start has once been loaded, or has failed.
     settled: AtomicBool,
@@ -41,6 +44,17 @@ pub struct Row {
     pub live: Option<Arc<Plugin>>,
     /// The version on trial, and its share of exchanges in percent.
     pub canary: Option<(Arc<Plugin>, u8)>,
+}
+
+/// Which versions of a plugin run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The live one.
+    pub version: String,
+    /// The SHA-256 of its module, in hexadecimal digits.
+    pub digest: String,
+    /// The one on trial beside it.
+    pub trial: Option<String>,
 }
 
 /// What a version has done.
@@ -99,6 +113,18 @@ impl Roster {
         self.lock().values().cloned().collect()
     }
 
+    /// Which versions run here.
+    pub fn running(&self) -> BTreeMap<ObjectName, Running> {
+        let rows = self.lock();
+        let running = rows.iter().filter_map(|(name, row)| Some((name.clone(), row.running()?)));
+        running.collect()
+    }
+
+    /// Wakes when [`Self::running`] may be something else.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// What runs them, once there was one.
     pub fn runtime(&self) -> Option<&Arc<Runtime>> {
         self.runtime.get()
@@ -140,10 +166,12 @@ impl Roster {
     /// One at a time: there may be thousands.
     pub(super) fn set(&self, row: Row) {
         self.lock().insert(row.spec.name.clone(), row);
+        self.changes.send_replace(());
     }
 
     pub(super) fn unset(&self, name: &ObjectName) {
         self.lock().remove(name);
+        self.changes.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectName, Row>> {
@@ -174,6 +202,12 @@ fn sample(name: &str, plugin: &Plugin, canary: bool) -> Sample {
 }
 
 impl Row {
+    fn running(&self) -> Option<Running> {
+        let live = self.live.as_ref()?;
+        let trial = self.canary.as_ref().map(|(plugin, _)| plugin.version().to_owned());
+        Some(Running { version: live.version().to_owned(), digest: live.digest(), trial })
+    }
+
     fn json(&self) -> Value {
         let spec = &self.spec;
         let figures = self.live.as_deref().map(Figures::of).unwrap_or_default();

@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     Engine,
     module::{self, Module, POLL, Stamp},
+    store::Digest,
 };
 use crate::filter::wasm::{LoadError, Plugin, Runtime};
 
@@ -71,38 +72,58 @@ impl Task {
     }
 
     async fn attempt(&self) -> Result<Arc<Plugin>, Failure> {
+        // With native code at hand its bytes are not needed, nor whoever has them.
+        if let Some(digest) = self.engine.modules.digest(&self.spec).await {
+            if let Some(live) = self.live_of(digest) {
+                return Ok(live);
+            }
+            let cached = self
+                .load(digest, move |runtime, label, spec| runtime.load_cached(label, digest, spec));
+            if let Some(plugin) = cached.await? {
+                return Ok(plugin);
+            }
+        }
         let got = self.engine.modules.get(&self.spec, self.live.is_none()).await;
         // Whoever has it may have another one the next time.
         let module = got.map_err(|reason| Failure { reason, lasting: false })?;
-        let version = Runtime::version_of(module.digest, &self.spec);
-        if let Some(live) = self.live.as_ref().filter(|live| *live.version() == *version) {
-            return Ok(live.clone());
+        if let Some(live) = self.live_of(module.digest) {
+            return Ok(live);
         }
-        self.load(module).await
+        let Module { digest, bytes } = module;
+        self.load(digest, move |runtime, label, spec| runtime.load(label, digest, &bytes, spec))
+            .await
+    }
+
+    /// What is live, where it is what this module would become.
+    fn live_of(&self, digest: Digest) -> Option<Arc<Plugin>> {
+        let version = Runtime::version_of(digest, &self.spec);
+        self.live.clone().filter(|live| *live.version() == *version)
     }
 
     /// Off this thread: it would hold up everything else that is not traffic.
-    async fn load(&self, module: Module) -> Result<Arc<Plugin>, Failure> {
+    async fn load<T: Send + 'static>(
+        &self,
+        digest: Digest,
+        load: impl FnOnce(&Runtime, &str, &WasmPlugin) -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<T, Failure> {
         let permit = self.engine.compiling.clone().acquire_owned().await;
         let (runtime, spec) = (self.engine.runtime.clone(), self.spec.clone());
-        let sha256 = super::store::hex(&module.digest);
         let loading = tokio::task::spawn_blocking(move || {
             // Held until it is done, also when nobody waits for it any more.
             let _permit = permit;
-            let label = spec.name.to_string();
-            runtime.load(&label, module.digest, &module.bytes, &spec)
+            load(&runtime, &spec.name.to_string(), &spec)
         });
         match loading.await {
-            Ok(Ok(plugin)) => Ok(plugin),
+            Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(error)) => {
                 let lasting = self.is_lasting(&error);
                 // The compiler draws pictures.
                 let error = error.to_string();
                 let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
-                Err(Failure {
-                    reason: format!("the module {sha256} cannot be used: {error}"),
-                    lasting,
-                })
+                // As in versions: enough to tell it from others, and short enough for a status.
+                let sha256 = super::store::hex(&digest);
+                let reason = format!("the module {sha256:.12} cannot be used: {error}");
+                Err(Failure { reason, lasting })
             }
             Err(error) => Err(Failure { reason: format!("loading it: {error}"), lasting: true }),
         }
@@ -113,7 +134,7 @@ impl Task {
     fn is_lasting(&self, error: &LoadError) -> bool {
         let moves = matches!(&self.spec.source, Source::Oci(image) if image.digest.is_none());
         let pinned = self.spec.sha256.is_some() || !moves;
-        pinned && !matches!(error, LoadError::Start(_))
+        pinned && !matches!(error, LoadError::Start { .. })
     }
 
     /// Waits until there is a reason to try again; false when there will be none.

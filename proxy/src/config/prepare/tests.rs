@@ -9,14 +9,18 @@ use crate::http::fetch::tests::{Server, ok};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A module that does nothing; `marker` makes it another one. Its configuration may not be `bad`.
+/// A module that does nothing; `marker` makes it another one. Its configuration may not be `bad`, and it says so.
 fn module(marker: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
+            (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
             (memory (export "memory") 1) (data (i32.const 0) "{marker}")
+            (data (i32.const 64) "not this one")
             (func (export "proxy_abi_version_0_2_1"))
             (func (export "malloc") (param i32) (result i32) (i32.const 1024))
             (func (export "proxy_on_configure") (param i32 i32) (result i32)
+                (if (i32.eq (local.get 1) (i32.const 3))
+                    (then (drop (call $log (i32.const 4) (i32.const 64) (i32.const 12)))))
                 (i32.ne (local.get 1) (i32.const 3))))"#
     );
     wat::parse_str(text).unwrap()
@@ -157,7 +161,7 @@ async fn the_last_good_version_stays_until_the_next_one_has_started() {
         let first = bench.live();
         for (spec, reason) in [
             (json!({"url": broken}), "not a valid WebAssembly module"),
-            (json!({"url": good, "pluginConfig": "bad"}), "does not start"),
+            (json!({"url": good, "pluginConfig": "bad"}), "its log: not this one"),
             (
                 json!({"url": "file:///nowhere/at/all.wasm"}),
                 "cannot be fetched from file:///nowhere",
@@ -300,9 +304,17 @@ async fn what_cannot_be_fetched_is_tried_again() {
     .await;
 }
 
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().unwrap() == extension).collect()
+}
+
 fn entries(folder: &Path, extension: &str) -> usize {
-    let entries = fs::read_dir(folder).unwrap();
-    entries.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == extension).count()
+    files(folder, extension).len()
+}
+
+fn remove(folder: &Path, extension: &str) {
+    files(folder, extension).into_iter().for_each(|path| fs::remove_file(path).unwrap());
 }
 
 #[tokio::test]
@@ -317,10 +329,18 @@ async fn a_restart_needs_nobody_who_gave_the_modules_out() {
         let kept = bench.folder.path().join("kept");
         assert_eq!((entries(&kept, "wasm"), entries(&kept, "cwasm")), (1, 1));
         server.answer(None);
-        bench.preparer = Preparer::new(Some(kept));
-        bench.offer(spec);
+        bench.preparer = Preparer::new(Some(kept.clone()));
+        bench.offer(spec.clone());
         bench.step(0).await;
         assert_eq!((bench.verdict(), server.hits()), (Some(Ok(())), 1));
+        // Either of the two is enough: native code, or the module.
+        for lost in ["cwasm", "wasm"] {
+            remove(&kept, lost);
+            bench.preparer = Preparer::new(Some(kept.clone()));
+            bench.offer(spec.clone());
+            bench.step(0).await;
+            assert_eq!((bench.verdict(), server.hits()), (Some(Ok(())), 1), "without .{lost}");
+        }
     })
     .await;
 }

@@ -14,6 +14,8 @@
 //! - `message.rs`: what requests look like
 //! - [`quota`], [`purge`]: beside xDS: shares of the rate limits that proxies have together; what our caches are to forget
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod message;
 mod mirror;
 pub mod purge;
@@ -22,7 +24,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use leno_api::{Key, model::ObjectName};
 use tokio::{
@@ -32,6 +34,7 @@ use tokio::{
 
 use self::{mirror::Mirror, stream::Ended};
 use super::Item;
+use crate::config::prepare::Running;
 use crate::identity::{Identity, control_plane::Connector};
 
 /// The first reconnect comes after at most this, each further one after at most twice as long.
@@ -138,6 +141,11 @@ pub enum Command {
     Again {
         /// Which one.
         key: Key,
+    },
+    /// Which versions of plugins run here now. The control plane is told what of it is new to it.
+    Running {
+        /// All of them.
+        plugins: BTreeMap<ObjectName, Running>,
     },
     /// The proxy is about to end: its workload is taken out at once. The source ends, too.
     Goodbye,

@@ -50,6 +50,43 @@ pub(super) struct ProxyHost {
     listening: OnceCell<AbortHandle>,
     calls: Calls,
     logged: LogBudget,
+    /// Where it is only tried: what it says meanwhile, for whoever wants to know why it does not start.
+    said: Option<Said>,
+}
+
+/// The last lines that a plugin logged. Clones are the same lines.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said(Rc<RefCell<VecDeque<(LogLevel, String)>>>);
+
+impl Said {
+    /// Lines that are kept, and characters of each: why a configuration is refused is mostly said last, in one line.
+    const MAX_LINES: usize = 3;
+    const MAX_LINE: usize = 200;
+
+    fn hear(&self, level: LogLevel, message: &str) {
+        let Ok(mut lines) = self.0.try_borrow_mut() else { return };
+        // Nothing that is said afterwards makes a warning less worth knowing.
+        let mild = |(level, _): &(LogLevel, String)| *level < LogLevel::Warn;
+        if level < LogLevel::Warn && lines.iter().any(|line| !mild(line)) {
+            return;
+        }
+        if level >= LogLevel::Warn {
+            lines.retain(|line| !mild(line));
+        }
+        if lines.len() >= Self::MAX_LINES {
+            lines.pop_front();
+        }
+        lines.push_back((level, message.trim().chars().take(Self::MAX_LINE).collect()));
+    }
+
+    /// The warnings and errors; without any, whatever was said last.
+    pub(super) fn text(&self) -> String {
+        let Ok(lines) = self.0.try_borrow() else { return String::new() };
+        let mild = lines.back().is_some_and(|(level, _)| *level < LogLevel::Warn);
+        let skipped = if mild { lines.len().saturating_sub(1) } else { 0 };
+        let lines: Vec<&str> = lines.iter().skip(skipped).map(|(_, line)| &**line).collect();
+        lines.join("; ")
+    }
 }
 
 /// News of queues, from any thread to the one where the instance lives.
@@ -96,11 +133,12 @@ impl ProxyHost {
             listening: OnceCell::new(),
             calls,
             logged: LogBudget::default(),
+            said: None,
         }
     }
 
     /// For an instance that is only to show that it starts: its timers never fire and its calls are never answered.
-    pub(super) fn on_trial(label: &str) -> Self {
+    pub(super) fn on_trial(label: &str, said: Said) -> Self {
         Self {
             label: label.into(),
             seat: Weak::new(),
@@ -113,6 +151,7 @@ impl ProxyHost {
             listening: OnceCell::new(),
             calls: Calls::on_trial(),
             logged: LogBudget::default(),
+            said: Some(said),
         }
     }
 
@@ -176,6 +215,9 @@ impl Host for ProxyHost {
             Line::Dropped => return,
         }
         let (label, message) = (&*self.label, String::from_utf8_lossy(message));
+        if let Some(said) = &self.said {
+            said.hear(level, &message);
+        }
         let request_id = self.request_id();
         let request_id = request_id.as_deref();
         match level {
@@ -283,5 +325,26 @@ impl Host for ProxyHost {
             self.listening.get_or_init(|| self.listen());
         }
         self.queues.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_plugin_says_the_warnings_count() {
+        let said = Said::default();
+        assert_eq!(said.text(), "");
+        said.hear(LogLevel::Info, "starting");
+        said.hear(LogLevel::Debug, " reading\n");
+        assert_eq!(said.text(), "reading");
+        said.hear(LogLevel::Error, "missing field `service`");
+        said.hear(LogLevel::Info, "good bye");
+        assert_eq!(said.text(), "missing field `service`");
+        (0..5).for_each(|number| said.hear(LogLevel::Warn, &number.to_string()));
+        assert_eq!(said.text(), "2; 3; 4");
+        said.hear(LogLevel::Critical, &"ä".repeat(5_000));
+        assert_eq!(said.text().chars().count(), Said::MAX_LINE + "3; 4; ".len());
     }
 }

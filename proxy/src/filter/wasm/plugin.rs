@@ -98,6 +98,11 @@ impl Plugin {
         &self.version
     }
 
+    /// The SHA-256 of its module, in hexadecimal digits.
+    pub fn digest(&self) -> String {
+        self.linked.module().digest().to_string()
+    }
+
     /// What it has done.
     pub fn figures(&self) -> &Arc<Figures> {
         &self.figures

@@ -16,7 +16,7 @@ use leno_wasm_host::{
 };
 
 use super::{
-    host::ProxyHost,
+    host::{ProxyHost, Said},
     plugin::{Needs, Plugin},
 };
 
@@ -34,18 +34,17 @@ pub struct Runtime {
 /// Why bytes did not become a plugin. What it says is for the one who wrote the resource.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The bytes are not those that the digest names.
-    #[error("the module is not the one that was asked for: its sha256 is {found}")]
-    Digest {
-        /// What the bytes have.
-        found: String,
-    },
     /// It is no plugin, or cannot be linked.
     #[error(transparent)]
     Module(#[from] leno_wasm_host::LoadError),
     /// It did not start.
-    #[error("it does not start: {0}")]
-    Start(#[from] StartError),
+    #[error("it does not start: {error}{}", its_log(.said))]
+    Start {
+        /// What became of the start.
+        error: StartError,
+        /// What the plugin itself logged meanwhile; empty if nothing.
+        said: String,
+    },
 }
 
 impl Runtime {
@@ -59,7 +58,8 @@ impl Runtime {
     }
 
     /// Compiles a module or takes it from the cache, and starts one instance of it to see that it starts and takes its
-    /// configuration. Blocks, for seconds with a large module. `label`: `shop/tag`.
+    /// configuration. Blocks, for seconds with a large module. `label`: `shop/tag`; `digest`: of `bytes`, as whoever
+    /// got them has found it.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -70,22 +70,46 @@ impl Runtime {
         bytes: &[u8],
         spec: &WasmPlugin,
     ) -> Result<Arc<Plugin>, LoadError> {
+        let module = match self.cached(label, Digest::from_bytes(digest))? {
+            Some(module) => module,
+            None => self.compile(label, bytes)?,
+        };
+        self.start(label, module, spec)
+    }
+
+    /// The same for a module of which there is native code already: its bytes are not needed. `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_cached(
+        &self,
+        label: &str,
+        digest: [u8; 32],
+        spec: &WasmPlugin,
+    ) -> Result<Option<Arc<Plugin>>, LoadError> {
+        let module = self.cached(label, Digest::from_bytes(digest))?;
+        module.map(|module| self.start(label, module, spec)).transpose()
+    }
+
+    fn start(
+        &self,
+        label: &str,
+        module: Module,
+        spec: &WasmPlugin,
+    ) -> Result<Arc<Plugin>, LoadError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let found = Digest::of(bytes);
-        if *found.bytes() != digest {
-            return Err(LoadError::Digest { found: found.to_string() });
-        }
-        let module = self.module(label, found, bytes)?;
         let mut settings = self.settings(label, spec);
         let started = Instant::now();
         let trial = leno_wasm_host::Plugin::new(&module, settings.clone())?;
-        drop(Instance::start(&trial, ProxyHost::on_trial(label))?);
+        let said = Said::default();
+        let tried = Instance::start(&trial, ProxyHost::on_trial(label, said.clone()));
+        drop(tried.map_err(|error| LoadError::Start { error, said: said.text() })?);
         let limits = &mut settings.limits;
         let usual = (started.elapsed() * START_MARGIN).max(limits.deadline);
         limits.start_deadline = limits.start_deadline.min(usual);
         Ok(Arc::new(Plugin {
             label: label.into(),
-            version: Self::version_of(digest, spec).into(),
+            version: Self::version_of(*module.digest().bytes(), spec).into(),
             kind: spec.kind,
             failure: spec.failure,
             needs: needs(&module),
@@ -106,16 +130,23 @@ impl Runtime {
     }
 
     /// The cache may be wrong in any way: then the module is compiled.
-    fn module(&self, label: &str, digest: Digest, bytes: &[u8]) -> Result<Module, LoadError> {
-        let Some(cache) = &self.cache else { return Ok(Module::compile(&self.engine, bytes)?) };
+    fn cached(&self, label: &str, digest: Digest) -> Result<Option<Module>, LoadError> {
+        let Some(cache) = &self.cache else { return Ok(None) };
         match Module::load_cached(&self.engine, cache, digest) {
-            Ok(Some(module)) => return Ok(module),
-            Ok(None) => {}
-            Err(CacheError::Module(error)) => return Err(error.into()),
-            Err(error) => tracing::warn!("plugin {label}: {error}; it is compiled again"),
+            Ok(module) => Ok(module),
+            Err(CacheError::Module(error)) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!("plugin {label}: {error}; it is compiled again");
+                Ok(None)
+            }
         }
+    }
+
+    fn compile(&self, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
         let module = Module::compile(&self.engine, bytes)?;
-        if let Err(error) = module.save(cache) {
+        if let Some(cache) = &self.cache
+            && let Err(error) = module.save(cache)
+        {
             tracing::warn!("plugin {label}: it will be compiled again after a restart: {error}");
         }
         Ok(module)
@@ -125,8 +156,9 @@ impl Runtime {
         PluginSettings {
             name: label.to_owned(),
             root_id: spec.plugin_name.clone(),
-            // As in other hosts: plugins that name no space of their own share one.
-            vm_id: String::new(),
+            vm_id: spec.vm_id.clone(),
+            // One proxy runs plugins of several namespaces: its own, those it calls, the mesh's.
+            owner: spec.name.namespace.to_string(),
             configuration: spec.configuration.to_vec(),
             vm_configuration: Vec::new(),
             environment: spec.environment.clone(),
@@ -135,6 +167,10 @@ impl Runtime {
             shared: self.shared.clone(),
         }
     }
+}
+
+fn its_log(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!("; its log: {said}") }
 }
 
 fn limits(allowed: &Allowed) -> Limits {
@@ -175,6 +211,7 @@ fn version(module: &str, spec: &WasmPlugin) -> String {
             &spec.plugin_name,
             &spec.configuration,
             &spec.environment,
+            &spec.vm_id,
             &spec.limits,
             spec.failure,
             &spec.capabilities,

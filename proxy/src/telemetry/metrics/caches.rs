@@ -1,6 +1,7 @@
 //! Of what is kept of responses, by policy. Read when they are asked for: the caches count, and go with their figures.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -46,10 +47,15 @@ type Read = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 type Figure = fn(&Sample) -> u64;
 
 /// The families; empty until somebody says what is to be shown.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Caches {
     read: Arc<OnceLock<Read>>,
+    /// Tells the registry this collector from others that say nothing of themselves.
+    desc: Arc<Desc>,
 }
+
+/// `shop/catalogue`.
+const LABEL: &str = "policy";
 
 const COUNTERS: [(&str, &str, Figure); 8] = [
     ("leno_cache_hits_total", "Requests answered with what was kept and fresh.", |sample| {
@@ -81,7 +87,9 @@ const GAUGES: [(&str, &str, Figure); 3] = [
 
 impl Caches {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let caches = Self::default();
+        let (name, help, _) = GAUGES[0];
+        let desc = Desc::new(name.into(), help.into(), vec![LABEL.into()], HashMap::new())?;
+        let caches = Self { read: Arc::default(), desc: Arc::new(desc) };
         registry.register(Box::new(caches.clone()))?;
         Ok(caches)
     }
@@ -94,7 +102,7 @@ impl Caches {
 
 impl Collector for Caches {
     fn desc(&self) -> Vec<&Desc> {
-        Vec::new()
+        vec![&*self.desc]
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
@@ -126,7 +134,7 @@ impl Collector for Caches {
 
 fn labelled(sample: &Sample) -> proto::Metric {
     let mut label = proto::LabelPair::default();
-    label.set_name("policy".to_owned());
+    label.set_name(LABEL.to_owned());
     label.set_value(sample.policy.clone());
     proto::Metric::from_label(vec![label])
 }
@@ -145,6 +153,8 @@ mod tests {
     fn each_policy_has_its_series_as_long_as_it_is_there() {
         let registry = Registry::new();
         let caches = Caches::register(&registry).unwrap();
+        // Of that kind, too.
+        super::super::plugins::Plugins::register(&registry).unwrap();
         let text = || {
             let mut text = String::new();
             prometheus::TextEncoder::new().encode_utf8(&registry.gather(), &mut text).unwrap();

@@ -117,6 +117,42 @@ async fn what_becomes_of_a_plugin_later_is_told_later() {
 }
 
 #[tokio::test]
+async fn another_reason_is_told_as_well() {
+    let test = async {
+        let module = wat::parse_str(EMPTY).unwrap();
+        let server = Server::start("HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n").await;
+        let mut running = Running::start();
+        let offered = plugin(&format!("{}/tag.wasm", server.url), &module);
+        let mut both = items(MESH);
+        both.extend(offered.clone());
+        let told = verdict(running.change(both).await).await;
+        assert!(told.len() == 1 && told[0].1.contains("answered with 503"), "{told:?}");
+        server.answer(Some(b"HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n".to_vec()));
+        let again = tokio::time::timeout(PATIENCE, running.again.recv()).await.unwrap().unwrap();
+        assert_eq!(again.to_string(), "WasmPlugin shop/tag");
+        let told = verdict(running.change(offered).await).await;
+        assert!(told.len() == 1 && told[0].1.contains("answered with 404"), "{told:?}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn what_was_live_before_a_restart_and_is_not_now_is_told() {
+    let test = async {
+        let (mut applier, ..) = applier(Identity::none());
+        let (again, mut asked) = mpsc::channel(1);
+        applier.tell_again(again);
+        let offered = plugin("file:///nowhere/tag.wasm", b"");
+        applier.take(Update::Changed(Change { upserts: offered, ..Change::default() }));
+        let done = tokio::time::timeout(PATIENCE, applier.preparer.next()).await.unwrap().unwrap();
+        assert!(asked.try_recv().is_err());
+        applier.prepared(done);
+        assert_eq!(asked.try_recv().unwrap().to_string(), "WasmPlugin shop/tag");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
 async fn what_was_refused_stays_so_when_it_is_offered_again_in_the_same_words() {
     let test = async {
         let (mut applier, ..) = applier(Identity::none());

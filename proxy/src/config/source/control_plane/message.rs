@@ -9,9 +9,10 @@ use envoy_types::pb::{
         rpc::Status,
     },
 };
-use leno_api::{KindInfo, wire};
+use leno_api::{KindInfo, model::ObjectName, wire};
 
 use super::Options;
+use crate::config::prepare::Running;
 
 /// gRPC's code for an argument that is not valid, as Envoy uses it to reject.
 const INVALID_ARGUMENT: i32 = 3;
@@ -83,6 +84,38 @@ pub(super) fn answer(
         error_detail: (!rejected.is_empty()).then_some(error),
         ..DeltaDiscoveryRequest::default()
     }
+}
+
+/// Asks for nothing, and says which versions of plugins run here: `None` for none any more.
+pub(super) fn running<'a>(
+    kind: &KindInfo,
+    plugins: impl Iterator<Item = (&'a ObjectName, Option<&'a Running>)>,
+) -> DeltaDiscoveryRequest {
+    let fields = plugins.map(|(name, running)| {
+        let running = running.map_or(Kind::NullValue(0), |running| {
+            Kind::StructValue(Struct { fields: versions(running) })
+        });
+        (name.to_string(), value(running))
+    });
+    let plugins = value(Kind::StructValue(Struct { fields: fields.collect() }));
+    let fields = HashMap::from([(wire::node::PLUGINS.to_owned(), plugins)]);
+    let node = Node { metadata: Some(Struct { fields }), ..Node::default() };
+    DeltaDiscoveryRequest {
+        node: Some(node),
+        type_url: wire::type_url(kind),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn versions(running: &Running) -> HashMap<String, Value> {
+    let text = |text: &String| value(Kind::StringValue(text.clone()));
+    let fields = [
+        (wire::node::PLUGIN_VERSION, Some(&running.version)),
+        (wire::node::PLUGIN_DIGEST, Some(&running.digest)),
+        (wire::node::PLUGIN_TRIAL, running.trial.as_ref()),
+    ];
+    let there = |(name, found): (&str, Option<&String>)| Some((name.to_owned(), text(found?)));
+    fields.into_iter().filter_map(there).collect()
 }
 
 fn value(kind: Kind) -> Value {

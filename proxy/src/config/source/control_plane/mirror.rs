@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use leno_api::{KINDS, Key, KindInfo, Resource, model::ObjectName, wire};
 
 use super::{Change, Command, UPDATES, Update, message};
-use crate::config::source::Item;
+use crate::config::{prepare::Running, source::Item};
 
 /// Hosts asked for at the same time; the control plane takes 10,000 names. One more takes the place of one
 /// that nobody answers to.
@@ -25,8 +25,9 @@ const MAX_ROUND_BYTES: usize = 256 * 1024 * 1024;
 const MAX_PENDING: usize = 64;
 /// Requests that may wait for the transport: answers, as hosts have a limit of their own.
 const MAX_REQUESTS: usize = 2 * MAX_HOSTS;
-/// Characters of the reason for one rejection.
-const MAX_REASON: usize = 256;
+/// Bytes of the reason for one rejection. A response has at most 5,000 resources, and with a reason for each the answer to
+/// it is still below the 4 MiB that the control plane takes.
+const MAX_REASON: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Mirror {
@@ -40,6 +41,8 @@ pub(super) struct Mirror {
     /// Rounds handed over, waiting for the verdict.
     pending: BTreeMap<u64, Round>,
     last_id: u64,
+    /// Which versions of plugins run here.
+    running: BTreeMap<ObjectName, Running>,
     updates: VecDeque<Update>,
     requests: VecDeque<DeltaDiscoveryRequest>,
     /// Whether a stream is open that has said hello.
@@ -90,6 +93,7 @@ impl Mirror {
             round: Round::default(),
             pending: BTreeMap::new(),
             last_id: 0,
+            running: BTreeMap::new(),
             updates: VecDeque::new(),
             requests: VecDeque::new(),
             open: false,
@@ -121,6 +125,8 @@ impl Mirror {
                 self.requests.push_back(message::subscribe(kind, unknown, HashMap::new()));
             }
         }
+        let running = std::mem::take(&mut self.running);
+        self.run(running);
     }
 
     /// The stream is gone: half a round is none, and nobody waits for verdicts any more.
@@ -161,6 +167,7 @@ impl Mirror {
             Command::Subscribe { host } => self.subscribe(host),
             Command::Verdict { id, rejected } => self.verdict(id, rejected),
             Command::Again { key } => self.ask_again(&key),
+            Command::Running { plugins } => self.run(plugins),
             Command::Goodbye => {}
         }
     }
@@ -295,6 +302,20 @@ impl Mirror {
         }
     }
 
+    /// Tells the control plane what it does not know yet of what runs here. Should the stream be gone, the next one
+    /// begins with all of it.
+    fn run(&mut self, running: BTreeMap<ObjectName, Running>) {
+        let before = std::mem::replace(&mut self.running, running);
+        let gone = before.keys().filter(|name| !self.running.contains_key(*name));
+        let gone = gone.map(|name| (name, None));
+        let changed = self.running.iter().filter(|(name, now)| before.get(*name) != Some(*now));
+        let news: Vec<_> = gone.chain(changed.map(|(name, now)| (name, Some(now)))).collect();
+        let Some(kind) = KINDS.iter().find(|kind| kind.kind == "WasmPlugin") else { return };
+        for some in news.chunks(wire::node::MAX_PLUGINS).filter(|_| self.open) {
+            self.requests.push_back(message::running(kind, some.iter().copied()));
+        }
+    }
+
     fn forget_an_absent_host(&mut self) -> bool {
         let absent = self.hosts.iter().find(|(_, answer)| **answer == Answer::Absent);
         let Some(host) = absent.map(|(host, _)| host.clone()) else { return false };
@@ -368,5 +389,10 @@ fn parse(key: &Key, body: &[u8]) -> Result<Resource, String> {
 
 fn one_line(reason: &str) -> String {
     let blank = |c: char| if c.is_control() { ' ' } else { c };
-    reason.chars().map(blank).take(MAX_REASON).collect()
+    reason
+        .get(..reason.floor_char_boundary(MAX_REASON))
+        .unwrap_or_default()
+        .chars()
+        .map(blank)
+        .collect()
 }

@@ -331,6 +331,63 @@ async fn status_says_where_it_is_live_and_who_rejected_it_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_says_which_version_of_a_plugin_runs_where() {
+    const PLUGINS: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/wasmplugins";
+    let plane = Plane::start().await;
+    let path = format!("{PLUGINS}/tag");
+    let object = json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "WasmPlugin",
+        "metadata": {"name": "tag", "namespace": "shop"}, "spec": {"url": "file:///tag.wasm"},
+    });
+    plane.create(PLUGINS, object).await;
+    let running = |version: &str, trial: Option<&str>| {
+        let digest = "ab".repeat(32);
+        let running = crate::config::prepare::Running {
+            version: version.into(),
+            digest,
+            trial: trial.map(Into::into),
+        };
+        // Of what the proxy was never sent, nothing is believed.
+        let names = [ObjectName::new("shop", "tag"), ObjectName::new("other", "tag")];
+        Command::Running { plugins: names.map(|name| (name, running.clone())).into() }
+    };
+    let named = |id: &str| {
+        let id = id.to_owned();
+        move |options: &mut Options| options.id = id
+    };
+    let mut first = Proxy::start(plane.xds(), named("shop/first"));
+    let mut second = Proxy::start(plane.xds(), named("shop/second"));
+    // One says so before it has heard of the plugin, as after a restart.
+    first.say(running("0a-01", None)).await;
+    assert_eq!(names(&first.accepted().await), ["WasmPlugin shop/tag"]);
+    let change = second.change().await;
+    second.verdict(&change, &[(change.upserts[0].resource.key(), "its log: no field")]).await;
+    second.say(running("0b-02", None)).await;
+    let version = |version: &str, proxies: u32| json!({"version": version, "digest": format!("sha256:{}", "ab".repeat(32)), "proxies": proxies});
+    let versions = |versions: Value| move |status: &Value| status["versions"] == versions;
+    let both = versions(json!([version("0a-01", 1), version("0b-02", 1)]));
+    plane
+        .status(&path, "each another one", |status| {
+            let reason =
+                json!([{"reason": "its log: no field", "proxies": 1, "example": "shop/second"}]);
+            both(status) && status["proxies"]["reasons"] == reason
+        })
+        .await;
+    second.say(running("0a-01", Some("0c-03"))).await;
+    let mut trial = version("0a-01", 1);
+    trial["trial"] = "0c-03".into();
+    let trial = versions(json!([version("0a-01", 1), trial]));
+    plane.status(&path, "one tries another one", trial).await;
+    second.say(running("0a-01", None)).await;
+    plane.status(&path, "both the same", versions(json!([version("0a-01", 2)]))).await;
+    second.say(Command::Running { plugins: BTreeMap::new() }).await;
+    plane.status(&path, "one runs none", versions(json!([version("0a-01", 1)]))).await;
+    drop(first.link);
+    plane.status(&path, "the other has left", versions(json!([]))).await;
+    plane.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_stream_is_the_lease_of_its_workload() {
     let plane = Plane::start().await;
     let path = format!("{WORKLOADS}/p1");

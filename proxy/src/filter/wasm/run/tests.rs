@@ -49,6 +49,7 @@ fn plugin(bytes: &[u8], failure: FailurePolicy) -> Arc<Plugin> {
         plugin_name: String::new(),
         configuration: Arc::default(),
         environment: Vec::new(),
+        vm_id: String::new(),
         limits: Limits {
             memory_bytes: 1 << 20,
             deadline: Duration::from_secs(1),

@@ -1,5 +1,7 @@
 //! What is asked for and what is claimed, message by message.
 
+use envoy_types::pb::google::protobuf::value::Kind;
+
 use super::*;
 
 fn mirror(hosts: &[&str]) -> Mirror {
@@ -140,4 +142,59 @@ fn what_has_become_otherwise_is_asked_for_again_and_claimed_no_more() {
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].type_url, wire::type_url(kind));
     assert_eq!(asked[0].resource_names_subscribe, ["shop/tag"]);
+}
+
+#[test]
+fn what_plugins_run_is_told_when_it_changes_and_on_every_stream() {
+    let mut mirror = mirror(&[]);
+    let run = |mirror: &mut Mirror, plugins: &[(&str, &str)]| {
+        let running = |version: &str| Running {
+            version: version.to_owned(),
+            digest: "ab".to_owned(),
+            trial: None,
+        };
+        let plugins = plugins
+            .iter()
+            .map(|(name, version)| (ObjectName::new("shop", name), running(version)))
+            .collect();
+        mirror.obey(Command::Running { plugins });
+    };
+    // The names in a request that asks for nothing, and whether something runs.
+    let told = |request: &DeltaDiscoveryRequest| {
+        assert!(request.resource_names_subscribe.is_empty() && request.response_nonce.is_empty());
+        let mut fields = request.node.clone().unwrap().metadata.unwrap().fields;
+        let plugins = fields.remove(wire::node::PLUGINS).unwrap().kind.unwrap();
+        let Kind::StructValue(plugins) = plugins else { panic!("{plugins:?}") };
+        let runs = |kind| !matches!(kind, Some(Kind::NullValue(_)));
+        let told = plugins.fields.into_iter().map(|(name, value)| (name, runs(value.kind)));
+        told.collect::<BTreeMap<_, _>>()
+    };
+    let expected = |plugins: &[(&str, bool)]| {
+        plugins.iter().map(|(name, runs)| ((*name).to_owned(), *runs)).collect::<BTreeMap<_, _>>()
+    };
+    run(&mut mirror, &[("a", "1"), ("b", "1")]);
+    assert!(requests(&mut mirror).is_empty(), "there is no stream yet");
+    for _ in 0..2 {
+        mirror.connected();
+        let hello = requests(&mut mirror);
+        let last = hello.last().unwrap();
+        assert_eq!(told(last), expected(&[("shop/a", true), ("shop/b", true)]));
+        mirror.disconnected();
+    }
+    mirror.connected();
+    requests(&mut mirror);
+    run(&mut mirror, &[("a", "1"), ("b", "1")]);
+    assert!(requests(&mut mirror).is_empty(), "nothing new");
+    run(&mut mirror, &[("a", "2"), ("c", "1")]);
+    let news = requests(&mut mirror);
+    let changed = expected(&[("shop/a", true), ("shop/b", false), ("shop/c", true)]);
+    assert_eq!((news.len(), told(&news[0])), (1, changed));
+}
+
+#[test]
+fn a_long_reason_is_cut_between_characters() {
+    let long = "ä".repeat(MAX_REASON);
+    assert_eq!(one_line(&long), "ä".repeat(MAX_REASON / 2));
+    assert_eq!(one_line(&format!("x{long}")).len(), MAX_REASON - 1);
+    assert_eq!(one_line("a\nb"), "a b");
 }

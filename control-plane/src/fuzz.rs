@@ -1,0 +1,3 @@
+//! Fuzz targets (`fuzz/`): none of them may panic, whatever the bytes are.
+
+pub use crate::xds::fuzz::requests;
