@@ -25,6 +25,8 @@ mod blame;
 #[cfg(test)]
 mod cache_policy;
 #[cfg(test)]
+mod cache_redis;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
