@@ -5,6 +5,7 @@
 //! - [`store`]: what is kept, within bounds; [`body`]: bytes that are read while they arrive.
 //! - [`fills`]: one fetch for many who want the same.
 //! - [`status`]: what is said of it (`Cache-Status`); [`purge`]: what people want forgotten; [`figures`]: how much all this was of use.
+//! - [`remote`]: what sidecars share, if the policy says where.
 
 pub mod body;
 pub mod candidate;
@@ -13,6 +14,7 @@ pub mod fills;
 pub mod key;
 pub mod policy;
 pub mod purge;
+pub mod remote;
 pub mod status;
 pub mod store;
 
@@ -25,10 +27,11 @@ use rustc_hash::FxBuildHasher;
 use self::{
     body::Room,
     figures::{Counters, Figures},
-    fills::{Begun, Fills},
+    fills::{Begun, Fills, Lead},
     key::{Key, Parts},
     purge::{Purge, What},
-    store::Store,
+    remote::Remote,
+    store::{Store, Stored},
 };
 
 /// For so long nobody waits for another's fetch of what turned out to be everybody's own.
@@ -42,6 +45,7 @@ pub struct Cache {
     policy: Arc<CachePolicy>,
     parts: Parts,
     kept: Arc<Kept>,
+    remote: Option<Remote>,
 }
 
 /// What survives a change of the policy.
@@ -82,7 +86,8 @@ impl Cache {
         kept.store.set_most(policy.max_bytes);
         kept.room.set_store(policy.max_bytes);
         let parts = Parts::new(policy.key.clone());
-        Self { policy, parts, kept }
+        let remote = Remote::new(&policy, previous.and_then(|previous| previous.remote.as_ref()));
+        Self { policy, parts, kept, remote }
     }
 
     /// By which it works.
@@ -98,6 +103,20 @@ impl Cache {
     /// What is kept.
     pub fn store(&self) -> &Store {
         &self.kept.store
+    }
+
+    /// What sidecars share.
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+
+    /// Keeps a whole response from the origin, also where others find it.
+    pub fn keep(&self, lead: Lead, stored: Arc<Stored>) {
+        let key = lead.key();
+        let seen = lead.keep(self.store(), stored.clone());
+        if let (Some(remote), Some(seen)) = (&self.remote, seen) {
+            remote.write(&key, seen, &stored);
+        }
     }
 
     /// For bodies that arrive.
@@ -147,6 +166,9 @@ impl Cache {
     pub fn remove(&self, service: &str, target: &str) {
         let shelf = self.parts.shelf(service, target);
         self.kept.fills.remove(&self.kept.store, &shelf);
+        if let Some(remote) = &self.remote {
+            remote.forget(&shelf);
+        }
     }
 
     /// Forgets what people want forgotten. Says how many responses that were.
@@ -166,6 +188,15 @@ impl Cache {
         };
         let count = self.kept.fills.purge(&self.kept.store, may_be, is_void) as u64;
         self.kept.counters.purged(count);
+        if let Some(remote) = &self.remote {
+            match (&path, &purge.service) {
+                (What::Path(path), Some(port)) if port.contains(':') => {
+                    remote.forget(&format!("{port}{path}"));
+                }
+                // Where a prefix or a tag stands is not known there.
+                (_, service) => remote.forget_service(service.as_deref()),
+            }
+        }
         count
     }
 

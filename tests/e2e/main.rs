@@ -27,6 +27,8 @@ mod cache;
 #[cfg(test)]
 mod cache_policy;
 #[cfg(test)]
+mod cache_redis;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;

@@ -22,6 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Mesh {
     documents: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Mesh {
@@ -80,6 +81,12 @@ impl Mesh {
         self
     }
 
+    /// A variable of the proxy's environment, which has no others.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The file as it is written.
     pub fn text(&self) -> &str {
         &self.documents
@@ -129,6 +136,7 @@ impl Mesh {
         let errors = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_leno-proxy-under-test"));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let log = folder.path().join("access.log");
         let mut defaults = vec![("--access-log", "json"), ("--workers", "1")];
         if !self.arguments.iter().any(|argument| argument == "--control-plane") {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinError;
 
 use crate::{
-    cache::figures::Figures,
+    cache::{figures::Figures, remote},
     forward::worker::Shared,
     snapshot::{Published, Snapshot},
-    telemetry::metrics::caches::Sample,
+    telemetry::metrics::caches::{Remote, Sample},
 };
 
 /// Of each policy. To find the oldest response takes a while with a large cache: not for the side thread itself.
@@ -107,6 +107,10 @@ fn samples(published: &Published) -> Vec<Sample> {
             bytes: figures.bytes,
             most_bytes: figures.most_bytes,
             urls: figures.urls,
+            remote: cache.remote().map(|remote| {
+                let remote::Figures { hits, misses, errors, dropped, state } = remote.figures();
+                Remote { hits, misses, errors, dropped, state }
+            }),
         }
     };
     caches.map(sample).collect()

@@ -114,6 +114,18 @@ impl StoredBody {
         body
     }
 
+    /// All of it at once, counted in `room`; none if there is no room for it and for `more` bytes that belong to it.
+    pub fn whole_in(
+        room: &Arc<Room>,
+        bytes: Bytes,
+        trailers: Option<HeaderMap>,
+        more: u64,
+    ) -> Option<Self> {
+        let reserved = Reserved { room: room.clone(), bytes: AtomicU64::new(0) };
+        let body = Self { reserved: Some(reserved), ..Self::whole(bytes, trailers) };
+        body.reserve((body.len() as u64).saturating_add(more)).then_some(body)
+    }
+
     /// One that begins to arrive, counted in `room`.
     pub fn arriving(room: Arc<Room>) -> Self {
         Self { reserved: Some(Reserved { room, bytes: AtomicU64::new(0) }), ..Self::default() }

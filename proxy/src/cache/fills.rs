@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     key::Key,
+    remote::Seen,
     store::{Store, Stored},
 };
 use crate::error::Error;
@@ -63,6 +64,7 @@ pub struct Lead {
     fills: Arc<Fills>,
     shelf: Arc<str>,
     fill: Arc<Fill>,
+    seen: Option<Seen>,
 }
 
 impl Fills {
@@ -98,7 +100,7 @@ impl Fills {
             outcome: watch::Sender::default(),
         });
         here.push(fill.clone());
-        Begun::Lead(Lead { fills: self.clone(), shelf: key.shelf.clone(), fill })
+        Begun::Lead(Lead { fills: self.clone(), shelf: key.shelf.clone(), fill, seen: None })
     }
 
     /// Makes what is stored for the shelf void, and what is on its way there. Says how much was stored.
@@ -145,15 +147,28 @@ impl Lead {
         self.fill.outcome.send_replace(outcome);
     }
 
-    /// Keeps a whole response, unless it was made void while it was fetched.
-    pub fn keep(self, store: &Store, stored: Arc<Stored>) {
+    /// Notes what was in force in the second tier before the origin was asked.
+    pub fn note(&mut self, seen: Option<Seen>) {
+        self.seen = seen;
+    }
+
+    /// Under what its response is kept.
+    pub fn key(&self) -> Key {
+        Key { shelf: self.shelf.clone(), extra: self.fill.extra.clone() }
+    }
+
+    /// Keeps a whole response, unless it was made void while it was fetched: then nothing is said. Otherwise, what was
+    /// noted is.
+    pub fn keep(mut self, store: &Store, stored: Arc<Stored>) -> Option<Seen> {
         // Under the lock: nobody makes the shelf void between the look and the keeping.
         let fills = self.fills.lock();
-        if !self.fill.is_void() {
+        let is_void = self.fill.is_void();
+        if !is_void {
             store.keep(&self.shelf, stored.clone());
         }
         drop(fills);
         self.tell(Outcome::Here(stored));
+        self.seen.take().filter(|_| !is_void)
     }
 }
 

@@ -32,6 +32,7 @@ use super::{
     text::Text,
 };
 use crate::{
+    cache::remote::Remote,
     identity::Identity,
     snapshot::{Published, Snapshot},
     telemetry::metrics::Families,
@@ -321,6 +322,7 @@ impl Applier {
         );
         let snapshot = Arc::new(Snapshot { absent: self.absent.clone(), ..snapshot });
         self.published.publish(snapshot.clone());
+        snapshot.caches.values().filter_map(|cache| cache.remote()).for_each(Remote::start);
         self.retire(&previous, &snapshot);
         self.changed_at = SystemTime::now();
         let seconds =

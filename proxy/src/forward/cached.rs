@@ -1,11 +1,12 @@
 //! Exchanges whose answers may come from our own memory (`CachePolicy`): looked up, waited for, fetched and kept.
 //!
 //! - [`answer`]: responses made of what is kept; [`arrive`]: bodies that are kept while they are passed on.
-//! - [`fetch`]: asking the origin, and what its answer makes of what is kept.
+//! - [`fetch`]: asking the origin, and what its answer makes of what is kept; [`second`]: asking what sidecars share first.
 
 mod answer;
 mod arrive;
 mod fetch;
+mod second;
 
 use std::{
     sync::Arc,
@@ -358,7 +359,9 @@ impl Call {
 
     /// Asks the origin about what was used although it is stale, unless somebody is doing that already.
     fn revalidate(&self, exchange: &Exchange, stored: &Arc<Stored>, request: &Request<Body>) {
-        let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else { return };
+        let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else {
+            return;
+        };
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
         let (call, mut aside) = (self.clone(), exchange.aside());

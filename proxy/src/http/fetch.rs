@@ -145,7 +145,7 @@ impl Fetcher {
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, FetchError> {
-        self.tls.get_or_try_init(|| async { client_config(native_roots().await?) }).await.cloned()
+        self.tls.get_or_try_init(native_client_config).await.cloned()
     }
 }
 
@@ -164,6 +164,14 @@ async fn native_roots() -> Result<RootCertStore, FetchError> {
         let _ = write!(reasons, "; {error}");
     }
     Err(FetchError::NoRoots(reasons))
+}
+
+/// For TLS to a server whose certificate this machine trusts. Reads the roots each time.
+///
+/// # Errors
+/// When there are none.
+pub async fn native_client_config() -> Result<Arc<ClientConfig>, FetchError> {
+    client_config(native_roots().await?)
 }
 
 fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, FetchError> {

@@ -45,6 +45,20 @@ impl Selection {
         })
     }
 
+    /// What the request had in these fields: the same bytes for the same, and other ones for anything else.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (name, value) in &self.fields {
+            // No name contains a zero, and the length of a value says where it ends.
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(&[0, u8::from(value.is_some())]);
+            let value = value.as_deref().unwrap_or_default();
+            bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(value);
+        }
+        bytes
+    }
+
     /// Bytes it takes in memory, about.
     pub fn size(&self) -> usize {
         let one = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) + 64;

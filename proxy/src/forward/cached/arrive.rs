@@ -89,7 +89,7 @@ async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Send
         stored.body.push(&data);
     }
     stored.body.finish(trailers.as_ref().map(storing::copied));
-    lead.keep(cache.store(), stored);
+    cache.keep(lead, stored);
 }
 
 /// What was read already, and what follows.

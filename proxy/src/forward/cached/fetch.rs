@@ -45,10 +45,13 @@ impl Call {
     pub(super) async fn fetch(
         &self,
         exchange: &mut Exchange,
-        lead: Lead,
+        mut lead: Lead,
         mut question: Question,
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
+        if let Some(stored) = self.ask_remote(&mut lead, &mut question, &request).await {
+            return self.send_remote(exchange, lead, &request, stored).await;
+        }
         loop {
             let mut asking = attempt::with_body(&request, Body::Empty);
             // Other callers' answers are made of the same one: what is asked for is all of it.
@@ -150,7 +153,7 @@ impl Call {
             true => {
                 drop(upstream);
                 stored.body.finish(None);
-                lead.keep(self.cache().store(), stored);
+                self.cache().keep(lead, stored);
                 Body::Empty
             }
             false => {
@@ -191,7 +194,7 @@ impl Call {
         }
     }
 
-    fn question<'a>(&'a self, request: &'a Request<Body>) -> candidate::Question<'a> {
+    pub(super) fn question<'a>(&'a self, request: &'a Request<Body>) -> candidate::Question<'a> {
         candidate::Question {
             method: request.method(),
             authority: &self.authority,
@@ -217,7 +220,7 @@ impl Call {
         match candidate::of(policy, self.question(request), answer, old.body.clone()) {
             Ok(new) => {
                 let new = Arc::new(new);
-                lead.keep(self.cache().store(), new.clone());
+                self.cache().keep(lead, new.clone());
                 new
             }
             // It is confirmed for this caller, but what was confirmed may not be kept any more.

@@ -41,6 +41,23 @@ pub struct Sample {
     pub most_bytes: u64,
     /// URLs for which something is kept.
     pub urls: u64,
+    /// Of its second tier, if it has one.
+    pub remote: Option<Remote>,
+}
+
+/// A second tier's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remote {
+    /// Requests for which there was a response.
+    pub hits: u64,
+    /// Requests for which there was none.
+    pub misses: u64,
+    /// Questions, and connections, that failed.
+    pub errors: u64,
+    /// Responses not written.
+    pub dropped: u64,
+    /// 0 in use, 1 being tried, 2 left alone.
+    pub state: u64,
 }
 
 type Read = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
@@ -85,6 +102,21 @@ const GAUGES: [(&str, &str, Figure); 3] = [
     ("leno_cache_urls", "URLs for which something is kept.", |sample| sample.urls),
 ];
 
+type RemoteFigure = fn(&Remote) -> u64;
+
+const REMOTE_COUNTERS: [(&str, &str, RemoteFigure); 4] = [
+    ("leno_cache_remote_hits_total", "Requests for which Redis had a response.", |remote| {
+        remote.hits
+    }),
+    ("leno_cache_remote_misses_total", "Requests for which it had none.", |remote| remote.misses),
+    ("leno_cache_remote_errors_total", "Questions to Redis that failed.", |remote| remote.errors),
+    ("leno_cache_remote_dropped_total", "Responses not written there.", |remote| remote.dropped),
+];
+const REMOTE_STATE: (&str, &str) = (
+    "leno_cache_remote_state",
+    "The breaker of Redis: 0 closed (in use), 1 half-open (being tried), 2 open (left alone).",
+);
+
 impl Caches {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let (name, help, _) = GAUGES[0];
@@ -128,8 +160,34 @@ impl Collector for Caches {
             });
             family(name, help, proto::MetricType::GAUGE, metrics.collect())
         });
-        counters.chain(gauges).collect()
+        counters.chain(gauges).chain(remote(&samples)).collect()
     }
+}
+
+fn remote(samples: &[Sample]) -> Vec<proto::MetricFamily> {
+    let remotes = samples.iter().filter_map(|sample| Some((sample, sample.remote?)));
+    let remotes: Vec<_> = remotes.collect();
+    if remotes.is_empty() {
+        return Vec::new();
+    }
+    let counters = REMOTE_COUNTERS.iter().map(|(name, help, figure)| {
+        let metrics = remotes.iter().map(|(sample, remote)| {
+            let mut counter = proto::Counter::default();
+            counter.set_value(figure(remote) as f64);
+            let mut metric = labelled(sample);
+            metric.set_counter(counter);
+            metric
+        });
+        family(name, help, proto::MetricType::COUNTER, metrics.collect())
+    });
+    let states = remotes.iter().map(|(sample, remote)| {
+        let mut metric = labelled(sample);
+        metric.set_gauge(gauge(remote.state as f64));
+        metric
+    });
+    let (name, help) = REMOTE_STATE;
+    let states = family(name, help, proto::MetricType::GAUGE, states.collect());
+    counters.chain([states]).collect()
 }
 
 fn labelled(sample: &Sample) -> proto::Metric {
@@ -172,8 +230,11 @@ mod tests {
             bytes: 2048,
             ..Sample::default()
         };
-        *shown.lock().unwrap() = vec![sample("shop/a", 3), sample("shop/b", 0)];
+        let mut first = sample("shop/a", 3);
+        first.remote = Some(Remote { hits: 5, state: 2, ..Remote::default() });
+        *shown.lock().unwrap() = vec![first, sample("shop/b", 0)];
         let all = text();
+        assert!(!all.contains("leno_cache_remote_hits_total{policy=\"shop/b\"}"), "{all}");
         for line in [
             "# TYPE leno_cache_hits_total counter",
             "leno_cache_hits_total{policy=\"shop/a\"} 3",
@@ -182,6 +243,8 @@ mod tests {
             "# TYPE leno_cache_bytes gauge",
             "leno_cache_bytes{policy=\"shop/a\"} 2048",
             "leno_cache_urls{policy=\"shop/b\"} 0",
+            "leno_cache_remote_hits_total{policy=\"shop/a\"} 5",
+            "leno_cache_remote_state{policy=\"shop/a\"} 2",
         ] {
             assert!(all.lines().any(|found| found == line), "{line}: {all}");
         }
