@@ -58,7 +58,7 @@ async fn orders_are_counted_by_who_served_them_and_why_they_failed() {
     assert_eq!(calls(Service::Order, "v1"), snapshot.ok);
     assert_eq!(calls(Service::User, "v1") + calls(Service::User, "v2"), snapshot.ok);
     assert!(calls(Service::User, "v2") > 0);
-    assert_eq!(calls(Service::Product, "v3"), 2 * snapshot.ok, "GetProduct and Reserve");
+    assert_eq!(calls(Service::Product, "v3"), 2 * snapshot.ok, "the catalogue and Reserve");
 
     let later = snapshot.since(&before);
     assert_eq!(later.sent, snapshot.sent - before.sent);
