@@ -10,6 +10,9 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// Who says it.
 const NAME: &str = "leno";
 
+/// A stale response was used because the origin failed (RFC 5861 section 4).
+pub const STALE_IF_ERROR: &str = "stale-if-error";
+
 /// Why the origin was asked (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
@@ -102,6 +105,7 @@ impl Told {
         match self {
             Self::Hit { ttl, .. } if ttl <= 0 => "stale",
             Self::Hit { .. } => "hit",
+            Self::Forwarded { detail: Some(STALE_IF_ERROR), .. } => "stale",
             Self::Forwarded { collapsed: true, .. } => "collapsed",
             Self::Forwarded { status: Some(304), .. } => "validated",
             Self::Forwarded { why: Forward::Bypass | Forward::Method, .. } => "bypass",

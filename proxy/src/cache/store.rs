@@ -239,10 +239,19 @@ impl Store {
             count += void;
             match kept.is_empty() {
                 true => drop(self.shelves.remove(&*url)),
-                false => self.shelves.insert(url, Shelf(kept)),
+                false => self.put(url, Shelf(kept)),
             }
         }
         count
+    }
+
+    fn put(&self, url: Arc<str>, shelf: Shelf) {
+        let there = self.shelves.peek(&*url).is_some();
+        self.shelves.insert(url, shelf);
+        if there {
+            // What was replaced counts as evicted for the library.
+            self.evicted.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// How much there is.
@@ -358,6 +367,7 @@ mod tests {
         }
         let shelf = store.look_up("u").unwrap();
         assert_eq!(shelf.of_audience("a", b"").count(), MOST_ON_A_SHELF);
+        assert_eq!(store.figures().evicted, 0, "who is replaced did not have to make room");
         assert_eq!(store.remove("u"), MOST_ON_A_SHELF);
         assert!(store.look_up("u").is_none());
     }

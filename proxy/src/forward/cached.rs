@@ -32,7 +32,7 @@ use crate::{
             invalidation,
             reuse::{self, Reuse, Windows},
         },
-        status::{Forward, Told},
+        status::{Forward, STALE_IF_ERROR, Told},
         store::Stored,
     },
     cluster::Cluster,
@@ -423,7 +423,7 @@ impl Call {
             status: status.map(|status| status.as_u16()),
             stored: false,
             collapsed: false,
-            detail: Some("stale-if-error"),
+            detail: Some(STALE_IF_ERROR),
         };
         self.send(exchange, request, stored, told).await
     }

@@ -203,6 +203,8 @@ fn deliver_own(
     let request = exchange.progress.clone();
     let worker = exchange.worker.clone();
     let mut ending = Ending { worker, record, request, held: None, run: run.clone() };
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     Ok(response.map(|body| match (body, run.filter(|run| run.filters(Side::Response))) {
         (body, Some(run)) if !body.is_end_stream() => {
             run.body(Side::Response, body, Some(Box::new(ending)), None)
@@ -217,7 +219,7 @@ fn deliver_own(
             ending.end(End::Complete);
             Body::Empty
         }
-        (body, _) => Body::watched(body, Box::new(ending)),
+        (body, _) => Body::watched(body, length, Box::new(ending)),
     }))
 }
 

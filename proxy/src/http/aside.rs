@@ -168,7 +168,6 @@ impl Drop for Until {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn noop() -> Context<'static> {

@@ -162,9 +162,9 @@ impl Body {
         Self::Passing(Passing::new(inner, limits, None))
     }
 
-    /// Any body, watched.
-    pub fn watched(inner: Self, watch: Box<dyn Watch>) -> Self {
-        Self::other(Watched { inner, watch: Some(watch) })
+    /// Any body, watched; `length` is what its receiver was told that it has.
+    pub fn watched(inner: Self, length: Option<u64>, watch: Box<dyn Watch>) -> Self {
+        Self::other(Watched { inner, left: length, watch: Some(watch) })
     }
 
     /// A body that is made elsewhere.
@@ -335,6 +335,8 @@ impl Drop for Passing {
 /// A body that is not passing through, with somebody who sees it pass.
 struct Watched {
     inner: Body,
+    /// Bytes to come, where the receiver knows: it does not ask beyond them.
+    left: Option<u64>,
     watch: Option<Box<dyn Watch>>,
 }
 
@@ -364,7 +366,9 @@ impl HttpBody for Watched {
                         watch.trailers(trailers);
                     }
                 }
-                if self.inner.is_end_stream() {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.left = self.left.map(|left| left.saturating_sub(length));
+                if self.left == Some(0) || self.inner.is_end_stream() {
                     self.finish(End::Complete);
                 }
             }
