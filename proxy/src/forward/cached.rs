@@ -358,7 +358,9 @@ impl Call {
 
     /// Asks the origin about what was used although it is stale, unless somebody is doing that already.
     fn revalidate(&self, exchange: &Exchange, stored: &Arc<Stored>, request: &Request<Body>) {
-        let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else { return };
+        let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else {
+            return;
+        };
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
         let (call, mut aside) = (self.clone(), exchange.aside());
