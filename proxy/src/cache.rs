@@ -76,14 +76,14 @@ impl Cache {
         let kept = kept.filter(|kept| kept.store.has_shards(shards)).cloned();
         let kept = kept.unwrap_or_else(|| {
             Arc::new(Kept {
-                store: Store::new(policy.max_bytes, shards),
+                store: Store::new(share_of_store(policy.max_bytes), shards),
                 fills: Arc::default(),
                 room: Arc::default(),
                 counters: Counters::default(),
                 apart: quick_cache::sync::Cache::new(MOST_APART),
             })
         });
-        kept.store.set_most(policy.max_bytes);
+        kept.store.set_most(share_of_store(policy.max_bytes));
         kept.room.set_store(policy.max_bytes);
         let parts = Parts::new(policy.key.clone());
         let remote = Remote::new(&policy, previous.and_then(|previous| previous.remote.as_ref()));
@@ -202,9 +202,16 @@ impl Cache {
 
     /// How much there is and how much it was of use; `now` is the time since the Unix epoch.
     pub fn figures(&self, now: Duration) -> Figures {
-        let store = self.kept.store.figures();
+        let mut store = self.kept.store.figures();
+        store.most_bytes = self.policy.max_bytes;
         self.kept.counters.figures(&store, self.kept.store.oldest(now))
     }
+}
+
+/// What is arriving needs room while the store is full, at least for one of the largest responses, which are an eighth
+/// of all: this tenth, and the tenth that there may be more.
+fn share_of_store(most_bytes: u64) -> u64 {
+    most_bytes - most_bytes / 10
 }
 
 fn hash(key: &Key) -> u64 {

@@ -191,3 +191,48 @@ impl Drop for Lead {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(shelf: &str, extra: &str) -> Key {
+        Key { shelf: shelf.into(), extra: extra.as_bytes().into() }
+    }
+
+    proptest! {
+        /// Whoever joins a fetch asked for the same, as the same, with the same right to share.
+        #[test]
+        fn nobody_joins_a_fetch_for_another(
+            asked in prop::collection::vec(("[ab]{0,2}", "[ab]{0,2}", "[ab]{0,2}", any::<bool>()), 2..40),
+        ) {
+            let fills = Arc::<Fills>::default();
+            let mut leads: Vec<(Lead, (String, String, String))> = Vec::new();
+            for (shelf, extra, identity, share) in asked {
+                let (key, who) = (key(&shelf, &extra), Arc::from(&*identity));
+                let same = (shelf, extra, identity);
+                match fills.begin(&key, &who, share, |_| true) {
+                    Begun::Lead(lead) => {
+                        let known = leads.iter().any(|(lead, other)| lead.fill.shared && *other == same);
+                        prop_assert!(!share || !known, "{same:?}: two fetches");
+                        leads.push((lead, same));
+                    }
+                    Begun::Join(waiting) => {
+                        prop_assert!(share);
+                        let (lead, _) = leads
+                            .iter()
+                            .find(|(lead, other)| lead.fill.shared && *other == same)
+                            .expect("a fetch for the same by the same");
+                        lead.tell(Outcome::Own);
+                        prop_assert!(matches!(&*waiting.borrow(), Outcome::Own), "{same:?}: another's");
+                        lead.tell(Outcome::Pending);
+                    }
+                }
+            }
+            drop(leads);
+            prop_assert!(fills.lock().is_empty(), "nothing is left behind");
+        }
+    }
+}

@@ -22,6 +22,8 @@ async fn what_differs_for_the_origin_differs_here() {
     })
     .await;
     let proxy = proxy(&upstream, "").await;
+    // What the origin says where nothing is kept: the sidecar itself removes dot segments, and refuses some targets.
+    let plain = Mesh::default().service("shop", "http", &[upstream.address()]).start().await;
     let targets = [
         "/a?x",
         "/a%3fx",
@@ -51,23 +53,17 @@ async fn what_differs_for_the_origin_differs_here() {
         "/a.css",
         "/a%0d%0aX:1",
     ];
-    let mut seen = Vec::new();
-    for target in targets {
-        let mut wire = Wire::connect(proxy.outbound).await;
-        wire.send(format!("GET {target} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"))
-            .await;
-        let answer = wire.answer().await;
-        if answer.status == 400 {
-            continue;
+    for round in 0..2 {
+        for target in targets {
+            let expected = get(&plain, target).await;
+            let answer = get(&proxy, target).await;
+            assert_eq!(answer.status, expected.status, "{target}");
+            if answer.status == 200 {
+                assert_eq!(answer.text(), expected.text(), "{target}");
+                assert!(is_hit(&answer) || round == 0, "{target}");
+            }
         }
-        assert!(!is_hit(&answer), "{target}: {}", answer.text());
-        // What comes from memory is what the origin said to this very target.
-        let again = get(&proxy, target).await;
-        assert!(is_hit(&again), "{target}");
-        assert_eq!(again.text(), answer.text(), "{target}");
-        seen.push(target);
     }
-    assert!(seen.len() > 20, "{seen:?}");
 }
 
 /// Names of the host that all lead to the service are told apart as the origin may tell them apart.

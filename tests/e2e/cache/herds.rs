@@ -327,7 +327,8 @@ async fn waiters_may_leave() {
     upstream.open();
     assert_eq!(answers(wires).await[0].text(), "x");
     assert_hit(&get(&proxy, "/").await, "x");
-    assert_eq!(upstream.count(), 1);
+    // Where the one that led is among those that left, another asked.
+    assert!(upstream.count() <= 2, "{} requests", upstream.count());
 }
 
 /// Nobody waits longer for another's fetch than the policy says.

@@ -5,7 +5,6 @@ use super::{
     upstream::{FRESH, STALE, Upstream, answer, path, response, row},
 };
 use crate::{
-    client,
     mesh::{Mesh, until},
     origin::Origin,
 };
@@ -313,5 +312,5 @@ async fn it_shows_what_it_is_worth() {
     // Callers' requests are counted for the service, whoever answers them.
     let labels = [("reporter", "source"), ("destination_service_name", "shop")];
     proxy.counts("istio_requests_total", &labels, 4.0).await;
-    assert_eq!(client::get(proxy.admin, "admin", "/cache").await.status, 200);
+    assert!(proxy.page("/cache").await.contains("default/shop::hits::3"));
 }
