@@ -213,11 +213,10 @@ impl Store {
 
     /// Keeps a response in the place of the one that it replaces. What is larger than a share of the store is not kept.
     pub fn keep(&self, url: &Arc<str>, stored: Arc<Stored>) {
-        // Two at once: the later one may undo the earlier one's variant, which then is fetched again.
         // Not all of a share for one URL: what is larger than its share is not kept at all.
         let most = self.shelves.capacity() / (self.shelves.num_shards() as u64).max(1) / 2;
         let shelf = self.shelves.peek(&**url).unwrap_or_default().with(stored, most);
-        self.shelves.insert(url.clone(), shelf);
+        self.put(url.clone(), shelf);
     }
 
     /// Makes everything for a URL void. Says how much that was.
