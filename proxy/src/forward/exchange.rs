@@ -200,10 +200,11 @@ impl Exchange {
         mirror::send_copies(self, &routed, &request);
         let Routed { cluster, rule, backend } = routed;
         self.find_affinity(&cluster, &request);
-        let admitted = cluster.admit(self.worker.shared.now()).map_err(|(cluster, refusal)| {
-            self.count_for(&cluster);
-            refused(&cluster, refusal)
-        })?;
+        let admitted =
+            cluster.admit(|| self.worker.shared.now()).map_err(|(cluster, refusal)| {
+                self.count_for(&cluster);
+                refused(&cluster, refusal)
+            })?;
         let place = admission::enter(self, &admitted, &request).await;
         let place = place.inspect_err(|_| self.count_for(&admitted))?;
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);

@@ -214,12 +214,13 @@ impl Watch for Ending {
         if end != End::Complete {
             self.record.detail = Some(format!("the response's body ended early: {end:?}"));
         }
+        let now = std::time::Instant::now();
         let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
         if let Some((connection, cluster, lease)) = self.held.take() {
             // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
             if end == End::Complete && request_complete {
-                connection.give_back(&cluster);
+                connection.give_back_at(&cluster, now.into());
             }
             if matches!(end, End::SenderFailed | End::TimedOut) {
                 lease.judge(Verdict::Failure);
@@ -229,7 +230,7 @@ impl Watch for Ending {
         if let Some(run) = &self.run {
             run.conclude(|| plugins::outcome(&self.record));
         }
-        self.worker.finish(&self.record);
+        self.worker.finish_at(&self.record, now);
         if let Some(run) = self.run.take() {
             run.finish();
         }
