@@ -164,11 +164,14 @@ impl Cluster {
     ///
     /// # Errors
     /// The cluster itself, and why not.
-    pub fn admit(self: Arc<Self>, now: Duration) -> Result<Admitted, (Arc<Self>, Refusal)> {
+    pub fn admit(
+        self: Arc<Self>,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<Admitted, (Arc<Self>, Refusal)> {
         if !self.state.limits.enter(self.settings.max_exchanges) {
             return Err((self, Refusal::Full));
         }
-        match self.pass(now) {
+        match Pass::through(&self.state.gate, now) {
             Ok(pass) => Ok(Admitted { cluster: self, pass }),
             Err(retry_after) => {
                 self.state.limits.leave();
@@ -182,18 +185,23 @@ impl Cluster {
     /// # Errors
     /// When it is not closed: after which time another request may pass.
     pub fn pass(&self, now: Duration) -> Result<Pass, Duration> {
-        Pass::through(&self.state.gate, now)
+        Pass::through(&self.state.gate, || now)
     }
 
-    /// Takes the endpoint at `place` for one attempt.
+    /// Takes the endpoint at `place` for one attempt, which began at `begun`.
     ///
     /// # Errors
     /// When it has as many under way as can be counted, or its own breaker is not closed.
-    pub fn lease(&self, place: usize, now: impl FnOnce() -> Duration) -> Result<Lease, Unleased> {
+    pub fn lease(
+        &self,
+        place: usize,
+        begun: Instant,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<Lease, Unleased> {
         let endpoint = self.endpoints.get(place).ok_or(Unleased::Full)?.clone();
         let breaker = endpoint.vitals().breaker().filter(|_| self.has_breakers());
         let pass = match breaker {
-            Some(breaker) => Pass::through(&breaker.gate, now()).map_err(|_| Unleased::Open)?,
+            Some(breaker) => Pass::through(&breaker.gate, now).map_err(|_| Unleased::Open)?,
             None => Pass::default(),
         };
         match endpoint.vitals().tally.begin() {
@@ -201,7 +209,7 @@ impl Cluster {
                 endpoint,
                 place,
                 seen: Cell::default(),
-                begun: Instant::now(),
+                begun,
                 verdict: Cell::new(Verdict::Neither),
                 pass,
             }),
@@ -286,8 +294,12 @@ impl Pass {
         self.probe.borrow().is_some()
     }
 
-    fn through(gate: &Arc<Gate>, now: Duration) -> Result<Self, Duration> {
-        match gate.admit(now) {
+    /// The time is asked for only where the gate is not closed.
+    fn through(gate: &Arc<Gate>, now: impl FnOnce() -> Duration) -> Result<Self, Duration> {
+        if gate.is_closed() {
+            return Ok(Self::default());
+        }
+        match gate.admit(now()) {
             Admit::Pass => Ok(Self::default()),
             Admit::Probe(probe) => Ok(Self { probe: RefCell::new(Some((gate.clone(), probe))) }),
             Admit::Reject { retry_after } => Err(retry_after),

@@ -118,6 +118,11 @@ impl Connection {
 
     /// Gives an HTTP/1.1 connection back whose exchange is complete on both sides.
     pub fn give_back(self, cluster: &Cluster) {
+        self.give_back_at(cluster, Instant::now());
+    }
+
+    /// The same at a time that was asked for already.
+    pub fn give_back_at(self, cluster: &Cluster, now: Instant) {
         let Self { sender, held, pool, .. } = self;
         let Held::Alone(permit) = held else { return };
         if pool.waiting.get() == 0 && pool.wanted_elsewhere() > 0 {
@@ -126,7 +131,7 @@ impl Connection {
         let mut idle = pool.idle.borrow_mut();
         let room = idle.len() < cluster.settings.max_idle as usize;
         if room && !sender.is_closed() {
-            idle.push(Idle { sender, since: Instant::now(), permit });
+            idle.push(Idle { sender, since: now, permit });
         }
         drop(idle);
         pool.returned.notify_one();
@@ -145,13 +150,14 @@ impl Pools {
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
         http2: bool,
+        now: std::time::Instant,
     ) -> Option<Connection> {
         let pool = self.pool(cluster, endpoint);
         if http2 {
             return share(&pool, STREAMS);
         }
         let Idle { sender, since, permit } = pool.idle.borrow_mut().pop()?;
-        let idle = since.elapsed();
+        let idle = now.saturating_duration_since(since.into_std());
         if idle < cluster.settings.pool_idle_timeout && sender.is_ready() {
             // It has answered before.
             return Some(Connection {

@@ -11,7 +11,7 @@ mod supply;
 
 use std::{
     rc::Rc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant as Moment, SystemTime},
 };
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -64,6 +64,8 @@ impl Received {
 struct Tries<'a> {
     context: Context<'a>,
     facts: RequestFacts,
+    /// When the first attempt begins, until it does.
+    begun: Option<Moment>,
     supply: Supply,
     hedged: Option<hedge::Plan>,
     /// Endpoints.
@@ -145,13 +147,24 @@ impl<'a> Tries<'a> {
             _ => None,
         };
         let shared = &context.worker.shared;
-        let begin = || context.worker.allowances.begin(cluster, shared.workers, shared.now());
+        let begun = Moment::now();
+        let now = begun.saturating_duration_since(shared.started);
+        let begin = || context.worker.allowances.begin(cluster, shared.workers, now);
         let busy = cluster.is_judged() && begin();
         context.copies |= hedged.is_some() || busy;
         let replay = replay(&context, &mut request);
         let supply = Supply::new(request, replay);
-        let tried = Vec::new();
-        Ok(Self { context, facts, supply, hedged, tried, made: 0, stale: 0, granted: None })
+        Ok(Self {
+            context,
+            facts,
+            begun: Some(begun),
+            supply,
+            hedged,
+            tried: Vec::new(),
+            made: 0,
+            stale: 0,
+            granted: None,
+        })
     }
 
     async fn run(&mut self, exchange: &mut Exchange) -> Result<Received, Error> {
@@ -161,7 +174,9 @@ impl<'a> Tries<'a> {
             }
             let cluster = self.context.cluster;
             self.supply.begin()?;
-            let lease = self.context.worker.lease(cluster, &self.tried, self.context.hash)?;
+            // Between its first lines and the first attempt an exchange waits for nothing.
+            let now = self.begun.take().unwrap_or_else(Moment::now);
+            let lease = self.context.lease(&self.tried, now)?;
             note_endpoint(exchange, &lease);
             exchange.note(|record| record.attempts += 1);
             if let Some(outgoing) = self.supply.kept.as_mut() {
@@ -215,11 +230,11 @@ impl<'a> Tries<'a> {
         result: &Sent,
         reader: u32,
     ) -> Next {
-        let now = Instant::now();
+        let now = Moment::now();
         let heard = Heard::of(result);
         let judged = judge(&self.context, lease, result, heard, now);
         if result.is_ok() {
-            self.answered_after(now.into_std().saturating_duration_since(lease.begun));
+            self.answered_after(now.saturating_duration_since(lease.begun));
         }
         self.granted = None;
         if let Some(failure) = heard.failure {
@@ -393,7 +408,7 @@ fn judge(
     lease: &Lease,
     result: &Sent,
     heard: Heard,
-    now: Instant,
+    now: Moment,
 ) -> Option<Judged> {
     let (kind, timed) = match (result, heard.kind) {
         (_, Some(kind)) => (kind, true),
@@ -401,7 +416,7 @@ fn judge(
         (Err(error), None) => (outcome::of_error(error)?, false),
         (Ok(_), None) => return None,
     };
-    Some(context.worker.observe(context.cluster, lease, kind, timed, now.into_std()))
+    Some(context.worker.observe(context.cluster, lease, kind, timed, now))
 }
 
 /// How an attempt that took too long ended, as far as its endpoint is to be judged by it.

@@ -102,11 +102,11 @@ async fn send(
     mut request: Request<Body>,
     http2: bool,
 ) -> Result<Response<Body>, Error> {
-    let cluster = cluster.admit(worker.shared.now()).map_err(|(cluster, _)| {
+    let cluster = cluster.admit(|| worker.shared.now()).map_err(|(cluster, _)| {
         let detail = format!("{}: over its limits, or its breaker is open", cluster.name);
         Error::ours(StatusCode::SERVICE_UNAVAILABLE, Flag::UO, detail)
     })?;
-    let lease = worker.lease(&cluster, &[], None)?;
+    let lease = worker.lease(&cluster, &[], None, Instant::now())?;
     attempt::name_destination(&cluster, &lease, &mut request);
     let http2 = http2 || matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let sent_whole = matches!(request.body(), Body::Empty);

@@ -249,10 +249,11 @@ impl Exchange {
         fault::inject(self, &cluster, &request).await?;
         mirror::send_copies(self, rule, &request);
         self.find_affinity(&cluster, &request);
-        let admitted = cluster.admit(self.worker.shared.now()).map_err(|(cluster, refusal)| {
-            self.count_for(&cluster);
-            refused(&cluster, refusal)
-        })?;
+        let admitted =
+            cluster.admit(|| self.worker.shared.now()).map_err(|(cluster, refusal)| {
+                self.count_for(&cluster);
+                refused(&cluster, refusal)
+            })?;
         let place = admission::enter(self, &admitted, &request).await;
         let place = place.inspect_err(|_| self.count_for(&admitted))?;
         let attempted = match plugins::interrupting(self, &request) {

@@ -1,6 +1,6 @@
 //! Copies of requests for a `RequestMirror`. The original never waits for a copy, and the copy's answer is ignored.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -48,10 +48,10 @@ async fn send(
     mut request: Request<Body>,
 ) -> Result<(), Error> {
     // Over the limit the copy is left out: it must never crowd out real requests.
-    let Ok(cluster) = cluster.admit(worker.shared.now()) else { return Ok(()) };
+    let Ok(cluster) = cluster.admit(|| worker.shared.now()) else { return Ok(()) };
     // Its answer is nobody's, so that it decides nothing about the endpoint; a probe goes back to real requests.
     cluster.pass().settle(Verdict::Neither, false);
-    let Ok(lease) = worker.lease(&cluster, &[], None) else { return Ok(()) };
+    let Ok(lease) = worker.lease(&cluster, &[], None, Instant::now()) else { return Ok(()) };
     // Nobody is there for an upgrade: the copy asks for none.
     let http2 = attempt::speaks_http2(cluster.protocol, request.version());
     attempt::prepare(&mut request, http2, None)?;

@@ -1,6 +1,6 @@
 //! The way back. The record moves into the body's watcher and is finished where the body ends.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -279,10 +279,10 @@ pub(super) struct Held {
 
 impl Held {
     /// The body ended, and all of the request's was sent or not.
-    pub(super) fn ended(self, end: End, request_sent: bool) {
+    pub(super) fn ended(self, end: End, request_sent: bool, now: Instant) {
         // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
         if end == End::Complete && request_sent {
-            self.connection.give_back(&self.cluster);
+            self.connection.give_back_at(&self.cluster, now.into());
         }
         if matches!(end, End::SenderFailed | End::TimedOut) {
             self.lease.judge(Verdict::Failure);
@@ -307,15 +307,16 @@ impl Watch for Ending {
         if end != End::Complete {
             self.record.detail = Some(format!("the response's body ended early: {end:?}"));
         }
+        let now = Instant::now();
         let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
         if let Some(held) = self.held.take() {
-            held.ended(end, request_complete);
+            held.ended(end, request_complete, now);
         }
         if let Some(run) = &self.run {
             run.conclude(|| plugins::outcome(&self.record));
         }
-        self.worker.finish(&self.record);
+        self.worker.finish_at(&self.record, now);
         if let Some(run) = self.run.take() {
             run.finish();
         }

@@ -258,7 +258,7 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
     })?;
     let mut tried = Vec::new();
     loop {
-        let lease = worker.lease(cluster, &tried, hash)?;
+        let lease = worker.lease(cluster, &tried, hash, std::time::Instant::now())?;
         tried.push(lease.endpoint.id);
         let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
         let limit = cluster.settings.connect_timeout;
@@ -268,7 +268,7 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
             Ok(_) => Some(Kind::Success),
             Err(error) => outcome::of_error(error),
         };
-        let now = Instant::now().into_std();
+        let now = std::time::Instant::now();
         let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok(), now));
         match opened {
             Err(error) if retry::again(&error, attempts) => {}

@@ -259,7 +259,7 @@ impl Worker {
         use_it(&mut self.random.borrow_mut())
     }
 
-    /// An endpoint for the next attempt, not one of `tried` unless there is no other. `hash` is that of the request, for
+    /// An endpoint for the next attempt, which begins at `now`, not one of `tried` unless there is no other. `hash` is that of the request, for
     /// balancers that go by it.
     ///
     /// # Errors
@@ -269,10 +269,11 @@ impl Worker {
         cluster: &Cluster,
         tried: &[u64],
         hash: Option<u64>,
+        now: Instant,
     ) -> Result<Lease, Error> {
         for _ in 0..LEASES {
             let Some((place, slot)) = self.pick(cluster, tried, hash) else { break };
-            match cluster.lease(place, || self.shared.now()) {
+            match cluster.lease(place, now, || self.shared.now()) {
                 Ok(lease) => {
                     lease.seen.set(slot);
                     return Ok(lease);
@@ -346,7 +347,11 @@ impl Worker {
 
     /// The end of an exchange: counted and logged, once.
     pub fn finish(&self, record: &Record) {
-        let now = Instant::now();
+        self.finish_at(record, Instant::now());
+    }
+
+    /// The same at a time that was asked for already.
+    pub fn finish_at(&self, record: &Record, now: Instant) {
         let unrouted = || match record.direction {
             Direction::Inbound => &self.shared.unrouted.inbound,
             Direction::Outbound => &self.shared.unrouted.outbound,

@@ -102,7 +102,8 @@ struct Until(Arc<Due>);
 impl HeadTimer {
     pub(super) fn new() -> Self {
         let (at, over) = (AtomicU64::new(NEVER), AtomicBool::new(false));
-        Self(Arc::new(Due { start: Instant::now(), at, over }))
+        let start = tokio::time::Instant::now().into_std();
+        Self(Arc::new(Due { start, at, over }))
     }
 
     /// Until when, if a head is waited for and that time has not come yet.
@@ -132,8 +133,13 @@ impl HeadTimer {
 }
 
 impl Timer for HeadTimer {
+    /// That of the timers of whoever serves the connection.
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(Instant::now() + duration)
+        self.sleep_until(self.now() + duration)
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {

@@ -239,7 +239,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Removed whether `Connection` names them or not.
-const ALWAYS_REMOVED: [HeaderName; 5] =
+/// A constant would be made anew, and dropped, for every field that is looked at.
+static ALWAYS_REMOVED: [HeaderName; 5] =
     [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS];
 
 /// Lengths of the names that [`concerns_connection`] looks for, a bit each.

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body::Body as _;
 use hyper::{
-    Request, Response, body::Incoming, rt::Executor, server::conn::http1::UpgradeableConnection,
+    Request, Response,
+    body::Incoming,
+    rt::{Executor, Timer as _},
+    server::conn::http1::UpgradeableConnection,
     service::Service,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -191,7 +194,7 @@ where
             }
             Beside::Look => {
                 let quiet = exchanges.begun() == begun;
-                let late = head.is_over(std::time::Instant::now());
+                let late = head.is_over(head.now());
                 if !late && !draining && quiet && begun > resumed && is_idle() {
                     return None;
                 }

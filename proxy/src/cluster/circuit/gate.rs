@@ -79,6 +79,11 @@ impl Gate {
         }
     }
 
+    /// Whether every request passes.
+    pub fn is_closed(&self) -> bool {
+        phase(self.word.load(Ordering::Acquire)) == CLOSED
+    }
+
     /// Whether a request would pass, without asking for one: a balancer looks for an endpoint with it and then
     /// [admits](Self::admit) there.
     pub fn lets_through(&self) -> bool {

@@ -1,6 +1,11 @@
 //! Several attempts at once: when an answer is late, another endpoint is asked, and the first good answer counts.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant as Moment},
+};
 
 use leno_api::model::traffic_policy::HedgeAfter;
 use tokio::time::{Instant, sleep};
@@ -135,8 +140,7 @@ fn another<'a>(
         return Err(None);
     }
     let cluster = tries.context.cluster;
-    let lease =
-        tries.context.worker.lease(cluster, endpoints, tries.context.hash).map_err(|_| None)?;
+    let lease = tries.context.lease(endpoints, Moment::now()).map_err(|_| None)?;
     if endpoints.contains(&lease.endpoint.id) {
         // The same once more would be as slow.
         return Err(None);
@@ -194,7 +198,7 @@ fn is_good(tries: &Tries<'_>, tried: &Tried) -> bool {
 fn lose(tries: &mut Tries<'_>, tried: Tried) {
     tries.tried.push(tried.lease.endpoint.id);
     let heard = Heard::of(&tried.result);
-    let _judged = judge(&tries.context, &tried.lease, &tried.result, heard, Instant::now());
+    let _judged = judge(&tries.context, &tried.lease, &tried.result, heard, Moment::now());
     let sent = tries.is_sent(tried.reader);
     if let Ok((response, connection)) = tried.result {
         discard(response, connection, tries.context.cluster.cluster(), sent);

@@ -1,6 +1,12 @@
 //! One attempt.
 
-use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use http::{Request, Response, header};
 
@@ -47,6 +53,13 @@ pub(super) struct Context<'a> {
     pub(super) copies: bool,
 }
 
+impl Context<'_> {
+    /// An endpoint for an attempt that begins now, not one of `tried` unless there is no other.
+    pub(super) fn lease(&self, tried: &[u64], now: Instant) -> Result<Lease, Error> {
+        self.worker.lease(self.cluster, tried, self.hash, now)
+    }
+}
+
 /// How an attempt went: the head of its answer, and what it came on.
 pub(super) type Sent = Result<(Response<Incoming>, Connection), Error>;
 
@@ -79,7 +92,7 @@ async fn send(
     sent: &Cell<bool>,
 ) -> Sent {
     let (pools, cluster) = (&context.worker.pools, context.cluster);
-    let mut connection = match pools.ready(cluster, &lease.endpoint, context.http2) {
+    let mut connection = match pools.ready(cluster, &lease.endpoint, context.http2, lease.begun) {
         Some(connection) => connection,
         // On the heap, as most requests find one and all would be larger.
         None => Box::pin(pools.find(cluster, &lease.endpoint, context.http2)).await?,

@@ -1,7 +1,7 @@
 //! Bodies that are kept while they are passed on. A task of its own reads from upstream: whoever asked first may be slow,
 //! or go away, and the others get it all the same.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -166,7 +166,7 @@ impl Watch for Returning {
     fn end(&mut self, end: End) {
         if let Some(held) = self.0.take() {
             // The requests that are kept have no body that could still be on its way.
-            held.ended(end, true);
+            held.ended(end, true, Instant::now());
         }
     }
 }

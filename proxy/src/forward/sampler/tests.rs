@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use leno_api::model::traffic_policy::{self, Settings};
 use prometheus::Registry;
 
@@ -106,9 +108,9 @@ fn a_breaker_opens_and_closes_and_survives_a_new_configuration() {
     let (mut sampler, families) = (Sampler::default(), families());
     let closed = cluster(1..=1, with_breaker(10), None);
     sampler.sample(&snapshot(&closed), at(100), &mail(&closed, 0, 5, 4), &families.resilience);
-    assert!(closed.clone().admit(at(100)).is_ok());
+    assert!(closed.clone().admit(|| at(100)).is_ok());
     sampler.sample(&snapshot(&closed), at(200), &mail(&closed, 0, 0, 1), &families.resilience);
-    let refusal = |time| closed.clone().admit(at(time)).map(drop).map_err(|(_, why)| why);
+    let refusal = |time| closed.clone().admit(|| at(time)).map(drop).map_err(|(_, why)| why);
     let open = |millis| Err(Refusal::Open { retry_after: at(millis) });
     assert_eq!(refusal(1_200), open(4_000));
     let state = closed.state.circuit.load_full().unwrap();
@@ -122,11 +124,11 @@ fn a_breaker_opens_and_closes_and_survives_a_new_configuration() {
 
     sampler.sample(&snapshot(&after), at(5_300), &Mail::default(), &families.resilience);
     assert!(metric(&families, "leno_circuit_state{service=\"shop/orders:80\"} 1"));
-    let probe = closed.clone().admit(at(5_300)).unwrap();
+    let probe = closed.clone().admit(|| at(5_300)).unwrap();
     assert!(matches!(refusal(5_300), Err(Refusal::Open { .. })), "there is one probe");
     // Given up, it is there for the next.
     drop(probe);
-    let probe = closed.clone().admit(at(5_300)).unwrap();
+    let probe = closed.clone().admit(|| at(5_300)).unwrap();
     probe.pass().settle(crate::cluster::tally::Verdict::Success, false);
     drop(probe);
     sampler.sample(&snapshot(&after), at(5_400), &Mail::default(), &families.resilience);
@@ -139,10 +141,10 @@ fn a_breaker_that_nobody_wants_any_more_lets_everything_pass() {
     let (mut sampler, families) = (Sampler::default(), families());
     let on = cluster(1..=1, with_breaker(1), None);
     sampler.sample(&snapshot(&on), at(100), &mail(&on, 0, 0, 3), &families.resilience);
-    assert!(on.clone().admit(at(200)).is_err());
+    assert!(on.clone().admit(|| at(200)).is_err());
     let off = cluster(1..=1, Settings::default(), Some(&on));
     sampler.sample(&snapshot(&off), at(200), &Mail::default(), &families.resilience);
-    assert!(on.clone().admit(at(200)).is_ok() && off.state.circuit.load().is_none());
+    assert!(on.clone().admit(|| at(200)).is_ok() && off.state.circuit.load().is_none());
     assert!(!metric(&families, "leno_circuit_state{service=\"shop/orders:80\"} 0"));
     sampler.sample(&Arc::default(), at(300), &Mail::default(), &families.resilience);
     assert!(sampler.watched.is_empty());
@@ -156,13 +158,13 @@ fn slow_calls_alone_make_a_breaker() {
     let (mut sampler, families) = (Sampler::default(), families());
     let cluster = cluster(1..=1, settings, None);
     sampler.sample(&snapshot(&cluster), at(100), &mail(&cluster, 0, 0, 50), &families.resilience);
-    assert!(cluster.clone().admit(at(100)).is_ok(), "failures do not open it");
+    assert!(cluster.clone().admit(|| at(100)).is_ok(), "failures do not open it");
     let mut mail = mail(&cluster, 0, 4, 0);
     for report in mail.values_mut().flat_map(FxHashMap::values_mut) {
         report.batch.slow = 2;
     }
     sampler.sample(&snapshot(&cluster), at(200), &mail, &families.resilience);
-    assert!(cluster.clone().admit(at(200)).is_err());
+    assert!(cluster.clone().admit(|| at(200)).is_err());
 }
 
 fn with_breakers(minimum: u32) -> Settings {
@@ -183,18 +185,21 @@ fn each_endpoint_has_its_own_breaker_that_survives_a_new_configuration() {
     sampler.sample(&snapshot(&before), at(100), &mail(&before, 1, 0, 9), &families.resilience);
     sampler.sample(&snapshot(&before), at(200), &mail(&before, 0, 9, 0), &families.resilience);
     assert!(lets_through(&before, 0) && !lets_through(&before, 1) && lets_through(&before, 2));
-    assert!(before.clone().admit(at(200)).is_ok(), "the service has none");
+    assert!(before.clone().admit(|| at(200)).is_ok(), "the service has none");
     let open = "leno_endpoint_circuits_open{service=\"shop/orders:80\"} 1";
     assert!(metric(&families, open));
     // Its lease says so, too, and so does the cluster when nobody is left.
-    assert!(matches!(before.lease(1, || at(300)), Err(crate::cluster::Unleased::Open)));
+    assert!(matches!(
+        before.lease(1, Instant::now(), || at(300)),
+        Err(crate::cluster::Unleased::Open)
+    ));
 
     let after = cluster(2..=4, with_breakers(6), Some(&before));
     sampler.sample(&snapshot(&after), at(300), &Mail::default(), &families.resilience);
     assert!(!lets_through(&after, 0) && lets_through(&after, 1) && metric(&families, open));
     sampler.sample(&snapshot(&after), at(5_200), &Mail::default(), &families.resilience);
-    let probe = after.lease(0, || at(5_200)).unwrap();
-    assert!(after.lease(0, || at(5_200)).is_err(), "there is one probe");
+    let probe = after.lease(0, Instant::now(), || at(5_200)).unwrap();
+    assert!(after.lease(0, Instant::now(), || at(5_200)).is_err(), "there is one probe");
     probe.settle(crate::cluster::tally::Verdict::Success, false);
     sampler.sample(&snapshot(&after), at(5_300), &Mail::default(), &families.resilience);
     assert!(lets_through(&after, 0));
