@@ -1,5 +1,7 @@
 //! Bodies that pass through. They are streamed, never collected; a watcher sees their length and their end.
 
+mod watched;
+
 use std::{
     cell::{Cell, RefCell},
     fmt,
@@ -19,6 +21,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+use self::watched::Watched;
 use super::{head, replay::Reader};
 
 /// In gRPC.
@@ -164,7 +167,7 @@ impl Body {
 
     /// Any body, watched; `length` is what its receiver was told that it has.
     pub fn watched(inner: Self, length: Option<u64>, watch: Box<dyn Watch>) -> Self {
-        Self::other(Watched { inner, left: length, watch: Some(watch) })
+        Self::other(Watched::new(inner, length, watch))
     }
 
     /// A body that is made elsewhere.
@@ -326,69 +329,6 @@ impl HttpBody for Passing {
 }
 
 impl Drop for Passing {
-    fn drop(&mut self) {
-        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
-        self.finish(end);
-    }
-}
-
-/// A body that is not passing through, with somebody who sees it pass.
-struct Watched {
-    inner: Body,
-    /// Bytes to come, where the receiver knows: it does not ask beyond them.
-    left: Option<u64>,
-    watch: Option<Box<dyn Watch>>,
-}
-
-impl Watched {
-    fn finish(&mut self, end: End) {
-        if let Some(mut watch) = self.watch.take() {
-            watch.end(end);
-        }
-    }
-}
-
-impl HttpBody for Watched {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(watch) = &mut self.watch {
-                    if let Some(data) = frame.data_ref() {
-                        watch.data(data);
-                    } else if let Some(trailers) = frame.trailers_ref() {
-                        watch.trailers(trailers);
-                    }
-                }
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.left = self.left.map(|left| left.saturating_sub(length));
-                if self.left == Some(0) || self.inner.is_end_stream() {
-                    self.finish(End::Complete);
-                }
-            }
-            Poll::Ready(Some(Err(_))) => self.finish(End::SenderFailed),
-            Poll::Ready(None) => self.finish(End::Complete),
-            Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl Drop for Watched {
     fn drop(&mut self) {
         let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
         self.finish(end);
