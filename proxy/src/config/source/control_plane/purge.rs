@@ -34,7 +34,7 @@ mod proto {
 /// How long the control plane may take to accept the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to hear that we have no caches any more.
-const LAST_WORD: Duration = Duration::from_secs(2);
+const LAST_WORD: Duration = Duration::from_secs(10);
 /// An order has one path and the name of a service.
 const MAX_ORDER_BYTES: usize = 16 * 1024;
 /// Messages handed to the transport before it has sent them.
