@@ -178,6 +178,16 @@ impl Purges {
 }
 
 impl State {
+    /// A proxy has nothing any more that it could be asked to forget.
+    fn leave(&mut self, holder: &Holder) {
+        for wait in self.waits.values_mut() {
+            wait.expected.remove(holder);
+            if wait.missing.remove(holder) && wait.missing.is_empty() {
+                wait.complete.notify_one();
+            }
+        }
+    }
+
     /// A proxy is as far as `sequence`, and that order itself removed so many responses.
     fn confirm(&mut self, holder: &Holder, sequence: u64, removed: u64) {
         for (order, wait) in self.waits.range_mut(..=sequence) {
@@ -239,7 +249,11 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         let now = self.purges.started.elapsed();
-        self.purges.state().roster.closed(&self.holder, self.finished, now);
+        let mut state = self.purges.state();
+        state.roster.closed(&self.holder, self.finished, now);
+        if self.finished && !state.roster.has(&self.holder) {
+            state.leave(&self.holder);
+        }
     }
 }
 

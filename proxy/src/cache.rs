@@ -112,7 +112,8 @@ impl Cache {
 
     /// Keeps a whole response from the origin, also where others find it.
     pub fn keep(&self, lead: Lead, stored: Arc<Stored>) {
-        let key = lead.key();
+        // Without what only parts fetches: readers ask for it as they look it up here.
+        let key = Key { shelf: lead.shelf().clone(), extra: stored.extra.clone() };
         let seen = lead.keep(self.store(), stored.clone());
         if let (Some(remote), Some(seen)) = (&self.remote, seen) {
             remote.write(&key, seen, &stored);
@@ -165,18 +166,30 @@ impl Cache {
     /// Makes void what is kept, and what is on its way, for a path of a service's port.
     pub fn remove(&self, service: &str, target: &str) {
         let shelf = self.parts.shelf(service, target);
-        self.kept.fills.remove(&self.kept.store, &shelf);
+        // First where others look: who begins a fetch in between must not find it there again.
         if let Some(remote) = &self.remote {
             remote.forget(&shelf);
         }
+        self.kept.fills.remove(&self.kept.store, &shelf);
     }
 
-    /// Forgets what people want forgotten. Says how many responses that were.
+    /// Forgets what people want forgotten, here and where sidecars share. Says how many responses that were here.
     pub fn purge(&self, purge: &Purge) -> u64 {
-        let path = match &purge.what {
-            What::Path(path) => What::Path(self.parts.shelf("", path)),
-            what => what.clone(),
-        };
+        if let Some(remote) = &self.remote {
+            match (self.as_kept(&purge.what), &purge.service) {
+                (What::Path(path), Some(port)) if port.contains(':') => {
+                    remote.forget(&format!("{port}{path}"));
+                }
+                // Where a prefix or a tag stands is not known there.
+                (_, service) => remote.forget_service(service.as_deref()),
+            }
+        }
+        self.purge_here(purge)
+    }
+
+    /// The same here alone.
+    pub fn purge_here(&self, purge: &Purge) -> u64 {
+        let path = self.as_kept(&purge.what);
         // Which tags a response on its way will have nobody knows.
         let may_be = |shelf: &str| {
             let (service, target) = key::split(shelf);
@@ -188,16 +201,15 @@ impl Cache {
         };
         let count = self.kept.fills.purge(&self.kept.store, may_be, is_void) as u64;
         self.kept.counters.purged(count);
-        if let Some(remote) = &self.remote {
-            match (&path, &purge.service) {
-                (What::Path(path), Some(port)) if port.contains(':') => {
-                    remote.forget(&format!("{port}{path}"));
-                }
-                // Where a prefix or a tag stands is not known there.
-                (_, service) => remote.forget_service(service.as_deref()),
-            }
-        }
         count
+    }
+
+    /// A path as far as its query counts.
+    fn as_kept(&self, what: &What) -> What {
+        match what {
+            What::Path(path) => What::Path(self.parts.shelf("", path)),
+            what => what.clone(),
+        }
     }
 
     /// How much there is and how much it was of use; `now` is the time since the Unix epoch.

@@ -56,6 +56,11 @@ impl Roster {
         }
     }
 
+    /// Whether it is expected to obey.
+    pub(super) fn has(&self, holder: &Holder) -> bool {
+        self.0.contains_key(holder)
+    }
+
     /// Those of `members`.
     pub(super) fn among(&self, members: &BTreeSet<Member>) -> BTreeSet<Holder> {
         self.0.keys().filter(|holder| members.contains(&holder.member)).cloned().collect()

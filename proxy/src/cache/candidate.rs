@@ -92,6 +92,13 @@ pub fn of(
             return Err("set-cookie");
         }
     }
+    // Whoever overrules the origin does not overrule the caller.
+    if forced.is_some() && question.directives.no_store {
+        return Err(NotStored::RequestNoStore.as_str());
+    }
+    if forced.is_some() && question.headers.contains_key(header::AUTHORIZATION) {
+        return Err(NotStored::Authorization.as_str());
+    }
     let selection = Selection::of(headers, question.headers).ok_or(NotStored::VaryStar.as_str())?;
     let mut freshness =
         freshness::of_response(status, headers, &directives, target, times, default);

@@ -123,7 +123,9 @@ impl Fills {
         let fills = self.lock();
         let here = fills.iter().filter(|(shelf, _)| may_be(shelf));
         here.flat_map(|(_, here)| here).for_each(|fill| fill.make_void());
-        store.purge(is_void)
+        drop(fills);
+        // What begins from here on is newer than the purge. Requests do not wait for all of a store to be looked through.
+        store.purge(|| self.lock(), is_void)
     }
 
     fn lock(&self) -> MutexGuard<'_, ByShelf> {
@@ -152,9 +154,14 @@ impl Lead {
         self.seen = seen;
     }
 
-    /// Under what its response is kept.
-    pub fn key(&self) -> Key {
-        Key { shelf: self.shelf.clone(), extra: self.fill.extra.clone() }
+    /// Where its response is kept.
+    pub fn shelf(&self) -> &Arc<str> {
+        &self.shelf
+    }
+
+    /// Whether what it fetches was made void meanwhile.
+    pub fn is_void(&self) -> bool {
+        self.fill.is_void()
     }
 
     /// Keeps a whole response, unless it was made void while it was fetched: then nothing is said. Otherwise, what was

@@ -225,17 +225,19 @@ impl Store {
     }
 
     /// Makes everything void that `is_void` says, by URL and response. Says how much that was.
-    pub fn purge(&self, is_void: impl Fn(&str, &Stored) -> bool) -> usize {
+    pub fn purge<T>(&self, lock: impl Fn() -> T, is_void: impl Fn(&str, &Stored) -> bool) -> usize {
         let mut count = 0;
-        let found: Vec<(Arc<str>, Shelf)> = self.shelves.iter().collect();
-        for (url, shelf) in found {
+        let concerned = self.shelves.iter().filter_map(|(url, shelf)| {
+            shelf.0.iter().any(|stored| is_void(&url, stored)).then_some(url)
+        });
+        let concerned: Vec<_> = concerned.collect();
+        for url in concerned {
+            // Nothing is kept between the look and the change.
+            let _held = lock();
+            let Some(shelf) = self.shelves.peek(&*url) else { continue };
             let kept: Arc<[_]> =
                 shelf.0.iter().filter(|stored| !is_void(&url, stored)).cloned().collect();
-            let void = shelf.0.len() - kept.len();
-            if void == 0 {
-                continue;
-            }
-            count += void;
+            count += shelf.0.len() - kept.len();
             match kept.is_empty() {
                 true => drop(self.shelves.remove(&*url)),
                 false => self.put(url, Shelf(kept)),
@@ -414,10 +416,10 @@ mod tests {
         let tagged = |tag: &'static str| {
             move |_: &str, stored: &Stored| stored.tags.iter().any(|known| **known == *tag)
         };
-        assert_eq!(store.purge(tagged("b")), 0);
+        assert_eq!(store.purge(|| (), tagged("b")), 0);
         let one = |stored: &Stored| stored.body.get().unwrap().bytes == "1";
-        assert_eq!(store.purge(|url, stored| url == "u" && one(stored)), 1);
-        assert_eq!(store.purge(tagged("a")), 2);
+        assert_eq!(store.purge(|| (), |url, stored| url == "u" && one(stored)), 1);
+        assert_eq!(store.purge(|| (), tagged("a")), 2);
         assert_eq!(store.figures().urls, 0);
     }
 }

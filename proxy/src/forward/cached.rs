@@ -5,6 +5,7 @@
 
 mod answer;
 mod arrive;
+mod change;
 mod fetch;
 mod second;
 
@@ -24,12 +25,12 @@ use super::{
 use crate::{
     cache::{
         Cache, Rules,
+        figures::Counters,
         fills::{Begun, Outcome},
         key::{self, Key},
         policy::{
             directives::Directives,
             freshness::Times,
-            invalidation,
             reuse::{self, Reuse, Windows},
         },
         status::{Forward, STALE_IF_ERROR, Told},
@@ -43,6 +44,8 @@ use crate::{
 
 /// So many fetches that turn out to be for other variants are waited for.
 const MOST_VARIANTS: u32 = 3;
+pub(super) use change::Change;
+
 /// A fetch for which nobody waits takes no longer.
 const ASIDE: Duration = Duration::from_secs(60);
 
@@ -59,6 +62,8 @@ struct Call {
     fetch: Key,
     identity: Arc<str>,
     directives: Directives,
+    /// Nobody waits for it, so that it is counted for nobody.
+    aside: bool,
 }
 
 /// What there is for a request.
@@ -121,11 +126,8 @@ impl Waiting {
 
 impl Call {
     fn of(exchange: &Exchange, rules: Arc<Rules>, routed: Routed, request: &Request<Body>) -> Self {
-        let uri = request.uri();
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let authority = uri.authority().map(|authority| authority.as_str()).or(host);
-        let authority = authority.unwrap_or_default();
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let authority = change::authority_of(request);
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let parts = rules.cache.parts();
         let cluster = &routed.cluster.name;
         let key = key::of(&rules.service, cluster, authority, target, request.headers(), parts);
@@ -141,6 +143,7 @@ impl Call {
             key,
             fetch,
             identity,
+            aside: false,
             directives: Directives::of_request(request.headers()),
             cluster: routed.cluster,
             rule: routed.rule,
@@ -180,8 +183,12 @@ impl Call {
         request: Request<Body>,
         why: Forward,
     ) -> Result<Response<Body>, Error> {
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let post = (method == Method::POST).then(|| with_body(&request, Body::Empty));
+        let change = Change::of(&self.rules.service, &request);
+        let post = (*request.method() == Method::POST).then(|| {
+            // Another change meanwhile makes the answer to this one void.
+            let fill = self.cache().begin_alone(&self.fetch, &self.identity);
+            (with_body(&request, Body::Empty), fill)
+        });
         let requested = unix_now();
         let rule = self.rule.as_deref();
         let fetched = exchange.fetch(self.cluster.clone(), rule, request, None).await;
@@ -189,16 +196,14 @@ impl Call {
             (admitted, Attempted::Received(received)) => (admitted, received),
             (_, Attempted::Answered(response)) => return Ok(response),
         };
-        let response = &received.response;
-        if invalidation::is_change(&method, response.status()) {
-            for path in invalidation::void(&self.authority, &uri, response.headers()) {
-                // Another rule of the same service may go by another policy.
-                for cache in exchange.snapshot.caches.values() {
-                    cache.remove(&self.rules.service, &path);
-                }
-            }
+        let post = post.filter(|(_, fill)| match fill {
+            Begun::Lead(lead) => !lead.is_void(),
+            Begun::Join(_) => false,
+        });
+        if let Some(change) = change {
+            change.takes_effect(&exchange.worker.snapshot(), &received.response);
         }
-        if let Some(request) = post.filter(|_| self.brings_what_get_would(exchange, &received))
+        if let Some((request, _)) = post.filter(|_| self.brings_what_get_would(exchange, &received))
             && let Begun::Lead(lead) = self.cache().begin_alone(&self.fetch, &self.identity)
         {
             let times = Times { requested, received: unix_now() };
@@ -239,11 +244,12 @@ impl Call {
             if self.directives.only_if_cached {
                 // RFC 9111 section 5.2.1.7.
                 self.count(exchange);
+                self.count_as(Counters::miss);
                 let detail = "nothing is kept, and the caller wants nothing else";
                 return Err(Error::ours(StatusCode::GATEWAY_TIMEOUT, Flag::None, detail));
             }
             if !question.fills(&request) {
-                self.cache().counters().miss();
+                self.count_as(Counters::miss);
                 return self.pass(exchange, request, question.why).await;
             }
             let begun = match alone {
@@ -269,7 +275,7 @@ impl Call {
             };
             match outcome {
                 Outcome::Here(stored) if self.may_use(&stored, &request) => {
-                    self.cache().counters().collapsed();
+                    self.count_as(Counters::collapsed);
                     let told = Told::Forwarded {
                         why: question.why,
                         status: None,
@@ -288,7 +294,13 @@ impl Call {
                     rounds += 1;
                     alone = rounds > MOST_VARIANTS;
                 }
-                Outcome::Here(_) | Outcome::Own => alone = true,
+                Outcome::Here(stored) => {
+                    if self.is_good_for_one(&stored) {
+                        self.cache().set_apart(&self.fetch, exchange.worker.shared.now());
+                    }
+                    alone = true;
+                }
+                Outcome::Own => alone = true,
             }
         }
     }
@@ -306,8 +318,8 @@ impl Call {
             self.revalidate(exchange, stored, request);
         }
         match reuse {
-            Reuse::Fresh => self.cache().counters().hit(),
-            _ => self.cache().counters().stale(),
+            Reuse::Fresh => self.count_as(Counters::hit),
+            _ => self.count_as(Counters::stale),
         }
         self.of_stored(exchange, request, stored, Told::hit(&stored.freshness, now), now)
     }
@@ -357,6 +369,14 @@ impl Call {
             && !matches!(self.reuse(stored, unix_now()), Reuse::Validate(_))
     }
 
+    /// Whether every request has to ask about it: nobody gains by waiting for another's answer.
+    fn is_good_for_one(&self, stored: &Stored) -> bool {
+        let anybody = Directives::default();
+        let (directives, freshness) = (&stored.directives, &stored.freshness);
+        let reuse = reuse::decide(&anybody, directives, freshness, self.windows(), unix_now());
+        matches!(reuse, Reuse::Validate(_))
+    }
+
     /// Asks the origin about what was used although it is stale, unless somebody is doing that already.
     fn revalidate(&self, exchange: &Exchange, stored: &Arc<Stored>, request: &Request<Body>) {
         let Begun::Lead(lead) = self.cache().begin_aside(&self.fetch, &self.identity) else {
@@ -364,7 +384,7 @@ impl Call {
         };
         let question =
             Question { known: vec![stored.clone()], selected: true, why: Forward::Stale };
-        let (call, mut aside) = (self.clone(), exchange.aside());
+        let (call, mut aside) = (Self { aside: true, ..self.clone() }, exchange.aside());
         // Whatever of it this caller wanted, and however: all of it is asked for.
         let mut request = with_body(request, Body::Empty);
         *request.method_mut() = Method::GET;
@@ -399,7 +419,9 @@ impl Call {
         now: Duration,
     ) -> Response<Body> {
         let mut response = answer::of(request, stored, now);
-        if let Body::Full(bytes) = response.body() {
+        if let Body::Full(bytes) = response.body()
+            && !self.aside
+        {
             self.cache().counters().saved(bytes.len() as u64);
         }
         self.tell(exchange, told, &mut response);
@@ -416,8 +438,11 @@ impl Call {
         error: Error,
         status: Option<StatusCode>,
     ) -> Result<Response<Body>, Error> {
-        let Some(stored) = self.may_replace(question) else { return Err(error) };
-        self.cache().counters().stale();
+        let Some(stored) = self.may_replace(question) else {
+            self.count_as(Counters::miss);
+            return Err(error);
+        };
+        self.count_as(Counters::stale);
         let told = Told::Forwarded {
             why: question.why,
             status: status.map(|status| status.as_u16()),
@@ -444,6 +469,13 @@ impl Call {
     fn tell<B>(&self, exchange: &mut Exchange, told: Told, response: &mut Response<B>) {
         told.append(response.headers_mut());
         exchange.note(|record| record.cache = Some(told.word()));
+    }
+
+    /// Every request is counted as one thing.
+    fn count_as(&self, what: fn(&Counters)) {
+        if !self.aside {
+            what(self.cache().counters());
+        }
     }
 
     /// Counts the exchange for the service, where no endpoint of it was reached.

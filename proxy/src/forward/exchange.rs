@@ -9,7 +9,8 @@ use super::{
     admission,
     affinity::{self, Affinity},
     attempt::{self, Received},
-    cached, fault, inbound, limits, mirror, outbound, outcome,
+    cached::{self, Change},
+    fault, inbound, limits, mirror, outbound, outcome,
     plugins::{self, Attempted},
     response, tunnel,
     worker::{Downstream, Worker},
@@ -76,6 +77,8 @@ pub(super) struct Routed {
     pub(super) backend: Option<usize>,
     /// Whether answers may come from our own memory.
     pub(super) cache: Option<Arc<Rules>>,
+    /// The port that the caller addresses, where this request may change what others keep of it.
+    pub(super) addressed: Option<Arc<str>>,
 }
 
 /// What routing decided.
@@ -226,7 +229,8 @@ impl Exchange {
                 Err(waiting) => Box::pin(waiting.answer(self)).await,
             };
         }
-        let Routed { cluster, rule, backend, .. } = routed;
+        let Routed { cluster, rule, backend, addressed, .. } = routed;
+        let change = addressed.and_then(|service| Change::of(&service, &request));
         let rule = rule.as_deref();
         let protocol = upgrade.as_ref().map(|(protocol, _)| protocol);
         let (admitted, attempted) = self.fetch(cluster, rule, request, protocol).await?;
@@ -234,6 +238,9 @@ impl Exchange {
             Attempted::Received(received) => received,
             Attempted::Answered(response) => return Ok(response),
         };
+        if let Some(change) = change {
+            change.takes_effect(&self.worker.snapshot(), &received.response);
+        }
         let changes = response::Changes::of(rule, backend);
         self.pass_on(admitted, changes, received, upgrade).await
     }

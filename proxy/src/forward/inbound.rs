@@ -71,7 +71,13 @@ pub(super) async fn decide(
     if let Some(certificate) = secured.as_ref().and_then(|secured| secured.certificate.as_ref()) {
         request.headers_mut().insert(head::CLIENT_CERTIFICATE, certificate.clone());
     }
-    Ok(Decision::Forward(Routed { cluster, rule: None, backend: None, cache: None }))
+    Ok(Decision::Forward(Routed {
+        cluster,
+        rule: None,
+        backend: None,
+        cache: None,
+        addressed: None,
+    }))
 }
 
 /// What the TLS server name says holds for the whole connection; no field of a request can say otherwise.

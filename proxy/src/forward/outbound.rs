@@ -45,7 +45,9 @@ pub(super) async fn decide(
         let cluster = port.cluster.clone();
         exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
         let cache = port.cache.clone();
-        return Ok(Decision::Forward(Routed { cluster, rule: None, backend: None, cache }));
+        let addressed = may_change(exchange, port, request);
+        let routed = Routed { cluster, rule: None, backend: None, cache, addressed };
+        return Ok(Decision::Forward(routed));
     }
     let chosen = choose(exchange, port, target, request);
     chosen.inspect_err(|_| exchange.count_for(&port.cluster))
@@ -78,7 +80,14 @@ fn choose(
         apply_to_request(changes, request);
     }
     let cache = rule.cache.clone();
-    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: picked, cache }))
+    let addressed = may_change(exchange, port, request);
+    Ok(Decision::Forward(Routed { cluster, rule: Some(rule), backend: picked, cache, addressed }))
+}
+
+/// The port's name, where a request may change what is kept of its responses, by whatever rule.
+fn may_change(exchange: &Exchange, port: &Port, request: &Request<Incoming>) -> Option<Arc<str>> {
+    let changes = !exchange.snapshot.caches.is_empty() && !request.method().is_safe();
+    changes.then(|| port.cluster.name.clone())
 }
 
 /// The service that answers to the target's host, waited for when nobody has asked for that host before.

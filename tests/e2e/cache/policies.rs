@@ -186,6 +186,25 @@ async fn parameters_may_be_left_out() {
 }
 
 #[tokio::test]
+async fn what_changes_by_a_route_without_a_cache_is_void_in_that_of_others() {
+    let upstream = Upstream::numbered(FRESH).await;
+    let rules = "\
+- name: writes
+  matches: [{method: PUT}]
+  backendRefs: [{name: shop, port: 80}]
+- name: rest
+  backendRefs: [{name: shop, port: 80}]";
+    let target =
+        "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop, sectionName: writes}";
+    let off = policy_for("off", target, "enabled: false");
+    let proxy = mesh(&upstream, "").http_route("shop", rules).yaml(&off).start().await;
+    get(&proxy, "/").await;
+    assert_hit(&get(&proxy, "/").await, "1");
+    assert_eq!(send(&proxy, "PUT", "/").await.text(), "2");
+    assert_miss(&get(&proxy, "/").await, "3");
+}
+
+#[tokio::test]
 async fn one_route_may_be_left_out() {
     let upstream = Upstream::numbered(FRESH).await;
     let rules = "\

@@ -134,6 +134,39 @@ async fn what_is_stale_is_validated_and_good_again() {
     assert_eq!(upstream.count(), 2);
 }
 
+/// An origin that compares dates alone confirms anything of that date: it must not be asked about another's page.
+#[tokio::test]
+async fn a_date_confirms_no_other_variant() {
+    let upstream = Upstream::answering(|head, number| {
+        let fields = "Cache-Control: max-age=600\r\nVary: Cookie\r\n\
+                      Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+        match head.contains("if-modified-since") {
+            true => format!("HTTP/1.1 304 Not Modified\r\n{fields}\r\n"),
+            false => format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 1\r\n\r\n{number}"),
+        }
+    })
+    .await;
+    let proxy = proxy(&upstream, "").await;
+    assert_miss(&get_with(&proxy, "/", "Cookie: user=a\r\n").await, "1");
+    assert_miss(&get_with(&proxy, "/", "Cookie: user=b\r\n").await, "2");
+    assert_hit(&get_with(&proxy, "/", "Cookie: user=a\r\n").await, "1");
+    assert_hit(&get_with(&proxy, "/", "Cookie: user=b\r\n").await, "2");
+}
+
+/// RFC 9110 section 14.2: a head has no parts.
+#[tokio::test]
+async fn a_range_means_nothing_for_a_head() {
+    let upstream = Upstream::numbered("Cache-Control: max-age=600\r\n").await;
+    let proxy = proxy(&upstream, "").await;
+    assert_miss(&get(&proxy, "/").await, "1");
+    let request = "HEAD / HTTP/1.1\r\nHost: shop\r\nRange: bytes=5-\r\nConnection: close\r\n\r\n";
+    let mut wire = Wire::connect(proxy.outbound).await;
+    wire.send(request).await;
+    let head = wire.head().await.unwrap();
+    assert_eq!((head.status, head.header("content-length")), (200, Some("1")), "{head:?}");
+    assert_eq!(head.header("content-range"), None);
+}
+
 #[tokio::test]
 async fn variants_are_told_apart() {
     let upstream =

@@ -111,12 +111,15 @@ fn force_overrules_the_origin_but_makes_nothing_public() {
         &[("set-cookie", "a=b")],
         &[("cache-control", "public, max-age=7"), ("age", "100")],
     ] {
-        let stored = kept(force(), &[("authorization", "x")], 200, answered).unwrap();
+        let stored = kept(force(), &[], 200, answered).unwrap();
         assert_eq!(stored.freshness.lifetime.as_secs(), 60, "{answered:?}");
         assert!(stored.freshness.is_fresh(NOW), "{answered:?}");
         assert_eq!(stored.audience, Audience::Only("spiffe://a".into()), "{answered:?}");
     }
     assert_eq!(kept(force(), &[], 200, &[("vary", "*")]).unwrap_err(), "vary-star");
+    let refused = |asked: Fields<'_>| kept(force(), asked, 200, &[]).unwrap_err();
+    assert_eq!(refused(&[("authorization", "x")]), "authorization");
+    assert_eq!(refused(&[("cache-control", "no-store")]), "request-no-store");
     assert_eq!(lifetime(force(), 500, &[]), Err("no-freshness"));
 }
 

@@ -35,9 +35,9 @@ const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// Makes a request ask for what is new: with the validators of the `stored` responses, of which the first is the one that
-/// the request selects. Says whether there is anything to ask by.
-pub fn ask(request: &mut HeaderMap, stored: &[&HeaderMap]) -> bool {
+/// Makes a request ask for what is new: with the tags of the `stored` responses, and with the date of the first one if that
+/// is what the request selects (`selected`). Says whether there is anything to ask by.
+pub fn ask(request: &mut HeaderMap, stored: &[&HeaderMap], selected: bool) -> bool {
     for name in &CONDITIONS {
         request.remove(name);
     }
@@ -53,14 +53,15 @@ pub fn ask(request: &mut HeaderMap, stored: &[&HeaderMap]) -> bool {
     {
         request.insert(header::IF_NONE_MATCH, tags);
     }
-    if let Some(modified) = stored.first().and_then(|headers| headers.get(header::LAST_MODIFIED)) {
+    let first = stored.first().filter(|_| selected);
+    if let Some(modified) = first.and_then(|headers| headers.get(header::LAST_MODIFIED)) {
         request.insert(header::IF_MODIFIED_SINCE, modified.clone());
     }
     request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
 }
 
-/// Whether a 304 is about the stored response (section 4.3.4): by its strong tag if it has one, else by the weak one, else
-/// by its date; one with neither is about the only response that was asked about.
+/// Whether a 304 is about the stored response, which is one of several that were asked about (section 4.3.4): by its strong
+/// tag if it has one, else by the weak one, else by its date. Of one with neither nobody knows.
 pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     if let Some(tag) = not_modified.get(header::ETAG) {
         let known = stored.get(header::ETAG);
@@ -71,7 +72,7 @@ pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     }
     match date(not_modified, &header::LAST_MODIFIED) {
         Some(modified) => date(stored, &header::LAST_MODIFIED) == Some(modified),
-        None => true,
+        None => false,
     }
 }
 
@@ -202,14 +203,18 @@ mod tests {
         let mut request = headers(&[("if-none-match", "\"mine\""), ("if-range", "x"), ("a", "b")]);
         let first = headers(&[("etag", "\"a\""), ("last-modified", EARLY)]);
         let second = headers(&[("etag", "W/\"b\"")]);
-        assert!(ask(&mut request, &[&first, &second]));
+        assert!(ask(&mut request, &[&first, &second], true));
         let expected = headers(&[
             ("a", "b"),
             ("if-none-match", "\"a\", W/\"b\""),
             ("if-modified-since", EARLY),
         ]);
         assert_eq!(request, expected);
-        assert!(!ask(&mut request, &[&HeaderMap::new()]));
+        // Of what the request does not select only tags are known to be what is meant.
+        assert!(ask(&mut request, &[&first, &second], false));
+        let expected = headers(&[("a", "b"), ("if-none-match", "\"a\", W/\"b\"")]);
+        assert_eq!(request, expected);
+        assert!(!ask(&mut request, &[&HeaderMap::new()], true));
         assert_eq!(request, headers(&[("a", "b")]));
     }
 
@@ -251,7 +256,7 @@ mod tests {
         assert!(!about(&[("etag", "\"a\"")], &[]));
         assert!(about(&[("last-modified", EARLY)], &[("last-modified", EARLY)]));
         assert!(!about(&[("last-modified", EARLY)], &[("last-modified", LATE)]));
-        assert!(about(&[], &[("etag", "\"a\"")]));
+        assert!(!about(&[], &[("etag", "\"a\"")]));
     }
 
     #[test]

@@ -406,6 +406,8 @@ async fn a_redis_that_hangs_or_is_gone_is_left_alone_and_taken_up_again() {
 async fn a_wrong_password_is_refused_and_a_new_one_read() {
     let fixture = Fixture::new().await;
     let file = fixture.folder.path().join("password");
+    let up = async || Link::open(&fixture.server.redis(Some(&file))).await.is_ok();
+    until("Redis is up", up).await;
     std::fs::write(&file, "wrong").unwrap();
     let remote = fixture.sidecar_of(&fixture.policy);
     until("refused", async || remote.figures().errors > 0).await;

@@ -190,15 +190,14 @@ impl http_body::Body for Filtered {
                 let limited = this.poll_patience(context);
                 return limited.map(|error| Some(Err(error)));
             }
+            let turn = *began.get_or_insert_with(std::time::Instant::now);
             match this.poll_source(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             }
             // What keeps bytes is shown more and more of them, and each callback may run up to its deadline.
-            if this.ready.is_empty()
-                && began.get_or_insert_with(std::time::Instant::now).elapsed() >= TURN
-            {
+            if this.ready.is_empty() && turn.elapsed() >= TURN {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

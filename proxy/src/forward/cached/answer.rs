@@ -22,8 +22,9 @@ pub(super) fn of(request: &Request<Body>, stored: &Stored, now: Duration) -> Res
         *response.headers_mut() = validation::not_modified_fields(&stored.headers);
         response
     } else {
-        let mut response = whole_or_part(asked, stored);
-        if *request.method() == Method::HEAD {
+        let head = *request.method() == Method::HEAD;
+        let mut response = whole_or_part((!head).then_some(asked), stored);
+        if head {
             leave_out_body(&mut response);
         }
         response
@@ -41,7 +42,8 @@ pub(super) fn has_it(asked: &HeaderMap, stored: &Stored) -> bool {
     stored.status.is_success() && validation::caller_has_it(asked, &stored.headers)
 }
 
-fn whole_or_part(asked: &HeaderMap, stored: &Stored) -> Response<Body> {
+/// `asked`: the fields of a request that may have a part (RFC 9110 section 14.2: GET alone).
+fn whole_or_part(asked: Option<&HeaderMap>, stored: &Stored) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = stored.status;
     response.headers_mut().clone_from(&stored.headers);
@@ -54,8 +56,8 @@ fn whole_or_part(asked: &HeaderMap, stored: &Stored) -> Response<Body> {
         return response;
     }
     let length = whole.bytes.len() as u64;
-    let part = match stored.status {
-        StatusCode::OK => Part::of(asked, &stored.headers, length),
+    let part = match (stored.status, asked) {
+        (StatusCode::OK, Some(asked)) => Part::of(asked, &stored.headers, length),
         _ => Part::Whole,
     };
     let bytes = match part {

@@ -1,7 +1,10 @@
 //! Bodies that are kept while they are passed on. A task of its own reads from upstream: whoever asked first may be slow,
 //! or go away, and the others get it all the same.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -21,6 +24,9 @@ use crate::{
     forward::response::Held,
     http::body::{Body, BodyError, End, Watch},
 };
+
+/// So long a body is read on when whoever asked for it has gone; others may read it, too.
+const ORPHANED: Duration = Duration::from_secs(60);
 
 /// A response that arrives.
 pub(super) struct Arriving {
@@ -48,25 +54,32 @@ pub(super) fn read(body: Arc<StoredBody>) -> Body {
     reader(Reader { body, place: Place::default(), source: Source::Kept(None) })
 }
 
+/// Cuts a body off unless it came to its end: those who read it must not wait for ever.
+struct Cut(Arc<Stored>);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.0.body.cut();
+    }
+}
+
 async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Sender<Body>) {
     let Arriving { cache, lead, stored, length } = arriving;
+    let _cut = Cut(stored.clone());
     let most = usize::try_from(cache.policy().max_object_bytes).unwrap_or(usize::MAX);
+    let mut too_long = Some(too_long);
+    let mut left = None;
     let mut trailers = None;
-    while let Some(frame) = upstream.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => {
-                let detail = format!("a response broke off while it was kept: {error}");
+    loop {
+        let frame = match next_frame(&mut upstream, too_long.as_mut(), &mut left).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(detail) => {
                 tracing::debug!("{detail}");
                 // Who waits for all of it gets an error, too: many requests must not make many that break off.
                 let status = StatusCode::BAD_GATEWAY;
-                lead.tell(Outcome::Failed(Error::upstream(
-                    status,
-                    Flag::UC,
-                    Retry::Unsafe,
-                    detail,
-                )));
-                stored.body.cut();
+                let error = Error::upstream(status, Flag::UC, Retry::Unsafe, detail);
+                lead.tell(Outcome::Failed(error));
                 return;
             }
         };
@@ -81,15 +94,42 @@ async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Send
             && (length.is_some() || stored.body.reserve(data.len() as u64));
         if !fits {
             lead.tell(Outcome::Own);
-            // Whoever asked for it gets the rest from upstream; if he is gone, nobody does.
-            let _ = too_long.send(rest(data, upstream));
-            stored.body.cut();
+            if let Some(too_long) = too_long.take() {
+                // Whoever asked for it gets the rest from upstream; if he is gone, nobody does.
+                let _ = too_long.send(rest(data, upstream));
+            }
             return;
         }
         stored.body.push(&data);
     }
     stored.body.finish(trailers.as_ref().map(storing::copied));
     cache.keep(lead, stored);
+}
+
+/// What comes next from upstream. Once whoever asked for it is gone, all of it has to come within [`ORPHANED`]: a response that
+/// never ends would be read for nobody.
+async fn next_frame(
+    upstream: &mut Body,
+    asker: Option<&mut oneshot::Sender<Body>>,
+    left: &mut Option<Instant>,
+) -> Result<Option<Frame<Bytes>>, String> {
+    let gone = async {
+        if left.is_none()
+            && let Some(asker) = asker
+        {
+            asker.closed().await;
+            *left = Some(Instant::now());
+        }
+        let until = left.map_or_else(Instant::now, |left| left) + ORPHANED;
+        tokio::time::sleep_until(until.into()).await;
+    };
+    tokio::select! {
+        biased;
+        frame = upstream.frame() => frame.transpose().map_err(|error| {
+            format!("a response broke off while it was kept: {error}")
+        }),
+        () = gone => Err(format!("a response did not end within {ORPHANED:?} of its caller")),
+    }
 }
 
 /// What was read already, and what follows.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
@@ -14,6 +14,7 @@ use crate::{
     cache::{
         body::StoredBody,
         candidate::{self, Answer},
+        figures::Counters,
         fills::{Lead, Outcome},
         policy::{
             directives::{CAPABILITY, SURROGATE_CAPABILITY},
@@ -57,8 +58,12 @@ impl Call {
             // Other callers' answers are made of the same one: what is asked for is all of it.
             asking.headers_mut().remove(header::RANGE);
             asking.headers_mut().append(SURROGATE_CAPABILITY, CAPABILITY);
+            if !question.selected {
+                // A date says nothing of which variant it is of: only tags do.
+                question.known.retain(|stored| stored.headers.contains_key(header::ETAG));
+            }
             let known: Vec<_> = question.known.iter().map(|stored| &stored.headers).collect();
-            let conditional = validation::ask(asking.headers_mut(), &known);
+            let conditional = validation::ask(asking.headers_mut(), &known, question.selected);
             let requested = unix_now();
             let rule = self.rule.as_deref();
             let fetched = exchange.fetch(self.cluster.clone(), rule, asking, None).await;
@@ -88,7 +93,7 @@ impl Call {
                         let fresh = (&stored, &received.response, times);
                         let stored = self.freshen(lead, fresh, &request);
                         received.discard(&admitted);
-                        self.cache().counters().validated();
+                        self.count_as(Counters::validated);
                         let told = self.kept(&question, Some(status));
                         return self.send(exchange, &request, &stored, told).await;
                     }
@@ -110,7 +115,7 @@ impl Call {
                     return self.instead_of(exchange, &question, &request, error, status).await;
                 }
             }
-            self.cache().counters().miss();
+            self.count_as(Counters::miss);
             return self
                 .take(exchange, lead, &question, &request, (admitted, received, times))
                 .await;
@@ -147,7 +152,8 @@ impl Call {
         let limits = Limits { idle: IDLE, deadline, grpc: false };
         let ended = body.is_end_stream();
         let upstream = Body::passing(body, limits, Box::new(Returning(Some(held))));
-        let has_it = answer::has_it(request.headers(), &stored);
+        let get = *request.method() == Method::GET;
+        let has_it = get && answer::has_it(request.headers(), &stored);
         let not_modified = has_it.then(|| validation::not_modified_fields(&stored.headers));
         let body = match ended {
             true => {

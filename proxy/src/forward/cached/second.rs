@@ -9,6 +9,7 @@ use crate::{
     cache::{
         body::StoredBody,
         candidate::{self, Answer},
+        figures::Counters,
         fills::Lead,
         policy::{freshness::Times, reuse::Reuse},
         remote::codec::Entry,
@@ -78,7 +79,7 @@ impl Call {
         stored: Arc<Stored>,
     ) -> Result<Response<Body>, Error> {
         lead.keep(self.cache().store(), stored.clone());
-        self.cache().counters().hit();
+        self.count_as(Counters::hit);
         let told = Told::hit(&stored.freshness, unix_now()).because("remote");
         self.send(exchange, request, &stored, told).await
     }

@@ -73,7 +73,8 @@ impl HttpBody for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
+        let complete = self.left == Some(0) || self.inner.is_end_stream();
+        let end = if complete { End::Complete } else { End::Dropped };
         self.finish(end);
     }
 }

@@ -183,7 +183,16 @@ impl Listener {
             order.position.ok_or("the control plane sent an order without a position")?;
         let (caches, purge) = (self.caches(), purge_of(order));
         tracing::debug!(service = purge.service.as_deref(), what = ?purge.what, "purging");
-        let purging = move || caches.values().map(|cache| cache.purge(&purge)).sum();
+        // Who has just begun forgets what it may have missed, and does not make others forget it.
+        let everything = purge.service.is_none() && purge.what == What::All;
+        let first = self.position.is_none() && everything;
+        let purging = move || {
+            let of = |cache: &Arc<Cache>| match first {
+                true => cache.purge_here(&purge),
+                false => cache.purge(&purge),
+            };
+            caches.values().map(of).sum()
+        };
         let removed = tokio::task::spawn_blocking(purging).await;
         let removed = removed.map_err(|error| format!("a purge failed: {error}"))?;
         self.position = Some(position);
