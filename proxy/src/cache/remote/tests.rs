@@ -64,6 +64,8 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server cannot be started: apt-get install redis-server");
+        let up = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        until("redis-server listens", up).await;
         Self { process, port, _folder: folder }
     }
 
