@@ -145,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache::policy::fixtures::headers as fields;
 
     fn parts(headers: &[&'static str], cookies: &[&str], query: QueryKey) -> Parts {
         Parts::new(CacheKey {
@@ -152,14 +153,6 @@ mod tests {
             cookies: cookies.iter().map(|name| (*name).to_owned()).collect(),
             query,
         })
-    }
-
-    fn fields(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, value.parse().unwrap());
-        }
-        map
     }
 
     #[test]

@@ -18,3 +18,17 @@ pub mod reuse;
 pub mod storing;
 pub mod validation;
 pub mod variants;
+
+#[cfg(test)]
+pub(in crate::cache) mod fixtures {
+    use http::HeaderMap;
+
+    /// Fields of a message, in this order.
+    pub(in crate::cache) fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+}

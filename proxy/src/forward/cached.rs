@@ -9,6 +9,8 @@ mod change;
 mod fetch;
 mod second;
 
+pub(super) use change::Change;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -44,8 +46,6 @@ use crate::{
 
 /// So many fetches that turn out to be for other variants are waited for.
 const MOST_VARIANTS: u32 = 3;
-pub(super) use change::Change;
-
 /// A fetch for which nobody waits takes no longer.
 const ASIDE: Duration = Duration::from_secs(60);
 
@@ -326,11 +326,7 @@ impl Call {
 
     /// What is kept for a request.
     fn look(&self, request: &Request<Body>, now: Duration) -> Found {
-        let shelf = self.cache().store().look_up(&self.key.shelf);
-        let Some(shelf) = shelf else {
-            let question = Question { known: Vec::new(), selected: false, why: Forward::UriMiss };
-            return Found::Ask(question);
-        };
+        let shelf = self.cache().store().look_up(&self.key.shelf).unwrap_or_default();
         let mut selected = shelf.select(&self.identity, &self.key.extra, request.headers());
         if let Some(stored) = selected.next() {
             let why = match self.reuse(stored, now) {

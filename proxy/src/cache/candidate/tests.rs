@@ -2,6 +2,7 @@ use leno_api::model::{Model, cache_policy::CachePolicy};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cache::policy::fixtures::headers as fields;
 
 const NOW: Duration = Duration::from_secs(1_000_000);
 
@@ -17,13 +18,6 @@ fn policy(spec: Value) -> Arc<CachePolicy> {
         Model::CachePolicy(policy) => policy,
         other => panic!("{other:?}"),
     }
-}
-
-fn fields(fields: &[(&'static str, &str)]) -> HeaderMap {
-    fields
-        .iter()
-        .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-        .collect()
 }
 
 type Fields<'a> = &'a [(&'static str, &'a str)];

@@ -105,15 +105,12 @@ impl Call {
                     }
                 }
             }
-            if is_failure(status) {
-                let detail = format!("{}: the origin answered {status}", self.rules.service);
-                let error = Error::upstream(status, Flag::None, Retry::Unsafe, detail);
-                if self.may_replace(&question).is_some() {
-                    lead.tell(Outcome::Failed(error.clone()));
-                    received.discard(&admitted);
-                    let status = Some(status);
-                    return self.instead_of(exchange, &question, &request, error, status).await;
-                }
+            if is_failure(status) && self.may_replace(&question).is_some() {
+                let error = self.failed(status);
+                lead.tell(Outcome::Failed(error.clone()));
+                received.discard(&admitted);
+                let status = Some(status);
+                return self.instead_of(exchange, &question, &request, error, status).await;
             }
             self.count_as(Counters::miss);
             return self
@@ -243,11 +240,16 @@ impl Call {
         Told::Forwarded { why: question.why, status, stored: true, collapsed: false, detail: None }
     }
 
+    /// What others hear of an answer with this status.
+    fn failed(&self, status: StatusCode) -> Error {
+        let detail = format!("{}: the origin answered {status}", self.rules.service);
+        Error::upstream(status, Flag::None, Retry::Unsafe, detail)
+    }
+
     /// Tells others that the response is not for them. An error they get, too: many requests must not make many of them.
     fn release(&self, exchange: &Exchange, lead: &Lead, status: StatusCode, reason: &str) {
         if is_failure(status) {
-            let detail = format!("{}: the origin answered {status}", self.rules.service);
-            lead.tell(Outcome::Failed(Error::upstream(status, Flag::None, Retry::Unsafe, detail)));
+            lead.tell(Outcome::Failed(self.failed(status)));
         } else {
             lead.tell(Outcome::Own);
             // What this caller wants, or the moment does not let, says nothing of the next.

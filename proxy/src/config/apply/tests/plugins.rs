@@ -93,17 +93,23 @@ async fn a_plugin_keeps_nothing_else_from_going_live() {
     LocalSet::new().run_until(test).await;
 }
 
+/// Everything runs, but for a plugin whose server has no module yet.
+async fn answered_with_503(module: &[u8]) -> (Server, Running, Vec<Item>) {
+    let server = Server::start("HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n").await;
+    let running = Running::start();
+    let offered = plugin(&format!("{}/tag.wasm", server.url), module);
+    let mut both = items(MESH);
+    both.extend(offered.clone());
+    let told = verdict(running.change(both).await).await;
+    assert!(told.len() == 1 && told[0].1.contains("answered with 503"), "{told:?}");
+    (server, running, offered)
+}
+
 #[tokio::test]
 async fn what_becomes_of_a_plugin_later_is_told_later() {
     let test = async {
         let module = wat::parse_str(EMPTY).unwrap();
-        let server = Server::start("HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n").await;
-        let mut running = Running::start();
-        let offered = plugin(&format!("{}/tag.wasm", server.url), &module);
-        let mut both = items(MESH);
-        both.extend(offered.clone());
-        let told = verdict(running.change(both).await).await;
-        assert!(told.len() == 1 && told[0].1.contains("answered with 503"), "{told:?}");
+        let (server, mut running, offered) = answered_with_503(&module).await;
         assert_eq!(running.loaded(), Some(false));
         server.answer(Some(ok(&module)));
         running.until(Some(true)).await;
@@ -120,13 +126,7 @@ async fn what_becomes_of_a_plugin_later_is_told_later() {
 async fn another_reason_is_told_as_well() {
     let test = async {
         let module = wat::parse_str(EMPTY).unwrap();
-        let server = Server::start("HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n").await;
-        let mut running = Running::start();
-        let offered = plugin(&format!("{}/tag.wasm", server.url), &module);
-        let mut both = items(MESH);
-        both.extend(offered.clone());
-        let told = verdict(running.change(both).await).await;
-        assert!(told.len() == 1 && told[0].1.contains("answered with 503"), "{told:?}");
+        let (server, mut running, offered) = answered_with_503(&module).await;
         server.answer(Some(b"HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n".to_vec()));
         let again = tokio::time::timeout(PATIENCE, running.again.recv()).await.unwrap().unwrap();
         assert_eq!(again.to_string(), "WasmPlugin shop/tag");
