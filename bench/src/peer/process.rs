@@ -168,8 +168,17 @@ mod tests {
         let child = process.first_line().unwrap();
         assert!(Path::new(&format!("/proc/{child}")).exists());
         drop(process);
-        // Init reaps it when it likes; dead is what counts.
-        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "), "{stat}");
+        // It was told to end before `drop` returned; the scheduler decides when it does, and init
+        // when it is reaped.
+        let deadline = Instant::now() + END_PATIENCE;
+        let stat = loop {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            let dead = stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ");
+            if dead || Instant::now() > deadline {
+                break if dead { None } else { Some(stat) };
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(stat, None);
     }
 }
