@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -115,8 +116,9 @@ impl FileSource {
     pub async fn follow(mut self, updates: mpsc::Sender<Update>) -> Result<(), Error> {
         let (events, mut changed) = mpsc::channel(1);
         let watch = |source| Error::Watch { path: self.path.clone(), source };
+        let names = names(&self.path);
         let mut watcher = notify::recommended_watcher(move |event| {
-            if is_news(&event) {
+            if is_news(&event, &names) {
                 // A full channel holds the news already.
                 let _ = events.try_send(());
             }
@@ -291,13 +293,24 @@ fn name_of(value: &serde_json::Value) -> String {
     format!("{kind} {namespace}/{}", text("/metadata/name").unwrap_or("?"))
 }
 
-/// Whether a file may have changed. Reading the file is an event, too, and would be its own cause.
-fn is_news(event: &notify::Result<Event>) -> bool {
+/// What the file at `path` is called, and what it is a link to.
+fn names(path: &Path) -> [OsString; 2] {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
+    [name(path), std::fs::canonicalize(path).map_or_else(|_| name(path), |path| name(&path))]
+}
+
+/// Whether the file called one of `names` may have changed. Reading the file is an event, too, and would be its own cause. Others in
+/// its folder are no news, however often they are written, but for those that begin with `..`: Kubernetes changes a
+/// mounted file by pointing the link `..data` elsewhere.
+fn is_news(event: &notify::Result<Event>, names: &[OsString; 2]) -> bool {
+    let Ok(event) = event else { return true };
     let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    match event {
-        Ok(event) => !event.kind.is_access() || event.kind == written,
-        Err(_) => true,
-    }
+    let ours = |path: &PathBuf| {
+        let changed = path.file_name().unwrap_or_default();
+        names.iter().any(|name| name == changed) || changed.as_encoded_bytes().starts_with(b"..")
+    };
+    (!event.kind.is_access() || event.kind == written)
+        && (event.paths.is_empty() || event.paths.iter().any(ours))
 }
 
 #[cfg(test)]
@@ -327,25 +340,30 @@ mod tests {
     }
 
     #[test]
-    fn reading_the_file_is_no_news() {
+    fn reading_the_file_and_writing_others_is_no_news() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("mesh.yaml");
+        let (path, link) = (dir.path().join("mesh.yaml"), dir.path().join("link.yaml"));
         std::fs::write(&path, SERVICE).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let called = names(&link);
         let (events, seen) = std::sync::mpsc::channel();
         let mut watcher = notify::recommended_watcher(move |event| {
-            let news = is_news(&event);
+            let news = is_news(&event, &called);
             let _ = events.send((news, event.unwrap().paths));
         })
         .unwrap();
         watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();
         std::fs::read(&path).unwrap();
-        let other = dir.path().join("other.yaml");
-        std::fs::write(&other, SERVICE).unwrap();
-        let next = || seen.recv_timeout(Duration::from_secs(10)).unwrap();
-        let events: Vec<_> = std::iter::repeat_with(next).take(2).collect();
-        assert!(!events[0].0 && events[0].1 == [path], "it was opened: {events:?}");
-        let written = std::iter::once(events[1].clone()).chain(std::iter::repeat_with(next));
-        assert!(written.take(4).any(|(news, paths)| news && paths == [other.clone()]));
+        std::fs::write(dir.path().join("other.yaml"), SERVICE).unwrap();
+        std::fs::write(&path, SERVICE).unwrap();
+        let next = || seen.recv_timeout(Duration::from_secs(30)).unwrap();
+        let first = std::iter::repeat_with(next).find(|(news, _)| *news);
+        assert_eq!(first.unwrap().1, [path], "of what the link leads to");
+        std::os::unix::fs::symlink("elsewhere", dir.path().join("..data")).unwrap();
+        let swapped = dir.path().join("..data");
+        assert!(
+            std::iter::repeat_with(next).any(|(news, paths)| news && paths == [swapped.clone()])
+        );
     }
 
     #[test]
