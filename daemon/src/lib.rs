@@ -4,8 +4,10 @@
 //! - [`shutdown`]: SIGTERM and SIGINT, the first politely, the second at once.
 //! - [`exposition`]: metrics as Prometheus text, with those of the process itself.
 //! - [`files`]: how many files may be open.
+//! - [`memory`]: what the allocator keeps and nobody uses goes back to the system.
 
 pub mod exposition;
 pub mod files;
 pub mod logs;
+pub mod memory;
 pub mod shutdown;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_daemon::{exposition, files, logs, shutdown};
+use leno_daemon::{exposition, files, logs, memory, shutdown};
 use prometheus::Registry;
 use tokio::{
     runtime,
@@ -63,6 +63,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Idle upstream connections are looked at this often; another worker may wait for one, for as long as connecting may
 /// take (1 s unless a policy says otherwise).
 const SWEEP: Duration = Duration::from_millis(250);
+/// Memory that was freed goes back to the system after so many of them: a second.
+const SWEEPS_PER_RETURN: u64 = 4;
 
 /// Why the proxy cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -379,13 +381,16 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
     let telling = worker.clone();
     tokio::task::spawn_local(async move { telling.tell_observations().await });
     let mut ticks = tokio::time::interval(SWEEP);
-    loop {
+    for sweep in 0_u64.. {
         ticks.tick().await;
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
         worker.limits.borrow_mut().sweep();
         worker.pools.sweep(tokio::time::Instant::now());
         worker.tend_plugins();
+        if sweep % SWEEPS_PER_RETURN == 0 {
+            memory::give_back();
+        }
     }
 }
 

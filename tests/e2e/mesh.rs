@@ -227,6 +227,11 @@ impl Proxy {
         self.memory("VmRSS:")
     }
 
+    /// What it holds now without the program itself, in bytes.
+    pub fn held(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
     /// The most memory that was ever resident, in bytes.
     pub fn peak_memory(&self) -> u64 {
         self.memory("VmHWM:")

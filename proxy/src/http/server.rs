@@ -113,6 +113,8 @@ where
     let mut first = Bytes::new();
     loop {
         if first.is_empty() {
+            // Without a byte in it, it may still hold all of the codec's buffer.
+            drop(std::mem::take(&mut first));
             first = match next_byte(&mut io, limits.head_timeout, &mut drain).await {
                 Ok(byte) => byte,
                 Err(ended) => return ended,
