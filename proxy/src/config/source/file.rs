@@ -341,7 +341,7 @@ mod tests {
         std::fs::read(&path).unwrap();
         let other = dir.path().join("other.yaml");
         std::fs::write(&other, SERVICE).unwrap();
-        let next = || seen.recv_timeout(Duration::from_secs(10)).unwrap();
+        let next = || seen.recv_timeout(Duration::from_secs(60)).unwrap();
         let events: Vec<_> = std::iter::repeat_with(next).take(2).collect();
         assert!(!events[0].0 && events[0].1 == [path], "it was opened: {events:?}");
         let written = std::iter::once(events[1].clone()).chain(std::iter::repeat_with(next));
