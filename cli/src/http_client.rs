@@ -23,7 +23,7 @@ mod trust;
 
 pub use trust::{Trust, TrustError};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For an answer to begin, and again for it to be complete.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A list of 100,000 resources of 1 KiB, and then some.

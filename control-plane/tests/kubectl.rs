@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -29,6 +29,8 @@ spec:
   parentRefs: [{group: "", kind: Service, name: orders}]
   rules: [{backendRefs: [{name: orders, port: 80, weight: 90}, {name: orders-v2, port: 80, weight: 10}]}]
 "#;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Kubectl {
     server: Vec<String>,
@@ -211,18 +213,29 @@ async fn kubectl_watches() {
     }
     let kubectl = Kubectl::start().await;
     kubectl.fine("apply -f -", MANIFESTS, &[]).await;
-    let watching = kubectl.command("get services -w --output-watch-events").spawn().unwrap();
-    let id = watching.id();
-    let output = tokio::task::spawn_blocking(move || watching.wait_with_output());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    kubectl.fine("label service orders team=a", "", &[]).await;
-    kubectl.fine("delete service orders", "", &[]).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    Command::new("kill").arg(id.to_string()).status().unwrap();
-    let text = String::from_utf8(output.await.unwrap().unwrap().stdout).unwrap();
-    let mut events: Vec<_> =
-        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let mut watching = kubectl.command("get services -w --output-watch-events").spawn().unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let (sender, mut lines_read) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut events: Vec<String> = Vec::new();
+    for (event, command) in [
+        ("ADDED", Some("label service orders team=a")),
+        ("MODIFIED", Some("delete service orders")),
+        ("DELETED", None),
+    ] {
+        while events.last().is_none_or(|last| last != event) {
+            let line = tokio::time::timeout(PATIENCE, lines_read.recv()).await.expect(event);
+            let line = line.expect("kubectl ended");
+            events.extend(line.split_whitespace().next().map(str::to_owned));
+        }
+        if let Some(command) = command {
+            kubectl.fine(command, "", &[]).await;
+        }
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    assert_eq!(events.remove(0), "EVENT", "the title");
     // The control plane writes its status, too.
     events.dedup();
-    assert_eq!(events, ["ADDED", "MODIFIED", "DELETED"], "{text}");
+    assert_eq!(events, ["ADDED", "MODIFIED", "DELETED"]);
 }

@@ -70,9 +70,14 @@ fn goaway(last: u32, code: u32) -> Frame {
 }
 
 async fn before(origin: &Origin) -> Proxy {
+    within("1m", origin).await
+}
+
+/// The same; whoever never answers is given up after `limit`.
+async fn within(limit: &str, origin: &Origin) -> Proxy {
     Mesh::default()
         .service("shop", "http2", &[origin.address])
-        .policy("shop", "timeouts: {request: 2s}")
+        .policy("shop", &format!("timeouts: {{request: {limit}}}"))
         .start()
         .await
 }
@@ -169,7 +174,7 @@ async fn closed_doors_time_out() {
         ("no answer", settings(&[]), "GET / HTTP/1.1\r\nHost: shop\r\n\r\n"),
     ] {
         let origin = scripted(hello, |_| Vec::new()).await;
-        let proxy = before(&origin).await;
+        let proxy = within("2s", &origin).await;
         let answer = client::ask(proxy.outbound, request).await;
         assert!([503, 504].contains(&answer.status), "{name}: {}", answer.status);
         proxy.quiet("default/shop:80").await;

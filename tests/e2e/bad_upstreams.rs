@@ -9,9 +9,14 @@ use crate::{
 };
 
 async fn before(origin: &Origin) -> Proxy {
+    within("1m", origin).await
+}
+
+/// The same; whoever never answers is given up after `limit`.
+async fn within(limit: &str, origin: &Origin) -> Proxy {
     Mesh::default()
         .service("shop", "http", &[origin.address])
-        .policy("shop", "timeouts: {request: 2s}")
+        .policy("shop", &format!("timeouts: {{request: {limit}}}"))
         .start()
         .await
 }
@@ -183,7 +188,7 @@ async fn a_head_that_never_ends_times_out() {
         }
     })
     .await;
-    let proxy = before(&origin).await;
+    let proxy = within("2s", &origin).await;
     assert_eq!(client::get(proxy.outbound, "shop", "/").await.status, 504);
     assert_eq!(proxy.last_outcome(1).await, (504, "UT".to_owned()));
 }
@@ -203,8 +208,8 @@ async fn the_wrong_protocol_upstream_is_a_bad_gateway() {
     let proxy = Mesh::default()
         .service("old", "http2", &[old.address])
         .service("new", "http", &[new.address])
-        .policy("old", "timeouts: {request: 5s}")
-        .policy("new", "timeouts: {request: 5s}")
+        .policy("old", "timeouts: {request: 1m}")
+        .policy("new", "timeouts: {request: 1m}")
         .start()
         .await;
     for host in ["old", "new"] {

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, sync::Notify};
 
 use crate::{
     client::{self, Wire},
-    mesh::{Mesh, Proxy},
+    mesh::{Mesh, Proxy, at_any_pace},
     origin::{self, Origin},
 };
 
@@ -60,8 +60,12 @@ async fn a_deadline_that_nobody_can_meet_is_its_callers() {
 
 #[tokio::test]
 async fn an_upload_that_comes_slowly_is_its_callers() {
+    at_any_pace(slow_upload).await;
+}
+
+async fn slow_upload(slower: u32) {
     let (shop, _told) = application().await;
-    let policy = format!("{TOUCHY}\ntimeouts: {{attempt: 100ms}}");
+    let policy = format!("{TOUCHY}\ntimeouts: {{attempt: {}ms}}", 100 * slower);
     let mesh = Mesh::default().service("shop", "http", &[shop.address]);
     let proxy = mesh.policy("shop", &policy).start().await;
     for _ in 0..TIMES {
@@ -73,8 +77,12 @@ async fn an_upload_that_comes_slowly_is_its_callers() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_slow_itself_is_blamed() {
+    at_any_pace(slow_endpoint).await;
+}
+
+async fn slow_endpoint(slower: u32) {
     let (shop, _told) = application().await;
-    let policy = format!("{TOUCHY}\ntimeouts: {{attempt: 100ms}}");
+    let policy = format!("{TOUCHY}\ntimeouts: {{attempt: {}ms}}", 100 * slower);
     let mesh = Mesh::default().service("shop", "http", &[shop.address]);
     let proxy = mesh.policy("shop", &policy).start().await;
     for _ in 0..4 {
@@ -87,14 +95,21 @@ async fn an_endpoint_that_is_slow_itself_is_blamed() {
 
 #[tokio::test]
 async fn waiting_for_a_connection_of_ours_is_our_own_doing() {
+    at_any_pace(waiting_for_a_connection).await;
+}
+
+async fn waiting_for_a_connection(slower: u32) {
     let (shop, told) = application().await;
-    let policy = "breaker: {maxConnections: 1, errorRate: {percent: 50, minimum: 4}}\n\
-                  retry: {mode: Disabled}\ntimeouts: {attempt: 100ms}";
+    let policy = format!(
+        "breaker: {{maxConnections: 1, errorRate: {{percent: 50, minimum: 4}}}}\n\
+         retry: {{mode: Disabled}}\ntimeouts: {{attempt: {}ms}}",
+        100 * slower
+    );
     let rules = "- matches: [{path: {type: PathPrefix, value: /slow}}]\n  \
                  timeouts: {backendRequest: 0s}\n  backendRefs: [{name: shop, port: 80}]\n\
                  - backendRefs: [{name: shop, port: 80}]";
     let mesh = Mesh::default().service("shop", "http", &[shop.address]);
-    let proxy = mesh.http_route("shop", rules).policy("shop", policy).start().await;
+    let proxy = mesh.http_route("shop", rules).policy("shop", &policy).start().await;
     let mut holder = Wire::connect(proxy.outbound).await;
     holder.send("GET /slow HTTP/1.1\r\nHost: shop\r\n\r\n").await;
     crate::mesh::until("it to have the connection", async || (shop.accepted() == 1).then_some(()))

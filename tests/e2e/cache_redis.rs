@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     client::{self, Answer},
-    mesh::{Mesh, Proxy, until},
+    mesh::{Mesh, Proxy, at_any_pace, until},
     origin::{Origin, read_request},
 };
 
@@ -31,7 +31,34 @@ struct Redis {
 }
 
 impl Redis {
-    fn start(tls: bool) -> Self {
+    /// On a port of its own, and listening: somebody else may get a port between the moment when it is found free and that
+    /// when it is used.
+    async fn start(tls: bool) -> Self {
+        until("Redis to listen", async || {
+            let mut redis = Self::try_start(tls);
+            let listens = until("Redis to answer or to end", async || {
+                let ended = redis.process.try_wait().unwrap().is_some();
+                let answers = redis.is_this_one(tls);
+                (answers || ended).then_some(answers && !ended)
+            });
+            let listens = listens.await;
+            listens.then_some(redis)
+        })
+        .await
+    }
+
+    /// Whether it is this process that answers at the port.
+    fn is_this_one(&self, tls: bool) -> bool {
+        let mut words = vec!["INFO", "server"];
+        let certificate = self.path("cert.pem");
+        if tls {
+            words.splice(0..0, ["--tls", "--cacert", &certificate]);
+        }
+        let own = format!("process_id:{}", self.process.id());
+        self.run(&words).lines().any(|line| line.trim_end() == own)
+    }
+
+    fn try_start(tls: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -96,7 +123,7 @@ impl Redis {
         let mesh = Mesh::default().service("shop", "http", &[shop.origin.address]).yaml(&format!(
             "apiVersion: leno.dev/v1alpha1\nkind: CachePolicy\nmetadata: {{name: shop, namespace: default}}\n\
              spec:\n  targetRefs: [{{kind: Service, name: shop}}]\n  redis: {{address: '{host}:{}', tls: {tls}, \
-             passwordFile: {password}}}\n",
+             timeout: 1s, passwordFile: {password}}}\n",
             self.port
         ));
         let mesh = match tls {
@@ -172,7 +199,12 @@ fn status(answer: &Answer) -> &str {
 
 #[tokio::test]
 async fn what_one_sidecar_fetched_another_has_but_only_what_is_everybodys() {
-    let (redis, shop) = (Redis::start(false), Shop::open().await);
+    // Redis is not waited for, so that a machine that stands still looks as if there were none.
+    at_any_pace(async |_| what_one_fetched().await).await;
+}
+
+async fn what_one_fetched() {
+    let (redis, shop) = (Redis::start(false).await, Shop::open().await);
     let (one, other) = (redis.user("one", &shop).await, redis.user("other", &shop).await);
     get(&one, "/a").await;
     until("written", async || (redis.shelves().len() == 1).then_some(())).await;
@@ -201,7 +233,12 @@ async fn what_one_sidecar_fetched_another_has_but_only_what_is_everybodys() {
 
 #[tokio::test]
 async fn a_change_through_one_sidecar_is_seen_by_others() {
-    let (redis, shop) = (Redis::start(false), Shop::open().await);
+    // Redis is not waited for, so that a machine that stands still looks as if there were none.
+    at_any_pace(async |_| a_change().await).await;
+}
+
+async fn a_change() {
+    let (redis, shop) = (Redis::start(false).await, Shop::open().await);
     let (one, other) = (redis.user("one", &shop).await, redis.user("other", &shop).await);
     get(&one, "/a").await;
     until("written", async || (redis.shelves().len() == 1).then_some(())).await;
@@ -220,7 +257,12 @@ async fn a_change_through_one_sidecar_is_seen_by_others() {
 
 #[tokio::test]
 async fn garbage_under_our_keys_changes_nothing() {
-    let (redis, shop) = (Redis::start(false), Shop::open().await);
+    // Redis is not waited for, so that a machine that stands still looks as if there were none.
+    at_any_pace(async |_| garbage().await).await;
+}
+
+async fn garbage() {
+    let (redis, shop) = (Redis::start(false).await, Shop::open().await);
     let one = redis.user("one", &shop).await;
     get(&one, "/a").await;
     until("written", async || (redis.shelves().len() == 1).then_some(())).await;
@@ -248,7 +290,7 @@ async fn garbage_under_our_keys_changes_nothing() {
 
 #[tokio::test]
 async fn without_redis_requests_go_on() {
-    let (mut redis, shop) = (Redis::start(false), Shop::open().await);
+    let (mut redis, shop) = (Redis::start(false).await, Shop::open().await);
     let one = redis.user("one", &shop).await;
     get(&one, "/before").await;
     redis.signal(Signal::STOP);
@@ -280,7 +322,7 @@ async fn without_redis_requests_go_on() {
 
 #[tokio::test]
 async fn a_wrong_password_is_as_no_redis() {
-    let (redis, shop) = (Redis::start(false), Shop::open().await);
+    let (redis, shop) = (Redis::start(false).await, Shop::open().await);
     let file = redis.path("wrong");
     fs::write(Path::new(&file), "not-the-password").unwrap();
     let one = redis.sidecar("one", &shop, false, &file).await;
@@ -300,7 +342,7 @@ async fn a_wrong_password_is_as_no_redis() {
 
 #[tokio::test]
 async fn over_tls() {
-    let (redis, shop) = (Redis::start(true), Shop::open().await);
+    let (redis, shop) = (Redis::start(true).await, Shop::open().await);
     let password = redis.path("password");
     let (one, other) = (
         redis.sidecar("one", &shop, true, &password).await,

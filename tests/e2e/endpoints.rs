@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
     client::Wire,
-    mesh::{Mesh, Proxy},
+    mesh::{Mesh, Proxy, until},
     origin::{self, Origin},
 };
 
@@ -66,13 +66,16 @@ async fn least_request_avoids_the_busy() {
     let fast = Origin::echo("fast").await;
     let mesh = Mesh::default().service("shop", "http", &[slow.address, fast.address]);
     let proxy = mesh.policy("shop", "balancer: {leastRequest: {}}").start().await;
-    let mut stuck = Wire::connect(proxy.outbound).await;
-    while slow.accepted() == 0 {
-        stuck = Wire::connect(proxy.outbound).await;
-        stuck.send("GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").await;
-        let answer = std::time::Duration::from_millis(50);
-        let _ = tokio::time::timeout(answer, stuck.try_answer()).await;
-    }
+    let stuck = loop {
+        let mut wire = Wire::connect(proxy.outbound).await;
+        wire.send("GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").await;
+        // One or the other has it.
+        let held = until("the slow one to have it", async || (slow.accepted() > 0).then_some(()));
+        tokio::select! {
+            () = held => break wire,
+            answer = wire.try_answer() => assert_eq!(answer.unwrap().status, 200),
+        }
+    };
     assert_eq!(shares(&proxy, 50).await["fast"], 50);
     drop(stuck);
 }

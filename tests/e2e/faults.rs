@@ -5,7 +5,7 @@ use http::Request;
 use crate::{
     client::{self, Wire},
     http2,
-    mesh::{Mesh, Proxy, until},
+    mesh::{Mesh, Proxy, at_any_pace, until},
     origin::Origin,
 };
 
@@ -112,12 +112,19 @@ async fn a_share_of_requests_fails() {
 
 #[tokio::test]
 async fn a_delay_comes_first_and_shows_in_the_log() {
+    at_any_pace(delays).await;
+}
+
+async fn delays(slower: u32) {
     let shop = Origin::echo("shop").await;
-    let rules = "{matches: [{path: {type: Exact, value: /both}}], delay: 300ms, abort: {status: 500}}, \
-                 {matches: [{path: {type: Exact, value: /slow}}], delay: 300ms}";
+    let delay = 300 * slower;
+    let rules = format!(
+        "{{matches: [{{path: {{type: Exact, value: /both}}}}], delay: {delay}ms, abort: {{status: 500}}}}, \
+         {{matches: [{{path: {{type: Exact, value: /slow}}}}], delay: {delay}ms}}"
+    );
     // Neither attempts nor requests time out by it.
-    let policy = "timeouts: {request: 250ms}";
-    let proxy = mesh(&shop, rules).policy("shop", policy).start().await;
+    let policy = format!("timeouts: {{request: {}ms}}", 250 * slower);
+    let proxy = mesh(&shop, &rules).policy("shop", &policy).start().await;
     for (path, status, flag) in [("/slow", 200, "DI"), ("/both", 500, "FI"), ("/", 200, "-")] {
         assert_eq!(client::get(proxy.outbound, "shop", path).await.status, status, "{path}");
         let lines = if path == "/slow" {
@@ -130,7 +137,7 @@ async fn a_delay_comes_first_and_shows_in_the_log() {
         let log = proxy.access_log(lines).await;
         let line = &log[lines - 1];
         assert_eq!(line["response_flags"], flag, "{line}");
-        assert!(path == "/" || line["duration"].as_f64().unwrap() >= 300.0, "{line}");
+        assert!(path == "/" || line["duration"].as_f64().unwrap() >= f64::from(delay), "{line}");
     }
     assert_eq!(shop.requests().len(), 2);
     injected(&proxy, "delay", 2.0).await;

@@ -22,7 +22,8 @@ use crate::{
 };
 
 const CLUSTER: &str = "default/shop:80";
-const OFTEN: &str = "interval: 100ms, timeout: 100ms, healthy: 2, unhealthy: 2";
+/// Long enough for a machine that stands still now and then.
+const OFTEN: &str = "interval: 500ms, timeout: 500ms, healthy: 2, unhealthy: 2";
 
 /// What the check of an endpoint says.
 async fn check(proxy: &Proxy, place: usize) -> Value {
@@ -200,14 +201,14 @@ async fn who_does_not_answer_in_time_is_not_well() {
     let policy = format!("healthCheck: {{http: {{path: /}}, {OFTEN}}}");
     let mesh = Mesh::default().service("shop", "http", &[silent.address]);
     let proxy = mesh.policy("shop", &policy).start().await;
-    assert_eq!(becomes(&proxy, 0, false).await["error"], "no answer within 100ms");
+    assert_eq!(becomes(&proxy, 0, false).await["error"], "no answer within 500ms");
 }
 
 fn policy(check: &str) -> String {
     format!(
         "apiVersion: leno.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: shop, namespace: default}}\n\
          spec: {{targetRefs: [{{group: '', kind: Service, name: shop}}], \
-         healthCheck: {{{check}, interval: 200ms, timeout: 200ms, unhealthy: 2}}}}"
+         healthCheck: {{{check}, interval: 500ms, timeout: 500ms, unhealthy: 2}}}}"
     )
 }
 

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     client,
     http2::serve,
-    mesh::{Mesh, Proxy, until},
+    mesh::{Mesh, Proxy, at_any_pace, until},
     origin::{self, Origin},
 };
 
@@ -61,10 +61,14 @@ fn request(method: &str, body: &str) -> String {
 
 #[tokio::test]
 async fn a_late_answer_is_not_waited_for() {
+    at_any_pace(late_answer).await;
+}
+
+async fn late_answer(slower: u32) {
     let (silent, asked, _, given_up) = moody(false).await;
     let (good, answered, ..) = moody(true).await;
-    let policy = "hedging: {after: 50ms}\nretryBudget: {percent: 100}";
-    let proxy = before(&[&silent, &good], policy).await;
+    let policy = format!("hedging: {{after: {}ms}}\nretryBudget: {{percent: 100}}", 50 * slower);
+    let proxy = before(&[&silent, &good], &policy).await;
     for (method, body) in [("GET", ""), ("PUT", "whole"), ("GET", ""), ("PUT", "whole")] {
         let answer = client::ask(proxy.outbound, request(method, body)).await;
         assert_eq!(answer.status, 200, "{method}");
@@ -91,10 +95,18 @@ async fn a_late_answer_is_not_waited_for() {
 
 #[tokio::test]
 async fn only_what_may_be_sent_twice_is() {
+    at_any_pace(sent_twice).await;
+}
+
+async fn sent_twice(slower: u32) {
     let (silent, asked, ..) = moody(false).await;
     let (other, more, ..) = moody(false).await;
-    let policy = "hedging: {after: 20ms}\nretryBudget: {percent: 100}\ntimeouts: {request: 400ms}";
-    let proxy = before(&[&silent, &other], policy).await;
+    let policy = format!(
+        "hedging: {{after: {}ms}}\nretryBudget: {{percent: 100}}\ntimeouts: {{request: {}ms}}",
+        20 * slower,
+        400 * slower
+    );
+    let proxy = before(&[&silent, &other], &policy).await;
     let total = || asked.lock().unwrap().len() + more.lock().unwrap().len();
     assert_eq!(client::ask(proxy.outbound, request("POST", "pay")).await.status, 504);
     assert_eq!(total(), 1);
@@ -107,9 +119,17 @@ async fn only_what_may_be_sent_twice_is() {
 
 #[tokio::test]
 async fn over_budget_and_without_another_endpoint_there_is_none() {
+    at_any_pace(no_hedges).await;
+}
+
+async fn no_hedges(slower: u32) {
     let (silent, asked, ..) = moody(false).await;
     let (other, more, ..) = moody(false).await;
-    let limit = "timeouts: {request: 300ms}\nhedging: {after: 20ms, attempts: 3}";
+    let limit = format!(
+        "timeouts: {{request: {}ms}}\nhedging: {{after: {}ms, attempts: 3}}",
+        300 * slower,
+        20 * slower
+    );
     for (budget, reason) in [
         ("retryBudget: {percent: 0, minimumPerSecond: 0}", "retry over budget"),
         ("breaker: {maxRetries: 0}", "too many retries"),
@@ -120,7 +140,7 @@ async fn over_budget_and_without_another_endpoint_there_is_none() {
         proxy.counts("leno_hedges_total", &[("result", "denied")], 1.0).await;
     }
     assert_eq!(asked.lock().unwrap().len() + more.lock().unwrap().len(), 2);
-    let proxy = before(&[&silent], limit).await;
+    let proxy = before(&[&silent], &limit).await;
     assert_eq!(client::ask(proxy.outbound, request("GET", "")).await.status, 504);
     assert_eq!(proxy.access_log(1).await[0]["attempts"], 1);
 }
@@ -151,6 +171,10 @@ async fn the_usual_time_is_learnt() {
 /// A first answer that is no good does not win, and a stream of HTTP/2 that lost is cancelled.
 #[tokio::test]
 async fn a_failure_does_not_win_and_losing_streams_are_reset() {
+    at_any_pace(losing_streams).await;
+}
+
+async fn losing_streams(slower: u32) {
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let origin = |name: &'static str| {
         let told = told.clone();
@@ -182,15 +206,17 @@ async fn a_failure_does_not_win_and_losing_streams_are_reset() {
         (origin("silent").await, origin("fails").await, origin("good").await);
     let addresses = [silent.address, fails.address, good.address];
     let policy = format!(
-        "{PLAIN}\nretry: {{on: [5xx], attempts: 1}}\nhedging: {{after: 50ms, attempts: 2}}\n\
-         retryBudget: {{percent: 100}}"
+        "{PLAIN}\nretry: {{on: [5xx], attempts: 1}}\nhedging: {{after: {}ms, attempts: 2}}\n\
+         retryBudget: {{percent: 100}}",
+        50 * slower
     );
     let proxy =
         Mesh::default().service("shop", "http2", &addresses).policy("shop", &policy).start().await;
     for _ in 0..3 {
         assert_eq!(client::get(proxy.outbound, "shop", "/").await.status, 200);
     }
-    let reset = tokio::time::timeout(crate::mesh::PATIENCE, heard.recv()).await.unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    let reset = tokio::time::timeout(patience, heard.recv()).await.unwrap();
     assert_eq!(reset, Some(h2::Reason::CANCEL));
     proxy.quiet("default/shop:80").await;
 }

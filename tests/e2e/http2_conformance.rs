@@ -81,9 +81,9 @@ async fn play_one(proxy: &Proxy, case: &Case) -> Result<(), String> {
                 continue;
             }
             // A PING's answer may overtake others; a while later they must have come.
-            (Answer(_) | EndConnection(_) | EndStream(..), Reaction::Pong) if pongs < 20 => {
+            (Answer(_) | EndConnection(_) | EndStream(..), Reaction::Pong) if pongs < PONGS => {
                 pongs += 1;
-                tokio::time::sleep(Duration::from_millis(10 * pongs)).await;
+                pause(pongs).await;
                 continue;
             }
             (Ignore | Farewell, Reaction::Pong) => true,
@@ -99,6 +99,24 @@ async fn play_one(proxy: &Proxy, case: &Case) -> Result<(), String> {
             (false, _) => Err(format!("{reaction:?}")),
         };
     }
+}
+
+/// So often it is looked again for what a PING's answer overtook: for a minute in all.
+const PONGS: u64 = 300;
+
+async fn pause(pongs: u64) {
+    tokio::time::sleep(Duration::from_millis((10 * pongs).min(200))).await;
+}
+
+/// How the peer reacts but for pongs, which may overtake what was sent before.
+async fn real_reaction(raw: &mut Raw) -> Reaction {
+    for pongs in 0..PONGS {
+        match raw.reaction().await {
+            Reaction::Pong => pause(pongs).await,
+            reaction => return reaction,
+        }
+    }
+    Reaction::Pong
 }
 
 const LIMIT: usize = 16_384;
@@ -371,13 +389,7 @@ async fn closed_streams() {
         raw.send(&get(1)).await;
         raw.until(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0).await;
         raw.send(&frame).await;
-        let mut reaction = raw.reaction().await;
-        for wait in 0..20 {
-            if reaction == Reaction::Pong {
-                tokio::time::sleep(Duration::from_millis(10 * wait)).await;
-                reaction = raw.reaction().await;
-            }
-        }
+        let reaction = real_reaction(&mut raw).await;
         assert!(
             matches!(
                 reaction,
@@ -543,7 +555,7 @@ async fn streams_above_the_limit_are_refused() {
     for at in 0..257 {
         raw.send(&get(2 * at + 1)).await;
     }
-    let reaction = raw.reaction().await;
+    let reaction = real_reaction(&mut raw).await;
     assert!(
         matches!(
             reaction,

@@ -228,8 +228,12 @@ async fn a_bad_module_is_rejected_alone_and_the_last_good_one_stays() {
     running(&control_plane, &row["version"]).await;
     let version = row["version"].as_str().unwrap().to_owned();
     let labels = [("plugin", "default/mark"), ("version", &*version)];
-    assert!(proxy.metric("leno_plugin_calls_total", &labels).await.unwrap() > 0.0);
-    assert!(row["figures"]["calls"].as_u64().unwrap() > 0, "{row}");
+    until("its calls to be counted", async || {
+        let counted = proxy.metric("leno_plugin_calls_total", &labels).await > Some(0.0);
+        let shown = shown(&proxy).await["figures"]["calls"].as_u64() > Some(0);
+        (counted && shown).then_some(())
+    })
+    .await;
 }
 
 /// A module that cannot be had at once keeps nothing waiting; when it comes, the status says so.

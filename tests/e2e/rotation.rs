@@ -137,7 +137,7 @@ async fn http1((outbound, idle): (SocketAddr, Arc<Mutex<Vec<Wire>>>)) {
 }
 
 /// One connection for the whole time; says how many bytes came back.
-async fn one_stream(mut wire: Wire, stop: Arc<AtomicBool>) -> usize {
+async fn one_stream(mut wire: Wire, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) -> usize {
     let mut turns = 0;
     while !stop.load(Ordering::Relaxed) {
         let line = format!("turn {turns}\n");
@@ -145,6 +145,7 @@ async fn one_stream(mut wire: Wire, stop: Arc<AtomicBool>) -> usize {
         let echoed = wire.exactly(line.len()).await.expect("the stream goes on");
         assert_eq!(echoed, line.as_bytes());
         turns += 1;
+        count.store(turns, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     turns
@@ -182,12 +183,16 @@ async fn renew_again_and_again(proxy: &Proxy) -> Vec<String> {
 }
 
 /// The root is replaced step by step in the midst of it all, each step as soon as everybody is ready for it.
-async fn replace_the_root(control_plane: &ControlPlane, load: &Load) {
+async fn replace_the_root(control_plane: &ControlPlane, load: &Load, turns: &AtomicUsize) {
     for action in ["add", "switch", "drop"] {
         let answered = || load.answered.load(Ordering::Relaxed);
         let before = answered();
-        until("traffic between two steps", async || (answered() > before + 500).then_some(()))
-            .await;
+        let turned = turns.load(Ordering::Relaxed);
+        until("traffic between two steps", async || {
+            let turned = turns.load(Ordering::Relaxed) > turned + 5;
+            (answered() > before + 350 && turned).then_some(())
+        })
+        .await;
         control_plane.rotate(action).await;
     }
 }
@@ -260,15 +265,19 @@ async fn sixty_certificates_and_a_root_are_replaced_under_load() {
     let first_roots = callee.json("/certs").await["roots"].clone();
     let load = Load::begin(&caller).await;
     let stream = tunnel(caller.outbound, "store").await;
-    let stream = tokio::spawn(one_stream(stream, load.stop.clone()));
+    let turns = Arc::new(AtomicUsize::new(0));
+    let stream = tokio::spawn(one_stream(stream, load.stop.clone(), turns.clone()));
     let (of_callee, of_caller, ()) = tokio::join!(
         renew_again_and_again(&callee),
         renew_again_and_again(&caller),
-        replace_the_root(&control_plane, &load),
+        replace_the_root(&control_plane, &load, &turns),
     );
     // Once more, all of it under the new root.
     renew(&callee).await;
     renew(&caller).await;
+    let turned = turns.load(Ordering::Relaxed);
+    until("the stream to go on", async || (turns.load(Ordering::Relaxed) > turned).then_some(()))
+        .await;
     let (answered, failures) = load.end().await;
     let turns = stream.await.unwrap();
     assert!(
@@ -277,7 +286,7 @@ async fn sixty_certificates_and_a_root_are_replaced_under_load() {
         failures.len(),
         &failures[..failures.len().min(5)]
     );
-    assert!(answered > 1000 && turns > 100, "{answered} requests, {turns} turns");
+    assert!(answered > 1000 && turns > 15, "{answered} requests, {turns} turns");
     for serials in [&of_callee, &of_caller] {
         let different: std::collections::BTreeSet<_> = serials.iter().collect();
         assert_eq!((serials.len(), different.len()), (RENEWALS, RENEWALS));
@@ -297,9 +306,12 @@ async fn sixty_certificates_and_a_root_are_replaced_under_load() {
         let not_ok = proxy.metric("leno_certificate_renewals_total", &[("result", "ok")]).await;
         assert!(not_ok.unwrap() >= f64::from(u32::try_from(RENEWALS).unwrap()));
     }
-    let flags = callee.metric("istio_requests_total", &[("response_flags", "-")]).await;
-    let all = callee.metric("istio_requests_total", &[]).await;
-    assert_eq!(flags, all, "nothing failed in between either");
+    // Workers hand in what they have counted from time to time, also between two looks.
+    until("nothing to have failed in between either", async || {
+        let good = callee.metric("istio_requests_total", &[("response_flags", "-")]).await;
+        (good == callee.metric("istio_requests_total", &[]).await).then_some(())
+    })
+    .await;
     // Nobody has been told a secret.
     let mut secrets: Vec<Vec<u8>> =
         control_plane.tokens.iter().map(|it| it.clone().into()).collect();

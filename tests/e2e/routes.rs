@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     client::{self, Answer, Wire},
-    mesh::{Mesh, Proxy, until},
+    mesh::{Mesh, Proxy, at_any_pace, until},
     origin::{self, Origin},
 };
 
@@ -313,6 +313,10 @@ async fn timeouts_end_what_never_answers() {
 /// The request's time is the whole exchange's: a body that drips is cut when it is over.
 #[tokio::test]
 async fn a_timeout_covers_the_body_too() {
+    at_any_pace(cut_in_the_body).await;
+}
+
+async fn cut_in_the_body(slower: u32) {
     let drips = Origin::raw(|mut stream, _| async move {
         use tokio::io::AsyncWriteExt;
         if origin::read_request(&mut stream).await.is_some() {
@@ -324,7 +328,7 @@ async fn a_timeout_covers_the_body_too() {
     .await;
     let proxy = Mesh::default()
         .service("shop", "http", &[drips.address])
-        .policy("shop", "timeouts: {request: 200ms}")
+        .policy("shop", &format!("timeouts: {{request: {}ms}}", 200 * slower))
         .start()
         .await;
     let mut wire = Wire::connect(proxy.outbound).await;

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     client,
     http2::{connect, serve},
-    mesh::{Mesh, PATIENCE, Proxy, until},
+    mesh::{Mesh, PATIENCE, Proxy, at_any_pace, until},
     origin::{self, Origin},
 };
 
@@ -40,22 +40,31 @@ async fn next<T>(heard: &mut mpsc::UnboundedReceiver<T>) -> T {
     timeout(PATIENCE, heard.recv()).await.expect("to be told").unwrap()
 }
 
+/// The same where it may never come, since the time was up before anybody was asked: less patiently.
+async fn reached<T>(heard: &mut mpsc::UnboundedReceiver<T>) -> T {
+    timeout(Duration::from_secs(20), heard.recv()).await.expect("to be reached").unwrap()
+}
+
 #[tokio::test]
 async fn a_timeout_closes_the_connection_of_its_attempt() {
-    for policy in [
-        "timeouts: {request: 200ms}",
-        "timeouts: {attempt: 200ms}",
-        "timeouts: {attempt: 200ms, request: 1h}",
-    ] {
-        let (origin, mut heard) = silent().await;
-        let mesh = Mesh::default().service("shop", "http", &[origin.address]);
-        let proxy = mesh.policy("shop", policy).start().await;
-        let answer = client::ask(proxy.outbound, GET).await;
-        assert_eq!(answer.status, 504, "{policy}");
-        assert_eq!((next(&mut heard).await, next(&mut heard).await), ("asked", "closed"));
-        assert_eq!(proxy.last_outcome(1).await, (504, "UT".to_owned()), "{policy}");
-        proxy.quiet("default/shop:80").await;
-    }
+    at_any_pace(async |slower| {
+        let limit = 200 * slower;
+        for policy in [
+            format!("timeouts: {{request: {limit}ms}}"),
+            format!("timeouts: {{attempt: {limit}ms}}"),
+            format!("timeouts: {{attempt: {limit}ms, request: 1h}}"),
+        ] {
+            let (origin, mut heard) = silent().await;
+            let mesh = Mesh::default().service("shop", "http", &[origin.address]);
+            let proxy = mesh.policy("shop", &policy).start().await;
+            let answer = client::ask(proxy.outbound, GET).await;
+            assert_eq!(answer.status, 504, "{policy}");
+            assert_eq!((reached(&mut heard).await, next(&mut heard).await), ("asked", "closed"));
+            assert_eq!(proxy.last_outcome(1).await, (504, "UT".to_owned()), "{policy}");
+            proxy.quiet("default/shop:80").await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -87,6 +96,10 @@ async fn a_route_says_it_for_its_own_requests() {
 /// A stream of HTTP/2 is cancelled; its connection goes on.
 #[tokio::test]
 async fn a_timeout_cancels_the_stream_of_its_attempt() {
+    at_any_pace(cancels_a_stream).await;
+}
+
+async fn cancels_a_stream(slower: u32) {
     let (told, mut heard) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, number| {
         let told = told.clone();
@@ -109,7 +122,7 @@ async fn a_timeout_cancels_the_stream_of_its_attempt() {
     .await;
     let proxy = Mesh::default()
         .service("shop", "http2", &[origin.address])
-        .policy("shop", "timeouts: {attempt: 200ms}")
+        .policy("shop", &format!("timeouts: {{attempt: {}ms}}", 200 * slower))
         .start()
         .await;
     for body in [0, 1_000_000] {
@@ -119,7 +132,7 @@ async fn a_timeout_cancels_the_stream_of_its_attempt() {
         );
         let answer = client::ask(proxy.outbound, request).await;
         assert_eq!(answer.status, 504, "{body}");
-        assert_eq!(next(&mut heard).await, (1, h2::Reason::CANCEL), "{body}");
+        assert_eq!(reached(&mut heard).await, (1, h2::Reason::CANCEL), "{body}");
     }
     proxy.serves("shop").await;
     assert_eq!(origin.accepted(), 1);
@@ -129,6 +142,10 @@ async fn a_timeout_cancels_the_stream_of_its_attempt() {
 /// It takes the connection and then nothing: neither the upload nor its place is held for it.
 #[tokio::test]
 async fn an_upstream_that_accepts_and_never_reads_is_given_up() {
+    at_any_pace(gives_up_who_never_reads).await;
+}
+
+async fn gives_up_who_never_reads(slower: u32) {
     let (told, mut heard) = mpsc::unbounded_channel::<Arc<tokio::sync::Notify>>();
     let origin = Origin::raw(move |mut stream, _| {
         let told = told.clone();
@@ -142,7 +159,10 @@ async fn an_upstream_that_accepts_and_never_reads_is_given_up() {
     .await;
     let proxy = Mesh::default()
         .service("shop", "http", &[origin.address])
-        .policy("shop", "timeouts: {attempt: 300ms}\nretry: {on: [reset, 5xx]}")
+        .policy(
+            "shop",
+            &format!("timeouts: {{attempt: {}ms}}\nretry: {{on: [reset, 5xx]}}", 300 * slower),
+        )
         .start()
         .await;
     let body = "x".repeat(16 << 20);
@@ -156,7 +176,7 @@ async fn an_upstream_that_accepts_and_never_reads_is_given_up() {
     assert!(answer[..read].starts_with(b"HTTP/1.1 504 "), "{answer:?}");
     assert_eq!(proxy.last_outcome(1).await, (504, "UT,RO".to_owned()));
     proxy.quiet("default/shop:80").await;
-    next(&mut heard).await.notify_one();
+    reached(&mut heard).await.notify_one();
     until("the connection to end", async || (origin.open() == 0).then_some(())).await;
     sending.abort();
 }
@@ -259,20 +279,29 @@ async fn the_deadline_of_a_call_is_kept_and_passed_on_shortened() {
     }
     call(&proxy, "Get", None).await;
     assert_eq!(next(&mut heard).await, "-");
-
-    let response = call(&proxy, "Slow", Some("300m")).await;
-    assert_eq!(
-        (response.status().as_u16(), &response.headers()["grpc-status"]),
-        (200, &"4".parse().unwrap())
-    );
-    assert!(duration(&next(&mut heard).await) <= Duration::from_millis(300));
-    assert_eq!(next(&mut heard).await, "CANCEL");
-    assert_eq!(proxy.last_outcome(7).await.1, "UT");
     // No time at all: nobody is asked.
     let response = call(&proxy, "Get", Some("0n")).await;
     assert_eq!(response.headers()["grpc-status"], "4");
     call(&proxy, "Get", None).await;
     assert_eq!(next(&mut heard).await, "-");
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_deadline() {
+    at_any_pace(async |slower| {
+        let (_origin, mut heard, proxy) = grpc_before("").await;
+        let limit = 300 * slower;
+        let response = call(&proxy, "Slow", Some(&format!("{limit}m"))).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["grpc-status"]),
+            (200, &"4".parse().unwrap())
+        );
+        let told = duration(&reached(&mut heard).await);
+        assert!(told <= Duration::from_millis(limit.into()), "{told:?}");
+        assert_eq!(next(&mut heard).await, "CANCEL");
+        assert_eq!(proxy.last_outcome(1).await.1, "UT");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -291,8 +320,12 @@ async fn the_shorter_limit_counts_and_every_attempt_is_told_what_is_left() {
 /// After the first message it is trailers that say that the time is up.
 #[tokio::test]
 async fn a_deadline_in_the_middle_of_an_answer_is_told_in_trailers() {
+    at_any_pace(deadline_in_the_middle).await;
+}
+
+async fn deadline_in_the_middle(slower: u32) {
     let (_origin, mut heard, proxy) = grpc_before("").await;
-    let response = call(&proxy, "Begins", Some("300m")).await;
+    let response = call(&proxy, "Begins", Some(&format!("{}m", 300 * slower))).await;
     assert!(!response.headers().contains_key("grpc-status"));
     let mut body = response.into_body();
     while let Some(data) = timeout(PATIENCE, body.data()).await.unwrap() {
@@ -300,7 +333,7 @@ async fn a_deadline_in_the_middle_of_an_answer_is_told_in_trailers() {
     }
     let trailers = timeout(PATIENCE, body.trailers()).await.unwrap().unwrap().unwrap();
     assert_eq!(trailers["grpc-status"], "4");
-    next(&mut heard).await;
+    reached(&mut heard).await;
     assert_eq!(next(&mut heard).await, "CANCEL");
     let line = &proxy.access_log(1).await[0];
     assert_eq!((&line["grpc_status"], &line["response_flags"]), (&4.into(), &"UT".into()));

@@ -385,7 +385,7 @@ mod tests {
     use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned as Served};
 
     use super::*;
-    use crate::identity::Authority;
+    use crate::{identity::Authority, load::calm};
 
     /// Answers every request with a byte; it trusts callers of `trusted` only.
     fn server(identity: &Identity, trusted: &Identity) -> SocketAddr {
@@ -435,13 +435,14 @@ mod tests {
             // A few suffice here.
             load.stock = 3;
             load.prepare().unwrap();
-            let sample = load.run(Pacing::Closed, Duration::from_millis(200)).unwrap();
-            sample.check().unwrap();
+            let run = || load.run(Pacing::Closed, Duration::from_millis(200)).unwrap();
+            let sample = calm("handshakes", run, |sample| sample.check().is_ok());
             assert_eq!(sample.errors, 0, "{kind:?}: {:?}", sample.first_error);
         }
         let mut bulk = Requests::connect(&target(address, &identity), "/", 1).unwrap();
         bulk.touch_each().unwrap();
-        bulk.run(Pacing::Closed, Duration::from_millis(50)).unwrap().check().unwrap();
+        let run = || bulk.run(Pacing::Closed, Duration::from_millis(50)).unwrap();
+        calm("requests", run, |sample| sample.check().is_ok());
     }
 
     /// For the client the handshake is done before the server refuses.
@@ -452,8 +453,11 @@ mod tests {
             (authority.issue("origin").unwrap(), other.issue("caller").unwrap());
         let address = server(&service, &service);
         let mut load = Handshakes::new(&target(address, &stranger), Kind::Full, 1).unwrap();
-        let sample = load.run(Pacing::Closed, Duration::from_millis(100)).unwrap();
-        assert_eq!(sample.completed, 0);
-        assert!(sample.errors > 0 && sample.check().is_err());
+        let run = || {
+            let sample = load.run(Pacing::Closed, Duration::from_millis(100)).unwrap();
+            assert_eq!(sample.completed, 0);
+            sample
+        };
+        assert!(calm("refusals", run, |sample| sample.errors > 0).check().is_err());
     }
 }

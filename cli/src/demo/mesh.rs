@@ -44,6 +44,8 @@ const CATALOGUE: &str = "catalogue";
 const PRODUCT: &str = "product-1";
 const CONTROL_PLANE: &str = "control-plane";
 const ANY: &str = "127.0.0.1:0";
+/// In milliseconds: a machine that is busy otherwise must not look like a service that fails.
+const CALL_TIMEOUT: &str = "20000";
 
 /// One instance of one service.
 #[derive(Debug)]
@@ -201,7 +203,7 @@ async fn start_apps(processes: &mut Processes) -> Result<Vec<App>, Error> {
         let mut arguments = vec!["shop", plan.program, "--instance", plan.instance];
         arguments.extend(["--version", plan.version, "--listen", ANY, "--control", ANY]);
         if plan.program == "order" {
-            arguments.push("--await-mesh");
+            arguments.extend(["--await-mesh", "--call-timeout-ms", CALL_TIMEOUT]);
         }
         starting.push((plan, processes.spawn(plan.instance, &owned(&arguments))?));
     }

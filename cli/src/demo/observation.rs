@@ -22,7 +22,7 @@ const EASY: Duration = Duration::from_millis(100);
 /// From fewer orders nothing can be told.
 const ENOUGH: u64 = 20;
 /// How much longer they are waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A customer who orders at a steady rate.
 pub struct Customer {
@@ -71,15 +71,26 @@ impl Customer {
         self.traffic.snapshot()
     }
 
+    /// Waits until all orders that are under way have been answered: what changed before has its effect on every
+    /// later one.
+    pub async fn settle(&self) {
+        self.traffic.settle().await;
+    }
+
     /// Watches for `duration`, and longer where hardly any order was answered meanwhile.
     pub async fn observe(&self, duration: Duration) -> Observation {
+        self.observe_at_least(duration, ENOUGH).await
+    }
+
+    /// The same until there were so many.
+    pub async fn observe_at_least(&self, duration: Duration, enough: u64) -> Observation {
         let begin = Instant::now();
         let before = self.traffic.snapshot();
         sleep(duration).await;
         loop {
             let seen = self.traffic.snapshot().since(&before);
             let observed = Observation { seen, lasted: begin.elapsed() };
-            if observed.answered() >= ENOUGH || observed.lasted > duration + PATIENCE {
+            if observed.answered() >= enough || observed.lasted > duration + PATIENCE {
                 return observed;
             }
             sleep(duration / 10).await;

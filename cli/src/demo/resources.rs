@@ -84,7 +84,7 @@ spec:
   - {{group: \"\", kind: Service, name: user}}
   - {{group: \"\", kind: Service, name: product}}
   balancer: {{leastRequest: {{}}}}
-  timeouts: {{connect: 1s, request: 5s}}
+  timeouts: {{connect: 5s, request: 15s}}
   breaker: {{maxConnections: 256, maxPending: 256}}{retry}
 "
     )

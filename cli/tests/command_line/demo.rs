@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Lines;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the demonstration until its processes are up, ends it with `signal`, and waits for them to be gone.
 fn ends_without_a_trace(signal: Signal) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::process::{ControlPlane, Said, Sidecar, leno, unused_address};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

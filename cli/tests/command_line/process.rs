@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command said.
 #[derive(Debug)]
@@ -39,9 +39,14 @@ pub fn leno(arguments: &[&str]) -> Said {
     Said { code: done.status.code().unwrap(), output: text(done.stdout), errors: text(done.stderr) }
 }
 
-/// An address at which nobody listens.
+/// An address at which nobody listens, and that nobody else gets as long as the tests run: it is bound.
 pub fn unused_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = getsockname(&socket).unwrap().try_into().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// Lines of a process, as they come. Dropping it ends the process.

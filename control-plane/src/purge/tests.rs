@@ -16,7 +16,7 @@ fn tag(tag: &str) -> Purge {
 
 /// The number of the next order, which must be there; `true`: everything.
 async fn next(subscriber: &mut Subscriber) -> (u64, bool) {
-    let order = tokio::time::timeout(Duration::from_secs(10), subscriber.next()).await.unwrap();
+    let order = tokio::time::timeout(Duration::from_secs(60), subscriber.next()).await.unwrap();
     (order.position.sequence, order.purge.is_none())
 }
 
@@ -49,7 +49,7 @@ async fn whoever_orders_hears_what_everybody_in_scope_has_done() {
     assert_eq!(ticket.confirmed(Duration::ZERO).await, outcome(2, 1, 3, &["b"]));
     assert_eq!(next(&mut b).await, (1, false));
     b.report(1, 4).unwrap();
-    assert_eq!(ticket.confirmed(Duration::from_secs(10)).await, outcome(2, 2, 7, &[]));
+    assert_eq!(ticket.confirmed(Duration::from_secs(60)).await, outcome(2, 2, 7, &[]));
     drop(ticket);
     assert!(purges.state().waits.is_empty());
 }
@@ -74,13 +74,13 @@ async fn a_broken_stream_is_waited_for_and_catches_up() {
     assert_eq!(next(&mut back).await, (1, false));
     back.report(1, 5).unwrap();
     assert_eq!(next(&mut back).await, (2, false));
-    assert_eq!(first.confirmed(Duration::from_secs(10)).await, outcome(1, 1, 5, &[]));
+    assert_eq!(first.confirmed(Duration::from_secs(60)).await, outcome(1, 1, 5, &[]));
     // It has done it, but broke off before it could say so.
     drop(back);
     assert_eq!(second.outcome(), outcome(1, 0, 0, &["a"]));
     let position = Position { sequence: 2, ..position };
     let back = purges.open(holder("a", 1), Some(position));
-    assert_eq!(second.confirmed(Duration::from_secs(10)).await, outcome(1, 1, 0, &[]));
+    assert_eq!(second.confirmed(Duration::from_secs(60)).await, outcome(1, 1, 0, &[]));
     back.finish();
     assert_eq!(purges.order(tag("z"), &scope(&["a"])).outcome(), outcome(0, 0, 0, &[]));
 }
@@ -115,8 +115,8 @@ async fn forgetting_everything_confirms_all_that_was_missed() {
     let mut back = purges.open(holder("a", 1), None);
     assert_eq!(next(&mut back).await, (2, true));
     back.report(2, 9).unwrap();
-    assert_eq!(missed.confirmed(Duration::from_secs(10)).await, outcome(1, 1, 0, &[]));
-    assert_eq!(last.confirmed(Duration::from_secs(10)).await, outcome(1, 1, 9, &[]));
+    assert_eq!(missed.confirmed(Duration::from_secs(60)).await, outcome(1, 1, 0, &[]));
+    assert_eq!(last.confirmed(Duration::from_secs(60)).await, outcome(1, 1, 9, &[]));
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ async fn a_waiting_watch_is_woken_by_a_write_and_ended_by_shutdown() {
         store.put(key("a"), value("1"), Expect::Any).await.unwrap();
         tokio::task::yield_now().await;
         drop(store);
-        let ended = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
         assert_eq!(ended.0, 1);
         assert!(matches!(ended.1, Err(Error::Closed)));
     }

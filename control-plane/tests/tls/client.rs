@@ -41,7 +41,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A certificate chain and its key.
 pub struct Held {

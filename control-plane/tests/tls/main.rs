@@ -79,7 +79,7 @@ impl Plane {
     /// Waits for a metric: what is counted may be counted a moment after the other side knows.
     async fn counted(&self, line: &str) {
         let mut seen = String::new();
-        for _ in 0..500 {
+        for _ in 0..6_000 {
             seen = self.metrics().await;
             if seen.lines().any(|found| found.starts_with(line)) {
                 return;
@@ -110,7 +110,7 @@ impl Plane {
     /// A step that waits, in the end for just that: what proxies say takes a moment to be known.
     async fn until_blocked(&self, action: &str, reason: &str) {
         let mut said = Value::Null;
-        for _ in 0..500 {
+        for _ in 0..6_000 {
             let (code, status) = self.rotate(action, false).await;
             assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "{status}");
             said = status["message"].clone();
@@ -124,7 +124,7 @@ impl Plane {
 
     /// Takes a step as soon as all are ready for it.
     async fn until_done(&self, action: &str) -> Value {
-        for _ in 0..500 {
+        for _ in 0..6_000 {
             let (code, status) = self.rotate(action, false).await;
             if code == 200 {
                 return status["generation"].clone();

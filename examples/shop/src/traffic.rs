@@ -15,14 +15,14 @@ use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 mod latency;
@@ -37,7 +37,9 @@ const CUSTOMERS: u64 = 1_000;
 const MAX_IN_FLIGHT: usize = 256;
 /// The rate at which the sender's clock no longer keeps up: 100,000 orders a second.
 const MIN_PERIOD: Duration = Duration::from_micros(10);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than a machine that is busy otherwise makes anybody wait.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Reasons and instances are named by answers, so each table has an end.
 const MAX_NAMES: usize = 256;
@@ -88,6 +90,7 @@ impl Traffic {
             address,
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             snapshot: Mutex::default(),
+            under_way: Mutex::default(),
         });
         let stop = CancellationToken::new();
         let period = (Duration::from_secs(1) / rate_per_second.get()).max(MIN_PERIOD);
@@ -97,6 +100,14 @@ impl Traffic {
 
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot().clone()
+    }
+
+    /// Waits until every order that has been sent by now is answered, or given up.
+    pub async fn settle(&self) {
+        let sent = self.snapshot().sent;
+        while self.shared.oldest().is_some_and(|oldest| oldest <= sent) {
+            sleep(POLL).await;
+        }
     }
 
     /// Sends no more, waits for the answers still due, and tells the final figures.
@@ -160,6 +171,8 @@ struct Shared {
     address: SocketAddr,
     in_flight: Arc<Semaphore>,
     snapshot: Mutex<Snapshot>,
+    /// The orders that are not answered yet, as they were counted when they were sent.
+    under_way: Mutex<BTreeSet<u64>>,
 }
 
 /// Why an order failed: in a word for counting, and in full.
@@ -180,10 +193,11 @@ async fn send(shared: Arc<Shared>, period: Duration, stop: CancellationToken) {
         while orders.try_join_next().is_some() {}
         match shared.in_flight.clone().try_acquire_owned() {
             Ok(permit) => {
-                shared.snapshot().sent += 1;
+                let number = shared.begin();
                 let shared = shared.clone();
                 orders.spawn(async move {
                     shared.order(nth, due).await;
+                    shared.under_way().remove(&number);
                     drop(permit);
                 });
             }
@@ -196,6 +210,23 @@ async fn send(shared: Arc<Shared>, period: Duration, stop: CancellationToken) {
 impl Shared {
     fn snapshot(&self) -> MutexGuard<'_, Snapshot> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.under_way().first().copied()
+    }
+
+    /// Counts an order as sent: which one it is.
+    fn begin(&self) -> u64 {
+        let mut snapshot = self.snapshot();
+        snapshot.sent += 1;
+        // Not a moment between the two: whoever has seen the count finds the order.
+        self.under_way().insert(snapshot.sent);
+        snapshot.sent
     }
 
     async fn order(&self, nth: u64, due: Instant) {

@@ -35,7 +35,7 @@ pub use reach::Reach;
 pub use user::Users;
 use web::Web;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than servers usually keep an idle connection, so that no request meets a closing one.
 const POOL_IDLE: Duration = Duration::from_secs(10);
 

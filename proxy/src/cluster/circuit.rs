@@ -263,19 +263,25 @@ impl Circuit {
         }
     }
 
-    /// Takes results in. Unless closed they decide nothing and are dropped.
-    pub fn push(&mut self, now: Duration, batch: &Batch) -> Option<Transition> {
+    /// Takes results in. Unless closed they decide nothing and are dropped. `tell` hears of an open state before the
+    /// first request is rejected: whoever is rejected is told why.
+    pub fn push(
+        &mut self,
+        now: Duration,
+        batch: &Batch,
+        tell: impl FnOnce(State),
+    ) -> Option<Transition> {
         self.pass_to(now);
         let Phase::Closed { .. } = self.phase else {
             return None;
         };
         self.window.push(self.now, batch);
         let cause = self.verdict()?;
-        Some(self.open(cause))
+        Some(self.open(cause, tell))
     }
 
-    /// Does what is due at `now`: to be called a few times per second.
-    pub fn tick(&mut self, now: Duration) -> Option<Transition> {
+    /// Does what is due at `now`: to be called a few times per second. `tell` is as in [`push`](Self::push).
+    pub fn tick(&mut self, now: Duration, tell: impl FnOnce(State)) -> Option<Transition> {
         self.pass_to(now);
         match self.phase {
             Phase::Closed { since } => {
@@ -288,7 +294,7 @@ impl Circuit {
                 Some(self.half_open(cause, self.now.saturating_sub(since)))
             }
             Phase::Open { .. } => None,
-            Phase::HalfOpen { .. } => self.judge_probes(),
+            Phase::HalfOpen { .. } => self.judge_probes(tell),
         }
     }
 
@@ -323,7 +329,7 @@ impl Circuit {
         reached.then_some(Cause::Slow { slow, total, window, threshold, allowed })
     }
 
-    fn judge_probes(&mut self) -> Option<Transition> {
+    fn judge_probes(&mut self, tell: impl FnOnce(State)) -> Option<Transition> {
         let Phase::HalfOpen { ref mut seen, ref mut seen_at, .. } = self.phase else {
             return None;
         };
@@ -336,22 +342,24 @@ impl Circuit {
         let failed = reaches(u64::from(probes.failed), of, self.settings.error_percent);
         let slow = self.settings.slow;
         if failed || slow.is_some_and(|slow| reaches(u64::from(probes.slow), of, slow.percent)) {
-            Some(self.open(Cause::Probed(probes)))
+            Some(self.open(Cause::Probed(probes), tell))
         } else if probes.succeeded + probes.failed >= probes.of {
             Some(self.close(Cause::Recovered(probes)))
         } else if probes.under_way() > 0 && waited >= self.settings.open_max {
-            Some(self.open(Cause::Lost { lost: probes.under_way(), of: probes.of, waited }))
+            Some(self.open(Cause::Lost { lost: probes.under_way(), of: probes.of, waited }, tell))
         } else {
             None
         }
     }
 
-    fn open(&mut self, cause: Cause) -> Transition {
+    fn open(&mut self, cause: Cause, tell: impl FnOnce(State)) -> Transition {
         self.times = self.times.saturating_add(1);
         let until = self.now.saturating_add(self.settings.open_time(self.times));
         self.window.clear();
+        let transition = self.enter(Phase::Open { since: self.now, until, cause }, cause);
+        tell(transition.to.clone());
         self.gate.open(until);
-        self.enter(Phase::Open { since: self.now, until, cause }, cause)
+        transition
     }
 
     fn half_open(&mut self, cause: Cause, rested: Duration) -> Transition {

@@ -13,7 +13,7 @@ use super::*;
 use crate::tls::fixture::{Authority, Wanted, id};
 
 /// What happens is waited for, not slept for; it may take this long on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn families() -> Families {
     Families::register(Registry::new()).unwrap()

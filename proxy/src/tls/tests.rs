@@ -26,7 +26,7 @@ use super::{
 };
 
 /// Nothing here waits for anything; on a busy machine even that takes a while.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const NAME: &str = "80.orders.shop.leno";
 
 type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

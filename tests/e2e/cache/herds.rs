@@ -14,8 +14,11 @@ use crate::{
 
 const HERD: usize = 1_000;
 
+/// Until a herd has come together the first of it waits.
+const PATIENT: &str = "timeouts: {request: 10m}";
+
 async fn proxy(upstream: &Upstream, fields: &str) -> Proxy {
-    mesh(upstream, fields).arguments(&["--workers", "2"]).start().await
+    mesh(upstream, fields).policy("shop", PATIENT).arguments(&["--workers", "2"]).start().await
 }
 
 /// So many callers, each on a connection of its own, whose requests are all sent.
@@ -275,7 +278,8 @@ async fn in_halves(
 
 async fn before(origin: &origin::Origin, fields: &str) -> Proxy {
     let mesh = crate::mesh::Mesh::default().service("shop", "http", &[origin.address]);
-    mesh.yaml(&super::policy(fields)).arguments(&["--workers", "2"]).start().await
+    let mesh = mesh.yaml(&super::policy(fields)).policy("shop", PATIENT);
+    mesh.arguments(&["--workers", "2"]).start().await
 }
 
 /// Whoever asked first goes away in the middle: the body arrives all the same, for the others and for later.

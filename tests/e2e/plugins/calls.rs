@@ -106,10 +106,17 @@ async fn a_caller_that_goes_away_while_a_plugin_holds_its_request_is_told_of() {
 
 #[tokio::test]
 async fn a_response_that_is_held_for_ever_ends_with_the_requests_timeout() {
+    crate::mesh::at_any_pace(held_for_ever).await;
+}
+
+async fn held_for_ever(slower: u32) {
     let running = Running::of("", |mesh| {
-        let timeouts = "- matches: [{path: {type: PathPrefix, value: /slow}}]\n  timeouts: {request: 300ms}\n  \
-                        backendRefs: [{name: orders, port: 80}]\n- backendRefs: [{name: orders, port: 80}]\n";
-        mesh.http_route("orders", timeouts)
+        let timeouts = format!(
+            "- matches: [{{path: {{type: PathPrefix, value: /slow}}}}]\n  timeouts: {{request: {}ms}}\n  \
+             backendRefs: [{{name: orders, port: 80}}]\n- backendRefs: [{{name: orders, port: 80}}]\n",
+            300 * slower
+        );
+        mesh.http_route("orders", &timeouts)
     })
     .await;
     let mut wire = running.wire().await;

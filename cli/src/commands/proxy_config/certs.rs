@@ -20,7 +20,7 @@ use crate::{
 pub const PATH: &str = "/certs";
 const RENEW: &str = "/certs/renew";
 /// A new certificate takes milliseconds; the proxy itself tries for longer.
-const RENEWAL_LIMIT: Duration = Duration::from_secs(10);
+const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Has the proxy get a new certificate, and waits until it shows it.

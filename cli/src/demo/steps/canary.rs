@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
-
-use super::{LIVE_LIMIT, LOOK, Voice, apply, check_no_failure, status_until};
+use super::{LIVE_LIMIT, LOOK, Voice, apply, check_no_failure, is_live, status_until};
 use crate::{
     demo::{
         Error,
@@ -20,8 +18,6 @@ use crate::{
 const STEPS: [u8; 4] = [0, 10, 50, 100];
 pub const ROUTE: &str = "HTTPRoute shop/order";
 pub const NEWER: &str = "shop/order-v2:80";
-/// Orders that were under way when the weights changed are answered within it.
-const SETTLE: Duration = Duration::from_millis(300);
 
 pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
     narrator.step("A canary: order v2 takes 0, 10, 50, 100 % of the orders")?;
@@ -46,7 +42,7 @@ async fn step(
     let stored = change(mesh, share).await?;
     let wanted = Some(u64::from(share));
     let live = mesh.live(begun, LIVE_LIMIT, |dump| weight(dump, ROUTE, NEWER) == wanted).await?;
-    sleep(SETTLE).await;
+    customer.settle().await;
     let mut seen = customer.observe(LOOK).await;
     let (newer, all) = seen.orders_by_version("v2");
     narrator.say(&format!(
@@ -78,8 +74,6 @@ async fn change(mesh: &Mesh, share: u8) -> Result<Duration, Error> {
 async fn check_status(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
     let manifest = single("canary.yaml", &canary(100))
         .ok_or_else(|| Error::Unexpected("the canary's route is not valid".to_owned()))?;
-    let is_live =
-        |object: &_| condition(object, "Live").is_some_and(|found| found.status == "True");
     let object = status_until(mesh, &manifest, is_live).await?;
     let message = condition(&object, "Live").map_or("it says nothing", |found| found.message);
     narrator.check(is_live(&object), &format!("the route's status: {message}"))?;

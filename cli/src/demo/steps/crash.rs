@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Voice, apply, canary, check_no_failure, kind, status_until};
+use super::{Voice, apply, canary, check_no_failure, is_live, registered, status_until};
 use crate::{
     demo::{
         Error,
@@ -22,7 +22,7 @@ use crate::{
 
 const GONE: Duration = Duration::from_secs(1);
 /// The sidecars come back by themselves, waiting longer with each attempt that fails.
-const BACK_LIMIT: Duration = Duration::from_secs(10);
+const BACK_LIMIT: Duration = Duration::from_mins(1);
 const SHARE: u8 = 50;
 
 pub async fn run(
@@ -38,7 +38,7 @@ pub async fn run(
     let resources = count(mesh).await?;
     let manifest = single("canary.yaml", &resources::canary(SHARE))
         .ok_or_else(|| Error::Unexpected("the canary's route is not valid".to_owned()))?;
-    let proxies = live_on(&status_until(mesh, &manifest, |_| true).await?);
+    let proxies = live_on(&status_until(mesh, &manifest, is_live).await?);
     replace_control_plane(processes, directory, mesh, GONE).await?;
     let kept = count(mesh).await?;
     let what = format!("{kept} of {resources} resources are still there after {}", took(GONE));
@@ -60,8 +60,8 @@ pub async fn run(
 }
 
 async fn check_workloads(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
-    let workloads = mesh.client.list(kind("workloads")?, Some(NAMESPACE)).await?.items.len();
     let all = PLANS.len();
+    let workloads = registered(mesh, all).await?.len();
     narrator.check(workloads == all, &format!("{workloads} of {all} workloads are registered"))?;
     Ok(())
 }

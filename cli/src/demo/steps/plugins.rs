@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde_json::Value;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{LOOK, Voice, apply, check_no_failure};
+use super::{LIVE_LIMIT, LOOK, Voice, apply, check_no_failure};
 use crate::{
     commands::proxy_config::ask,
     demo::{
@@ -31,10 +31,11 @@ const RUNS_AT: [(&str, &str); 2] = [(QUOTA, "order-1"), (NAMES, "user-1")];
 /// Who asks user.
 const CALLER: &str = "order-1";
 /// It takes milliseconds, unless the machine is busy.
-const LOAD_LIMIT: Duration = Duration::from_secs(60);
+const LOAD_LIMIT: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(20);
 /// At once, from one customer: more than all instances together take.
 const ORDERS: usize = 60;
+const RUSHES: u32 = 5;
 const IMPATIENT: [(&str, &str); 1] = [("x-customer", "impatient")];
 const MASK: &str = "hidden";
 
@@ -101,39 +102,82 @@ async fn load(text: &str, mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error
 
 /// The answers of user have no names any more.
 async fn names(before: &str, mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
-    let now = mesh.user(CALLER).await?;
+    let now = user_named(mesh, "***").await?;
     narrator.say("order asks user for u1:")?;
     narrator.say(&format!("    before  {before}"))?;
     narrator.say(&format!("    now     {now}"))?;
-    let masked = name(before) != Some("***".to_owned()) && name(&now) == Some("***".to_owned());
+    let masked = name(before).as_deref() != Some("***") && name(&now).as_deref() == Some("***");
     narrator.check(masked, "user's sidecar hides names, the service knows nothing of it")?;
     Ok(())
 }
 
-/// A customer who cannot wait.
-async fn quota(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
+/// What user answers once it gives that name, or after a while: a sidecar that has another version says so a moment before
+/// its workers use it.
+async fn user_named(mesh: &Mesh, wanted: &str) -> Result<String, Error> {
+    let begun = Instant::now();
+    loop {
+        let answer = mesh.user(CALLER).await?;
+        if name(&answer).as_deref() == Some(wanted) || begun.elapsed() > LIVE_LIMIT {
+            return Ok(answer);
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// What came of many orders of one customer at once.
+#[derive(Default)]
+struct Rush {
+    taken: usize,
+    refused: usize,
+    /// What those were told that are refused.
+    told: Option<(String, String)>,
+}
+
+impl Rush {
+    fn is_limited(&self) -> bool {
+        let all = self.taken + self.refused == ORDERS;
+        all && self.taken > 0 && self.refused > 0 && self.told.is_some()
+    }
+}
+
+async fn rush(mesh: &Mesh) -> Result<Rush, Error> {
     let mut orders = JoinSet::new();
     for _ in 0..ORDERS {
         orders.spawn(mesh.answer(&IMPATIENT));
     }
-    let (mut taken, mut refused, mut told) = (0, 0, None);
+    let mut rush = Rush::default();
     while let Some(order) = orders.join_next().await {
         let answer = order.map_err(|error| Error::Unexpected(error.to_string()))??;
         let field = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
         match answer.status() {
             StatusCode::TOO_MANY_REQUESTS => {
-                refused += 1;
-                told = field("x-ratelimit-limit").zip(field("retry-after")).or(told);
+                rush.refused += 1;
+                let fields = field("x-ratelimit-limit").zip(field("retry-after"));
+                rush.told = fields.or(rush.told);
             }
-            status => taken += usize::from(status.is_success()),
+            status => rush.taken += usize::from(status.is_success()),
         }
     }
-    let (limit, later) = told.clone().unwrap_or_default();
+    Ok(rush)
+}
+
+/// A customer who cannot wait.
+async fn quota(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
+    let mut last = rush(mesh).await?;
+    for _ in 1..RUSHES {
+        if last.is_limited() {
+            break;
+        }
+        // On a machine that takes seconds for so many they do not come at once.
+        last = rush(mesh).await?;
+    }
+    let limited = last.is_limited();
+    let Rush { taken, refused, told } = last;
+    let (limit, later) = told.unwrap_or_default();
     narrator.say(&format!(
         "one customer places {ORDERS} orders at once: {taken} are taken, {refused} refused with 429 \
          (X-RateLimit-Limit: {limit}, Retry-After: {later})"
     ))?;
-    let limited = taken > 0 && refused > 0 && taken + refused == ORDERS && told.is_some();
     narrator.check(limited, "each instance takes 10 at once from a customer, and no more")?;
     Ok(())
 }
@@ -144,7 +188,7 @@ async fn swap(text: &str, mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error
     let manifest = manifest(&masked(text, MASK), NAMES)?;
     apply(mesh, &manifest).await?;
     settled(mesh, &manifest).await?;
-    let (answer, elapsed) = (mesh.user(CALLER).await?, took(begun.elapsed()));
+    let (answer, elapsed) = (user_named(mesh, MASK).await?, took(begun.elapsed()));
     let what = format!("another version of it is live {elapsed} later: {answer}");
     narrator.check(name(&answer) == Some(MASK.to_owned()), &what)?;
     Ok(())

@@ -1,8 +1,10 @@
 //! Bad configuration: refused with its reason, or, where it only may be bad, said to be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{LOOK, Voice, apply, check_no_failure, status_until};
+use tokio::time::sleep;
+
+use super::{LIVE_LIMIT, LOOK, Voice, apply, check_no_failure, status_until};
 use crate::{
     api_client::{self, ApplyOptions},
     commands::apply::{apply_one, refusal_lines},
@@ -20,7 +22,7 @@ const FILE: &str = "canary.yaml";
 pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
     narrator.step("Bad configuration")?;
     let before = customer.snapshot();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let good = single(FILE, &canary(50)).ok_or_else(invalid)?;
     apply(mesh, &good).await?;
     let stored = spec(mesh, &good).await?;
@@ -86,16 +88,15 @@ async fn dangle(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resul
 
 /// The status for somebody who asks for v3, `wanted` or that after a while.
 async fn status_of_order(mesh: &Mesh, wanted: u16) -> Result<u16, Error> {
-    const POLLS: u32 = 200;
-    let mut status = 0;
-    for _ in 0..POLLS {
-        (status, _) = mesh.order(&[("x-try", "v3")]).await?;
-        if status == wanted {
-            break;
+    const POLL: Duration = Duration::from_millis(5);
+    let begun = Instant::now();
+    loop {
+        let (status, _) = mesh.order(&[("x-try", "v3")]).await?;
+        if status == wanted || begun.elapsed() > LIVE_LIMIT {
+            return Ok(status);
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(POLL).await;
     }
-    Ok(status)
 }
 
 async fn spec(mesh: &Mesh, manifest: &Manifest) -> Result<serde_json::Value, Error> {

@@ -9,11 +9,11 @@ use comfy_table::presets;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Voice, apply, kind};
+use super::{Voice, apply, registered};
 use crate::{
     demo::{
         Error,
-        mesh::{self, Mesh, NAMESPACE, PLANS},
+        mesh::{self, Mesh, PLANS},
         narrator::took,
         process::Processes,
         resources,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// From the last process's start until the first order is through.
-const FIRST_ORDER_LIMIT: Duration = Duration::from_secs(10);
+const FIRST_ORDER_LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
 pub async fn run(
@@ -76,7 +76,7 @@ async fn first_order(mesh: &Mesh, processes: &mut Processes) -> Result<Duration,
 
 /// The workloads as the control plane knows them: each was registered by its sidecar.
 async fn show_topology(mesh: &Mesh, narrator: &mut Voice) -> Result<(), Error> {
-    let workloads = mesh.client.list(kind("workloads")?, Some(NAMESPACE)).await?.items;
+    let workloads = registered(mesh, PLANS.len()).await?;
     let mut table = plain(presets::UTF8_FULL_CONDENSED);
     table.set_header([
         "workload",

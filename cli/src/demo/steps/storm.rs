@@ -14,8 +14,6 @@ use crate::demo::{
 const CHANGES: u32 = 200;
 /// Fewer where the machine is slow: it is to be watched.
 const LIMIT: Duration = Duration::from_secs(4);
-/// Requests that were under way at the last change belong to it.
-const SETTLE: Duration = Duration::from_millis(300);
 
 pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Result<(), Error> {
     narrator.step("Changes of the route as fast as they go")?;
@@ -35,7 +33,8 @@ pub async fn run(mesh: &Mesh, customer: &Customer, narrator: &mut Voice) -> Resu
     let holds = |dump: &_| weight(dump, canary::ROUTE, canary::NEWER) == wanted;
     let behind = Instant::now();
     let lag = mesh.live(behind, LIVE_LIMIT, holds).await?;
-    tokio::time::sleep(SETTLE).await;
+    // Requests that were under way at the last change belong to it.
+    customer.settle().await;
     let seen = Observation { seen: customer.snapshot().since(&before), lasted: begun.elapsed() };
     let each = took(applied / changes.max(1));
     narrator.say(&format!(

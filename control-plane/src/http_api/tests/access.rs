@@ -135,7 +135,7 @@ async fn a_lease_is_renewed_where_there_is_one() {
     let mut waited = 0;
     while server.stored("workloads", "leased").is_some() {
         waited += 1;
-        assert!(waited < 500, "a lease of one second did not lapse within ten");
+        assert!(waited < 3_000, "a lease of one second did not lapse within a minute");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(server.stored("workloads", "hand").is_some());

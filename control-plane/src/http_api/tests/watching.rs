@@ -124,10 +124,17 @@ async fn a_server_that_stops_ends_its_watches_and_finishes_what_is_under_way() {
     let mut lines = server.call("GET", format!("{SERVICES}?watch=1")).lines().await;
     // A request whose body is still on its way.
     let object = service("late").to_string();
-    let length = object.len().to_string();
-    let call = server.call("POST", SERVICES).header("Content-Length", &length);
-    let mut late = call.header("Content-Type", JSON).open().await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let head = format!(
+        "POST {SERVICES} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {JSON}\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        object.len()
+    );
+    let mut late = TcpStream::connect(server.address).await.unwrap();
+    late.write_all(head.as_bytes()).await.unwrap();
+    // It has begun: the body is asked for.
+    let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    tokio::time::timeout(PATIENCE, late.read_exact(&mut interim)).await.unwrap().unwrap();
+    assert!(interim.starts_with(b"HTTP/1.1 100 "), "{}", interim.escape_ascii());
     server.stop.send_replace(true);
     assert_eq!(lines.line().await, None);
     late.write_all(object.as_bytes()).await.unwrap();

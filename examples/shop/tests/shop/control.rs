@@ -108,12 +108,18 @@ async fn a_failing_product_says_unavailable_in_grpc() {
 
 #[tokio::test]
 async fn a_stop_lets_begun_requests_finish_and_takes_no_new_ones() {
-    let user = service(&["user"]).await;
-    post(user.control, "/", json!({ "delayMs": 500 })).await;
-    let listen = user.listen;
-    let begun = tokio::spawn(async move { get(listen, "/users/u1").await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    user.stop().await;
-    assert_eq!(begun.await.unwrap().status, StatusCode::OK);
-    assert!(tokio::net::TcpStream::connect(listen).await.is_err());
+    // Longer where the machine stood still, and the request had not begun.
+    for (last, delay) in [(false, 500), (false, 2_000), (true, 4_500)] {
+        let user = service(&["user"]).await;
+        post(user.control, "/", json!({ "delayMs": delay })).await;
+        let listen = user.listen;
+        let begun = tokio::spawn(async move { get(listen, "/users/u1").await });
+        tokio::time::sleep(Duration::from_millis(delay * 2 / 5)).await;
+        user.stop().await;
+        assert!(tokio::net::TcpStream::connect(listen).await.is_err());
+        match begun.await {
+            Ok(answer) => return assert_eq!(answer.status, StatusCode::OK),
+            Err(error) => assert!(!last, "{error}"),
+        }
+    }
 }

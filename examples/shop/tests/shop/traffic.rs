@@ -6,7 +6,7 @@ use leno_shop::traffic::{Snapshot, Traffic};
 use serde_json::json;
 use std::num::NonZeroU32;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 async fn until(traffic: &Traffic, reached: impl Fn(&Snapshot) -> bool) -> Snapshot {
@@ -19,7 +19,7 @@ async fn until(traffic: &Traffic, reached: impl Fn(&Snapshot) -> bool) -> Snapsh
             sleep(Duration::from_millis(10)).await;
         }
     };
-    let Ok(snapshot) = timeout(Duration::from_secs(20), polled).await else {
+    let Ok(snapshot) = timeout(Duration::from_secs(60), polled).await else {
         panic!("not reached: {:?}", traffic.snapshot());
     };
     snapshot
@@ -67,9 +67,10 @@ async fn orders_are_counted_by_who_served_them_and_why_they_failed() {
 
 #[tokio::test]
 async fn an_address_where_nobody_listens_is_a_reason() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound, so that nobody else gets the port meanwhile.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = nobody.local_addr().unwrap();
     let traffic = Traffic::start(address, NonZeroU32::new(100).unwrap());
     let snapshot = until(&traffic, |snapshot| snapshot.failures() >= 5).await;
     assert_eq!(snapshot.ok, 0);
@@ -79,9 +80,20 @@ async fn an_address_where_nobody_listens_is_a_reason() {
 #[tokio::test]
 async fn orders_go_on_leaving_while_answers_are_late_up_to_a_bound() {
     let shop = Shop::open().await;
-    post(shop.order.control, "/", json!({ "delayMs": 2_000 })).await;
+    post(shop.order.control, "/", json!({ "delayMs": 20_000 })).await;
     let traffic = Traffic::start(shop.order.listen, NonZeroU32::new(1_000).unwrap());
     let snapshot = until(&traffic, |snapshot| snapshot.skipped > 0).await;
     assert_eq!(snapshot.ok, 0, "none can have been answered yet");
     assert_eq!(snapshot.sent, 256);
+}
+
+/// What was sent before counts, what was sent meanwhile does not: it would never end.
+#[tokio::test]
+async fn whoever_waits_for_the_orders_under_way_does_not_wait_for_later_ones() {
+    let shop = Shop::open().await;
+    let traffic = Traffic::start(shop.order.listen, NonZeroU32::new(200).unwrap());
+    let before = until(&traffic, |snapshot| snapshot.sent >= 20).await;
+    timeout(Duration::from_secs(60), traffic.settle()).await.unwrap();
+    let after = traffic.snapshot();
+    assert!(after.ok + after.failures() >= before.sent, "{after:?}");
 }

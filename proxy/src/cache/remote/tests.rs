@@ -20,7 +20,7 @@ use crate::cache::{
 };
 
 /// For whatever has to happen some time.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SHELF: &str = "shop/p:80/a";
 
 pub(super) fn policy() -> CachePolicy {
@@ -55,6 +55,24 @@ struct Server {
 
 impl Server {
     async fn start(password: &str) -> Self {
+        // Somebody else may get a port between the moment when it is found free and that when it is used.
+        loop {
+            let mut server = Self::try_start(password);
+            let address = ("127.0.0.1", server.port);
+            let mut ended = false;
+            until("redis-server listens", async || {
+                let listens = tokio::net::TcpStream::connect(address).await.is_ok();
+                ended = server.process.try_wait().unwrap().is_some();
+                listens || ended
+            })
+            .await;
+            if !ended {
+                return server;
+            }
+        }
+    }
+
+    fn try_start(password: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new("redis-server")
@@ -64,8 +82,6 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server cannot be started: apt-get install redis-server");
-        let up = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
-        until("redis-server listens", up).await;
         Self { process, port, _folder: folder }
     }
 

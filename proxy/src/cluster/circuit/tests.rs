@@ -15,7 +15,7 @@ fn results(successes: u64, failures: u64) -> Batch {
 
 fn opened(settings: Settings) -> Circuit {
     let mut circuit = Circuit::new(settings, at(0));
-    let transition = circuit.push(at(1), &results(0, settings.minimum.max(1)));
+    let transition = circuit.push(at(1), &results(0, settings.minimum.max(1)), drop);
     assert!(matches!(transition, Some(Transition { to: State::Open { .. }, .. })));
     circuit
 }
@@ -26,16 +26,16 @@ fn probe(circuit: &mut Circuit, now: Duration, verdict: Verdict, slow: bool) -> 
         Admit::Probe(probe) => circuit.gate().finish(probe, verdict, slow),
         other => panic!("{other:?} in {:?}", circuit.state()),
     }
-    circuit.tick(now)
+    circuit.tick(now, drop)
 }
 
 #[test]
 fn it_opens_where_enough_fail_and_says_why() {
     let mut circuit = Circuit::new(Settings::default(), at(0));
-    assert_eq!(circuit.push(at(1), &results(0, 19)), None, "too few to judge");
-    assert_eq!(circuit.push(at(2), &results(32, 12)), None);
+    assert_eq!(circuit.push(at(1), &results(0, 19), drop), None, "too few to judge");
+    assert_eq!(circuit.push(at(2), &results(32, 12), drop), None);
     assert_eq!(circuit.gate().admit(at(2)), Admit::Pass);
-    let transition = circuit.push(at(3), &results(0, 21)).unwrap();
+    let transition = circuit.push(at(3), &results(0, 21), drop).unwrap();
     assert_eq!(
         transition.to_string(),
         "open for 5 s: error rate 62 % of 84 in 10 s, allowed below 50 %"
@@ -56,7 +56,7 @@ fn it_opens_where_enough_are_slow() {
         let latency = Duration::from_millis(millis);
         Batch::one(Kind::Success, Some(latency), settings.is_slow(latency))
     };
-    let mut push = |millis| circuit.push(at(1), &result(millis));
+    let mut push = |millis| circuit.push(at(1), &result(millis), drop);
     assert!((0..2).all(|_| push(250).is_none()) && (0..7).all(|_| push(251).is_none()));
     assert_eq!(
         push(9000).unwrap().to_string(),
@@ -67,8 +67,8 @@ fn it_opens_where_enough_are_slow() {
 #[test]
 fn enough_good_probes_close_it() {
     let mut circuit = opened(Settings::default());
-    assert_eq!(circuit.tick(Duration::from_millis(5_999)), None);
-    assert_eq!(circuit.tick(at(6)).unwrap().to_string(), "half-open: was open for 5 s");
+    assert_eq!(circuit.tick(Duration::from_millis(5_999), drop), None);
+    assert_eq!(circuit.tick(at(6), drop).unwrap().to_string(), "half-open: was open for 5 s");
     for _ in 0..2 {
         assert_eq!(probe(&mut circuit, at(6), Verdict::Failure, false), None);
         assert_eq!(probe(&mut circuit, at(6), Verdict::Success, true), None);
@@ -78,7 +78,7 @@ fn enough_good_probes_close_it() {
     assert_eq!(closed.to_string(), "closed: 3 of 5 probes succeeded");
     assert_eq!(circuit.state(), State::Closed { since: at(7) });
     assert_eq!(circuit.gate().admit(at(7)), Admit::Pass);
-    assert_eq!(circuit.push(at(7), &results(0, 19)), None, "it starts anew");
+    assert_eq!(circuit.push(at(7), &results(0, 19), drop), None, "it starts anew");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn bad_probes_open_it_for_longer_each_time() {
         let State::Open { since, until, .. } = circuit.state() else { panic!() };
         open_times.push((until - since).as_secs());
         now = until;
-        assert!(circuit.tick(now).is_some());
+        assert!(circuit.tick(now, drop).is_some());
         assert_eq!(probe(&mut circuit, now, Verdict::Failure, false), None);
         assert_eq!(probe(&mut circuit, now, Verdict::Failure, false), None);
         let reopened = probe(&mut circuit, now, Verdict::Failure, false).unwrap();
@@ -99,12 +99,12 @@ fn bad_probes_open_it_for_longer_each_time() {
     assert_eq!(open_times, [5, 10, 20, 40, 60, 60]);
     // Long enough closed, and it begins anew.
     let State::Open { until, .. } = circuit.state() else { panic!() };
-    circuit.tick(until);
+    circuit.tick(until, drop);
     for _ in 0..5 {
         probe(&mut circuit, until, Verdict::Success, false);
     }
-    assert_eq!(circuit.tick(until + 60 * SECOND), None);
-    circuit.push(until + 60 * SECOND, &results(0, 20));
+    assert_eq!(circuit.tick(until + 60 * SECOND, drop), None);
+    circuit.push(until + 60 * SECOND, &results(0, 20), drop);
     assert!(matches!(circuit.state(), State::Open { times: 1, .. }), "{now:?}");
 }
 
@@ -113,7 +113,7 @@ fn slow_probes_open_it_where_slow_requests_do() {
     let slow = Some(Slow { threshold: SECOND, percent: 40 });
     for (slow, expected) in [(slow, "open"), (None, "half-open")] {
         let mut circuit = opened(Settings { slow, ..Settings::default() });
-        circuit.tick(at(6));
+        circuit.tick(at(6), drop);
         probe(&mut circuit, at(6), Verdict::Success, true);
         probe(&mut circuit, at(6), Verdict::Success, true);
         assert_eq!(circuit.state().to_string(), expected);
@@ -123,13 +123,13 @@ fn slow_probes_open_it_where_slow_requests_do() {
 #[test]
 fn what_began_before_decides_nothing() {
     let mut circuit = opened(Settings::default());
-    circuit.tick(at(6));
-    assert_eq!(circuit.push(at(6), &results(0, 1000)), None, "late results");
+    circuit.tick(at(6), drop);
+    assert_eq!(circuit.push(at(6), &results(0, 1000), drop), None, "late results");
     let Admit::Probe(late) = circuit.gate().admit(at(6)) else { panic!() };
     for _ in 0..3 {
         probe(&mut circuit, at(6), Verdict::Failure, false);
     }
-    assert_eq!(circuit.tick(at(16)).unwrap().to_string(), "half-open: was open for 10 s");
+    assert_eq!(circuit.tick(at(16), drop).unwrap().to_string(), "half-open: was open for 10 s");
     let before = circuit.gate().probes();
     circuit.gate().finish(late, Verdict::Failure, true);
     assert_eq!(circuit.gate().probes(), before, "a probe of the round before");
@@ -138,12 +138,12 @@ fn what_began_before_decides_nothing() {
 #[test]
 fn probes_that_are_lost_do_not_hold_it_half_open() {
     let mut circuit = opened(Settings::default());
-    circuit.tick(at(6));
-    assert_eq!(circuit.tick(at(600)), None, "nobody came: it waits");
+    circuit.tick(at(6), drop);
+    assert_eq!(circuit.tick(at(600), drop), None, "nobody came: it waits");
     assert!(matches!(circuit.gate().admit(at(600)), Admit::Probe(_)));
-    assert_eq!(circuit.tick(at(600)), None);
-    assert_eq!(circuit.tick(at(659)), None);
-    let lost = circuit.tick(at(660)).unwrap();
+    assert_eq!(circuit.tick(at(600), drop), None);
+    assert_eq!(circuit.tick(at(659), drop), None);
+    let lost = circuit.tick(at(660), drop).unwrap();
     assert_eq!(lost.to_string(), "open for 10 s: 1 of 5 probes did not end within 60 s");
 }
 
@@ -152,11 +152,11 @@ fn new_settings_find_an_open_one_open() {
     let mut circuit = opened(Settings::default());
     let longer = Settings { open_for: at(20), window: at(30), ..Settings::default() };
     circuit.reconfigure(longer);
-    assert_eq!(circuit.tick(at(20)), None);
+    assert_eq!(circuit.tick(at(20), drop), None);
     assert!(matches!(circuit.state(), State::Open { until, times: 1, .. } if until == at(21)));
     assert_eq!(circuit.gate().admit(at(20)), Admit::Reject { retry_after: at(1) });
     circuit.reconfigure(Settings { open_for: at(2), ..longer });
-    assert!(circuit.tick(at(20)).is_some(), "shorter holds at once");
+    assert!(circuit.tick(at(20), drop).is_some(), "shorter holds at once");
     circuit.reconfigure(Settings { probes: 9, ..longer });
     assert_eq!(circuit.gate().probes().of, 5, "the round goes on");
 }
@@ -164,13 +164,13 @@ fn new_settings_find_an_open_one_open() {
 #[test]
 fn backwards_no_time_passes() {
     let mut circuit = Circuit::new(Settings::default(), at(0));
-    circuit.push(at(5), &results(19, 0));
-    circuit.push(at(1), &results(0, 19));
+    circuit.push(at(5), &results(19, 0), drop);
+    circuit.push(at(1), &results(0, 19), drop);
     assert!(
         matches!(circuit.state(), State::Open { since, until, .. } if (since, until) == (at(5), at(10)))
     );
-    assert_eq!(circuit.tick(at(0)), None);
-    assert!(circuit.tick(at(10)).is_some());
+    assert_eq!(circuit.tick(at(0), drop), None);
+    assert!(circuit.tick(at(10), drop).is_some());
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn settings_are_moved_into_their_ranges() {
     let settings = *circuit.settings();
     assert_eq!((settings.minimum, settings.error_percent, settings.probes), (1, 1, 1));
     assert_eq!((settings.open_for, settings.open_max), (MIN_OPEN, MIN_OPEN));
-    assert_eq!(circuit.push(at(1), &results(1000, 0)), None, "nothing failed");
-    assert!(circuit.push(at(1), &results(0, 1000)).is_some());
+    assert_eq!(circuit.push(at(1), &results(1000, 0), drop), None, "nothing failed");
+    assert!(circuit.push(at(1), &results(0, 1000), drop).is_some());
     let most = Settings { open_for: Duration::MAX, error_percent: 255, probes: 255, ..zero };
     let settings = *Circuit::new(most, at(0)).settings();
     assert_eq!((settings.error_percent, settings.probes), (NEVER, MAX_PROBES));
@@ -199,7 +199,7 @@ fn settings_are_moved_into_their_ranges() {
 #[test]
 fn threads_get_no_more_probes_than_there_are() {
     let mut circuit = opened(Settings { probes: 100, ..Settings::default() });
-    circuit.tick(at(6));
+    circuit.tick(at(6), drop);
     let gate = circuit.gate().clone();
     let take = || (0..1000).filter(|_| matches!(gate.admit(at(6)), Admit::Probe(_))).count();
     let taken: usize = std::thread::scope(|scope| {
@@ -267,9 +267,9 @@ proptest! {
             let mut transition = None;
             match step {
                 Step::Push(successes, failures) => {
-                    transition = circuit.push(now, &results(successes, failures));
+                    transition = circuit.push(now, &results(successes, failures), drop);
                 }
-                Step::Tick => transition = circuit.tick(now),
+                Step::Tick => transition = circuit.tick(now, drop),
                 Step::Admit => {
                     let would_pass = circuit.gate().lets_through();
                     let (admit, state) = (circuit.gate().admit(now), circuit.state());
@@ -304,4 +304,16 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn who_is_rejected_can_be_told_why() {
+    let mut circuit = Circuit::new(Settings::default(), at(0));
+    let gate = circuit.gate().clone();
+    let told = std::cell::Cell::new(false);
+    let opened = circuit.push(at(1), &results(0, 100), |state| {
+        assert!(matches!(state, State::Open { .. }) && gate.is_closed(), "{state}");
+        told.set(true);
+    });
+    assert!(opened.is_some() && told.get() && !gate.is_closed());
 }

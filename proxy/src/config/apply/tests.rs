@@ -20,7 +20,7 @@ use crate::{
     tls::fixture::{Authority, Wanted},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const MESH: &str = r"
 apiVersion: leno.dev/v1alpha1
 kind: Service

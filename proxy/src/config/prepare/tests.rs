@@ -7,7 +7,7 @@ use tokio::{task::LocalSet, time::timeout};
 use super::*;
 use crate::http::fetch::tests::{Server, ok};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A module that does nothing; `marker` makes it another one. Its configuration may not be `bad`, and it says so.
 fn module(marker: &str) -> Vec<u8> {

@@ -356,7 +356,7 @@ mod tests {
         std::fs::read(&path).unwrap();
         std::fs::write(dir.path().join("other.yaml"), SERVICE).unwrap();
         std::fs::write(&path, SERVICE).unwrap();
-        let next = || seen.recv_timeout(Duration::from_secs(30)).unwrap();
+        let next = || seen.recv_timeout(Duration::from_secs(60)).unwrap();
         let first = std::iter::repeat_with(next).find(|(news, _)| *news);
         assert_eq!(first.unwrap().1, [path], "of what the link leads to");
         std::os::unix::fs::symlink("elsewhere", dir.path().join("..data")).unwrap();

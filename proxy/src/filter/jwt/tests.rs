@@ -372,7 +372,7 @@ async fn fetched_keys_before_and_after_a_rotation() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("never happened");
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("never happened");
     };
     becomes(&old, None).await;
     assert_eq!(call(&new), Some(Refused::NoKey));

@@ -197,8 +197,9 @@ impl Watched {
     fn judge_cluster(&mut self, now: Duration, total: &Batch, figures: &Resilience) {
         let Some(circuit) = &mut self.circuit else { return };
         let (name, state) = (&self.cluster.name, &self.cluster.state);
-        let ticked = circuit.tick(now);
-        let pushed = (total.total() > 0).then(|| circuit.push(now, total)).flatten();
+        let tell = |told| state.circuit.store(Some(Arc::new(told)));
+        let ticked = circuit.tick(now, tell);
+        let pushed = (total.total() > 0).then(|| circuit.push(now, total, tell)).flatten();
         for transition in ticked.iter().chain(&pushed) {
             tracing::warn!("breaker of {name}: {transition}");
         }
@@ -231,8 +232,9 @@ impl Watched {
                 .circuits
                 .entry(vitals.id)
                 .or_insert_with(|| Circuit::at(breaker.gate.clone(), settings, now));
-            let ticked = circuit.tick(now);
-            let pushed = report.and_then(|report| circuit.push(now, &report.batch));
+            let tell = |told| breaker.state.store(Some(Arc::new(told)));
+            let ticked = circuit.tick(now, tell);
+            let pushed = report.and_then(|report| circuit.push(now, &report.batch, tell));
             for transition in ticked.iter().chain(&pushed) {
                 let (name, workload) = (&self.cluster.name, endpoint.workload());
                 tracing::warn!(

@@ -223,9 +223,9 @@ impl Caller for Protected {
             worker.latencies.settle(now);
         }
         if let Some(circuit) = &mut self.circuit {
-            circuit.tick(now);
+            circuit.tick(now, drop);
             if total.total() > 0 {
-                circuit.push(now, &total);
+                circuit.push(now, &total, drop);
             }
         }
         self.detector.evaluate(now);

@@ -16,7 +16,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("never happened");
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("never happened");
 }
 
 fn started(timing: Timing) -> Arc<KeyCache> {
