@@ -45,7 +45,7 @@ pub use self::{
     callouts::{Callouts, Sending},
     connection::Inspected,
     plugin::{Chain, Plugin, Slot, Unloaded},
-    run::{Failure, Passed, Run, Side},
+    run::{Failure, Passed, Run, Side, Stopped},
     runtime::{LoadError, Runtime},
     seat::Seats,
     state::{Facts, Node, Outcome},

@@ -11,13 +11,16 @@ use http::{
 use leno_wasm_host::pairs::Pairs;
 
 /// Fields that belong to the connection (RFC 9110 section 7.6.1) or frame the message (RFC 9112 section 6).
-const FRAMING: [HeaderName; 5] = [
+static FRAMING: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::CONNECTION,
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// Fields of most heads.
+const FEW: usize = 24;
 
 /// A request's head, while plugins have it or for when they ask later.
 #[derive(Clone, Debug, Default)]
@@ -45,18 +48,14 @@ pub(super) struct ResponseHead {
 struct Code([u8; 3]);
 
 impl RequestHead {
-    /// Takes the head out of a request.
-    pub(super) fn take<B>(request: &mut http::Request<B>) -> Self {
-        Self {
-            method: std::mem::take(request.method_mut()),
-            uri: std::mem::take(request.uri_mut()),
-            headers: std::mem::take(request.headers_mut()),
-            retargeted: false,
-            forbidden: None,
-        }
+    /// Changes places with the head of a request.
+    pub(super) fn swap<B>(&mut self, request: &mut http::Request<B>) {
+        std::mem::swap(&mut self.method, request.method_mut());
+        std::mem::swap(&mut self.uri, request.uri_mut());
+        std::mem::swap(&mut self.headers, request.headers_mut());
     }
 
-    /// Puts it back.
+    /// Makes it a request's.
     pub(super) fn put<B>(self, request: &mut http::Request<B>) {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
@@ -86,7 +85,8 @@ impl RequestHead {
 
     /// How many a plugin sees.
     pub(super) fn count(&self) -> u32 {
-        let host = self.headers.contains_key(header::HOST);
+        // Mostly the first of them, which takes less than a look-up.
+        let host = self.headers.keys().any(|name| *name == header::HOST);
         let authority = host || self.uri.authority().is_some();
         count(&self.headers) - u32::from(host) + 3 + u32::from(authority)
     }
@@ -212,6 +212,19 @@ impl ResponseHead {
         Self { status, headers, forbidden: None, code: Code::of(status) }
     }
 
+    /// Takes the head out of a response; what was here is there.
+    pub(super) fn enter<B>(&mut self, response: &mut http::Response<B>) {
+        self.status = response.status();
+        self.code = Code::of(self.status);
+        std::mem::swap(&mut self.headers, response.headers_mut());
+    }
+
+    /// Puts it back; what was there is here.
+    pub(super) fn leave<B>(&mut self, response: &mut http::Response<B>) {
+        *response.status_mut() = self.status;
+        std::mem::swap(&mut self.headers, response.headers_mut());
+    }
+
     pub(super) fn get(&self, name: &[u8]) -> Option<&[u8]> {
         match name {
             b":status" => Some(&self.code.0),
@@ -287,6 +300,11 @@ impl Code {
 
 /// The first value of a field. `name` is lower case.
 pub(super) fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+    // Among few, looking at each takes less than reading the name as one.
+    if headers.len() <= FEW {
+        let found = headers.iter().find(|(known, _)| known.as_str().as_bytes() == name);
+        return found.map(|(_, value)| value.as_bytes());
+    }
     headers.get(std::str::from_utf8(name).ok()?).map(HeaderValue::as_bytes)
 }
 

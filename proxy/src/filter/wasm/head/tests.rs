@@ -8,7 +8,9 @@ fn request() -> RequestHead {
     for (name, value) in [("host", "shop"), ("x", "1"), ("content-length", "3"), ("x", "2")] {
         request.headers_mut().append(name, HeaderValue::from_static(value));
     }
-    RequestHead::take(&mut request)
+    let mut head = RequestHead::default();
+    head.swap(&mut request);
+    head
 }
 
 fn all(head: &RequestHead) -> Vec<(String, String)> {

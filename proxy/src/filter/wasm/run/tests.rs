@@ -78,8 +78,21 @@ fn seats() -> Seats {
 async fn ask(run: &Run) -> (Request<()>, Result<Passed, Failure>) {
     let mut request = Request::new(());
     request.headers_mut().insert("x", HeaderValue::from_static("1"));
-    let passed = run.request_head(Phase::Unspecified, &mut request, false).await;
+    let passed = show(run, Phase::Unspecified, &mut request, false).await;
     (request, passed)
+}
+
+async fn show(
+    run: &Run,
+    phase: Phase,
+    request: &mut Request<()>,
+    end: bool,
+) -> Result<Passed, Failure> {
+    match run.request_head(phase, request, end) {
+        Ok(passed) => Ok(passed),
+        Err(Stopped::Failed(failure)) => Err(failure),
+        Err(Stopped::Held(at)) => run.held_request_head(at, phase, request, end).await,
+    }
 }
 
 fn contexts(run: &Run) -> usize {
@@ -178,9 +191,9 @@ async fn a_plugin_that_is_not_there_yet_has_its_policy() {
     assert!(Run::begin(&seats, &chain, facts, || 0).is_none());
     let run = begin(&seats, vec![unloaded(FailurePolicy::Closed)]);
     let mut request = Request::new(());
-    let early = run.request_head(Phase::Authn, &mut request, true).await;
+    let early = show(&run, Phase::Authn, &mut request, true).await;
     assert!(matches!(early, Ok(Passed::On { retargeted: false })));
-    assert!(run.request_head(Phase::Authz, &mut request, true).await.is_err());
+    assert!(show(&run, Phase::Authz, &mut request, true).await.is_err());
 }
 
 #[test]
@@ -203,7 +216,7 @@ fn a_share_of_exchanges_is_for_the_version_on_trial() {
         plugin(&guest(1, 0, ""), FailurePolicy::Closed),
     );
     let slot = Slot { canary: Some((canary.clone(), 10)), ..slot(&current) };
-    let chosen = (0..100).filter(|lot| Arc::ptr_eq(&slot.choose(|| *lot).unwrap(), &canary));
+    let chosen = (0..100).filter(|lot| Arc::ptr_eq(slot.choose(|| *lot).unwrap(), &canary));
     assert_eq!(chosen.count(), 10);
 }
 
