@@ -14,7 +14,7 @@ use leno_wasm_host::{Action, ContextId, Instance};
 use super::{
     host::ProxyHost,
     run::{Failure, Run, Side},
-    seat::Broken,
+    seat::{Broken, MAX_HELD_IN_ALL},
 };
 
 /// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
@@ -28,6 +28,8 @@ pub(super) struct Lane {
     ended: Cell<bool>,
     /// Bytes that it was shown once and does not want to see again.
     hidden: RefCell<Vec<u8>>,
+    /// Bytes that it holds, as they are counted for all.
+    counted: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,6 +146,26 @@ impl Run {
         self.has_held[side as usize].set(true);
     }
 
+    fn let_go(&self, side: Side, at: usize) {
+        self.lane(side, at).held.set(Held::Nothing);
+        self.count_held(side, at, 0);
+    }
+
+    /// Counts what a plugin holds. Whether all of them may hold as much as they do then.
+    fn count_held(&self, side: Side, at: usize, bytes: usize) -> bool {
+        let before = self.lane(side, at).counted.replace(bytes);
+        before == bytes || self.places[at].seat.holds(before, bytes)
+    }
+
+    /// Nothing is held any more.
+    pub(super) fn let_all_go(&self) {
+        for side in [Side::Request, Side::Response] {
+            if self.has_held[side as usize].get() {
+                (0..self.places.len()).for_each(|at| self.let_go(side, at));
+            }
+        }
+    }
+
     /// Something arrives at plugin `at`; past the last one it is ready.
     pub(super) fn push(
         &self,
@@ -210,7 +232,7 @@ impl Run {
         let lane = self.lane(side, at);
         match released.action {
             Action::Continue => {
-                lane.held.set(Held::Nothing);
+                self.let_go(side, at);
                 return self.pass(side, at, released.bytes, released.trailers, end, ready);
             }
             Action::PauseWithoutView => {
@@ -221,7 +243,12 @@ impl Run {
         self.hold(side, at, Held::Body);
         let held = lane.hidden.borrow().len() + released.held;
         if held > MAX_HELD {
-            return Err(self.too_much(side, at));
+            let what = format!("held more than {MAX_HELD} bytes of a body");
+            return Err(self.too_much(side, at, &what, StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        if !self.count_held(side, at, held) {
+            let what = format!("wanted to hold a body while plugins hold {MAX_HELD_IN_ALL} bytes");
+            return Err(self.too_much(side, at, &what, StatusCode::SERVICE_UNAVAILABLE));
         }
         Ok(())
     }
@@ -257,7 +284,7 @@ impl Run {
         };
         self.check_effects(side, at)?;
         if released.action == Action::Continue {
-            self.lane(side, at).held.set(Held::Nothing);
+            self.let_go(side, at);
             return self.pass(side, at, released.bytes, released.trailers, true, ready);
         }
         self.hold(side, at, Held::Trailers);
@@ -313,9 +340,8 @@ impl Run {
             Some(unseen) => [bytes, unseen].concat().into(),
             None => bytes,
         };
-        let lane = self.lane(side, at);
-        lane.held.set(Held::Nothing);
-        self.pass(side, at, bytes, trailers, lane.ended.get(), ready)
+        self.let_go(side, at);
+        self.pass(side, at, bytes, trailers, self.lane(side, at).ended.get(), ready)
     }
 
     /// Looks which plugins let go since.
@@ -345,9 +371,8 @@ impl Run {
     }
 
     fn resume(&self, side: Side, at: usize, ready: &mut Pieces) -> Result<(), Failure> {
-        let lane = self.lane(side, at);
-        lane.held.set(Held::Nothing);
-        let ended = lane.ended.get();
+        self.let_go(side, at);
+        let ended = self.lane(side, at).ended.get();
         let released = self.call(&self.places[at], |instance, context| {
             Ok(release(instance, context, side, Action::Continue, ended))
         });
@@ -391,12 +416,10 @@ impl Run {
         self.state.marks.iter().any(|mark| mark.answer.borrow().is_some())
     }
 
-    fn too_much(&self, side: Side, at: usize) -> Failure {
-        let label = self.places[at].seat.label();
-        let what = format!("held more than {MAX_HELD} bytes of a body");
-        let mut failure = Failure::of(label, &what);
+    fn too_much(&self, side: Side, at: usize, what: &str, status: StatusCode) -> Failure {
+        let mut failure = Failure::of(self.places[at].seat.label(), what);
         if side == Side::Request {
-            failure.status = StatusCode::PAYLOAD_TOO_LARGE;
+            failure.status = status;
         }
         failure
     }

@@ -85,6 +85,8 @@ pub struct Figures {
     pub instances: AtomicI64,
     /// Bytes of their memories now.
     pub memory_bytes: AtomicI64,
+    /// Bytes of bodies that it holds now.
+    pub held_bytes: AtomicI64,
 }
 
 /// The plugins that apply at one place.

@@ -15,7 +15,8 @@ use leno_wasm_host::{Action, ContextId};
 
 use super::{
     answer::Answered,
-    head::{RequestHead, ResponseHead},
+    head::{self, RequestHead, ResponseHead},
+    kept::Kept,
     place::{Place, Places},
     plugin::{Chain, Needs},
     seat::{Broken, Seats},
@@ -220,7 +221,7 @@ impl Run {
                 Ok(self.answer_of(at, at + 1))
             }
             Err(broken) => {
-                let returned = self.lost(at).and_then(|mut lost| lost.return_request(request));
+                let returned = self.of_lost(at, |lost| lost.return_request(request));
                 self.failed(place, &broken)?;
                 self.check_returned(at, returned)?;
                 Ok(None)
@@ -317,7 +318,7 @@ impl Run {
                 Ok(self.answer_of(at, at))
             }
             Err(broken) => {
-                let returned = self.lost(at).and_then(|mut lost| lost.return_response(response));
+                let returned = self.of_lost(at, |lost| lost.return_response(response));
                 self.failed(place, &broken)?;
                 self.check_returned(at, returned)?;
                 Ok(None)
@@ -338,22 +339,21 @@ impl Run {
     /// Remembers the request as it goes on, for plugins that ask later.
     pub fn keep_request<B>(&self, request: &Request<B>) {
         if self.needs.reads {
-            let head = RequestHead {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                headers: request.headers().clone(),
-                ..RequestHead::default()
-            };
             // The first one counts: it is what was forwarded.
-            drop(self.state.request.set(Box::new(head)));
+            self.state.request.get_or_init(|| {
+                let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+                Kept::of(|visit| head::visit_request(method, uri, headers, visit))
+            });
         }
     }
 
     /// Remembers the response as it goes on.
     pub fn keep_response<B>(&self, response: &Response<B>) {
         if self.needs.reads {
-            let head = ResponseHead::new(response.status(), response.headers().clone());
-            drop(self.state.response.set(Box::new(head)));
+            self.state.response.get_or_init(|| {
+                let (status, headers) = (response.status(), response.headers());
+                Kept::of(|visit| head::visit_response(status, headers, visit))
+            });
         }
     }
 
@@ -438,9 +438,13 @@ impl Run {
         Failure::of(self.places[at].seat.label(), "closed the stream")
     }
 
-    /// What a broken instance had in hands.
-    pub(super) fn lost(&self, at: usize) -> Option<Box<Contents>> {
-        self.state.marks[at].lost.take()
+    /// Takes a part of what a broken instance had in hands. Parts of bodies may be among the rest.
+    pub(super) fn of_lost<T>(
+        &self,
+        at: usize,
+        take: impl FnOnce(&mut Contents) -> Option<T>,
+    ) -> Option<T> {
+        self.state.marks[at].lost.borrow_mut().as_mut().and_then(|lost| take(lost))
     }
 }
 
@@ -467,6 +471,7 @@ impl Drop for Run {
     /// Everybody who moved something of the exchange is done, or gave up.
     fn drop(&mut self) {
         self.finish();
+        self.let_all_go();
     }
 }
 

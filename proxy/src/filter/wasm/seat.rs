@@ -32,7 +32,13 @@ pub(super) struct Surroundings {
     pub(super) callouts: OnceCell<Rc<dyn Callouts>>,
     pub(super) node: Arc<Node>,
     pub(super) started: Instant,
+    /// Bytes of bodies that plugins hold.
+    held_bytes: Cell<usize>,
 }
+
+/// Bytes of bodies that all plugins of a worker may hold: of 64 exchanges with as much as one may have. Without it a caller
+/// with many connections decides how much memory a plugin that waits for whole bodies costs.
+pub(super) const MAX_HELD_IN_ALL: usize = 64 << 20;
 
 /// Where an instance of one plugin runs. Exchanges hold on to it and not to the plugin, whose references all workers count.
 pub(super) struct Seat {
@@ -158,7 +164,8 @@ impl Seats {
     /// None yet. `started`: when time began for those that break.
     pub fn new(started: Instant, node: Node) -> Self {
         let node = Arc::new(node);
-        let surroundings = Surroundings { callouts: OnceCell::new(), node, started };
+        let held_bytes = Cell::new(0);
+        let surroundings = Surroundings { callouts: OnceCell::new(), node, started, held_bytes };
         Self { seats: RefCell::default(), surroundings: Rc::new(surroundings) }
     }
 
@@ -242,6 +249,16 @@ impl Seat {
     pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
         self.tally.exchanges.set(self.tally.exchanges.get() + 1);
         PluginStream::new(self.spare.take(), state, at)
+    }
+
+    /// A stream that held `before` bytes of a body holds `now`. Whether all plugins of the worker may hold as much as they
+    /// do then.
+    pub(super) fn holds(&self, before: usize, now: usize) -> bool {
+        let all = &self.surroundings.held_bytes;
+        all.set((all.get() + now).saturating_sub(before));
+        let [before_all, now_all] = [before, now].map(|bytes| i64::try_from(bytes).unwrap_or(0));
+        self.figures.held_bytes.fetch_add(now_all - before_all, Relaxed);
+        now <= before || all.get() <= MAX_HELD_IN_ALL
     }
 
     /// Takes a stream back that has ended.

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use super::{
     buffer::Buffer,
     head::{RequestHead, ResponseHead},
+    kept::Kept,
 };
 use crate::telemetry::record::Direction;
 
@@ -161,8 +162,8 @@ pub(super) struct State {
     pub(super) facts: Option<Box<Facts>>,
     pub(super) marks: Marks,
     /// Heads as they went on, for those who ask later.
-    pub(super) request: OnceCell<Box<RequestHead>>,
-    pub(super) response: OnceCell<Box<ResponseHead>>,
+    pub(super) request: OnceCell<Kept>,
+    pub(super) response: OnceCell<Kept>,
     pub(super) outcome: OnceCell<Box<Outcome>>,
     properties: RefCell<Vec<Property>>,
     wakers: RefCell<[Option<Waker>; 3]>,

@@ -9,8 +9,7 @@ use leno_wasm_host::{
 
 use super::{
     buffer::Buffer,
-    head::{self, RequestHead, ResponseHead},
-    property,
+    head, property,
     state::{Answer, Contents, Mark, State},
 };
 
@@ -43,15 +42,6 @@ impl PluginStream {
         self.contents.clear();
         (self.state, self.released) = (nobody.clone(), true);
         self
-    }
-
-    /// In its hands, or as it went on.
-    fn request(&self) -> Option<&RequestHead> {
-        self.contents.request().or_else(|| self.state.request.get().map(|head| &**head))
-    }
-
-    fn response(&self) -> Option<&ResponseHead> {
-        self.contents.response().or_else(|| self.state.response.get().map(|head| &**head))
     }
 
     fn mark(&self) -> Option<&Mark> {
@@ -119,22 +109,28 @@ impl Stream for PluginStream {
 
     fn header(&self, map: MapType, name: &[u8]) -> Option<&[u8]> {
         match map {
-            MapType::RequestHeaders => self.request()?.get(name),
-            MapType::ResponseHeaders => self.response()?.get(name),
+            MapType::RequestHeaders => match self.contents.request() {
+                Some(head) => head.get(name),
+                None => self.state.request.get()?.get(name),
+            },
+            MapType::ResponseHeaders => match self.contents.response() {
+                Some(head) => head.get(name),
+                None => self.state.response.get()?.get(name),
+            },
             map => head::find(self.trailers(map)?, name),
         }
     }
 
     fn visit_headers(&self, map: MapType, visit: &mut dyn FnMut(&[u8], &[u8])) {
         match map {
-            MapType::RequestHeaders => {
-                if let Some(head) = self.request() {
-                    head.visit(visit);
-                }
-            }
+            MapType::RequestHeaders => match (self.contents.request(), self.state.request.get()) {
+                (Some(head), _) => head.visit(visit),
+                (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
+            },
             MapType::ResponseHeaders => {
-                if let Some(head) = self.response() {
-                    head.visit(visit);
+                match (self.contents.response(), self.state.response.get()) {
+                    (Some(head), _) => head.visit(visit),
+                    (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
                 }
             }
             map => {

@@ -23,7 +23,7 @@ impl Run {
     ) -> Result<Option<Answered>, Failure> {
         let resumed = self.held(at, Side::Request, at + 1).await?;
         let returned = match resumed {
-            Resumed::Lost => self.lost(at).and_then(|mut lost| lost.return_request(request)),
+            Resumed::Lost => self.of_lost(at, |lost| lost.return_request(request)),
             Resumed::Continued | Resumed::Answered(_) => {
                 self.take_back(at, |contents| contents.return_request(request))
             }
@@ -40,7 +40,7 @@ impl Run {
     ) -> Result<Option<Answered>, Failure> {
         let resumed = self.held(at, Side::Response, at).await?;
         let returned = match resumed {
-            Resumed::Lost => self.lost(at).and_then(|mut lost| lost.return_response(response)),
+            Resumed::Lost => self.of_lost(at, |lost| lost.return_response(response)),
             Resumed::Continued | Resumed::Answered(_) => {
                 self.take_back(at, |contents| contents.return_response(response))
             }
