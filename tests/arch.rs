@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "proxy/src/filter/rate_limit",
     "proxy/src/filter/wasm/buffer",
     "proxy/src/filter/wasm/head",
+    "proxy/src/filter/wasm/kept",
     "proxy/src/filter/wasm/restart",
     "proxy/src/cache/policy",
     "proxy/src/cache/remote/codec",

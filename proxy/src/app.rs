@@ -65,6 +65,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_millis(250);
 /// Memory that was freed goes back to the system after so many of them: a second.
 const SWEEPS_PER_RETURN: u64 = 4;
+/// After so long without work a thread that reads files ends.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Why the proxy cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +130,11 @@ pub fn run(options: Options) -> Result<(), Error> {
         Err(logs::Error::Twice) => None,
         Err(error) => return Err(error.into()),
     };
-    let runtime =
-        runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    // Threads that read files are many at the start and seldom needed afterwards; each keeps memory.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
+        .build_local(Default::default());
     let runtime = runtime.map_err(system("starting the side thread's runtime"))?;
     if let Err(error) = small_pages {
         tracing::debug!("huge pages cannot be switched off ({error}): more memory is used");

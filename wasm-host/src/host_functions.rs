@@ -120,13 +120,7 @@ impl Target {
         self.length.write(memory, length)
     }
 
-    /// Gives bytes to the guest, in memory that is the guest's from then on. No bytes: no memory.
-    fn give<H: Host>(self, caller: &mut Caller<'_, State<H>>, bytes: &[u8]) -> Result<(), Stop> {
-        let length = u32::try_from(bytes.len()).map_err(|_| Status::InternalFailure)?;
-        self.give_by(caller, length, |_, target| target.copy_from_slice(bytes))
-    }
-
-    /// As [`Target::give`], with bytes that `fill` writes straight into the guest.
+    /// Gives bytes to the guest, in memory that is the guest's from then on: what `fill` writes there. No bytes: no memory.
     fn give_by<H: Host>(
         self,
         caller: &mut Caller<'_, State<H>>,
@@ -134,6 +128,16 @@ impl Target {
         fill: impl FnOnce(&mut State<H>, &mut [u8]),
     ) -> Result<(), Stop> {
         self.check(parts(caller)?.0)?;
+        self.give_checked(caller, length, fill)
+    }
+
+    /// As [`Target::give_by`], where it is known already that both can be written.
+    fn give_checked<H: Host>(
+        self,
+        caller: &mut Caller<'_, State<H>>,
+        length: u32,
+        fill: impl FnOnce(&mut State<H>, &mut [u8]),
+    ) -> Result<(), Stop> {
         if length == 0 {
             return Ok(self.write(parts(caller)?.0, 0, 0)?);
         }
@@ -152,8 +156,14 @@ fn give_collected<H: Host>(
 ) -> Result<(), Stop> {
     let mut scratch = std::mem::take(&mut caller.data_mut().scratch);
     scratch.clear();
-    let collected = parts(caller).and_then(|(memory, state)| collect(memory, state, &mut scratch));
-    let given = collected.map_err(Stop::from).and_then(|()| target.give(caller, &scratch));
+    let collected = parts(caller).and_then(|(memory, state)| {
+        collect(memory, state, &mut scratch)?;
+        target.check(memory)?;
+        u32::try_from(scratch.len()).map_err(|_| Status::InternalFailure)
+    });
+    let given = collected.map_err(Stop::from).and_then(|length| {
+        target.give_checked(caller, length, |_, target| target.copy_from_slice(&scratch))
+    });
     caller.data_mut().scratch = scratch;
     given
 }

@@ -46,7 +46,7 @@ pub use self::{
     host_functions::FOREIGN_FUNCTIONS,
     instance::{Instance, StartError},
     limits::Limits,
-    module::{CacheError, Digest, LoadError, Module},
+    module::{CacheError, Digest, LoadError, Module, WeakModule},
     plugin::{Plugin, PluginSettings},
     shared::{
         DataLimits, Histogram, Metric, MetricValue, Metrics, QueueLimits, Shared, SharedData,

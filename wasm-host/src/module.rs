@@ -1,6 +1,9 @@
 //! A compiled module: what it is, what it exports, and whether it can be a plugin at all.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -12,7 +15,13 @@ mod cache;
 
 /// Native code of a plugin's module. Cheap to clone.
 #[derive(Clone)]
-pub struct Module {
+pub struct Module(Arc<Inner>);
+
+/// A module that is only kept by those who use it.
+#[derive(Clone)]
+pub struct WeakModule(Weak<Inner>);
+
+struct Inner {
     engine: Engine,
     module: wasmtime::Module,
     digest: Digest,
@@ -99,39 +108,51 @@ impl Module {
             .into_iter()
             .find(|name| exports(name).is_some_and(|export| export.func().is_some()))
             .ok_or(LoadError::NoAllocator)?;
-        Ok(Self { engine: engine.clone(), module, digest, abi, allocator })
+        Ok(Self(Arc::new(Inner { engine: engine.clone(), module, digest, abi, allocator })))
     }
 
     /// The SHA-256 of the module's bytes.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.0.digest
+    }
+
+    /// The same, for a list of modules that does not keep them.
+    pub fn downgrade(&self) -> WeakModule {
+        WeakModule(Arc::downgrade(&self.0))
     }
 
     /// The version of the ABI that it was built for.
     pub fn abi(&self) -> AbiVersion {
-        self.abi
+        self.0.abi
     }
 
     /// Which exports it has, for people who ask what a module does.
     pub fn exports(&self) -> impl Iterator<Item = &str> {
-        self.module.exports().map(|export| export.name())
+        self.0.module.exports().map(|export| export.name())
     }
 
     /// Which functions it wants, for hosts that do nothing for what a module cannot use.
     pub fn imports(&self) -> impl Iterator<Item = &str> {
-        self.module.imports().map(|import| import.name())
+        self.0.module.imports().map(|import| import.name())
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+        &self.0.engine
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Module {
-        &self.module
+        &self.0.module
     }
 
     pub(crate) fn allocator(&self) -> &'static str {
-        self.allocator
+        self.0.allocator
+    }
+}
+
+impl WeakModule {
+    /// The module, if anybody still has it.
+    pub fn upgrade(&self) -> Option<Module> {
+        self.0.upgrade().map(Module)
     }
 }
 
@@ -182,8 +203,8 @@ impl fmt::Debug for Module {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Module")
-            .field("digest", &self.digest)
-            .field("abi", &self.abi)
+            .field("digest", &self.0.digest)
+            .field("abi", &self.0.abi)
             .finish_non_exhaustive()
     }
 }

@@ -16,6 +16,10 @@ use crate::{
     shared::Metric,
 };
 
+use self::contexts::Contexts;
+
+mod contexts;
+
 /// A list of headers that the guest reads and the host owns.
 pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -30,8 +34,7 @@ pub(crate) struct State<H: Host> {
     /// The guest's allocator is running. It must not want memory from itself.
     pub(crate) allocating: bool,
     pub(crate) limiter: Limiter,
-    pub(crate) streams: FxHashMap<u32, StreamContext<H::Stream>>,
-    pub(crate) last_context: u32,
+    pub(crate) streams: Contexts<StreamContext<H::Stream>>,
     /// The context of the callback that runs; 0 while the module starts.
     pub(crate) current: u32,
     /// What `proxy_set_effective_context` chose, until the callback ends.
@@ -260,8 +263,7 @@ impl<H: Host> State<H> {
             allocator: None,
             allocating: false,
             limiter,
-            streams: FxHashMap::default(),
-            last_context: ContextId::ROOT.number(),
+            streams: Contexts::default(),
             current: 0,
             effective: None,
             configuring: None,
@@ -278,12 +280,12 @@ impl<H: Host> State<H> {
 
     /// The stream that host functions act on: the callback's, or the one that the guest chose.
     pub(crate) fn stream(&mut self) -> Option<&mut StreamContext<H::Stream>> {
-        self.streams.get_mut(&self.effective.unwrap_or(self.current))
+        self.streams.get_mut(self.effective.unwrap_or(self.current))
     }
 
     /// `proxy_set_effective_context`
     pub(crate) fn set_effective(&mut self, context: u32) -> Result<(), Status> {
-        if context != ContextId::ROOT.number() && !self.streams.contains_key(&context) {
+        if context != ContextId::ROOT.number() && self.streams.get(context).is_none() {
             return Err(Status::BadArgument);
         }
         self.effective = Some(context);

@@ -70,6 +70,8 @@ pub struct Applier {
     held: Option<Held>,
     /// What the source was told of each plugin: that it is live, or why not.
     told: BTreeMap<ObjectName, Result<(), String>>,
+    /// When it last heard of another reason why one is not.
+    reworded: BTreeMap<ObjectName, Instant>,
     again: Option<mpsc::Sender<Key>>,
     started: Instant,
 }
@@ -104,6 +106,7 @@ impl Applier {
             preparer: Preparer::new(None),
             held: None,
             told: BTreeMap::new(),
+            reworded: BTreeMap::new(),
             again: None,
             started: Instant::now(),
         }
@@ -212,6 +215,7 @@ impl Applier {
             if key.kind.kind == "WasmPlugin" {
                 self.preparer.remove(&key.name);
                 self.told.remove(&key.name);
+                self.reworded.remove(&key.name);
             }
             if key.kind.kind == "FaultPolicy" {
                 self.families.resilience.limiting.forget_faults(&key.name.to_string());

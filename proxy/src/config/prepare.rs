@@ -79,6 +79,8 @@ struct Engine {
     modules: Arc<Modules>,
     /// One module is compiled at a time: that takes every core there is, and they are for traffic.
     compiling: Arc<Semaphore>,
+    /// And one is started from native code that is at hand, which takes milliseconds: it need not wait for a compiler.
+    starting: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -231,7 +233,8 @@ impl Preparer {
         let made = self.engine.get_or_insert_with(|| {
             let runtime = Arc::new(Runtime::new(folder.clone())?);
             let modules = Arc::new(Modules::new(Store::new(folder.clone())));
-            Ok(Engine { runtime, modules, compiling: Arc::new(Semaphore::new(1)) })
+            let [compiling, starting] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
+            Ok(Engine { runtime, modules, compiling, starting })
         });
         if let Ok(engine) = made {
             self.roster.runs(&engine.runtime);

@@ -16,7 +16,7 @@
 //! - `run`: heads on their way through a chain; `answer`: what takes their place; `body`, `filtered`: bodies. `state` is what they and the guest leave for each other.
 //! - `log_budget` (pure): how much an instance may log.
 //! - `pace`: how callbacks that no exchange waits for leave a worker to others.
-//! - `head`, `buffer` (pure), `property`: what a guest reads and writes.
+//! - `head`, `buffer`, `kept` (pure), `field_names`, `property`: what a guest reads and writes.
 
 mod answer;
 mod body;
@@ -24,9 +24,11 @@ mod buffer;
 mod callouts;
 mod calls;
 mod connection;
+mod field_names;
 mod filtered;
 mod head;
 mod host;
+mod kept;
 mod log_budget;
 mod metrics;
 mod pace;
@@ -45,7 +47,7 @@ pub use self::{
     callouts::{Callouts, Sending},
     connection::Inspected,
     plugin::{Chain, Plugin, Slot, Unloaded},
-    run::{Failure, Passed, Run, Side},
+    run::{Failure, Passed, Run, Side, Stopped},
     runtime::{LoadError, Runtime},
     seat::Seats,
     state::{Facts, Node, Outcome},

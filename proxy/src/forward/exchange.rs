@@ -294,7 +294,7 @@ impl Exchange {
         match self.plugins.clone() {
             None => response::pass_on(self, admitted, changes, received, upgrade),
             Some(run) => {
-                response::pass_through(self, run, admitted, changes, received, upgrade).await
+                response::pass_through(self, &run, admitted, changes, received, upgrade).await
             }
         }
     }

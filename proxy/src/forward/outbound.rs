@@ -34,7 +34,11 @@ pub(super) async fn decide(
     let port = find_port(&service, target)?;
     let mut retargeted = None;
     if let Some(chain) = &port.plugins {
-        let shown = plugins::outbound(exchange, chain, port, request).await;
+        let shown = match plugins::outbound(exchange, chain, port, request) {
+            Ok(shown) => shown,
+            // On the heap, as above.
+            Err(held) => Box::pin(plugins::outbound_held(exchange, held, request)).await,
+        };
         match shown.inspect_err(|_| exchange.count_for(&port.cluster))? {
             Seen::On(target) => retargeted = target,
             Seen::Answered(response) => return Ok(Decision::Respond(response)),

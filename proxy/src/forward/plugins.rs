@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cluster::Admitted,
     error::{Error, Flag},
-    filter::wasm::{Answered, Chain, Facts, Failure, Outcome, Passed, Run, Side},
+    filter::wasm::{Answered, Chain, Facts, Failure, Outcome, Passed, Run, Side, Stopped},
     http::{
         body::{Body, Incoming},
         head::{self, Target},
@@ -34,6 +34,9 @@ pub(super) enum Seen {
     Answered(Response<Body>),
 }
 
+/// A request's head is in the hands of a plugin, and which one it is in its chain.
+pub(super) struct Held(usize);
+
 /// What became of an attempt.
 pub(super) enum Attempted {
     Received(Received),
@@ -50,11 +53,15 @@ pub(super) async fn inbound(
     target: &Target,
     request: &mut Request<Incoming>,
 ) -> Result<Option<Response<Body>>, Error> {
-    begin(exchange, chain, port.destination.clone(), Some(port), request);
+    begin(exchange, chain, &port.destination, Some(port), request);
     let mut target = target.clone();
     let mut token = None;
     for phase in [Phase::Authn, Phase::Authz, Phase::Unspecified] {
-        match show(exchange, phase, request).await? {
+        let shown = match show(exchange, phase, request) {
+            Ok(shown) => shown,
+            Err(held) => wait(exchange, held, phase, request).await,
+        };
+        match shown? {
             Seen::Answered(response) => return Ok(Some(response)),
             Seen::On(None) => {}
             Seen::On(Some(other)) => target = other,
@@ -82,21 +89,31 @@ pub(super) async fn inbound(
     Ok(None)
 }
 
-/// Shows a request of our application to the plugins of the port that it calls, before its route is chosen.
-pub(super) async fn outbound(
+/// Shows a request of our application to the plugins of the port that it calls, before its route is chosen. Where one
+/// holds it, [`outbound_held`] goes on.
+pub(super) fn outbound(
     exchange: &mut Exchange,
     chain: &Chain,
     port: &Port,
     request: &mut Request<Incoming>,
+) -> Result<Result<Seen, Error>, Held> {
+    begin(exchange, chain, &port.cluster.name, None, request);
+    show(exchange, Phase::Unspecified, request)
+}
+
+/// Waits for the plugin that holds the request, and shows it to the others.
+pub(super) async fn outbound_held(
+    exchange: &mut Exchange,
+    held: Held,
+    request: &mut Request<Incoming>,
 ) -> Result<Seen, Error> {
-    begin(exchange, chain, port.cluster.name.clone(), None, request);
-    show(exchange, Phase::Unspecified, request).await
+    wait(exchange, held, Phase::Unspecified, request).await
 }
 
 fn begin<B>(
     exchange: &mut Exchange,
     chain: &Chain,
-    name: Arc<str>,
+    name: &Arc<str>,
     port: Option<&InboundPort>,
     request: &Request<B>,
 ) {
@@ -114,27 +131,53 @@ fn begin<B>(
             server_name: secured.and_then(|secured| secured.server_name.clone()),
             version: Some(request.version()),
             request_id: request.headers().get(trace::REQUEST_ID).cloned(),
-            port: name,
+            port: name.clone(),
             node: worker.plugins.node().clone(),
         }
     };
     exchange.plugins = Run::begin(&worker.plugins, chain, facts, || worker.random());
 }
 
-/// Shows the head to the plugins up to a phase. Whatever they make of path and host is checked like what a caller sends.
-async fn show(
+/// Shows the head to the plugins up to a phase.
+fn show(
     exchange: &mut Exchange,
+    phase: Phase,
+    request: &mut Request<Incoming>,
+) -> Result<Result<Seen, Error>, Held> {
+    let Some(run) = exchange.plugins.clone() else { return Ok(Ok(Seen::On(None))) };
+    let end = request.body().is_end_stream();
+    match run.request_head(phase, request, end) {
+        Ok(passed) => Ok(seen(exchange, &run, Ok(passed), request)),
+        Err(Stopped::Failed(failure)) => Ok(seen(exchange, &run, Err(failure), request)),
+        Err(Stopped::Held(at)) => Err(Held(at)),
+    }
+}
+
+async fn wait(
+    exchange: &mut Exchange,
+    Held(at): Held,
     phase: Phase,
     request: &mut Request<Incoming>,
 ) -> Result<Seen, Error> {
     let Some(run) = exchange.plugins.clone() else { return Ok(Seen::On(None)) };
     let end = request.body().is_end_stream();
-    match run.request_head(phase, request, end).await {
+    let passed = run.held_request_head(at, phase, request, end).await;
+    seen(exchange, &run, passed, request)
+}
+
+/// Whatever plugins make of path and host is checked like what a caller sends.
+fn seen(
+    exchange: &mut Exchange,
+    run: &Run,
+    passed: Result<Passed, Failure>,
+    request: &mut Request<Incoming>,
+) -> Result<Seen, Error> {
+    match passed {
         Ok(Passed::On { retargeted: false }) => Ok(Seen::On(None)),
         Ok(Passed::On { retargeted: true }) => Ok(Seen::On(Some(retarget(request)?))),
         Ok(Passed::Answered(answered)) => {
             run.keep_request(request);
-            Ok(Seen::Answered(respond(exchange, &run, answered)?))
+            Ok(Seen::Answered(respond(exchange, run, answered)?))
         }
         Err(failure) => {
             run.keep_request(request);
@@ -226,7 +269,12 @@ pub(super) async fn last(
     }
     while !run.has_responded() {
         let end = response.body().is_end_stream();
-        match run.response_head(&mut response, end).await {
+        let shown = match run.response_head(&mut response, end) {
+            Ok(answered) => Ok(answered),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Err(Stopped::Held(at)) => run.held_response_head(at, &mut response, end).await,
+        };
+        match shown {
             Ok(None) => {}
             Ok(Some(answered)) => match respond(&mut exchange, &run, answered) {
                 Ok(other) => response = other,

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Flag, Retry},
     filter::{
         headers,
-        wasm::{Run, Side},
+        wasm::{Run, Side, Stopped},
     },
     http::{
         body::{Body, End, Limits, Progress, Watch},
@@ -55,24 +55,30 @@ pub(super) fn pass_on(
     deliver(exchange, cluster, received)
 }
 
-/// The same, through plugins. What becomes a tunnel is no response that they could change.
+/// The same, where plugins see it. What becomes a tunnel is no response that they could change.
 pub(super) async fn pass_through(
     exchange: &mut Exchange,
-    run: Rc<Run>,
+    run: &Run,
     cluster: Admitted,
     changes: Changes<'_>,
     mut received: Received,
     upgrade: Option<(HeaderValue, upgrade::Pending)>,
 ) -> Result<Response<Body>, Error> {
-    if received.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let response = &mut received.response;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return join(exchange, cluster, changes, received, upgrade);
     }
-    let response = &mut received.response;
     check_coding(response.headers_mut())?;
     change_headers(response, changes);
     let end = response.body().is_end_stream();
-    if let Some(answered) = run.response_head(response, end).await.map_err(plugins::error)? {
-        return plugins::respond(exchange, &run, answered);
+    let shown = match run.response_head(response, end) {
+        Ok(answered) => Ok(answered),
+        Err(Stopped::Failed(failure)) => Err(failure),
+        // On the heap, as most plugins hold nothing and all exchanges would be larger.
+        Err(Stopped::Held(at)) => Box::pin(run.held_response_head(at, response, end)).await,
+    };
+    if let Some(answered) = shown.map_err(plugins::error)? {
+        return plugins::respond(exchange, run, answered);
     }
     run.keep_response(response);
     if !end {
@@ -168,8 +174,14 @@ pub(super) async fn send_own(
     let run = exchange.plugins.clone();
     if let Some(run) = &run {
         let end = response.body().is_end_stream();
-        let answered = Box::pin(run.response_head(&mut response, end)).await;
-        if let Some(answered) = answered.map_err(plugins::error)? {
+        let shown = match run.response_head(&mut response, end) {
+            Ok(answered) => Ok(answered),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Err(Stopped::Held(at)) => {
+                Box::pin(run.held_response_head(at, &mut response, end)).await
+            }
+        };
+        if let Some(answered) = shown.map_err(plugins::error)? {
             return plugins::respond(exchange, run, answered);
         }
         run.keep_response(&response);

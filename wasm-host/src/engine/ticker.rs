@@ -2,9 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use wasmtime::EngineWeak;
@@ -19,6 +22,8 @@ pub(crate) struct Ticker {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Nanoseconds of the clock, as of the last tick.
+    time: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -37,9 +42,12 @@ impl Ticker {
     pub(crate) fn new(engine: EngineWeak, tick: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let ticking = shared.clone();
+        let started = Instant::now();
         thread::Builder::new().name("wasm-ticker".to_owned()).spawn(move || {
             while ticking.wait_for_instances() {
                 thread::sleep(tick);
+                let time = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                ticking.time.store(time, Relaxed);
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
             }
@@ -56,6 +64,13 @@ impl Ticker {
     #[cfg(test)]
     pub(crate) fn instances(&self) -> usize {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).instances
+    }
+}
+
+impl Running {
+    /// The clock, as of the last tick: what costs less to read than a clock does.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_nanos(self.shared.time.load(Relaxed))
     }
 }
 

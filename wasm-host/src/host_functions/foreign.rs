@@ -66,7 +66,7 @@ impl<H: Host> State<H> {
                 data.expire(&self.space, key, now.saturating_add(after), now)
             }
             _ => {
-                let context = self.streams.get_mut(&self.effective.unwrap_or(self.current));
+                let context = self.streams.get_mut(self.effective.unwrap_or(self.current));
                 let stream = context.map(|context| &mut context.stream);
                 *out = self.host.call_foreign_function(stream, name, arguments)?;
                 Ok(())

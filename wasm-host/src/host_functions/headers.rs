@@ -114,17 +114,18 @@ fn find<H: Host>(
     key: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
-    let logging = state.stream().is_some_and(|context| context.logging);
     if map.of_stream() {
-        match readable_map(state, map) {
-            Some(context) => with_name(map, key, |name| {
+        let context = state.stream().ok_or(Status::BadArgument)?;
+        if is_readable(context, map) {
+            with_name(map, key, |name| {
                 out.extend_from_slice(context.stream.header(map, name).unwrap_or_default());
-            }),
-            None if logging => {}
-            None => return Err(Status::BadArgument),
+            });
+        } else if !context.logging {
+            return Err(Status::BadArgument);
         }
         return Ok(());
     }
+    let logging = state.stream().is_some_and(|context| context.logging);
     match state.answer.map(map) {
         Some(headers) => {
             let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
@@ -204,9 +205,11 @@ fn readable_map<H: Host>(
     state: &mut State<H>,
     map: MapType,
 ) -> Option<&mut StreamContext<H::Stream>> {
-    state.stream().filter(|context| {
-        context.map_is_open(map) || context.logging && context.stream.has_map(map)
-    })
+    state.stream().filter(|context| is_readable(context, map))
+}
+
+fn is_readable<S: Stream>(context: &StreamContext<S>, map: MapType) -> bool {
+    context.map_is_open(map) || context.logging && context.stream.has_map(map)
 }
 
 /// Names are compared without case, and `host` of a request is its `:authority`.

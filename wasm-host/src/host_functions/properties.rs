@@ -46,7 +46,7 @@ impl<H: Host> State<H> {
             out.extend_from_slice(own.as_bytes());
             return Ok(());
         }
-        let context = self.streams.get(&self.effective.unwrap_or(self.current));
+        let context = self.streams.get(self.effective.unwrap_or(self.current));
         if properties::is_object(path, context.is_some()) {
             return Err(Status::SerializationFailure);
         }

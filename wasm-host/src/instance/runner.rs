@@ -25,7 +25,7 @@ pub(crate) struct Runner<H: Host> {
     ticks: u64,
     broken: bool,
     /// Last, so that the clock runs until the store is gone.
-    _clock: Running,
+    clock: Running,
 }
 
 impl<H: Host> Runner<H> {
@@ -42,13 +42,17 @@ impl<H: Host> Runner<H> {
                 false => Ok(UpdateDeadline::Continue(own.ticks(half))),
             }
         });
-        Self { store, engine: engine.clone(), ticks: 1, broken: false, _clock: clock }
+        Self { store, engine: engine.clone(), ticks: 1, broken: false, clock }
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Duration) {
         let half = deadline / 2;
         self.store.data_mut().half_deadline = half;
         self.ticks = self.engine.ticks(half);
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        self.clock.time()
     }
 
     pub(crate) fn is_broken(&self) -> bool {

@@ -197,11 +197,9 @@ impl<H: Host> Instance<H> {
     /// An HTTP stream ended: `proxy_on_log`, `proxy_on_done`, `proxy_on_delete`, in the order that plugins
     /// know. Gives the stream back, with the fault of a callback if there was one.
     pub fn finish(&mut self, context: ContextId) -> (Option<H::Stream>, Result<(), Fault>) {
-        self.end(context);
-        let told = self
-            .log(context, true)
-            .and_then(|()| self.done(context))
-            .and_then(|()| self.delete(context));
+        self.end(context, true);
+        let told =
+            self.log(context).and_then(|()| self.done(context)).and_then(|()| self.delete(context));
         (self.abandon(context), told)
     }
 
@@ -210,31 +208,26 @@ impl<H: Host> Instance<H> {
         &mut self,
         context: ContextId,
     ) -> (Option<H::Stream>, Result<(), Fault>) {
-        self.end(context);
-        let told = self
-            .done(context)
-            .and_then(|()| self.log(context, false))
-            .and_then(|()| self.delete(context));
+        self.end(context, false);
+        let told =
+            self.done(context).and_then(|()| self.log(context)).and_then(|()| self.delete(context));
         (self.abandon(context), told)
     }
 
-    fn end(&mut self, context: ContextId) {
-        if let Some(context) = self.runner.store.data_mut().streams.get_mut(&context.0) {
+    /// `readable`: while it is logged.
+    fn end(&mut self, context: ContextId, readable: bool) {
+        if let Some(context) = self.runner.store.data_mut().streams.get_mut(context.0) {
             context.end();
+            context.logging = readable;
         }
     }
 
-    fn log(&mut self, context: ContextId, readable: bool) -> Result<(), Fault> {
-        self.set_logging(context, readable);
+    fn log(&mut self, context: ContextId) -> Result<(), Fault> {
         let logged = self.runner.call_if_there(&self.exports.log, context.0, context.0);
-        self.set_logging(context, false);
-        logged
-    }
-
-    fn set_logging(&mut self, context: ContextId, logging: bool) {
-        if let Some(context) = self.runner.store.data_mut().streams.get_mut(&context.0) {
-            context.logging = logging;
+        if let Some(context) = self.runner.store.data_mut().streams.get_mut(context.0) {
+            context.logging = false;
         }
+        logged
     }
 
     /// What a stream's callback returns means nothing, here as elsewhere.
@@ -247,14 +240,14 @@ impl<H: Host> Instance<H> {
     }
 
     fn enter(&mut self, context: ContextId, phase: Phase) {
-        if let Some(context) = self.runner.store.data_mut().streams.get_mut(&context.0) {
+        if let Some(context) = self.runner.store.data_mut().streams.get_mut(context.0) {
             context.enter(phase.direction, phase.opens);
         }
     }
 
     /// A direction that the guest continued while it was called goes on, whatever the guest returned.
     fn leave(&mut self, context: ContextId, phase: Phase, action: Action) -> Action {
-        let Some(context) = self.runner.store.data_mut().streams.get_mut(&context.0) else {
+        let Some(context) = self.runner.store.data_mut().streams.get_mut(context.0) else {
             return action;
         };
         let continued = context.leave(phase.direction, action != Action::Continue);

@@ -119,14 +119,14 @@ impl Module {
     /// # Errors
     /// See [`CacheError`].
     pub fn save(&self, directory: &Path) -> Result<(), CacheError> {
-        let path = file(directory, self.digest);
-        let code = self.module.serialize().map_err(|error| CacheError::Engine {
+        let path = file(directory, self.0.digest);
+        let code = self.0.module.serialize().map_err(|error| CacheError::Engine {
             path: path.clone(),
             reason: format!("{error:#}"),
         })?;
         let header = [
-            &compatibility(&self.engine)[..],
-            self.digest.bytes(),
+            &compatibility(&self.0.engine)[..],
+            self.0.digest.bytes(),
             &(code.len() as u64).to_le_bytes(),
             &crc32fast::hash(&code).to_le_bytes(),
         ]

@@ -19,6 +19,9 @@ use crate::config::{
 
 /// The source waits at most so long for what became of plugins. Whatever comes later it is told later.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A plugin that fails in turns in different words is told in other words once in so long: each time the source sends it
+/// anew.
+pub(super) const REWORD_EVERY: Duration = Duration::from_secs(300);
 /// Versions on trial are looked at this often.
 pub(super) const JUDGE_EVERY: Duration = Duration::from_millis(250);
 
@@ -133,12 +136,32 @@ impl Applier {
         for key in keys {
             let verdict = self.preparer.verdict(&key.name);
             if let (Some(again), Some(told)) = (&self.again, self.told.get(&key.name))
-                && verdict.is_some_and(|verdict| verdict != *told)
+                && let Some(verdict) = verdict
+                && self.is_news(&key, told, &verdict)
                 // Full: the source is far behind. It says so with the next change of this plugin.
                 && again.try_send(key.clone()).is_ok()
             {
-                self.told.remove(&key.name);
+                match (self.told.remove(&key.name), verdict) {
+                    (Some(Err(_)), Err(_)) => _ = self.reworded.insert(key.name, Instant::now()),
+                    _ => _ = self.reworded.remove(&key.name),
+                }
             }
+        }
+    }
+
+    /// Whether the source has to hear of it now.
+    pub(super) fn is_news(
+        &self,
+        key: &Key,
+        told: &Result<(), String>,
+        verdict: &Result<(), String>,
+    ) -> bool {
+        let due = |at: &Instant| at.elapsed() >= REWORD_EVERY;
+        match (told, verdict) {
+            (Err(told), Err(reason)) => {
+                told != reason && self.reworded.get(&key.name).is_none_or(due)
+            }
+            _ => told != verdict,
         }
     }
 

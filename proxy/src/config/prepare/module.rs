@@ -22,6 +22,8 @@ use crate::http::fetch::{FetchError, Fetcher, Wanted};
 /// Modules fetched at once: each may have 64 MiB.
 const MAX_FETCHES: usize = 16;
 const MAX_REDIRECTS: usize = 5;
+/// A file that was written so shortly before it was read may be written again without its times showing it.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// The bytes of a module and their digest.
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ impl Modules {
             return Ok(known);
         }
         let url = spec.source.url();
+        let state = stamp(spec).await;
         let fetched = self.fetch(&spec.source).await.and_then(|bytes| check(bytes, spec));
         match fetched {
             Ok(module) => {
@@ -67,6 +70,7 @@ impl Modules {
                 let keeping = spawn_blocking(move || store.keep(&url, &kept.digest, &kept.bytes));
                 // The store says itself what it cannot do; a panic there is counted as any other.
                 let _ = keeping.await;
+                self.remember(spec, state, module.digest, SystemTime::now()).await;
                 Ok(module)
             }
             Err(reason) => {
@@ -82,13 +86,32 @@ impl Modules {
 
     /// The digest of a plugin's module, where it is known without the module: nothing else could come of its URL.
     pub(super) async fn digest(&self, spec: &WasmPlugin) -> Option<Digest> {
-        let pinned = matches!(&spec.source, Source::Oci(image) if image.digest.is_some());
-        match spec.sha256 {
-            None if pinned => {
-                let (store, url) = (self.store.clone(), spec.source.url());
-                spawn_blocking(move || store.digest_at(&url)).await.ok().flatten()
-            }
-            known => known,
+        if spec.sha256.is_some() {
+            return spec.sha256;
+        }
+        let name = match &spec.source {
+            Source::Oci(image) if image.digest.is_some() => spec.source.url(),
+            Source::File(_) => stamp(spec).await?.name(&spec.source.url())?,
+            Source::Oci(_) | Source::Http(_) => return None,
+        };
+        let store = self.store.clone();
+        spawn_blocking(move || store.digest_at(&name)).await.ok().flatten()
+    }
+
+    /// Which digest a file has in this state, so that it is not read for that the next time.
+    async fn remember(
+        &self,
+        spec: &WasmPlugin,
+        state: Option<Stamp>,
+        digest: Digest,
+        now: SystemTime,
+    ) {
+        let Some(state) = state.filter(|state| state.is_settled(now)) else { return };
+        let Some(name) = state.name(&spec.source.url()) else { return };
+        // The bytes are those of this state if it was the same before and after they were read.
+        if stamp(spec).await == Some(state) {
+            let store = self.store.clone();
+            let _ = spawn_blocking(move || store.name(&name, &digest)).await;
         }
     }
 
@@ -151,6 +174,24 @@ impl Modules {
             StatusCode::OK => Ok(answer.into_body()),
             status => Err(FetchError::Status(status)),
         }
+    }
+}
+
+impl Stamp {
+    /// Under which a file is known in this state; `None` where there is none.
+    fn name(&self, url: &str) -> Option<String> {
+        let (modified, length, which, changed) = self.0?;
+        let modified = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(format!("{url} {modified:?} {length} {which:?} {changed:?}"))
+    }
+
+    /// Whether whoever changes the file from `now` on changes its times, too.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let Some((modified, _, _, (seconds, _))) = self.0 else { return false };
+        let seconds = u64::try_from(seconds).unwrap_or_default();
+        let changed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds + 1));
+        let long_ago = |time| now.duration_since(time).is_ok_and(|age| age >= SETTLED);
+        changed.is_some_and(long_ago) && long_ago(modified)
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Figures {
     pub instances: i64,
     /// Bytes of their memories now.
     pub memory_bytes: i64,
+    /// Bytes of bodies that they hold.
+    pub held_bytes: i64,
 }
 
 impl Figures {
@@ -94,6 +96,7 @@ impl Figures {
             restarts: figures.restarts.load(Relaxed),
             instances: figures.instances.load(Relaxed),
             memory_bytes: figures.memory_bytes.load(Relaxed),
+            held_bytes: figures.held_bytes.load(Relaxed),
         }
     }
 
@@ -103,6 +106,7 @@ impl Figures {
             "milliseconds": self.nanoseconds as f64 / 1e6, "traps": self.traps,
             "overruns": self.overruns, "restarts": self.restarts, "instances": self.instances,
             "memoryBytes": self.memory_bytes,
+            "heldBodyBytes": self.held_bytes,
         })
     }
 }
@@ -198,6 +202,7 @@ fn sample(name: &str, plugin: &Plugin, canary: bool) -> Sample {
         restarts: figures.restarts,
         instances: figures.instances,
         memory_bytes: figures.memory_bytes,
+        held_bytes: figures.held_bytes,
     }
 }
 

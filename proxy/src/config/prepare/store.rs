@@ -56,13 +56,21 @@ impl Store {
 
     /// Keeps a module, as what `url` leads to now.
     pub(super) fn keep(&self, url: &str, digest: &Digest, bytes: &[u8]) {
-        let (Some(folder), Some(reference)) = (&self.folder, self.reference(url)) else { return };
+        let Some(folder) = &self.folder else { return };
         let module = folder.join(format!("{}.wasm", hex(digest)));
         let kept = self.module(digest).map_or_else(|| write(folder, &module, bytes), |_| Ok(()));
-        let named = kept.and_then(|()| write(folder, &reference, hex(digest).as_bytes()));
-        let bounded = named.and_then(|()| make_room(folder, MAX_BYTES));
-        if let Err(error) = bounded {
-            tracing::warn!("keeping the module of {url} in {}: {error}", folder.display());
+        match kept {
+            Ok(()) => self.name(url, digest),
+            Err(error) => warn(folder, url, &error),
+        }
+    }
+
+    /// Keeps which digest `url` leads to.
+    pub(super) fn name(&self, url: &str, digest: &Digest) {
+        let (Some(folder), Some(reference)) = (&self.folder, self.reference(url)) else { return };
+        let named = write(folder, &reference, hex(digest).as_bytes());
+        if let Err(error) = named.and_then(|()| make_room(folder, MAX_BYTES)) {
+            warn(folder, url, &error);
         }
     }
 
@@ -70,6 +78,10 @@ impl Store {
         let name = hex(&digest_of(url.as_bytes()));
         self.folder.as_ref().map(|folder| folder.join(format!("{name}.url")))
     }
+}
+
+fn warn(folder: &Path, url: &str, error: &io::Error) {
+    tracing::warn!("keeping the module of {url} in {}: {error}", folder.display());
 }
 
 pub(super) fn digest_of(bytes: &[u8]) -> Digest {

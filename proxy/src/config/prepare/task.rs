@@ -1,12 +1,15 @@
 //! Tries until there is a plugin.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use leno_api::model::{
     ObjectName,
     wasm_plugin::{Source, WasmPlugin},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::sleep,
+};
 
 use super::{
     Engine,
@@ -77,8 +80,9 @@ impl Task {
             if let Some(live) = self.live_of(digest) {
                 return Ok(live);
             }
-            let cached = self
-                .load(digest, move |runtime, label, spec| runtime.load_cached(label, digest, spec));
+            let cached = self.load(digest, &self.engine.starting, move |runtime, label, spec| {
+                runtime.load_cached(label, digest, spec)
+            });
             if let Some(plugin) = cached.await? {
                 return Ok(plugin);
             }
@@ -90,8 +94,10 @@ impl Task {
             return Ok(live);
         }
         let Module { digest, bytes } = module;
-        self.load(digest, move |runtime, label, spec| runtime.load(label, digest, &bytes, spec))
-            .await
+        self.load(digest, &self.engine.compiling, move |runtime, label, spec| {
+            runtime.load(label, digest, &bytes, spec)
+        })
+        .await
     }
 
     /// What is live, where it is what this module would become.
@@ -100,20 +106,27 @@ impl Task {
         self.live.clone().filter(|live| *live.version() == *version)
     }
 
-    /// Off this thread: it would hold up everything else that is not traffic.
+    /// Off this thread: it would hold up everything else that is not traffic. A thread of its own takes with it what the
+    /// compiler's memory has grown to; one that is kept would keep that, too.
     async fn load<T: Send + 'static>(
         &self,
         digest: Digest,
+        turn: &Arc<Semaphore>,
         load: impl FnOnce(&Runtime, &str, &WasmPlugin) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let permit = self.engine.compiling.clone().acquire_owned().await;
+        let permit = turn.clone().acquire_owned().await;
         let (runtime, spec) = (self.engine.runtime.clone(), self.spec.clone());
-        let loading = tokio::task::spawn_blocking(move || {
+        let (sender, loaded) = oneshot::channel();
+        let spawned = thread::Builder::new().name("plugin-loader".to_owned()).spawn(move || {
             // Held until it is done, also when nobody waits for it any more.
             let _permit = permit;
-            load(&runtime, &spec.name.to_string(), &spec)
+            _ = sender.send(load(&runtime, &spec.name.to_string(), &spec));
         });
-        match loading.await {
+        if let Err(error) = spawned {
+            let reason = format!("no thread to load it: {error}");
+            return Err(Failure { reason, lasting: false });
+        }
+        match loaded.await {
             Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(error)) => {
                 let lasting = self.is_lasting(&error);
@@ -125,7 +138,8 @@ impl Task {
                 let reason = format!("the module {sha256:.12} cannot be used: {error}");
                 Err(Failure { reason, lasting })
             }
-            Err(error) => Err(Failure { reason: format!("loading it: {error}"), lasting: true }),
+            // The thread broke, and said in the log why.
+            Err(_) => Err(Failure { reason: "loading it broke off".to_owned(), lasting: true }),
         }
     }
 

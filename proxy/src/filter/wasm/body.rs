@@ -1,9 +1,12 @@
 //! Bodies and trailers on their way through the plugins of an exchange. A plugin that holds a part gets more of it until
 //! it lets go, up to a bound; what only passes is not copied.
 
-use std::collections::VecDeque;
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use leno_api::model::wasm_plugin::PluginType;
 use leno_wasm_host::{Action, ContextId, Instance};
@@ -11,7 +14,7 @@ use leno_wasm_host::{Action, ContextId, Instance};
 use super::{
     host::ProxyHost,
     run::{Failure, Run, Side},
-    seat::Broken,
+    seat::{Broken, MAX_HELD_IN_ALL},
 };
 
 /// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
@@ -20,11 +23,13 @@ const MAX_HELD: usize = 1 << 20;
 /// What one plugin does with a body.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    held: Held,
+    held: Cell<Held>,
     /// The last byte has come.
-    ended: bool,
+    ended: Cell<bool>,
     /// Bytes that it was shown once and does not want to see again.
-    hidden: BytesMut,
+    hidden: RefCell<Vec<u8>>,
+    /// Bytes that it holds, as they are counted for all.
+    counted: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +45,35 @@ enum Held {
 pub(super) enum Piece {
     /// Bytes, and whether they are the last.
     Data(Bytes, bool),
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
+}
+
+/// Pieces in their order. Mostly there is one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    first: Option<Piece>,
+    others: VecDeque<Piece>,
+}
+
+impl Pieces {
+    pub(super) fn push(&mut self, piece: Piece) {
+        match &self.first {
+            None => self.first = Some(piece),
+            Some(_) => self.others.push_back(piece),
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Piece> {
+        let first = self.first.take()?;
+        if !self.others.is_empty() {
+            self.first = self.others.pop_front();
+        }
+        Some(first)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
 }
 
 /// What a plugin let go of.
@@ -55,37 +88,46 @@ struct Released {
 impl Run {
     /// Whether any plugin is told of this body.
     pub fn filters(&self, side: Side) -> bool {
-        self.along(side).any(|at| self.sees(at, side))
+        (self.kind == PluginType::Network || self.needs.body(side))
+            && (0..self.passed(side)).any(|at| self.sees(at, side))
     }
 
     /// Takes the length away from a head whose body plugins may change: it is not known any more.
     pub fn unframe(&self, side: Side, headers: &mut HeaderMap) {
-        let edits = |at| self.sees(at, side) && self.places[at].plugin.needs.edits;
-        if self.along(side).any(edits) {
+        if self.changes(side) {
             headers.remove(header::CONTENT_LENGTH);
         }
     }
 
+    /// Whether plugins may change a body.
+    pub fn changes(&self, side: Side) -> bool {
+        let edits = |at| self.sees(at, side) && self.places[at].seat.needs.edits;
+        self.needs.edits && (0..self.passed(side)).any(edits)
+    }
+
     fn sees(&self, at: usize, side: Side) -> bool {
         let place = &self.places[at];
-        let needs = match side {
-            Side::Request => place.plugin.needs.request_body,
-            Side::Response => place.plugin.needs.response_body,
-        };
-        (needs || self.kind == PluginType::Network)
+        (place.seat.needs.body(side) || self.kind == PluginType::Network)
             && !place.bypassed.get()
             && place.context.get().is_some()
     }
 
-    /// The plugins in the order in which they see a body.
-    pub(super) fn along(&self, side: Side) -> impl Iterator<Item = usize> + use<> {
+    /// How many plugins a body passes: the first ones of the chain.
+    fn passed(&self, side: Side) -> usize {
         let request = self.reached.get();
-        let response = self.responding.get().unwrap_or(request);
-        let (forward, backward) = match side {
-            Side::Request => (0..request, 0..0),
-            Side::Response => (0..0, 0..response),
-        };
-        forward.chain(backward.rev())
+        match side {
+            Side::Request => request,
+            Side::Response => self.responding.get().unwrap_or(request),
+        }
+    }
+
+    /// The plugin that sees a body first.
+    pub(super) fn first(&self, side: Side) -> Option<usize> {
+        let passed = self.passed(side);
+        match side {
+            Side::Request => Some(0).filter(|_| passed > 0),
+            Side::Response => passed.checked_sub(1),
+        }
     }
 
     fn next(&self, side: Side, at: usize) -> Option<usize> {
@@ -95,16 +137,45 @@ impl Run {
         }
     }
 
+    fn lane(&self, side: Side, at: usize) -> &Lane {
+        &self.places[at].lanes[side as usize]
+    }
+
+    fn hold(&self, side: Side, at: usize, held: Held) {
+        self.lane(side, at).held.set(held);
+        self.has_held[side as usize].set(true);
+    }
+
+    fn let_go(&self, side: Side, at: usize) {
+        self.lane(side, at).held.set(Held::Nothing);
+        self.count_held(side, at, 0);
+    }
+
+    /// Counts what a plugin holds. Whether all of them may hold as much as they do then.
+    fn count_held(&self, side: Side, at: usize, bytes: usize) -> bool {
+        let before = self.lane(side, at).counted.replace(bytes);
+        before == bytes || self.places[at].seat.holds(before, bytes)
+    }
+
+    /// Nothing is held any more.
+    pub(super) fn let_all_go(&self) {
+        for side in [Side::Request, Side::Response] {
+            if self.has_held[side as usize].get() {
+                (0..self.places.len()).for_each(|at| self.let_go(side, at));
+            }
+        }
+    }
+
     /// Something arrives at plugin `at`; past the last one it is ready.
     pub(super) fn push(
         &self,
         side: Side,
         at: Option<usize>,
         piece: Piece,
-        ready: &mut VecDeque<Piece>,
+        ready: &mut Pieces,
     ) -> Result<(), Failure> {
         let Some(at) = at else {
-            ready.push_back(piece);
+            ready.push(piece);
             return Ok(());
         };
         if !self.sees(at, side) {
@@ -122,9 +193,11 @@ impl Run {
         at: usize,
         bytes: Bytes,
         end: bool,
-        ready: &mut VecDeque<Piece>,
+        ready: &mut Pieces,
     ) -> Result<(), Failure> {
-        self.places[at].lanes[side as usize].borrow_mut().ended |= end;
+        if end {
+            self.lane(side, at).ended.set(true);
+        }
         let mut bytes = Some(bytes);
         let called = self.call(&self.places[at], |instance, context| {
             let size = instance.stream_mut(context).map_or(0, |stream| {
@@ -156,20 +229,26 @@ impl Run {
             }
         };
         self.check_effects(side, at)?;
-        let mut lane = self.places[at].lanes[side as usize].borrow_mut();
+        let lane = self.lane(side, at);
         match released.action {
             Action::Continue => {
-                lane.held = Held::Nothing;
-                drop(lane);
+                self.let_go(side, at);
                 return self.pass(side, at, released.bytes, released.trailers, end, ready);
             }
-            Action::PauseWithoutView => lane.hidden.extend_from_slice(&released.bytes),
+            Action::PauseWithoutView => {
+                lane.hidden.borrow_mut().extend_from_slice(&released.bytes);
+            }
             Action::Pause | Action::Discard => {}
         }
-        lane.held = Held::Body;
-        let held = lane.hidden.len() + released.held;
+        self.hold(side, at, Held::Body);
+        let held = lane.hidden.borrow().len() + released.held;
         if held > MAX_HELD {
-            return Err(self.too_much(side, at));
+            let what = format!("held more than {MAX_HELD} bytes of a body");
+            return Err(self.too_much(side, at, &what, StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        if !self.count_held(side, at, held) {
+            let what = format!("wanted to hold a body while plugins hold {MAX_HELD_IN_ALL} bytes");
+            return Err(self.too_much(side, at, &what, StatusCode::SERVICE_UNAVAILABLE));
         }
         Ok(())
     }
@@ -178,12 +257,12 @@ impl Run {
         &self,
         side: Side,
         at: usize,
-        trailers: HeaderMap,
-        ready: &mut VecDeque<Piece>,
+        trailers: Box<HeaderMap>,
+        ready: &mut Pieces,
     ) -> Result<(), Failure> {
         let count = super::head::count(&trailers);
-        self.places[at].lanes[side as usize].borrow_mut().ended = true;
-        let mut trailers = Some(Box::new(trailers));
+        self.lane(side, at).ended.set(true);
+        let mut trailers = Some(trailers);
         let called = self.call(&self.places[at], |instance, context| {
             if let Some(stream) = instance.stream_mut(context) {
                 stream.contents.trailers[side as usize] = trailers.take();
@@ -200,15 +279,15 @@ impl Run {
                 self.failed(&self.places[at], &broken)?;
                 self.go_on_without(side, at, None, ready)?;
                 let Some(trailers) = trailers else { return Ok(()) };
-                return self.push(side, self.next(side, at), Piece::Trailers(*trailers), ready);
+                return self.push(side, self.next(side, at), Piece::Trailers(trailers), ready);
             }
         };
         self.check_effects(side, at)?;
         if released.action == Action::Continue {
-            self.places[at].lanes[side as usize].borrow_mut().held = Held::Nothing;
+            self.let_go(side, at);
             return self.pass(side, at, released.bytes, released.trailers, true, ready);
         }
-        self.places[at].lanes[side as usize].borrow_mut().held = Held::Trailers;
+        self.hold(side, at, Held::Trailers);
         Ok(())
     }
 
@@ -220,15 +299,14 @@ impl Run {
         bytes: Bytes,
         trailers: Option<Box<HeaderMap>>,
         end: bool,
-        ready: &mut VecDeque<Piece>,
+        ready: &mut Pieces,
     ) -> Result<(), Failure> {
-        let mut hidden =
-            std::mem::take(&mut self.places[at].lanes[side as usize].borrow_mut().hidden);
+        let mut hidden = self.lane(side, at).hidden.take();
         let bytes = match hidden.is_empty() {
             true => bytes,
             false => {
                 hidden.extend_from_slice(&bytes);
-                hidden.freeze()
+                hidden.into()
             }
         };
         let next = self.next(side, at);
@@ -237,7 +315,7 @@ impl Run {
             self.push(side, next, Piece::Data(bytes, last), ready)?;
         }
         match trailers {
-            Some(trailers) => self.push(side, next, Piece::Trailers(*trailers), ready),
+            Some(trailers) => self.push(side, next, Piece::Trailers(trailers), ready),
             None => Ok(()),
         }
     }
@@ -248,7 +326,7 @@ impl Run {
         side: Side,
         at: usize,
         unseen: Option<Bytes>,
-        ready: &mut VecDeque<Piece>,
+        ready: &mut Pieces,
     ) -> Result<(), Failure> {
         let mut lost = self.state.marks[at].lost.borrow_mut();
         let taken = lost.as_mut().map(|lost| {
@@ -262,19 +340,22 @@ impl Run {
             Some(unseen) => [bytes, unseen].concat().into(),
             None => bytes,
         };
-        let ended = {
-            let mut lane = self.places[at].lanes[side as usize].borrow_mut();
-            lane.held = Held::Nothing;
-            lane.ended
-        };
-        self.pass(side, at, bytes, trailers, ended, ready)
+        self.let_go(side, at);
+        self.pass(side, at, bytes, trailers, self.lane(side, at).ended.get(), ready)
     }
 
     /// Looks which plugins let go since.
-    pub(super) fn advance(&self, side: Side, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        for at in self.along(side) {
-            let held = self.places[at].lanes[side as usize].borrow().held;
-            if held == Held::Nothing {
+    pub(super) fn advance(&self, side: Side, ready: &mut Pieces) -> Result<(), Failure> {
+        if !self.has_held[side as usize].get() {
+            return Ok(());
+        }
+        let passed = self.passed(side);
+        for step in 0..passed {
+            let at = match side {
+                Side::Request => step,
+                Side::Response => passed - 1 - step,
+            };
+            if self.lane(side, at).held.get() == Held::Nothing {
                 continue;
             }
             self.check_effects(side, at)?;
@@ -289,12 +370,9 @@ impl Run {
         Ok(())
     }
 
-    fn resume(&self, side: Side, at: usize, ready: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        let ended = {
-            let mut lane = self.places[at].lanes[side as usize].borrow_mut();
-            lane.held = Held::Nothing;
-            lane.ended
-        };
+    fn resume(&self, side: Side, at: usize, ready: &mut Pieces) -> Result<(), Failure> {
+        self.let_go(side, at);
+        let ended = self.lane(side, at).ended.get();
         let released = self.call(&self.places[at], |instance, context| {
             Ok(release(instance, context, side, Action::Continue, ended))
         });
@@ -309,8 +387,8 @@ impl Run {
 
     /// Whether a plugin holds a part.
     pub(super) fn holds(&self, side: Side) -> bool {
-        let held = |at: usize| self.places[at].lanes[side as usize].borrow().held != Held::Nothing;
-        self.along(side).any(held)
+        self.has_held[side as usize].get()
+            && (0..self.passed(side)).any(|at| self.lane(side, at).held.get() != Held::Nothing)
     }
 
     /// Whether a plugin ended it.
@@ -327,7 +405,7 @@ impl Run {
         let answered = mark.answer.borrow().is_some();
         match side {
             Side::Response if answered => {
-                let label = &self.places[at].plugin.label;
+                let label = self.places[at].seat.label();
                 Err(Failure::of(label, "answered while the response was under way"))
             }
             _ => Ok(()),
@@ -338,12 +416,10 @@ impl Run {
         self.state.marks.iter().any(|mark| mark.answer.borrow().is_some())
     }
 
-    fn too_much(&self, side: Side, at: usize) -> Failure {
-        let label = &self.places[at].plugin.label;
-        let what = format!("held more than {MAX_HELD} bytes of a body");
-        let mut failure = Failure::of(label, &what);
+    fn too_much(&self, side: Side, at: usize, what: &str, status: StatusCode) -> Failure {
+        let mut failure = Failure::of(self.places[at].seat.label(), what);
         if side == Side::Request {
-            failure.status = StatusCode::PAYLOAD_TOO_LARGE;
+            failure.status = status;
         }
         failure
     }

@@ -49,6 +49,13 @@ impl Buffer {
         }
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        if self.len() > 0 {
+            *self = Self::default();
+        }
+    }
+
     /// What a plugin does to it.
     pub(super) fn edit(&mut self, edit: BufferEdit<'_>) {
         match edit {

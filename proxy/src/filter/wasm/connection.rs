@@ -1,7 +1,6 @@
 //! Connections that are not HTTP, on their way through the plugins that see such.
 
 use std::{
-    collections::VecDeque,
     io,
     pin::Pin,
     rc::Rc,
@@ -14,13 +13,13 @@ use leno_wasm_host::{Action, ClosedBy, ContextId, Fault, Instance};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    body::Piece,
+    body::{Piece, Pieces},
     filtered::TURN,
     host::ProxyHost,
     plugin::Chain,
     run::{Failure, Run, Side},
     seat::Seats,
-    state::{Contents, Facts, Waiting},
+    state::{Facts, Waiting},
     stream::PluginStream,
 };
 
@@ -53,8 +52,7 @@ impl Run {
 
     async fn open(&self, at: usize) -> Result<(), Failure> {
         let place = &self.places[at];
-        let stream = PluginStream::new(self.state.clone(), at, Contents::default());
-        place.plugin.figures.exchange();
+        let stream = place.seat.stream(&self.state, at);
         let opened = place.seat.call(&self.state, 2, |instance| {
             let (context, created) = instance.create_context(stream);
             place.context.set(Some((place.seat.generation(), context)));
@@ -94,7 +92,7 @@ pub struct Inspected<'a, S> {
 /// One direction.
 #[derive(Default)]
 struct Flow {
-    pieces: VecDeque<Piece>,
+    pieces: Pieces,
     /// Let go by the plugins.
     passed: Bytes,
     /// The sender is done.
@@ -107,7 +105,7 @@ impl Flow {
     /// Whether there are bytes to go on.
     fn next(&mut self) -> bool {
         while self.passed.is_empty() {
-            match self.pieces.pop_front() {
+            match self.pieces.pop() {
                 Some(Piece::Data(bytes, end)) => {
                     self.passed = bytes;
                     self.over |= end;
@@ -138,7 +136,7 @@ impl<'a, S> Inspected<'a, S> {
             Side::Response => &mut self.to,
         };
         flow.ended |= end;
-        let first = self.run.along(side).next();
+        let first = self.run.first(side);
         self.run.push(side, first, Piece::Data(bytes, end), &mut flow.pieces).map_err(broken)
     }
 

@@ -1,7 +1,6 @@
 //! A body whose reader gets what plugins make of it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -13,7 +12,7 @@ use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    body::Piece,
+    body::{Piece, Pieces},
     run::{Failure, Run, Side},
     state::Waiting,
 };
@@ -28,7 +27,7 @@ pub struct Filtered {
     source_ended: bool,
     run: Rc<Run>,
     side: Side,
-    ready: VecDeque<Piece>,
+    ready: Pieces,
     ended: bool,
     watch: Option<Box<dyn Watch>>,
     /// For the whole body.
@@ -51,7 +50,7 @@ impl Run {
             source_ended: false,
             run: self.clone(),
             side,
-            ready: VecDeque::new(),
+            ready: Pieces::default(),
             ended: false,
             watch,
             deadline,
@@ -76,10 +75,19 @@ impl Filtered {
         BodyError::Plugin
     }
 
+    /// Whom to wake when a plugin does something. Nobody does anything while this runs.
+    fn wait(&self, context: &Context<'_>) {
+        let waiting = match self.side {
+            Side::Request => Waiting::Request,
+            Side::Response => Waiting::Response,
+        };
+        self.run.state.wait(waiting, context.waker());
+    }
+
     /// What comes out next, if it is there.
     fn pop(&mut self) -> Option<Option<Frame<Bytes>>> {
         loop {
-            match self.ready.pop_front()? {
+            match self.ready.pop()? {
                 Piece::Data(bytes, last) => {
                     if let Some(watch) = self.watch.as_mut().filter(|_| !bytes.is_empty()) {
                         watch.data(&bytes);
@@ -99,7 +107,7 @@ impl Filtered {
                         watch.trailers(&trailers);
                     }
                     self.finish(End::Complete);
-                    return Some(Some(Frame::trailers(trailers)));
+                    return Some(Some(Frame::trailers(*trailers)));
                 }
             }
         }
@@ -125,7 +133,7 @@ impl Filtered {
                 }
                 Err(frame) => {
                     self.source_ended = true;
-                    Piece::Trailers(frame.into_trailers().unwrap_or_default())
+                    Piece::Trailers(Box::new(frame.into_trailers().unwrap_or_default()))
                 }
             },
             Poll::Ready(None) => {
@@ -133,7 +141,7 @@ impl Filtered {
                 Piece::Data(Bytes::new(), true)
             }
         };
-        let first = self.run.along(self.side).next();
+        let first = self.run.first(self.side);
         let pushed = self.run.push(self.side, first, piece, &mut self.ready);
         Poll::Ready(pushed.map_err(|failure| self.fail(failure)))
     }
@@ -160,10 +168,6 @@ impl http_body::Body for Filtered {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let waiting = match this.side {
-            Side::Request => Waiting::Request,
-            Side::Response => Waiting::Response,
-        };
         let mut began = None;
         loop {
             if let Some(frame) = this.pop() {
@@ -177,9 +181,7 @@ impl http_body::Body for Filtered {
                 this.finish(End::Dropped);
                 return Poll::Ready(Some(Err(BodyError::Plugin)));
             }
-            this.run.state.wait(waiting, context.waker());
-            let run = this.run.clone();
-            if let Err(failure) = run.advance(this.side, &mut this.ready) {
+            if let Err(failure) = this.run.advance(this.side, &mut this.ready) {
                 return Poll::Ready(Some(Err(this.fail(failure))));
             }
             if !this.ready.is_empty() {
@@ -187,17 +189,23 @@ impl http_body::Body for Filtered {
                 continue;
             }
             if this.source_ended {
+                this.wait(context);
                 let limited = this.poll_patience(context);
                 return limited.map(|error| Some(Err(error)));
             }
-            let turn = *began.get_or_insert_with(std::time::Instant::now);
             match this.poll_source(context) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    this.wait(context);
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             }
-            // What keeps bytes is shown more and more of them, and each callback may run up to its deadline.
-            if this.ready.is_empty() && turn.elapsed() >= TURN {
+            // What keeps bytes is shown more and more of them, and each callback may run up to its deadline. The clock is
+            // asked only where one has kept some.
+            if this.ready.is_empty()
+                && began.get_or_insert_with(std::time::Instant::now).elapsed() >= TURN
+            {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

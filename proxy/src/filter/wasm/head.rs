@@ -10,14 +10,19 @@ use http::{
 };
 use leno_wasm_host::pairs::Pairs;
 
+use super::field_names;
+
 /// Fields that belong to the connection (RFC 9110 section 7.6.1) or frame the message (RFC 9112 section 6).
-const FRAMING: [HeaderName; 5] = [
+static FRAMING: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::CONNECTION,
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// Fields of most heads.
+const FEW: usize = 24;
 
 /// A request's head, while plugins have it or for when they ask later.
 #[derive(Clone, Debug, Default)]
@@ -45,18 +50,14 @@ pub(super) struct ResponseHead {
 struct Code([u8; 3]);
 
 impl RequestHead {
-    /// Takes the head out of a request.
-    pub(super) fn take<B>(request: &mut http::Request<B>) -> Self {
-        Self {
-            method: std::mem::take(request.method_mut()),
-            uri: std::mem::take(request.uri_mut()),
-            headers: std::mem::take(request.headers_mut()),
-            retargeted: false,
-            forbidden: None,
-        }
+    /// Changes places with the head of a request.
+    pub(super) fn swap<B>(&mut self, request: &mut http::Request<B>) {
+        std::mem::swap(&mut self.method, request.method_mut());
+        std::mem::swap(&mut self.uri, request.uri_mut());
+        std::mem::swap(&mut self.headers, request.headers_mut());
     }
 
-    /// Puts it back.
+    /// Makes it a request's.
     pub(super) fn put<B>(self, request: &mut http::Request<B>) {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
@@ -66,27 +67,21 @@ impl RequestHead {
     pub(super) fn get(&self, name: &[u8]) -> Option<&[u8]> {
         match name {
             b":method" => Some(self.method.as_str().as_bytes()),
-            b":path" => Some(self.path()),
-            b":authority" => self.authority(),
-            b":scheme" => Some(self.scheme()),
+            b":path" => Some(path(&self.uri)),
+            b":authority" => authority(&self.uri, &self.headers),
+            b":scheme" => Some(scheme(&self.uri)),
             _ => find(&self.headers, name),
         }
     }
 
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        if let Some(authority) = self.authority() {
-            visit(b":authority", authority);
-        }
-        visit(b":path", self.path());
-        visit(b":method", self.method.as_str().as_bytes());
-        visit(b":scheme", self.scheme());
-        let others = self.headers.iter().filter(|(name, _)| *name != header::HOST);
-        others.for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
+        visit_request(&self.method, &self.uri, &self.headers, visit);
     }
 
     /// How many a plugin sees.
     pub(super) fn count(&self) -> u32 {
-        let host = self.headers.contains_key(header::HOST);
+        // Mostly the first of them, which takes less than a look-up.
+        let host = self.headers.keys().any(|name| *name == header::HOST);
         let authority = host || self.uri.authority().is_some();
         count(&self.headers) - u32::from(host) + 3 + u32::from(authority)
     }
@@ -134,21 +129,6 @@ impl RequestHead {
         } else {
             remove(&mut self.headers, name);
         }
-    }
-
-    fn path(&self) -> &[u8] {
-        self.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes())
-    }
-
-    fn authority(&self) -> Option<&[u8]> {
-        match self.uri.authority() {
-            Some(authority) => Some(authority.as_str().as_bytes()),
-            None => self.headers.get(header::HOST).map(HeaderValue::as_bytes),
-        }
-    }
-
-    fn scheme(&self) -> &[u8] {
-        self.uri.scheme_str().unwrap_or("http").as_bytes()
     }
 
     fn set_pseudo(&mut self, name: &[u8], value: &[u8]) {
@@ -207,9 +187,17 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// A head of these parts.
-    pub(super) fn new(status: StatusCode, headers: HeaderMap) -> Self {
-        Self { status, headers, forbidden: None, code: Code::of(status) }
+    /// Takes the head out of a response; what was here is there.
+    pub(super) fn enter<B>(&mut self, response: &mut http::Response<B>) {
+        self.status = response.status();
+        self.code = Code::of(self.status);
+        std::mem::swap(&mut self.headers, response.headers_mut());
+    }
+
+    /// Puts it back; what was there is here.
+    pub(super) fn leave<B>(&mut self, response: &mut http::Response<B>) {
+        *response.status_mut() = self.status;
+        std::mem::swap(&mut self.headers, response.headers_mut());
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<&[u8]> {
@@ -220,10 +208,7 @@ impl ResponseHead {
     }
 
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        visit(b":status", &self.code.0);
-        for (name, value) in &self.headers {
-            visit(name.as_str().as_bytes(), value.as_bytes());
-        }
+        visit_response(self.status, &self.headers, visit);
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -277,6 +262,50 @@ impl ResponseHead {
     }
 }
 
+/// Calls `visit` with everything in a request's head, as plugins know it.
+pub(super) fn visit_request(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    visit: &mut dyn FnMut(&[u8], &[u8]),
+) {
+    if let Some(authority) = authority(uri, headers) {
+        visit(b":authority", authority);
+    }
+    visit(b":path", path(uri));
+    visit(b":method", method.as_str().as_bytes());
+    visit(b":scheme", scheme(uri));
+    let others = headers.iter().filter(|(name, _)| *name != header::HOST);
+    others.for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
+}
+
+/// The same of a response's.
+pub(super) fn visit_response(
+    status: StatusCode,
+    headers: &HeaderMap,
+    visit: &mut dyn FnMut(&[u8], &[u8]),
+) {
+    visit(b":status", status.as_str().as_bytes());
+    for (name, value) in headers {
+        visit(name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+fn path(uri: &Uri) -> &[u8] {
+    uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes())
+}
+
+fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => headers.get(header::HOST).map(HeaderValue::as_bytes),
+    }
+}
+
+fn scheme(uri: &Uri) -> &[u8] {
+    uri.scheme_str().unwrap_or("http").as_bytes()
+}
+
 impl Code {
     fn of(status: StatusCode) -> Self {
         let mut code = Self::default();
@@ -287,6 +316,11 @@ impl Code {
 
 /// The first value of a field. `name` is lower case.
 pub(super) fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+    // Among few, looking at each takes less than reading the name as one.
+    if headers.len() <= FEW {
+        let found = headers.iter().find(|(known, _)| known.as_str().as_bytes() == name);
+        return found.map(|(_, value)| value.as_bytes());
+    }
     headers.get(std::str::from_utf8(name).ok()?).map(HeaderValue::as_bytes)
 }
 
@@ -342,8 +376,8 @@ fn field(
     name: &[u8],
     value: &[u8],
 ) -> Option<(HeaderName, HeaderValue)> {
-    match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-        (Ok(name), Ok(value)) => Some((name, value)),
+    match (field_names::of(name), HeaderValue::from_bytes(value)) {
+        (Some(name), Ok(value)) => Some((name, value)),
         _ => {
             let (name, value) = (name.escape_ascii(), value.escape_ascii());
             forbid(forbidden, &format!("set header `{name}` to `{value}`"));

@@ -162,7 +162,7 @@ impl ProxyHost {
 
     fn request_id(&self) -> Option<String> {
         let current = self.current.try_borrow().ok()?;
-        let id = current.as_ref()?.facts.request_id.as_ref()?;
+        let id = current.as_ref()?.facts.as_ref()?.request_id.as_ref()?;
         Some(String::from_utf8_lossy(id.as_bytes()).into_owned())
     }
 

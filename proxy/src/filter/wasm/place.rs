@@ -1,24 +1,19 @@
 //! The plugins of a chain, as one exchange or connection finds them.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::Cell, rc::Rc};
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 use leno_wasm_host::ContextId;
 
 use super::{
     body::Lane,
-    plugin::{Chain, Plugin},
+    plugin::{Chain, Needs},
     run::Failure,
     seat::{Seat, Seats},
 };
 
 /// One plugin of an exchange.
 pub(super) struct Place {
-    pub(super) plugin: Arc<Plugin>,
     pub(super) seat: Rc<Seat>,
     pub(super) phase: Phase,
     /// Its context, and of which instance.
@@ -26,37 +21,51 @@ pub(super) struct Place {
     /// It failed, and the exchange goes on without it.
     pub(super) bypassed: Cell<bool>,
     /// Bodies of the request and the response.
-    pub(super) lanes: [RefCell<Lane>; 2],
+    pub(super) lanes: [Lane; 2],
 }
 
 /// The plugins of a kind, up to the first that cannot run yet and must not be left out.
-pub(super) fn places(
-    seats: &Seats,
-    chain: &Chain,
-    kind: PluginType,
-    random: impl Fn() -> u64,
-) -> (Box<[Place]>, Option<(Phase, Failure)>) {
-    let mut places = Vec::with_capacity(chain.slots().len());
-    for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
-        match slot.choose(&random) {
-            Ok(plugin) => {
-                let seat = seats.seat(&plugin);
-                places.push(Place::new(plugin, seat, slot.phase));
-            }
-            Err(unloaded) if unloaded.failure == FailurePolicy::Open => {}
-            Err(unloaded) => {
-                let failure = Failure::of(&unloaded.label, &unloaded.reason);
-                return (places.into(), Some((slot.phase, failure)));
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) places: Vec<Place>,
+    /// The one that cannot run.
+    pub(super) blocked: Option<(Phase, Failure)>,
+    /// What any of them needs.
+    pub(super) needs: Needs,
+}
+
+impl Places {
+    pub(super) fn of(
+        seats: &Seats,
+        chain: &Chain,
+        kind: PluginType,
+        random: impl Fn() -> u64,
+    ) -> Self {
+        let mut found = Self::default();
+        for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
+            match slot.choose(&random) {
+                Ok(plugin) => {
+                    if found.places.capacity() == 0 {
+                        found.places.reserve_exact(chain.slots().len());
+                    }
+                    found.needs = found.needs.or(plugin.needs);
+                    found.places.push(Place::new(seats.seat(plugin), slot.phase));
+                }
+                Err(unloaded) if unloaded.failure == FailurePolicy::Open => {}
+                Err(unloaded) => {
+                    let failure = Failure::of(&unloaded.label, &unloaded.reason);
+                    found.blocked = Some((slot.phase, failure));
+                    break;
+                }
             }
         }
+        found
     }
-    (places.into(), None)
 }
 
 impl Place {
-    fn new(plugin: Arc<Plugin>, seat: Rc<Seat>, phase: Phase) -> Self {
+    fn new(seat: Rc<Seat>, phase: Phase) -> Self {
         Self {
-            plugin,
             seat,
             phase,
             context: Cell::new(None),

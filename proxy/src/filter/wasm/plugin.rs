@@ -6,12 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 
-use super::host::ProxyHost;
+use super::{host::ProxyHost, run::Side};
 
 /// One version of one `WasmPlugin`: a module with its settings, and what all workers count of it.
 pub struct Plugin {
@@ -39,6 +38,30 @@ pub(super) struct Needs {
     pub(super) reads: bool,
     /// It can answer a request, or end it, also when that has gone on.
     pub(super) interrupts: bool,
+    /// It can write log lines, which say whose request it was.
+    pub(super) logs: bool,
+}
+
+impl Needs {
+    /// Whether it is told of bodies, or their trailers.
+    pub(super) fn body(self, side: Side) -> bool {
+        match side {
+            Side::Request => self.request_body,
+            Side::Response => self.response_body,
+        }
+    }
+
+    /// What one of both needs.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            request_body: self.request_body | other.request_body,
+            response_body: self.response_body | other.response_body,
+            edits: self.edits | other.edits,
+            reads: self.reads | other.reads,
+            interrupts: self.interrupts | other.interrupts,
+            logs: self.logs | other.logs,
+        }
+    }
 }
 
 /// What one version of a plugin has done, in all workers.
@@ -50,7 +73,7 @@ pub struct Figures {
     pub failures: AtomicU64,
     /// Calls into it.
     pub calls: AtomicU64,
-    /// Time spent in them.
+    /// Time spent in them, as some of them are timed.
     pub nanoseconds: AtomicU64,
     /// Faults but overruns: traps, exits, memory or stack that ran out.
     pub traps: AtomicU64,
@@ -62,6 +85,8 @@ pub struct Figures {
     pub instances: AtomicI64,
     /// Bytes of their memories now.
     pub memory_bytes: AtomicI64,
+    /// Bytes of bodies that it holds now.
+    pub held_bytes: AtomicI64,
 }
 
 /// The plugins that apply at one place.
@@ -112,25 +137,22 @@ impl Plugin {
 }
 
 impl Figures {
-    /// Counts an exchange or connection.
-    pub(super) fn exchange(&self) {
-        self.exchanges.fetch_add(1, Relaxed);
-    }
-
-    /// Counts calls that took `time` together.
-    pub(super) fn spent(&self, calls: u64, time: Duration) {
-        self.calls.fetch_add(calls, Relaxed);
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Relaxed);
+    /// Counts exchanges or connections, and the time that calls took together.
+    pub(super) fn add(&self, exchanges: u64, calls: u64, nanoseconds: u64) {
+        for (counter, more) in
+            [(&self.exchanges, exchanges), (&self.calls, calls), (&self.nanoseconds, nanoseconds)]
+        {
+            counter.fetch_add(more, Relaxed);
+        }
     }
 }
 
 impl Slot {
     /// The version that an exchange gets; `lot` is any number.
-    pub(super) fn choose(&self, lot: impl Fn() -> u64) -> Result<Arc<Plugin>, Arc<Unloaded>> {
+    pub(super) fn choose(&self, lot: impl Fn() -> u64) -> Result<&Arc<Plugin>, &Arc<Unloaded>> {
         match &self.canary {
-            Some((canary, percent)) if lot() % 100 < u64::from(*percent) => Ok(canary.clone()),
-            _ => self.current.clone(),
+            Some((canary, percent)) if lot() % 100 < u64::from(*percent) => Ok(canary),
+            _ => self.current.as_ref(),
         }
     }
 

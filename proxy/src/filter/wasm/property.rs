@@ -10,7 +10,7 @@ use std::{
 use http::Version;
 use leno_wasm_host::{Status, pairs};
 
-use super::state::{Node, Outcome, State};
+use super::state::{Facts, Node, Outcome, State};
 use crate::telemetry::record::Direction;
 
 type Value<'a> = Result<Cow<'a, [u8]>, Status>;
@@ -37,17 +37,18 @@ pub(super) fn of_stream<'a>(state: &'a State, path: &[u8]) -> Value<'a> {
     let mut segments = path.splitn(3, |byte| *byte == 0);
     let first = segments.next().unwrap_or_default();
     let (second, third) = (segments.next(), segments.next());
-    let facts = &state.facts;
+    let facts = state.facts.as_deref().ok_or(Status::NotFound)?;
+    let outcome = state.outcome.get().map(|outcome| &**outcome);
     let found = match (first, second, third) {
-        (b"request", Some(member), None) => request(state, member),
-        (b"response", Some(member), None) => response(state.outcome.get(), member),
+        (b"request", Some(member), None) => request(state, facts, member),
+        (b"response", Some(member), None) => response(outcome, member),
         (b"source", Some(member), None) => address(Some(facts.source), member),
         (b"destination", Some(member), None) => address(facts.destination, member),
-        (b"connection", Some(member), None) => connection(state, member),
-        (b"upstream", Some(member), None) => upstream(state.outcome.get(), member),
-        (b"xds", Some(member), None) => surroundings(state, member),
+        (b"connection", Some(member), None) => connection(facts, member),
+        (b"upstream", Some(member), None) => upstream(outcome, member),
+        (b"xds", Some(member), None) => surroundings(facts, outcome, member),
         (b"cluster_name" | b"route_name" | b"listener_direction", None, None) => {
-            surroundings(state, first)
+            surroundings(facts, outcome, first)
         }
         // Values of plugins are found under both names.
         (b"wasm", Some(_), _) => state.kept(path.get(5..).unwrap_or_default()).map(Cow::Owned),
@@ -97,8 +98,7 @@ pub(super) fn of_node<'a>(node: &'a Node, path: &[u8]) -> Value<'a> {
     }
 }
 
-fn request<'a>(state: &State, member: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let facts = &state.facts;
+fn request<'a>(state: &State, facts: &Facts, member: &[u8]) -> Option<Cow<'a, [u8]>> {
     let bytes = || state.outcome.get().map_or(0, |outcome| outcome.request_bytes);
     match member {
         b"time" => {
@@ -153,8 +153,7 @@ fn address<'a>(of: Option<SocketAddr>, member: &[u8]) -> Option<Cow<'a, [u8]>> {
     }
 }
 
-fn connection<'a>(state: &'a State, member: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let facts = &state.facts;
+fn connection<'a>(facts: &'a Facts, member: &[u8]) -> Option<Cow<'a, [u8]>> {
     let text = |text: &'a str| Some(Cow::Borrowed(text.as_bytes()));
     match member {
         b"id" => Some(number(facts.connection)),
@@ -175,10 +174,12 @@ fn upstream<'a>(outcome: Option<&Outcome>, member: &[u8]) -> Option<Cow<'a, [u8]
     }
 }
 
-fn surroundings<'a>(state: &'a State, member: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let facts = &state.facts;
+fn surroundings<'a>(
+    facts: &'a Facts,
+    outcome: Option<&'a Outcome>,
+    member: &[u8],
+) -> Option<Cow<'a, [u8]>> {
     let text = |text: &'a str| Some(Cow::Borrowed(text.as_bytes()));
-    let outcome = state.outcome.get();
     match member {
         b"cluster_name" => {
             let chosen = outcome.and_then(|outcome| outcome.cluster.as_deref());
@@ -211,7 +212,6 @@ mod tests {
     use std::{sync::Arc, time::Instant};
 
     use super::*;
-    use crate::filter::wasm::Facts;
 
     fn state() -> State {
         let node =
@@ -229,7 +229,7 @@ mod tests {
             port: "shop/orders:80".into(),
             node: Arc::new(node),
         };
-        State::new(facts, 1)
+        State::new(Some(Box::new(facts)), 1)
     }
 
     fn asked(state: &State, path: &str) -> Result<Vec<u8>, Status> {
@@ -280,7 +280,7 @@ mod tests {
             duration: Duration::from_nanos(5),
             ..Outcome::default()
         };
-        state.outcome.set(outcome).unwrap();
+        state.outcome.set(Box::new(outcome)).unwrap();
         let number = |number: i64| number.to_le_bytes().to_vec();
         for (path, expected) in [
             ("response.code", number(503)),

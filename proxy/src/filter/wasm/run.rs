@@ -15,12 +15,12 @@ use leno_wasm_host::{Action, ContextId};
 
 use super::{
     answer::Answered,
-    head::{RequestHead, ResponseHead},
-    place::{Place, places},
-    plugin::Chain,
+    head::{self, RequestHead, ResponseHead},
+    kept::Kept,
+    place::{Place, Places},
+    plugin::{Chain, Needs},
     seat::{Broken, Seats},
-    state::{Contents, Facts, Outcome, State},
-    stream::PluginStream,
+    state::{Contents, Facts, Outcome, Returned, State},
 };
 
 mod held;
@@ -32,15 +32,21 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 pub struct Run {
     pub(super) state: Rc<State>,
     pub(super) kind: PluginType,
-    pub(super) places: Box<[Place]>,
+    pub(super) places: Vec<Place>,
     /// Behind them there is one that cannot run yet, and must not be left out.
     pub(super) blocked: Option<(Phase, Failure)>,
+    /// What any of them needs.
+    pub(super) needs: Needs,
     /// How many of them the request has come to.
     pub(super) reached: Cell<usize>,
+    /// Some plugin has changed path or host, and nobody was told yet.
+    retargeted: Cell<bool>,
     /// How many of those the response passes; known once there is one.
     pub(super) responding: Cell<Option<usize>>,
     /// All of them have seen its head.
     responded: Cell<bool>,
+    /// Whether any of them has held a part of the request's body, and of the response's.
+    pub(super) has_held: [Cell<bool>; 2],
     /// Why the exchange cannot go on, found where only a body moves.
     pub(super) failure: RefCell<Option<Failure>>,
     finished: Cell<bool>,
@@ -66,13 +72,19 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// What became of a head that a plugin was shown.
-enum Asked<H> {
-    /// It goes on, or the answer takes its place.
-    LetGo(H, Option<Answered>),
-    /// The plugin has it.
-    Holds,
+/// Why a head does not go on now.
+#[derive(Debug)]
+pub enum Stopped {
+    /// A plugin has it, and where that is in its chain: for [`Run::held_request_head`] and [`Run::held_response_head`].
+    Held(usize),
+    /// A plugin failed that may not be left out.
     Failed(Failure),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// What became of a head that was held.
@@ -102,18 +114,22 @@ impl Run {
         facts: impl FnOnce() -> Facts,
         random: impl Fn() -> u64,
     ) -> Option<Rc<Self>> {
-        let (places, blocked) = places(seats, chain, kind, random);
+        let Places { places, blocked, needs } = Places::of(seats, chain, kind, random);
         if places.is_empty() && blocked.is_none() {
             return None;
         }
+        let facts = (needs.reads || needs.logs).then(|| Box::new(facts()));
         Some(Rc::new(Self {
-            state: Rc::new(State::new(facts(), places.len())),
+            state: Rc::new(State::new(facts, places.len())),
             kind,
             places,
             blocked,
+            needs,
             reached: Cell::new(0),
+            retargeted: Cell::new(false),
             responding: Cell::new(None),
             responded: Cell::new(false),
+            has_held: Default::default(),
             failure: RefCell::default(),
             finished: Cell::new(false),
             patience: Cell::new(PAUSE_LIMIT),
@@ -124,81 +140,91 @@ impl Run {
     /// place of everything that would follow. Says too whether path or host were changed.
     ///
     /// # Errors
-    /// A plugin failed that may not be left out.
-    pub async fn request_head<B>(
+    /// A plugin holds it, or failed and may not be left out.
+    pub fn request_head<B>(
         &self,
         up_to: Phase,
         request: &mut Request<B>,
         end: bool,
-    ) -> Result<Passed, Failure> {
-        let mut retargeted = false;
+    ) -> Result<Passed, Stopped> {
         while let Some(place) = self.places.get(self.reached.get())
             && place.phase <= up_to
         {
             let at = self.reached.get();
             self.reached.set(at + 1);
-            let head = RequestHead::take(request);
-            let answered = match self.ask_request(at, head, end) {
-                Asked::LetGo(head, answered) => {
-                    self.take_back(at, head, request, &mut retargeted)?;
-                    answered
-                }
-                Asked::Failed(failure) => return Err(failure),
-                // On the heap, as most plugins hold nothing and all exchanges would be larger.
-                Asked::Holds => {
-                    let (head, answered) = Box::pin(self.held_request(at)).await?;
-                    self.take_back(at, head, request, &mut retargeted)?;
-                    answered
-                }
-            };
-            if let Some(answered) = answered {
+            if let Some(answered) = self.ask_request(at, request, end)? {
                 return Ok(Passed::Answered(answered));
             }
         }
         match &self.blocked {
-            Some((phase, failure)) if *phase <= up_to => Err(failure.clone()),
-            _ => Ok(Passed::On { retargeted }),
+            Some((phase, failure)) if *phase <= up_to => Err(failure.clone().into()),
+            _ => Ok(Passed::On { retargeted: self.retargeted.take() }),
         }
     }
 
-    /// Puts a head back that a plugin has let go of.
-    fn take_back<B>(
+    /// Goes on with a request's head as soon as plugin `at` lets go of it.
+    ///
+    /// # Errors
+    /// A plugin failed that may not be left out.
+    pub async fn held_request_head<B>(
         &self,
-        at: usize,
-        mut head: RequestHead,
+        mut at: usize,
+        up_to: Phase,
         request: &mut Request<B>,
-        retargeted: &mut bool,
-    ) -> Result<(), Failure> {
-        *retargeted |= head.retargeted;
-        let forbidden = head.forbidden.take();
-        head.put(request);
-        forbidden.map_or(Ok(()), |what| self.excuse(&self.places[at], &what))
+        end: bool,
+    ) -> Result<Passed, Failure> {
+        loop {
+            if let Some(answered) = self.held_request(at, request).await? {
+                return Ok(Passed::Answered(answered));
+            }
+            match self.request_head(up_to, request, end) {
+                Ok(passed) => return Ok(passed),
+                Err(Stopped::Failed(failure)) => return Err(failure),
+                Err(Stopped::Held(next)) => at = next,
+            }
+        }
     }
 
-    fn ask_request(&self, at: usize, head: RequestHead, end: bool) -> Asked<RequestHead> {
+    /// Looks at what a plugin has done to a head that it has let go of.
+    fn check_returned(&self, at: usize, returned: Option<Returned>) -> Result<(), Failure> {
+        let Some(returned) = returned else { return Ok(()) };
+        self.retargeted.set(self.retargeted.get() | returned.retargeted);
+        match returned.forbidden {
+            None => Ok(()),
+            Some(what) => self.excuse(at, &what),
+        }
+    }
+
+    fn ask_request<B>(
+        &self,
+        at: usize,
+        request: &mut Request<B>,
+        end: bool,
+    ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
-        let count = head.count();
-        let contents = Contents { request: Some(head), ..Contents::default() };
-        let stream = PluginStream::new(self.state.clone(), at, contents);
+        let mut stream = place.seat.stream(&self.state, at);
+        stream.contents.take_request(request);
+        let count = stream.contents.request().map_or(0, RequestHead::count);
         let called = place.seat.call(&self.state, 2, |instance| {
             let (context, created) = instance.create_context(stream);
             place.context.set(Some((place.seat.generation(), context)));
             created?;
             let action = instance.on_request_headers(context, count, end)?;
             let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.request.take()))
+            Ok(stream.and_then(|stream| stream.contents.return_request(request)))
         });
-        place.plugin.figures.exchange();
         match called {
-            Ok(Some(_)) if self.state.marks[at].closed.get() => Asked::Failed(self.closed(at)),
-            Ok(Some(head)) => Asked::LetGo(head, self.answer_of(at, at + 1)),
-            Ok(None) => Asked::Holds,
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),
+            Ok(None) => Err(Stopped::Held(at)),
+            Ok(returned) => {
+                self.check_returned(at, returned)?;
+                Ok(self.answer_of(at, at + 1))
+            }
             Err(broken) => {
-                let head = self.lost_head(at);
-                match self.failed(place, &broken) {
-                    Ok(()) => Asked::LetGo(head, None),
-                    Err(failure) => Asked::Failed(failure),
-                }
+                let returned = self.of_lost(at, |lost| lost.return_request(request));
+                self.failed(place, &broken)?;
+                self.check_returned(at, returned)?;
+                Ok(None)
             }
         }
     }
@@ -206,35 +232,60 @@ impl Run {
     /// Shows the response's head to the plugins that have seen the request, backwards. `end`: it has no body.
     ///
     /// # Errors
-    /// A plugin failed that may not be left out.
-    pub async fn response_head<B>(
+    /// A plugin holds it, or failed and may not be left out.
+    pub fn response_head<B>(
         &self,
         response: &mut Response<B>,
         end: bool,
-    ) -> Result<Option<Answered>, Failure> {
+    ) -> Result<Option<Answered>, Stopped> {
         let passes = self.responding.get().unwrap_or_else(|| self.reached.get());
         self.responding.set(Some(passes));
-        for at in (0..passes).rev() {
+        self.response_head_before(passes, response, end)
+    }
+
+    /// Goes on with a response's head as soon as plugin `at` lets go of it.
+    ///
+    /// # Errors
+    /// A plugin failed that may not be left out.
+    pub async fn held_response_head<B>(
+        &self,
+        mut at: usize,
+        response: &mut Response<B>,
+        end: bool,
+    ) -> Result<Option<Answered>, Failure> {
+        loop {
+            let answered = self.held_response(at, response).await;
+            let answered = answered.inspect_err(|_| self.responding.set(Some(at)))?;
+            if answered.is_some() {
+                return Ok(answered);
+            }
+            match self.response_head_before(at, response, end) {
+                Ok(answered) => return Ok(answered),
+                Err(Stopped::Failed(failure)) => return Err(failure),
+                Err(Stopped::Held(next)) => at = next,
+            }
+        }
+    }
+
+    /// Shows it to the plugins before `end_at`.
+    fn response_head_before<B>(
+        &self,
+        end_at: usize,
+        response: &mut Response<B>,
+        end: bool,
+    ) -> Result<Option<Answered>, Stopped> {
+        for at in (0..end_at).rev() {
             let place = &self.places[at];
             if place.bypassed.get() || place.context.get().is_none() {
                 continue;
             }
-            let headers = std::mem::take(response.headers_mut());
-            let head = ResponseHead::new(response.status(), headers);
-            let asked = match self.ask_response(at, head, end) {
-                Asked::LetGo(head, answered) => Ok((head, answered)),
-                Asked::Failed(failure) => Err(failure),
-                // As above.
-                Asked::Holds => Box::pin(self.held_response(at)).await,
-            };
-            // Whatever takes its place is seen by those that come after.
-            let failed = |_: &Failure| self.responding.set(Some(at));
-            let (head, answered) = asked.inspect_err(failed)?;
-            *response.status_mut() = head.status;
-            *response.headers_mut() = head.headers;
-            if let Some(what) = head.forbidden {
-                self.excuse(place, &what).inspect_err(failed)?;
-            }
+            let asked = self.ask_response(at, response, end);
+            let answered = asked.inspect_err(|stopped| {
+                // Whatever takes its place is seen by those that come after.
+                if matches!(stopped, Stopped::Failed(_)) {
+                    self.responding.set(Some(at));
+                }
+            })?;
             if answered.is_some() {
                 return Ok(answered);
             }
@@ -243,36 +294,41 @@ impl Run {
         Ok(None)
     }
 
-    fn ask_response(&self, at: usize, head: ResponseHead, end: bool) -> Asked<ResponseHead> {
+    fn ask_response<B>(
+        &self,
+        at: usize,
+        response: &mut Response<B>,
+        end: bool,
+    ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
-        let count = head.count();
-        let mut head = Some(head);
         let called = self.call(place, |instance, context| {
-            if let Some(stream) = instance.stream_mut(context) {
-                stream.contents.response = head.take();
-            }
+            let count = instance.stream_mut(context).map_or(0, |stream| {
+                stream.contents.take_response(response);
+                stream.contents.response().map_or(0, ResponseHead::count)
+            });
             let action = instance.on_response_headers(context, count, end)?;
             let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.response.take()))
+            Ok(stream.and_then(|stream| stream.contents.return_response(response)))
         });
         match called {
-            Ok(Some(_)) if self.state.marks[at].closed.get() => Asked::Failed(self.closed(at)),
-            Ok(Some(head)) => Asked::LetGo(head, self.answer_of(at, at)),
-            Ok(None) => Asked::Holds,
+            Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),
+            Ok(None) => Err(Stopped::Held(at)),
+            Ok(returned) => {
+                self.check_returned(at, returned)?;
+                Ok(self.answer_of(at, at))
+            }
             Err(broken) => {
-                let head = head.or_else(|| self.lost(at).response).unwrap_or_default();
-                match self.failed(place, &broken) {
-                    Ok(()) => Asked::LetGo(head, None),
-                    Err(failure) => Asked::Failed(failure),
-                }
+                let returned = self.of_lost(at, |lost| lost.return_response(response));
+                self.failed(place, &broken)?;
+                self.check_returned(at, returned)?;
+                Ok(None)
             }
         }
     }
 
     /// Whether a plugin may still answer or end the request when its head has gone on. `end`: it has no body.
     pub fn may_interrupt(&self, end: bool) -> bool {
-        self.places.iter().any(|place| place.plugin.needs.interrupts)
-            || (!end && self.filters(Side::Request))
+        self.needs.interrupts || (!end && self.filters(Side::Request))
     }
 
     /// Whether all plugins that it passes have seen the head of the response.
@@ -282,30 +338,29 @@ impl Run {
 
     /// Remembers the request as it goes on, for plugins that ask later.
     pub fn keep_request<B>(&self, request: &Request<B>) {
-        if self.places.iter().any(|place| place.plugin.needs.reads) {
-            let head = RequestHead {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                headers: request.headers().clone(),
-                ..RequestHead::default()
-            };
+        if self.needs.reads {
             // The first one counts: it is what was forwarded.
-            drop(self.state.request.set(head));
+            self.state.request.get_or_init(|| {
+                let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+                Kept::of(|visit| head::visit_request(method, uri, headers, visit))
+            });
         }
     }
 
     /// Remembers the response as it goes on.
     pub fn keep_response<B>(&self, response: &Response<B>) {
-        if self.places.iter().any(|place| place.plugin.needs.reads) {
-            let head = ResponseHead::new(response.status(), response.headers().clone());
-            drop(self.state.response.set(head));
+        if self.needs.reads {
+            self.state.response.get_or_init(|| {
+                let (status, headers) = (response.status(), response.headers());
+                Kept::of(|visit| head::visit_response(status, headers, visit))
+            });
         }
     }
 
     /// Remembers how the exchange ended.
     pub fn conclude(&self, outcome: impl FnOnce() -> Outcome) {
-        if self.places.iter().any(|place| place.plugin.needs.reads) {
-            self.state.outcome.get_or_init(outcome);
+        if self.needs.reads {
+            self.state.outcome.get_or_init(|| Box::new(outcome()));
         }
     }
 
@@ -322,14 +377,14 @@ impl Run {
                     PluginType::Network => self.close(instance, context),
                 };
                 if let Some(stream) = stream {
-                    stream.release();
+                    place.seat.release(stream);
                 }
                 told
             });
             match told {
-                Ok(()) => place.seat.measure(),
+                Ok(()) => place.seat.served(),
                 // The exchange is over: nobody is left to fail, and the fault was logged.
-                Err(broken) => tracing::debug!("plugin {}: {broken}", place.plugin.label),
+                Err(broken) => tracing::debug!("plugin {}: {broken}", place.seat.label()),
             }
         }
     }
@@ -351,44 +406,45 @@ impl Run {
     /// An answer that a plugin gave just now.
     pub(super) fn answer_of(&self, at: usize, passes: usize) -> Option<Answered> {
         let answer = self.state.marks[at].answer.take()?;
-        Some(Answered { passes, answer, label: self.places[at].plugin.label.clone() })
+        Some(Answered { passes, answer, label: self.places[at].seat.label().clone() })
     }
 
     /// What the failure policy says to a plugin that cannot be called.
     pub(super) fn failed(&self, place: &Place, broken: &Broken) -> Result<(), Failure> {
         if !place.bypassed.replace(true) {
-            let failures = &place.plugin.figures.failures;
+            let failures = &place.seat.figures.failures;
             failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        match place.plugin.failure {
+        match place.seat.failure {
             FailurePolicy::Open => Ok(()),
             FailurePolicy::Closed => {
-                Err(Failure::of(&place.plugin.label, &format!("failed: {broken}")))
+                Err(Failure::of(place.seat.label(), &format!("failed: {broken}")))
             }
         }
     }
 
     /// What it says to one that wants what HTTP forbids.
-    fn excuse(&self, place: &Place, what: &str) -> Result<(), Failure> {
-        match place.plugin.failure {
+    fn excuse(&self, at: usize, what: &str) -> Result<(), Failure> {
+        let seat = &self.places[at].seat;
+        match seat.failure {
             FailurePolicy::Open => Ok(()),
             FailurePolicy::Closed => {
-                Err(Failure::of(&place.plugin.label, &format!("{what}, which HTTP forbids")))
+                Err(Failure::of(seat.label(), &format!("{what}, which HTTP forbids")))
             }
         }
     }
 
     pub(super) fn closed(&self, at: usize) -> Failure {
-        Failure::of(&self.places[at].plugin.label, "closed the stream")
+        Failure::of(self.places[at].seat.label(), "closed the stream")
     }
 
-    /// What a broken instance had in hands.
-    pub(super) fn lost(&self, at: usize) -> Contents {
-        self.state.marks[at].lost.take().map(|contents| *contents).unwrap_or_default()
-    }
-
-    fn lost_head(&self, at: usize) -> RequestHead {
-        self.lost(at).request.unwrap_or_default()
+    /// Takes a part of what a broken instance had in hands. Parts of bodies may be among the rest.
+    pub(super) fn of_lost<T>(
+        &self,
+        at: usize,
+        take: impl FnOnce(&mut Contents) -> Option<T>,
+    ) -> Option<T> {
+        self.state.marks[at].lost.borrow_mut().as_mut().and_then(|lost| take(lost))
     }
 }
 
@@ -415,12 +471,13 @@ impl Drop for Run {
     /// Everybody who moved something of the exchange is done, or gave up.
     fn drop(&mut self) {
         self.finish();
+        self.let_all_go();
     }
 }
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let plugins = self.places.iter().map(|place| &place.plugin);
+        let plugins = self.places.iter().map(|place| place.seat.label());
         formatter.debug_list().entries(plugins).finish()
     }
 }

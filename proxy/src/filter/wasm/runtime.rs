@@ -4,16 +4,19 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::Arc,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
 use leno_api::model::wasm_plugin::{Limits as Allowed, WasmPlugin};
 use leno_wasm_host::{
     CacheError, Digest, Engine, EngineSettings, Instance, Limits, Metrics, Module, PluginSettings,
-    Shared, StartError,
+    Shared, StartError, WeakModule,
 };
+use rustc_hash::FxHashMap;
 
 use super::{
     host::{ProxyHost, Said},
@@ -29,6 +32,8 @@ pub struct Runtime {
     engine: Engine,
     shared: Shared,
     cache: Option<PathBuf>,
+    /// Those in use: several plugins may run the same one, with settings of their own.
+    modules: Mutex<FxHashMap<Digest, WeakModule>>,
 }
 
 /// Why bytes did not become a plugin. What it says is for the one who wrote the resource.
@@ -54,7 +59,7 @@ impl Runtime {
     /// Where this machine cannot run plugins.
     pub fn new(cache: Option<PathBuf>) -> Result<Self, String> {
         let engine = Engine::new(EngineSettings::default()).map_err(|error| error.to_string())?;
-        Ok(Self { engine, shared: Shared::default(), cache })
+        Ok(Self { engine, shared: Shared::default(), cache, modules: Mutex::default() })
     }
 
     /// Compiles a module or takes it from the cache, and starts one instance of it to see that it starts and takes its
@@ -70,7 +75,7 @@ impl Runtime {
         bytes: &[u8],
         spec: &WasmPlugin,
     ) -> Result<Arc<Plugin>, LoadError> {
-        let module = match self.cached(label, Digest::from_bytes(digest))? {
+        let module = match self.at_hand(label, Digest::from_bytes(digest))? {
             Some(module) => module,
             None => self.compile(label, bytes)?,
         };
@@ -87,7 +92,7 @@ impl Runtime {
         digest: [u8; 32],
         spec: &WasmPlugin,
     ) -> Result<Option<Arc<Plugin>>, LoadError> {
-        let module = self.cached(label, Digest::from_bytes(digest))?;
+        let module = self.at_hand(label, Digest::from_bytes(digest))?;
         module.map(|module| self.start(label, module, spec)).transpose()
     }
 
@@ -129,6 +134,27 @@ impl Runtime {
         &self.shared.metrics
     }
 
+    /// In use by another plugin, or in the cache.
+    fn at_hand(&self, label: &str, digest: Digest) -> Result<Option<Module>, LoadError> {
+        let known = self.modules().get(&digest).and_then(WeakModule::upgrade);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let cached = self.cached(label, digest)?;
+        cached.iter().for_each(|module| self.remember(module));
+        Ok(cached)
+    }
+
+    fn remember(&self, module: &Module) {
+        let mut modules = self.modules();
+        modules.retain(|_, known| known.upgrade().is_some());
+        modules.insert(module.digest(), module.downgrade());
+    }
+
+    fn modules(&self) -> MutexGuard<'_, FxHashMap<Digest, WeakModule>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The cache may be wrong in any way: then the module is compiled.
     fn cached(&self, label: &str, digest: Digest) -> Result<Option<Module>, LoadError> {
         let Some(cache) = &self.cache else { return Ok(None) };
@@ -144,6 +170,7 @@ impl Runtime {
 
     fn compile(&self, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
         let module = Module::compile(&self.engine, bytes)?;
+        self.remember(&module);
         if let Some(cache) = &self.cache
             && let Err(error) = module.save(cache)
         {
@@ -197,6 +224,7 @@ fn needs(module: &Module) -> Needs {
             "proxy_get_property",
         ]),
         interrupts: imports(&["proxy_send_local_response", "proxy_close_stream"]),
+        logs: imports(&["proxy_log", "fd_write"]),
     }
 }
 

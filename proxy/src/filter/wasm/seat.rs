@@ -8,15 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leno_api::model::wasm_plugin::FailurePolicy;
 use leno_wasm_host::{Fault, FaultKind, Instance, StartError};
 use rustc_hash::FxHashMap;
 
 use super::{
     callouts::Callouts,
     host::ProxyHost,
-    plugin::{Chain, Figures, Plugin},
+    plugin::{Chain, Figures, Needs, Plugin},
     restart::Restart,
     state::{Node, State},
+    stream::PluginStream,
 };
 
 /// The instances of one worker.
@@ -30,24 +32,99 @@ pub(super) struct Surroundings {
     pub(super) callouts: OnceCell<Rc<dyn Callouts>>,
     pub(super) node: Arc<Node>,
     pub(super) started: Instant,
+    /// Bytes of bodies that plugins hold.
+    held_bytes: Cell<usize>,
 }
 
-/// Where an instance of one plugin runs.
+/// Bytes of bodies that all plugins of a worker may hold: of 64 exchanges with as much as one may have. Without it a caller
+/// with many connections decides how much memory a plugin that waits for whole bodies costs.
+pub(super) const MAX_HELD_IN_ALL: usize = 64 << 20;
+
+/// Where an instance of one plugin runs. Exchanges hold on to it and not to the plugin, whose references all workers count.
 pub(super) struct Seat {
     label: Arc<str>,
     version: Box<str>,
-    /// Gone when nobody uses the plugin any more.
+    pub(super) failure: FailurePolicy,
+    pub(super) needs: Needs,
+    /// Gone when it is in force no more.
     plugin: Weak<Plugin>,
     linked: leno_wasm_host::Plugin<ProxyHost>,
-    figures: Arc<Figures>,
+    pub(super) figures: Arc<Figures>,
     surroundings: Rc<Surroundings>,
     /// In whose behalf the plugin runs: for its log lines.
     current: Rc<RefCell<Option<Rc<State>>>>,
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
-    /// Calls, and how long they took, that the figures of all workers do not have yet.
-    uncounted: Cell<(u64, Duration)>,
+    tally: Tally,
+    /// A stream that has ended.
+    spare: Cell<Option<PluginStream>>,
+    /// What belongs to no exchange.
+    nobody: Rc<State>,
     inner: RefCell<Inner>,
+}
+
+/// What the figures of all workers do not have yet.
+#[derive(Debug, Default)]
+struct Tally {
+    exchanges: Cell<u64>,
+    calls: Cell<u64>,
+    nanoseconds: Cell<u64>,
+    /// Times that it was asked which calls to time, and how often exchanges ended.
+    asked: Cell<u64>,
+    ended: Cell<u64>,
+}
+
+/// When a call began.
+struct Began {
+    /// By a clock that costs nothing.
+    coarse: Duration,
+    /// By the system's, which takes as long to read as a call takes, with how many calls it stands for.
+    exact: Option<(Instant, u64)>,
+}
+
+impl Tally {
+    /// One call in so many is timed, and stands for the others. A prime, so that it is not always the same callback of
+    /// exchanges that are all alike.
+    const TIMED: u64 = 7;
+    /// The first calls are all timed: for a plugin that is seldom called a sample says nothing.
+    const FIRST: u64 = 28;
+    /// Exchanges after which the figures get to know, and until how many they get to know of each. What is left over they
+    /// get at the next sweep.
+    const TOGETHER: u64 = 16;
+
+    /// How many calls the next one stands for, if it is to be timed.
+    fn weight(&self) -> Option<u64> {
+        let asked = self.asked.get();
+        self.asked.set(asked + 1);
+        if asked < Self::FIRST {
+            return Some(1);
+        }
+        asked.is_multiple_of(Self::TIMED).then_some(Self::TIMED)
+    }
+
+    fn called(&self, calls: u64) {
+        self.calls.set(self.calls.get() + calls);
+    }
+
+    fn spent(&self, time: Duration, weight: u64) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds = nanoseconds.saturating_mul(weight);
+        self.nanoseconds.set(self.nanoseconds.get().saturating_add(nanoseconds));
+    }
+
+    /// An exchange has ended. Whether it is time to tell.
+    fn is_due(&self) -> bool {
+        let ended = self.ended.get() + 1;
+        self.ended.set(ended);
+        ended < Self::TOGETHER || ended.is_multiple_of(Self::TOGETHER)
+    }
+
+    fn tell(&self, figures: &Figures) {
+        let told = [&self.exchanges, &self.calls, &self.nanoseconds].map(Cell::take);
+        if told != [0; 3] {
+            figures.add(told[0], told[1], told[2]);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -87,7 +164,8 @@ impl Seats {
     /// None yet. `started`: when time began for those that break.
     pub fn new(started: Instant, node: Node) -> Self {
         let node = Arc::new(node);
-        let surroundings = Surroundings { callouts: OnceCell::new(), node, started };
+        let held_bytes = Cell::new(0);
+        let surroundings = Surroundings { callouts: OnceCell::new(), node, started, held_bytes };
         Self { seats: RefCell::default(), surroundings: Rc::new(surroundings) }
     }
 
@@ -118,7 +196,9 @@ impl Seats {
         if self.seats.borrow().is_empty() {
             return;
         }
-        let unused = |seat: &Rc<Seat>| seat.plugin.strong_count() == 0;
+        // One reference is that of the table.
+        let unused =
+            |seat: &Rc<Seat>| seat.plugin.strong_count() == 0 && Rc::strong_count(seat) == 1;
         let mut ended: Vec<Rc<Seat>> = Vec::new();
         self.seats.borrow_mut().retain(|_, seat| {
             let keep = !unused(seat);
@@ -129,16 +209,19 @@ impl Seats {
         });
         ended.iter().for_each(|seat| seat.end());
         let seats = self.seats.borrow();
-        seats.values().for_each(|seat| seat.count_calls());
+        seats.values().for_each(|seat| seat.tell());
         let broken: Vec<_> = seats.values().filter(|seat| seat.is_empty()).cloned().collect();
         drop(seats);
         broken.iter().for_each(Seat::revive);
     }
 
     pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
-        let mut seats = self.seats.borrow_mut();
-        let new = || Rc::new(Seat::new(plugin, self.surroundings.clone()));
-        seats.entry(plugin.id).or_insert_with(new).clone()
+        if let Some(seat) = self.seats.borrow().get(&plugin.id) {
+            return seat.clone();
+        }
+        let seat = Rc::new(Seat::new(plugin, self.surroundings.clone()));
+        self.seats.borrow_mut().insert(plugin.id, seat.clone());
+        seat
     }
 }
 
@@ -147,15 +230,40 @@ impl Seat {
         Self {
             label: plugin.label.clone(),
             version: plugin.version.clone(),
+            failure: plugin.failure,
+            needs: plugin.needs,
             plugin: Arc::downgrade(plugin),
             linked: plugin.linked.clone(),
             figures: plugin.figures.clone(),
             surroundings,
             current: Rc::default(),
             generation: Cell::new(0),
-            uncounted: Cell::default(),
+            tally: Tally::default(),
+            spare: Cell::new(None),
+            nobody: Rc::new(State::new(None, 1)),
             inner: RefCell::default(),
         }
+    }
+
+    /// The stream of an exchange or connection in which this is plugin `at`.
+    pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
+        self.tally.exchanges.set(self.tally.exchanges.get() + 1);
+        PluginStream::new(self.spare.take(), state, at)
+    }
+
+    /// A stream that held `before` bytes of a body holds `now`. Whether all plugins of the worker may hold as much as they
+    /// do then.
+    pub(super) fn holds(&self, before: usize, now: usize) -> bool {
+        let all = &self.surroundings.held_bytes;
+        all.set((all.get() + now).saturating_sub(before));
+        let [before_all, now_all] = [before, now].map(|bytes| i64::try_from(bytes).unwrap_or(0));
+        self.figures.held_bytes.fetch_add(now_all - before_all, Relaxed);
+        now <= before || all.get() <= MAX_HELD_IN_ALL
+    }
+
+    /// Takes a stream back that has ended.
+    pub(super) fn release(&self, stream: PluginStream) {
+        self.spare.set(Some(stream.release(&self.nobody)));
     }
 
     /// `shop/tag`.
@@ -175,13 +283,11 @@ impl Seat {
         calls: u64,
         call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<T, Fault>,
     ) -> Result<T, Broken> {
-        let began = Instant::now();
         let mut inner = self.inner.try_borrow_mut().map_err(|_| Broken::Pausing)?;
         if inner.instance.is_none() {
-            self.start(&mut inner, began)?;
+            self.start(&mut inner)?;
         }
-        self.current.replace(Some(state.clone()));
-        self.run(&mut inner, began, calls, call)
+        self.run(&mut inner, Some(state), calls, call)
     }
 
     /// Calls the instance that is called `generation`, if it is still there. `state`: in whose behalf, if anybody's.
@@ -195,38 +301,40 @@ impl Seat {
         if self.generation.get() != generation {
             return Err(Broken::Lost);
         }
-        let began = Instant::now();
         let mut inner = self.inner.try_borrow_mut().map_err(|_| Broken::Pausing)?;
-        self.current.replace(state.cloned());
-        self.run(&mut inner, began, calls, call)
+        self.run(&mut inner, state, calls, call)
     }
 
     fn run<T>(
         &self,
         inner: &mut Inner,
-        began: Instant,
+        state: Option<&Rc<State>>,
         calls: u64,
         call: impl FnOnce(&mut Instance<ProxyHost>) -> Result<T, Fault>,
     ) -> Result<T, Broken> {
         let Some(instance) = &mut inner.instance else { return Err(Broken::Lost) };
+        if self.needs.logs {
+            self.current.replace(state.cloned());
+        }
+        let exact = self.tally.weight().map(|weight| (Instant::now(), weight));
+        let began = Began { coarse: instance.coarse_time(), exact };
         let called = call(instance);
-        let cost = began.elapsed();
-        // Each exchange is several calls: added to what all workers share where it ends, not at every one.
-        let (before, spent) = self.uncounted.get();
-        self.uncounted.set((before + calls, spent + cost));
-        self.current.take();
+        self.tally.called(calls);
+        if let Some((exact, weight)) = began.exact {
+            self.tally.spent(exact.elapsed(), weight);
+        }
+        if self.needs.logs {
+            self.current.take();
+        }
+        let cost = match (&called, began.exact) {
+            (Ok(_), _) => Duration::ZERO,
+            (Err(_), Some((exact, _))) => exact.elapsed(),
+            (Err(_), None) => instance.coarse_time().saturating_sub(began.coarse),
+        };
         called.map_err(|fault| {
             self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
-    }
-
-    /// Adds the calls of late to what all workers share.
-    fn count_calls(&self) {
-        let (calls, spent) = self.uncounted.take();
-        if calls > 0 {
-            self.figures.spent(calls, spent);
-        }
     }
 
     fn is_empty(&self) -> bool {
@@ -236,10 +344,9 @@ impl Seat {
     /// Starts the instance, if there is none and it may be.
     fn revive(self: &Rc<Self>) {
         let Ok(mut inner) = self.inner.try_borrow_mut() else { return };
-        let began = Instant::now();
         if inner.instance.is_none() && inner.restart.is_due(self.now()) {
             // What it does wrong is logged, and exchanges find out by themselves.
-            drop(self.start(&mut inner, began));
+            drop(self.start(&mut inner));
         }
     }
 
@@ -247,7 +354,8 @@ impl Seat {
         self.surroundings.started.elapsed()
     }
 
-    fn start(self: &Rc<Self>, inner: &mut Inner, began: Instant) -> Result<(), Broken> {
+    fn start(self: &Rc<Self>, inner: &mut Inner) -> Result<(), Broken> {
+        let began = Instant::now();
         let now = began.saturating_duration_since(self.surroundings.started);
         if !inner.restart.is_due(now) {
             return Err(Broken::Pausing);
@@ -289,7 +397,7 @@ impl Seat {
     }
 
     fn remove(&self, inner: &mut Inner) {
-        self.count_calls();
+        self.tally.tell(&self.figures);
         // What is left of it belongs to no instance from here on.
         self.generation.set(self.generation.get() + 1);
         if inner.instance.take().is_some() {
@@ -315,11 +423,21 @@ impl Seat {
         }
     }
 
-    /// An exchange has ended well. Looks at what memory the instance has.
-    pub(super) fn measure(&self) {
-        self.count_calls();
+    /// An exchange has ended well.
+    pub(super) fn served(&self) {
         if let Ok(mut inner) = self.inner.try_borrow_mut() {
             inner.restart.served();
+            if self.tally.is_due() {
+                self.tally.tell(&self.figures);
+                self.count_memory(&mut inner);
+            }
+        }
+    }
+
+    /// Adds what happened of late to what all workers share.
+    fn tell(&self) {
+        self.tally.tell(&self.figures);
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
             self.count_memory(&mut inner);
         }
     }

@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 
 use super::{
     buffer::Buffer,
     head::{RequestHead, ResponseHead},
+    kept::Kept,
 };
 use crate::telemetry::record::Direction;
 
@@ -100,15 +101,27 @@ pub struct Answer {
     pub(super) forbidden: Option<Box<str>>,
 }
 
-/// What a plugin has in hands of a stream.
+/// What a plugin has in hands of a stream. Heads are swapped in and out, and what is empty is used again for the next
+/// stream: they are large, and there are four such moves in every exchange.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    pub(super) request: Option<RequestHead>,
-    pub(super) response: Option<ResponseHead>,
+    request: RequestHead,
+    response: ResponseHead,
+    /// Whether it has the head of the request, and of the response.
+    has: [bool; 2],
     /// Of the request and the response.
     pub(super) trailers: [Option<Box<HeaderMap>>; 2],
     /// Bodies of the request and the response, or what comes from downstream and upstream.
     pub(super) buffers: [Buffer; 2],
+}
+
+/// A head that a plugin has let go of.
+#[derive(Debug, Default)]
+pub(super) struct Returned {
+    /// A plugin has set the path or the host.
+    pub(super) retargeted: bool,
+    /// The first thing that it set and HTTP forbids.
+    pub(super) forbidden: Option<Box<str>>,
 }
 
 /// What happened to one plugin's stream.
@@ -135,26 +148,129 @@ pub(super) enum Waiting {
     Answer,
 }
 
+/// Those of all plugins; most exchanges have one.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    first: Mark,
+    others: Box<[Mark]>,
+}
+
 /// What all of them see.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) facts: Facts,
-    pub(super) marks: Box<[Mark]>,
+    /// Only where a plugin can ask for any of it.
+    pub(super) facts: Option<Box<Facts>>,
+    pub(super) marks: Marks,
     /// Heads as they went on, for those who ask later.
-    pub(super) request: OnceCell<RequestHead>,
-    pub(super) response: OnceCell<ResponseHead>,
-    pub(super) outcome: OnceCell<Outcome>,
+    pub(super) request: OnceCell<Kept>,
+    pub(super) response: OnceCell<Kept>,
+    pub(super) outcome: OnceCell<Box<Outcome>>,
     properties: RefCell<Vec<Property>>,
     wakers: RefCell<[Option<Waker>; 3]>,
 }
 
 type Property = (Box<[u8]>, Box<[u8]>);
 
+impl Contents {
+    /// The request's head, while the plugin has it.
+    pub(super) fn request(&self) -> Option<&RequestHead> {
+        self.has[0].then_some(&self.request)
+    }
+
+    /// The response's.
+    pub(super) fn response(&self) -> Option<&ResponseHead> {
+        self.has[1].then_some(&self.response)
+    }
+
+    pub(super) fn request_mut(&mut self) -> Option<&mut RequestHead> {
+        self.has[0].then_some(&mut self.request)
+    }
+
+    pub(super) fn response_mut(&mut self) -> Option<&mut ResponseHead> {
+        self.has[1].then_some(&mut self.response)
+    }
+
+    /// Takes the head out of a request.
+    pub(super) fn take_request<B>(&mut self, request: &mut Request<B>) {
+        self.request.swap(request);
+        self.has[0] = true;
+    }
+
+    /// Puts it back; `None` if there is none here.
+    pub(super) fn return_request<B>(&mut self, request: &mut Request<B>) -> Option<Returned> {
+        if !std::mem::take(&mut self.has[0]) {
+            return None;
+        }
+        self.request.swap(request);
+        let head = &mut self.request;
+        Some(Returned {
+            retargeted: std::mem::take(&mut head.retargeted),
+            forbidden: head.forbidden.take(),
+        })
+    }
+
+    /// Takes the head out of a response.
+    pub(super) fn take_response<B>(&mut self, response: &mut Response<B>) {
+        self.response.enter(response);
+        self.has[1] = true;
+    }
+
+    /// Puts it back; `None` if there is none here.
+    pub(super) fn return_response<B>(&mut self, response: &mut Response<B>) -> Option<Returned> {
+        if !std::mem::take(&mut self.has[1]) {
+            return None;
+        }
+        self.response.leave(response);
+        Some(Returned { retargeted: false, forbidden: self.response.forbidden.take() })
+    }
+
+    /// Forgets what is left in it, so that it can be another stream's.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.has[0]) {
+            self.request = RequestHead::default();
+        }
+        if std::mem::take(&mut self.has[1]) {
+            self.response = ResponseHead::default();
+        }
+        self.trailers = [None, None];
+        self.buffers.iter_mut().for_each(Buffer::clear);
+    }
+}
+
+impl Marks {
+    fn new(plugins: usize) -> Self {
+        let others = (1..plugins).map(|_| Mark::default()).collect();
+        Self { first: Mark::default(), others }
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<&Mark> {
+        match at.checked_sub(1) {
+            None => Some(&self.first),
+            Some(other) => self.others.get(other),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Mark> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl std::ops::Index<usize> for Marks {
+    type Output = Mark;
+
+    fn index(&self, at: usize) -> &Mark {
+        match at.checked_sub(1) {
+            None => &self.first,
+            Some(other) => &self.others[other],
+        }
+    }
+}
+
 impl State {
-    pub(super) fn new(facts: Facts, plugins: usize) -> Self {
+    pub(super) fn new(facts: Option<Box<Facts>>, plugins: usize) -> Self {
         Self {
             facts,
-            marks: (0..plugins).map(|_| Mark::default()).collect(),
+            marks: Marks::new(plugins),
             request: OnceCell::new(),
             response: OnceCell::new(),
             outcome: OnceCell::new(),
@@ -221,7 +337,7 @@ pub(super) mod tests {
     }
 
     fn state() -> State {
-        State::new(facts(), 1)
+        State::new(Some(Box::new(facts())), 1)
     }
 
     #[test]

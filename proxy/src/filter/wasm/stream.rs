@@ -25,13 +25,23 @@ pub(super) struct PluginStream {
 }
 
 impl PluginStream {
-    pub(super) fn new(state: Rc<State>, at: usize, contents: Contents) -> Self {
-        Self { contents: Box::new(contents), state, at, released: false }
+    /// The stream of plugin `at`. `spare` is one that has ended: what is in its place is used again.
+    pub(super) fn new(spare: Option<Self>, state: &Rc<State>, at: usize) -> Self {
+        let state = state.clone();
+        match spare {
+            Some(mut spare) => {
+                (spare.state, spare.at, spare.released) = (state, at, false);
+                spare
+            }
+            None => Self { contents: Box::default(), state, at, released: false },
+        }
     }
 
     /// The plugin was told of the end: whatever it still has is nobody's.
-    pub(super) fn release(mut self) {
-        self.released = true;
+    pub(super) fn release(mut self, nobody: &Rc<State>) -> Self {
+        self.contents.clear();
+        (self.state, self.released) = (nobody.clone(), true);
+        self
     }
 
     fn mark(&self) -> Option<&Mark> {
@@ -87,10 +97,10 @@ impl Stream for PluginStream {
     fn has_map(&self, map: MapType) -> bool {
         match map {
             MapType::RequestHeaders => {
-                self.contents.request.is_some() || self.state.request.get().is_some()
+                self.contents.request().is_some() || self.state.request.get().is_some()
             }
             MapType::ResponseHeaders => {
-                self.contents.response.is_some() || self.state.response.get().is_some()
+                self.contents.response().is_some() || self.state.response.get().is_some()
             }
             MapType::RequestTrailers | MapType::ResponseTrailers => true,
             _ => false,
@@ -99,28 +109,28 @@ impl Stream for PluginStream {
 
     fn header(&self, map: MapType, name: &[u8]) -> Option<&[u8]> {
         match map {
-            MapType::RequestHeaders => {
-                self.contents.request.as_ref().or_else(|| self.state.request.get())?.get(name)
-            }
-            MapType::ResponseHeaders => {
-                self.contents.response.as_ref().or_else(|| self.state.response.get())?.get(name)
-            }
+            MapType::RequestHeaders => match self.contents.request() {
+                Some(head) => head.get(name),
+                None => self.state.request.get()?.get(name),
+            },
+            MapType::ResponseHeaders => match self.contents.response() {
+                Some(head) => head.get(name),
+                None => self.state.response.get()?.get(name),
+            },
             map => head::find(self.trailers(map)?, name),
         }
     }
 
     fn visit_headers(&self, map: MapType, visit: &mut dyn FnMut(&[u8], &[u8])) {
         match map {
-            MapType::RequestHeaders => {
-                let head = self.contents.request.as_ref().or_else(|| self.state.request.get());
-                if let Some(head) = head {
-                    head.visit(visit);
-                }
-            }
+            MapType::RequestHeaders => match (self.contents.request(), self.state.request.get()) {
+                (Some(head), _) => head.visit(visit),
+                (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
+            },
             MapType::ResponseHeaders => {
-                let head = self.contents.response.as_ref().or_else(|| self.state.response.get());
-                if let Some(head) = head {
-                    head.visit(visit);
+                match (self.contents.response(), self.state.response.get()) {
+                    (Some(head), _) => head.visit(visit),
+                    (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
                 }
             }
             map => {
@@ -134,12 +144,12 @@ impl Stream for PluginStream {
     fn set_headers(&mut self, map: MapType, headers: Pairs<'_>) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = &mut self.contents.request {
+                if let Some(head) = self.contents.request_mut() {
                     head.set_all(headers);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = &mut self.contents.response {
+                if let Some(head) = self.contents.response_mut() {
                     head.set_all(headers);
                 }
             }
@@ -157,12 +167,12 @@ impl Stream for PluginStream {
     fn add_header(&mut self, map: MapType, name: &[u8], value: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = &mut self.contents.request {
+                if let Some(head) = self.contents.request_mut() {
                     head.add(name, value);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = &mut self.contents.response {
+                if let Some(head) = self.contents.response_mut() {
                     head.add(name, value);
                 }
             }
@@ -177,12 +187,12 @@ impl Stream for PluginStream {
     fn replace_header(&mut self, map: MapType, name: &[u8], value: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = &mut self.contents.request {
+                if let Some(head) = self.contents.request_mut() {
                     head.replace(name, value);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = &mut self.contents.response {
+                if let Some(head) = self.contents.response_mut() {
                     head.replace(name, value);
                 }
             }
@@ -197,12 +207,12 @@ impl Stream for PluginStream {
     fn remove_header(&mut self, map: MapType, name: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = &mut self.contents.request {
+                if let Some(head) = self.contents.request_mut() {
                     head.remove(name);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = &mut self.contents.response {
+                if let Some(head) = self.contents.response_mut() {
                     head.remove(name);
                 }
             }

@@ -40,6 +40,8 @@ pub struct Sample {
     pub instances: i64,
     /// Bytes of their memories now.
     pub memory_bytes: i64,
+    /// Bytes of bodies that it holds now.
+    pub held_bytes: i64,
 }
 
 /// A metric that a plugin defined.
@@ -103,9 +105,12 @@ const COUNTERS: [(&str, &str, Figure); 7] = [
         sample.restarts as f64
     }),
 ];
-const GAUGES: [(&str, &str, Figure); 3] = [
+const GAUGES: [(&str, &str, Figure); 4] = [
     ("leno_plugin_instances", "Instances of a plugin now.", |sample| sample.instances as f64),
     ("leno_plugin_memory_bytes", "Bytes of their memories.", |sample| sample.memory_bytes as f64),
+    ("leno_plugin_held_body_bytes", "Bytes of bodies that a plugin holds.", |sample| {
+        sample.held_bytes as f64
+    }),
     ("leno_plugin_canary", "1 for a version on trial.", |sample| {
         f64::from(u8::from(sample.canary))
     }),
@@ -304,6 +309,7 @@ mod tests {
             calls: 7,
             seconds: 0.5,
             memory_bytes: 65_536,
+            held_bytes: 9,
             ..Sample::default()
         };
         let canary = Sample { version: "ef-01".to_owned(), canary: true, ..sample.clone() };

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek as _, SeekFrom, Write},
 };
 
 use crate::engine::Engine;
@@ -24,10 +24,19 @@ impl Copied {
     pub(super) fn read(file: &mut File, length: u64) -> io::Result<(Self, u32)> {
         #[cfg(target_os = "linux")]
         if let Some(mut target) = sealed::create(length) {
+            let start = file.stream_position()?;
             let checksum = copy(file, length, &mut target)?;
-            sealed::seal(&target)?;
-            return Ok((Self::Sealed(target), checksum));
+            if sealed::seal(&target).is_ok() {
+                return Ok((Self::Sealed(target), checksum));
+            }
+            // Sandboxes may let us have such files and not let us seal them: whoever finds it could change it.
+            file.seek(SeekFrom::Start(start))?;
         }
+        Self::read_bytes(file, length)
+    }
+
+    /// The same where there are no such files.
+    fn read_bytes(file: &mut File, length: u64) -> io::Result<(Self, u32)> {
         let mut bytes = Vec::new();
         let checksum = copy(file, length, &mut bytes)?;
         Ok((Self::Bytes(bytes), checksum))

@@ -2,8 +2,13 @@
 
 use leno_api::Key;
 
+use tokio::time::Instant;
+
 use super::*;
-use crate::http::fetch::tests::{Server, ok};
+use crate::{
+    config::apply::plugins::REWORD_EVERY,
+    http::fetch::tests::{Server, ok},
+};
 
 const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
     (func (export "malloc") (param i32) (result i32) (i32.const 1024)))"#;
@@ -132,6 +137,23 @@ async fn another_reason_is_told_as_well() {
         assert_eq!(again.to_string(), "WasmPlugin shop/tag");
         let told = verdict(running.change(offered).await).await;
         assert!(told.len() == 1 && told[0].1.contains("answered with 404"), "{told:?}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn reasons_that_take_turns_are_told_once_in_a_while() {
+    let test = async {
+        let (mut applier, ..) = applier(Identity::none());
+        let key = plugin("file:///nowhere/tag.wasm", b"")[0].resource.key();
+        let (one, other) = (Err("one".to_owned()), Err("other".to_owned()));
+        assert!(applier.is_news(&key, &one, &other) && !applier.is_news(&key, &one, &one));
+        applier.reworded.insert(key.name.clone(), Instant::now());
+        assert!(!applier.is_news(&key, &one, &other));
+        assert!(applier.is_news(&key, &one, &Ok(())) && applier.is_news(&key, &Ok(()), &one));
+        tokio::time::pause();
+        tokio::time::advance(REWORD_EVERY).await;
+        assert!(applier.is_news(&key, &one, &other));
     };
     LocalSet::new().run_until(test).await;
 }

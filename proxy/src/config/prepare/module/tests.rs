@@ -84,6 +84,30 @@ async fn a_file_that_takes_the_place_of_another_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_file_that_nobody_has_touched_need_not_be_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tag.wasm");
+    fs::write(&path, "one").unwrap();
+    let spec = plugin(&format!("file://{}", path.display()), None);
+    let modules = modules(&folder.path().join("kept"));
+    modules.get(&spec, false).await.unwrap();
+    assert_eq!(modules.digest(&spec).await, None, "it might be written in the same moment");
+    let (state, digest) = (stamp(&spec).await, digest_of(b"one"));
+    let later = SystemTime::now() + Duration::from_secs(60);
+    modules.remember(&spec, state, digest, later).await;
+    assert_eq!(modules.digest(&spec).await, Some(digest));
+    // Its time says nothing.
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "another").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+    assert_eq!(modules.digest(&spec).await, None);
+    modules.remember(&spec, state, digest, later).await;
+    assert_eq!(modules.digest(&spec).await, None, "it was another one when it was read");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(modules.digest(&spec).await, None);
+}
+
+#[tokio::test]
 async fn what_is_known_by_its_digest_is_fetched_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(ok("module")).await;

@@ -8,7 +8,9 @@ fn request() -> RequestHead {
     for (name, value) in [("host", "shop"), ("x", "1"), ("content-length", "3"), ("x", "2")] {
         request.headers_mut().append(name, HeaderValue::from_static(value));
     }
-    RequestHead::take(&mut request)
+    let mut head = RequestHead::default();
+    head.swap(&mut request);
+    head
 }
 
 fn all(head: &RequestHead) -> Vec<(String, String)> {
@@ -102,7 +104,8 @@ fn framing_is_not_a_plugins_to_say() {
 
 #[test]
 fn a_response_has_a_status_that_ends_a_request() {
-    let mut head = ResponseHead::new(StatusCode::OK, HeaderMap::new());
+    let mut head = ResponseHead::default();
+    head.enter(&mut http::Response::new(()));
     assert_eq!((head.get(b":status"), head.count()), (Some(&b"200"[..]), 1));
     head.replace(b":status", b"418");
     assert_eq!((head.status.as_u16(), head.get(b":status")), (418, Some(&b"418"[..])));

@@ -5,39 +5,48 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
 
 use super::{Failure, Resumed, Run, Side};
 use crate::filter::wasm::{
     answer::Answered,
-    head::{RequestHead, ResponseHead},
     seat::Broken,
-    state::Waiting,
+    state::{Contents, Returned, Waiting},
 };
 
 impl Run {
-    /// A request's head that a plugin holds, once it lets go of it.
-    pub(super) async fn held_request(
+    /// Puts a request's head back that a plugin holds, once it lets go of it.
+    pub(super) async fn held_request<B>(
         &self,
         at: usize,
-    ) -> Result<(RequestHead, Option<Answered>), Failure> {
-        Ok(match self.held(at, Side::Request, at + 1).await? {
-            Resumed::Lost => (self.lost_head(at), None),
-            Resumed::Continued => (self.take_request(at), None),
-            Resumed::Answered(answered) => (self.take_request(at), Some(answered)),
-        })
+        request: &mut Request<B>,
+    ) -> Result<Option<Answered>, Failure> {
+        let resumed = self.held(at, Side::Request, at + 1).await?;
+        let returned = match resumed {
+            Resumed::Lost => self.of_lost(at, |lost| lost.return_request(request)),
+            Resumed::Continued | Resumed::Answered(_) => {
+                self.take_back(at, |contents| contents.return_request(request))
+            }
+        };
+        self.check_returned(at, returned)?;
+        Ok(resumed.answered())
     }
 
     /// The same of a response's.
-    pub(super) async fn held_response(
+    pub(super) async fn held_response<B>(
         &self,
         at: usize,
-    ) -> Result<(ResponseHead, Option<Answered>), Failure> {
-        Ok(match self.held(at, Side::Response, at).await? {
-            Resumed::Lost => (self.lost(at).response.unwrap_or_default(), None),
-            Resumed::Continued => (self.take_response(at), None),
-            Resumed::Answered(answered) => (self.take_response(at), Some(answered)),
-        })
+        response: &mut Response<B>,
+    ) -> Result<Option<Answered>, Failure> {
+        let resumed = self.held(at, Side::Response, at).await?;
+        let returned = match resumed {
+            Resumed::Lost => self.of_lost(at, |lost| lost.return_response(response)),
+            Resumed::Continued | Resumed::Answered(_) => {
+                self.take_back(at, |contents| contents.return_response(response))
+            }
+        };
+        self.check_returned(at, returned)?;
+        Ok(resumed.answered())
     }
 
     /// Waits until a plugin lets go of the head that it holds.
@@ -57,7 +66,7 @@ impl Run {
             Ok(resumed) => resumed,
             Err(_) => {
                 let what = format!("held it for {:?}", self.patience.get());
-                let failure = Failure::of(&place.plugin.label, &what);
+                let failure = Failure::of(place.seat.label(), &what);
                 Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
             }
         }
@@ -114,19 +123,23 @@ impl Run {
         .await
     }
 
-    fn take_request(&self, at: usize) -> RequestHead {
+    fn take_back(
+        &self,
+        at: usize,
+        take: impl FnOnce(&mut Contents) -> Option<Returned>,
+    ) -> Option<Returned> {
         let taken = self.call(&self.places[at], |instance, context| {
-            let stream = instance.stream_mut(context);
-            Ok(stream.and_then(|stream| stream.contents.request.take()))
+            Ok(instance.stream_mut(context).and_then(|stream| take(&mut stream.contents)))
         });
-        taken.ok().flatten().unwrap_or_default()
+        taken.ok().flatten()
     }
+}
 
-    fn take_response(&self, at: usize) -> ResponseHead {
-        let taken = self.call(&self.places[at], |instance, context| {
-            let stream = instance.stream_mut(context);
-            Ok(stream.and_then(|stream| stream.contents.response.take()))
-        });
-        taken.ok().flatten().unwrap_or_default()
+impl Resumed {
+    fn answered(self) -> Option<Answered> {
+        match self {
+            Self::Answered(answered) => Some(answered),
+            Self::Continued | Self::Lost => None,
+        }
     }
 }
