@@ -337,7 +337,7 @@ mod tests {
         }
         let shelf = store.look_up("u").unwrap_or_default();
         let bodies = shelf.select(identity, extra, &request);
-        bodies.map(|stored| stored.body.get().unwrap().bytes.clone()).collect()
+        bodies.map(|stored| stored.body.get().unwrap().joined()).collect()
     }
 
     #[test]
@@ -417,7 +417,7 @@ mod tests {
             move |_: &str, stored: &Stored| stored.tags.iter().any(|known| **known == *tag)
         };
         assert_eq!(store.purge(|| (), tagged("b")), 0);
-        let one = |stored: &Stored| stored.body.get().unwrap().bytes == "1";
+        let one = |stored: &Stored| stored.body.get().unwrap().joined() == "1";
         assert_eq!(store.purge(|| (), |url, stored| url == "u" && one(stored)), 1);
         assert_eq!(store.purge(|| (), tagged("a")), 2);
         assert_eq!(store.figures().urls, 0);

@@ -17,6 +17,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 
 use super::{
     attempt::{Received, with_body},
@@ -415,10 +416,10 @@ impl Call {
         now: Duration,
     ) -> Response<Body> {
         let mut response = answer::of(request, stored, now);
-        if let Body::Full(bytes) = response.body()
+        if let Some(length) = response.body().size_hint().exact()
             && !self.aside
         {
-            self.cache().counters().saved(bytes.len() as u64);
+            self.cache().counters().saved(length);
         }
         self.tell(exchange, told, &mut response);
         self.count(exchange);

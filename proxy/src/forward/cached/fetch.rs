@@ -187,7 +187,7 @@ impl Call {
             return Err("too-large");
         }
         let answer = Answer { status: response.status(), headers: response.headers(), times };
-        let body = Arc::new(StoredBody::arriving(self.cache().room().clone()));
+        let body = Arc::new(StoredBody::arriving(self.cache().room().clone(), length));
         let policy = self.cache().policy();
         let stored = candidate::of(policy, self.question(request), answer, body)?;
         let head = stored.size_of_head() as u64;
