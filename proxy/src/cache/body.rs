@@ -35,7 +35,6 @@ impl Room {
     }
 
     /// Bytes in use.
-    #[cfg(test)]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
