@@ -18,26 +18,39 @@ pub mod remote;
 pub mod status;
 pub mod store;
 
-use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
+use std::{
+    hash::BuildHasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use http::HeaderMap;
 use leno_api::model::cache_policy::CachePolicy;
 use rustc_hash::FxBuildHasher;
 
 use self::{
-    body::Room,
+    body::{Room, StoredBody},
     figures::{Counters, Figures},
     fills::{Begun, Fills, Lead},
     key::{Key, Parts},
     purge::{Purge, What},
     remote::Remote,
-    store::{Store, Stored},
+    store::{Audience, Store, Stored},
 };
 
 /// For so long nobody waits for another's fetch of what turned out to be everybody's own.
 const APART: Duration = Duration::from_secs(30);
 /// So many such URLs are remembered.
 const MOST_APART: usize = 4096;
+/// What is arriving may drive out what is kept, but takes no more than this part of all: half.
+const SHARE_OF_ARRIVING: u64 = 2;
+/// So often room is made for one piece: what goes may still be read by somebody, and takes its room until then.
+const MOST_TURNS: u32 = 4;
+/// After so many answers to POST that could not have been answers to GET none is expected, until one comes.
+const MOST_PLAIN_POSTS: u32 = 64;
 
 /// What this proxy keeps under one policy.
 #[derive(Debug)]
@@ -55,6 +68,8 @@ struct Kept {
     fills: Arc<Fills>,
     room: Arc<Room>,
     counters: Counters,
+    /// Answers to POST in a row, up to a bound, that could not have been answers to GET.
+    plain_posts: AtomicU32,
     /// Until when (on our own clock) nobody waits for others, by the hash of the key.
     apart: quick_cache::sync::Cache<u64, Duration>,
 }
@@ -80,6 +95,7 @@ impl Cache {
                 fills: Arc::default(),
                 room: Arc::default(),
                 counters: Counters::default(),
+                plain_posts: AtomicU32::default(),
                 apart: quick_cache::sync::Cache::new(MOST_APART),
             })
         });
@@ -123,6 +139,48 @@ impl Cache {
     /// For bodies that arrive.
     pub fn room(&self) -> &Arc<Room> {
         &self.kept.room
+    }
+
+    /// Makes room for so many bytes more of a body that arrives, if need be by what is least wanted of what is kept. False
+    /// if there is none.
+    pub fn reserve(&self, body: &StoredBody, bytes: u64) -> bool {
+        if body.reserve(bytes) {
+            return true;
+        }
+        let (store, room) = (&self.kept.store, &self.kept.room);
+        (0..MOST_TURNS).any(|_| {
+            let arriving = room.taken().saturating_sub(store.figures().bytes);
+            if arriving.saturating_add(bytes) > self.policy.max_bytes / SHARE_OF_ARRIVING {
+                return false;
+            }
+            store.make_room(bytes);
+            body.reserve(bytes)
+        })
+    }
+
+    /// Whether the answer to a POST may turn out to be worth keeping: it costs a copy of the request to find out.
+    pub fn expects_posts(&self) -> bool {
+        self.kept.plain_posts.load(Ordering::Relaxed) < MOST_PLAIN_POSTS
+    }
+
+    /// An answer to a POST came, and says where what it brings can be had by GET, or does not.
+    pub fn note_post(&self, brings: bool) {
+        let plain = &self.kept.plain_posts;
+        match brings {
+            true => plain.store(0, Ordering::Relaxed),
+            false if self.expects_posts() => drop(plain.fetch_add(1, Ordering::Relaxed)),
+            false => {}
+        }
+    }
+
+    /// Makes one response void: the origin has another answer now, which may not be kept.
+    pub fn discard(&self, shelf: &Arc<str>, stored: &Arc<Stored>) {
+        if let Some(remote) =
+            self.remote.as_ref().filter(|_| stored.audience == Audience::Everybody)
+        {
+            remote.forget(shelf);
+        }
+        self.kept.fills.discard(&self.kept.store, shelf, stored);
     }
 
     /// What is counted.

@@ -118,6 +118,7 @@ pub struct ControlPlane {
 pub struct Sidecar {
     process: Lines,
     pub admin: String,
+    pub outbound: String,
 }
 
 impl Sidecar {
@@ -207,8 +208,10 @@ impl ControlPlane {
             "--admin",
             any,
         ]);
-        let admin = process.announcement()["admin"].as_str().unwrap().to_owned();
-        Sidecar { process, admin }
+        let line = process.announcement();
+        let [admin, outbound] =
+            ["admin", "outbound"].map(|field| line[field].as_str().unwrap().to_owned());
+        Sidecar { process, admin, outbound }
     }
 
     pub fn file(&self, name: &str, text: &str) -> String {

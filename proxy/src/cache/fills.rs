@@ -26,6 +26,8 @@ pub enum Outcome {
     Here(Arc<Stored>),
     /// It is nobody else's: everybody asks for himself.
     Own,
+    /// There was no room to keep it: the next one tries.
+    NoRoom,
     /// The origin did not answer, or with an error.
     Failed(Error),
     /// Whoever fetched it went away.
@@ -110,6 +112,13 @@ impl Fills {
             here.iter().for_each(|fill| fill.make_void());
         }
         store.remove(shelf)
+    }
+
+    /// Makes one stored response void.
+    pub fn discard(&self, store: &Store, shelf: &Arc<str>, stored: &Arc<Stored>) {
+        // Nothing is kept between the look and the change.
+        let _held = self.lock();
+        store.discard(shelf, stored);
     }
 
     /// Makes void what `is_void` says; of what is on its way, everything on shelves that `may_be` says: nobody knows yet

@@ -7,6 +7,21 @@ use http::{HeaderMap, HeaderValue, header};
 use leno_api::model::cache_policy::{CacheKey, QueryKey};
 use rustc_hash::FxBuildHasher;
 
+/// Fields by which frameworks let callers say another path, host, scheme or method than the request has. Those origins
+/// hardly ever name them in `Vary`; whoever sends one would decide what others get.
+const ANOTHER_TARGET: [&str; 10] = [
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
 /// Where the responses for a request stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -59,6 +74,10 @@ pub fn of(
     extra.extend_from_slice(&digest.to_be_bytes());
     part(&mut extra, usual(authority).to_ascii_lowercase().as_bytes());
     part(&mut extra, cluster.as_bytes());
+    for (name, value) in headers.iter().filter(|(name, _)| is_another_target(name.as_str())) {
+        part(&mut extra, name.as_str().as_bytes());
+        part(&mut extra, value.as_bytes());
+    }
     for name in &parts.headers {
         let values = headers.get_all(name);
         many(&mut extra, values.iter().map(HeaderValue::as_bytes));
@@ -74,8 +93,9 @@ fn shelf(service: &str, target: &str, query: &QueryKey) -> String {
     shelf.push_str(service);
     match (target.split_once('?'), query) {
         (None, _) | (Some(_), QueryKey::All) => shelf.push_str(target),
-        // Some read a semicolon as `&`: then nobody knows where a parameter begins.
-        (Some((_, query)), QueryKey::Only(_)) if query.contains(';') => shelf.push_str(target),
+        // Some read a semicolon as `&`: then nobody knows where a parameter begins, and one that is left out could hide
+        // one that counts.
+        (Some((_, query)), _) if query.contains(';') => shelf.push_str(target),
         (Some((path, query)), counts) => {
             shelf.push_str(path);
             let members = query.split('&').filter(|member| is_counted(member, counts));
@@ -135,6 +155,12 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
     })
 }
 
+/// Whether an origin's framework may take what a request has in this field for its path, host or method.
+fn is_another_target(name: &str) -> bool {
+    // The first look is for all the others.
+    name.starts_with("x-") && ANOTHER_TARGET.contains(&name)
+}
+
 /// Without the port that every URL of its scheme has.
 fn usual(authority: &str) -> &str {
     authority.strip_suffix(":80").unwrap_or(authority)
@@ -167,7 +193,8 @@ mod tests {
             ("/a?x=1;id=1", only.clone(), "s:80/a?x=1;id=1"),
             ("/a", only, "s:80/a"),
             ("/a?utm_source=1&b=2", except.clone(), "s:80/a?b=2"),
-            ("/a?utm_source=1", except, "s:80/a"),
+            ("/a?utm_source=1", except.clone(), "s:80/a"),
+            ("/a?utm_source=1;id=2&b=2", except, "s:80/a?utm_source=1;id=2&b=2"),
             ("/a?", QueryKey::All, "s:80/a?"),
         ] {
             assert_eq!(shelf("s:80", target, &query), expected, "{target}");
@@ -191,6 +218,9 @@ mod tests {
             of("c", "p.shop", &[("x-tenant", "a"), ("x-tenant", "b")]),
             of("c", "p.shop", &[("cookie", "a=1; lang=de")]),
             of("c", "p.shop", &[("cookie", "lang")]),
+            of("c", "p.shop", &[("x-forwarded-host", "evil")]),
+            of("c", "p.shop", &[("x-original-url", "/evil")]),
+            of("c", "p.shop", &[("x-http-method-override", "DELETE")]),
         ] {
             assert_eq!(plain.shelf, other.shelf);
             assert_ne!(plain.extra, other.extra);

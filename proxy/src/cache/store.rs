@@ -4,6 +4,7 @@
 //! all of them void at once, and nobody looks for them. Shelves are never changed, only replaced.
 
 use std::{
+    hash::BuildHasher as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,8 +21,10 @@ use super::{
     policy::{directives::Directives, freshness::Freshness, variants::Selection},
 };
 
-/// Responses for one URL; the oldest makes room.
-const MOST_ON_A_SHELF: usize = 64;
+/// Responses for one URL, and those of them for the same parts of the key: variants. The oldest makes room. Each request
+/// looks through the first, at two numbers a nanosecond; of the second it compares fields.
+const MOST_ON_A_SHELF: usize = 1024;
+const MOST_VARIANTS: usize = 64;
 /// About what a shelf or a response takes beside its bytes.
 const OVERHEAD: usize = 512;
 /// The same of a field.
@@ -101,9 +104,13 @@ impl Stored {
     }
 }
 
-/// What is kept for one URL; the newest first.
+/// What is kept for one URL; the newest first. Before each response stands the hash of its `extra`.
 #[derive(Clone, Debug, Default)]
-pub struct Shelf(Arc<[Arc<Stored>]>);
+pub struct Shelf(Arc<[(u64, Arc<Stored>)]>, Ballast);
+
+/// Bytes that a shelf only pretends to take, so that others make room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ballast(u64);
 
 impl Shelf {
     /// Those that a request of `identity` may get and selects, the newest first.
@@ -122,27 +129,40 @@ impl Shelf {
         identity: &'a str,
         extra: &'a [u8],
     ) -> impl Iterator<Item = &'a Arc<Stored>> {
+        let sought = hash(extra);
+        let same = move |(hash, _): &&(u64, Arc<Stored>)| *hash == sought;
         let for_it = move |stored: &&Arc<Stored>| {
             stored.audience.includes(identity) && *stored.extra == *extra
         };
-        self.0.iter().filter(for_it)
+        self.0.iter().filter(same).map(|(_, stored)| stored).filter(for_it)
+    }
+
+    /// Without those that are void.
+    fn without(&self, is_void: impl Fn(&Arc<Stored>) -> bool) -> Self {
+        let left = self.0.iter().filter(|(_, stored)| !is_void(stored)).cloned().collect();
+        Self(left, Ballast::default())
     }
 
     /// What is more than `most_bytes` with the new one, or too many, goes; the oldest first.
     fn with(&self, new: Arc<Stored>, most_bytes: u64) -> Self {
-        let others = self.0.iter().filter(|stored| !new.replaces(stored));
+        let others = self.0.iter().filter(|(_, stored)| !new.replaces(stored));
+        let (key, mut same) = (hash(&new.extra), 1);
+        let others = others.filter(|(hash, _)| {
+            same += usize::from(*hash == key);
+            *hash != key || same <= MOST_VARIANTS
+        });
         let mut bytes = new.size() as u64;
-        let fits = |stored: &&Arc<Stored>| {
+        let fits = |(_, stored): &&(u64, Arc<Stored>)| {
             bytes = bytes.saturating_add(stored.size() as u64);
             bytes <= most_bytes
         };
         let kept = others.take(MOST_ON_A_SHELF - 1).take_while(fits).cloned();
-        Self(std::iter::once(new.clone()).chain(kept).collect())
+        Self(std::iter::once((key, new.clone())).chain(kept).collect(), Ballast::default())
     }
 
     fn size(&self, url: &str) -> u64 {
-        let all: usize = self.0.iter().map(|stored| stored.size()).sum();
-        (all + url.len() + OVERHEAD) as u64
+        let all: usize = self.0.iter().map(|(_, stored)| stored.size()).sum();
+        self.1.0 + (all + url.len() + OVERHEAD) as u64
     }
 }
 
@@ -164,6 +184,8 @@ pub struct Figures {
 pub struct Store {
     shelves: Cache<Arc<str>, Shelf, BySize, FxBuildHasher, Evicted>,
     evicted: Arc<AtomicU64>,
+    /// How often room was made, so that it is made everywhere in turn.
+    turns: AtomicU64,
 }
 
 impl Store {
@@ -191,7 +213,20 @@ impl Store {
             // Not without both capacities, which stand above.
             Err(_) => Cache::with(least, most_bytes, BySize, FxBuildHasher, on_evict),
         };
-        Self { shelves, evicted }
+        Self { shelves, evicted, turns: AtomicU64::default() }
+    }
+
+    /// Has about so many bytes go, the least wanted ones of a part of the store, for what is arriving. (A lower capacity
+    /// for a moment would do the same, but costs the library what it remembers of those that are gone.)
+    pub fn make_room(&self, bytes: u64) {
+        let parts = self.shelves.num_shards() as u64;
+        let unused = self.shelves.capacity().saturating_sub(self.shelves.weight()) / parts.max(1);
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed) % (4 * parts);
+        // No shelf has such a name. Which part of the store it belongs to is as good as random.
+        let name: Arc<str> = format!("\0{turn}").into();
+        let ballast = Shelf(Arc::default(), Ballast(bytes.saturating_add(unused)));
+        self.shelves.insert(name.clone(), ballast);
+        self.shelves.remove(&*name);
     }
 
     /// Whether it has so many shards.
@@ -224,23 +259,33 @@ impl Store {
         self.shelves.remove(url).map_or(0, |(_, shelf)| shelf.0.len())
     }
 
+    /// Makes one response void, if it is still there.
+    pub fn discard(&self, url: &Arc<str>, stored: &Arc<Stored>) {
+        let Some(shelf) = self.shelves.peek(&**url) else { return };
+        let left = shelf.without(|one| Arc::ptr_eq(one, stored));
+        match left.0.len() {
+            0 => drop(self.shelves.remove(&**url)),
+            count if count < shelf.0.len() => self.put(url.clone(), left),
+            _ => {}
+        }
+    }
+
     /// Makes everything void that `is_void` says, by URL and response. Says how much that was.
     pub fn purge<T>(&self, lock: impl Fn() -> T, is_void: impl Fn(&str, &Stored) -> bool) -> usize {
         let mut count = 0;
         let concerned = self.shelves.iter().filter_map(|(url, shelf)| {
-            shelf.0.iter().any(|stored| is_void(&url, stored)).then_some(url)
+            shelf.0.iter().any(|(_, stored)| is_void(&url, stored)).then_some(url)
         });
         let concerned: Vec<_> = concerned.collect();
         for url in concerned {
             // Nothing is kept between the look and the change.
             let _held = lock();
             let Some(shelf) = self.shelves.peek(&*url) else { continue };
-            let kept: Arc<[_]> =
-                shelf.0.iter().filter(|stored| !is_void(&url, stored)).cloned().collect();
-            count += shelf.0.len() - kept.len();
-            match kept.is_empty() {
+            let kept = shelf.without(|stored| is_void(&url, stored));
+            count += shelf.0.len() - kept.0.len();
+            match kept.0.is_empty() {
                 true => drop(self.shelves.remove(&*url)),
-                false => self.put(url, Shelf(kept)),
+                false => self.put(url, kept),
             }
         }
         count
@@ -268,10 +313,15 @@ impl Store {
     /// The oldest response that is still good at `now`, for people.
     pub fn oldest(&self, now: Duration) -> Option<Duration> {
         let ages = self.shelves.iter().flat_map(|(_, shelf)| {
-            shelf.0.iter().map(|stored| stored.freshness.age(now)).collect::<Vec<_>>()
+            shelf.0.iter().map(|(_, stored)| stored.freshness.age(now)).collect::<Vec<_>>()
         });
         ages.filter(|age| *age != Duration::MAX).max()
     }
+}
+
+/// Of the parts of a key: only to look faster, they are compared all the same.
+fn hash(extra: &[u8]) -> u64 {
+    FxBuildHasher.hash_one(extra)
 }
 
 #[derive(Clone, Debug)]
@@ -337,7 +387,7 @@ mod tests {
         }
         let shelf = store.look_up("u").unwrap_or_default();
         let bodies = shelf.select(identity, extra, &request);
-        bodies.map(|stored| stored.body.get().unwrap().bytes.clone()).collect()
+        bodies.map(|stored| stored.body.get().unwrap().joined()).collect()
     }
 
     #[test]
@@ -363,14 +413,51 @@ mod tests {
         assert_eq!(found(&store, "a", b"", Some("one")), ["3"]);
         assert_eq!(found(&store, "a", b"", Some("two")), ["2"]);
         assert!(found(&store, "a", b"", None).is_empty());
-        for i in 0..2 * MOST_ON_A_SHELF {
+        for i in 0..2 * MOST_VARIANTS {
             store.keep(&url, stored(Audience::Everybody, b"", "x", Some(&format!("v{i}"))));
         }
         let shelf = store.look_up("u").unwrap();
-        assert_eq!(shelf.of_audience("a", b"").count(), MOST_ON_A_SHELF);
+        assert_eq!(shelf.of_audience("a", b"").count(), MOST_VARIANTS);
         assert_eq!(store.figures().evicted, 0, "who is replaced did not have to make room");
-        assert_eq!(store.remove("u"), MOST_ON_A_SHELF);
+        assert_eq!(store.remove("u"), MOST_VARIANTS);
         assert!(store.look_up("u").is_none());
+    }
+
+    /// Of one part of the key there are so many variants; another part's are not counted with them.
+    #[test]
+    fn parts_of_the_key_do_not_push_each_other_out() {
+        let (store, url) = (Store::new(64 << 20, 1), Arc::from("u"));
+        let tenant = |number: usize| format!("tenant {number}").into_bytes();
+        for number in 0..MOST_ON_A_SHELF + 1 {
+            store.keep(&url, stored(Audience::Everybody, &tenant(number), "x", None));
+        }
+        for i in 0..2 * MOST_VARIANTS {
+            let vary = format!("v{i}");
+            store.keep(&url, stored(Audience::Everybody, &tenant(7), "x", Some(&vary)));
+        }
+        let shelf = store.look_up("u").unwrap();
+        let count = |number: usize| shelf.of_audience("a", &tenant(number)).count();
+        assert_eq!((count(7), count(MOST_ON_A_SHELF)), (MOST_VARIANTS, 1));
+        assert_eq!(shelf.0.len(), MOST_ON_A_SHELF);
+        assert_eq!(count(0), 0, "the oldest made room");
+        assert!((500..MOST_ON_A_SHELF).all(|number| count(number) > 0));
+    }
+
+    #[test]
+    fn one_alone_can_be_void() {
+        let (store, url) = (Store::new(1 << 20, 1), Arc::from("u"));
+        for vary in ["one", "two"] {
+            store.keep(&url, stored(Audience::Everybody, b"", vary, Some(vary)));
+        }
+        let one = store.look_up("u").unwrap().0[1].1.clone();
+        store.discard(&url, &one);
+        assert!(found(&store, "a", b"", Some("one")).is_empty());
+        assert_eq!(found(&store, "a", b"", Some("two")), ["two"]);
+        store.discard(&url, &one);
+        assert_eq!(store.figures().urls, 1);
+        let two = store.look_up("u").unwrap().0[0].1.clone();
+        store.discard(&url, &two);
+        assert_eq!(store.figures().urls, 0);
     }
 
     #[test]
@@ -387,6 +474,28 @@ mod tests {
         // Larger than all: not kept, and nothing is lost but what it replaces.
         store.keep(&Arc::from("u"), stored(Audience::Everybody, b"", &"x".repeat(2 << 20), None));
         assert!(store.look_up("u").is_none());
+    }
+
+    #[test]
+    fn room_is_made_by_what_is_least_wanted() {
+        for shards in [1, 4] {
+            let store = Store::new(4 << 20, shards);
+            let body = "x".repeat(10_000);
+            for i in 0..1_000 {
+                let url = Arc::from(format!("u{i}"));
+                store.keep(&url, stored(Audience::Everybody, b"", &body, None));
+                store.look_up("u0");
+            }
+            let before = store.figures();
+            (0..10).for_each(|_| store.make_room(50_000));
+            let after = store.figures();
+            let gone = before.bytes - after.bytes;
+            assert!((200_000..1_500_000).contains(&gone), "{gone} bytes of {before:?}");
+            assert!(store.look_up("u0").is_some(), "it is wanted");
+            assert_eq!(before.urls - after.urls, after.evicted - before.evicted);
+        }
+        // There is nothing to be had.
+        Store::new(1 << 20, 1).make_room(1 << 30);
     }
 
     #[test]
@@ -417,7 +526,7 @@ mod tests {
             move |_: &str, stored: &Stored| stored.tags.iter().any(|known| **known == *tag)
         };
         assert_eq!(store.purge(|| (), tagged("b")), 0);
-        let one = |stored: &Stored| stored.body.get().unwrap().bytes == "1";
+        let one = |stored: &Stored| stored.body.get().unwrap().joined() == "1";
         assert_eq!(store.purge(|| (), |url, stored| url == "u" && one(stored)), 1);
         assert_eq!(store.purge(|| (), tagged("a")), 2);
         assert_eq!(store.figures().urls, 0);

@@ -17,6 +17,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 
 use super::{
     attempt::{Received, with_body},
@@ -31,11 +32,11 @@ use crate::{
         fills::{Begun, Outcome},
         key::{self, Key},
         policy::{
-            directives::Directives,
+            directives::{self, Directives},
             freshness::Times,
             reuse::{self, Reuse, Windows},
         },
-        status::{Forward, STALE_IF_ERROR, Told},
+        status::{Forward, Told},
         store::Stored,
     },
     cluster::Cluster,
@@ -87,6 +88,8 @@ struct Question {
 pub(super) struct Waiting {
     call: Call,
     request: Request<Body>,
+    /// What the origin has to be asked, where that is known already.
+    question: Option<Question>,
 }
 
 /// Answers a request on a port or by a rule with a policy, if nothing has to be waited for.
@@ -101,7 +104,7 @@ pub(super) fn answer_at_once(
 ) -> Result<Result<Response<Body>, Error>, Box<Waiting>> {
     let call = Call::of(exchange, rules, routed, &request);
     if exchange.plugins.is_some() || call.passes(&request).is_some() {
-        return Err(Box::new(Waiting { call, request }));
+        return Err(Box::new(Waiting { call, request, question: None }));
     }
     let now = unix_now();
     match call.look(&request, now) {
@@ -109,17 +112,17 @@ pub(super) fn answer_at_once(
             let response = call.hit(exchange, &request, &stored, reuse, now);
             Ok(response::send_own_at_once(exchange, call.changes(), response))
         }
-        Found::Ask(_) => Err(Box::new(Waiting { call, request })),
+        Found::Ask(question) => Err(Box::new(Waiting { call, request, question: Some(question) })),
     }
 }
 
 impl Waiting {
     /// Answers the request.
     pub(super) async fn answer(self, exchange: &mut Exchange) -> Result<Response<Body>, Error> {
-        let Self { call, request } = self;
+        let Self { call, request, question } = self;
         match call.passes(&request) {
             Some(why) => call.pass(exchange, request, why).await,
-            None => call.serve(exchange, request).await,
+            None => call.serve(exchange, request, question).await,
         }
     }
 }
@@ -184,7 +187,8 @@ impl Call {
         why: Forward,
     ) -> Result<Response<Body>, Error> {
         let change = Change::of(&self.rules.service, &request);
-        let post = (*request.method() == Method::POST).then(|| {
+        let is_post = *request.method() == Method::POST;
+        let post = (is_post && self.cache().expects_posts()).then(|| {
             // Another change meanwhile makes the answer to this one void.
             let fill = self.cache().begin_alone(&self.fetch, &self.identity);
             (with_body(&request, Body::Empty), fill)
@@ -196,6 +200,10 @@ impl Call {
             (admitted, Attempted::Received(received)) => (admitted, received),
             (_, Attempted::Answered(response)) => return Ok(response),
         };
+        if is_post {
+            let named = received.response.headers().contains_key(header::CONTENT_LOCATION);
+            self.cache().note_post(named);
+        }
         let post = post.filter(|(_, fill)| match fill {
             Begun::Lead(lead) => !lead.is_void(),
             Begun::Join(_) => false,
@@ -227,6 +235,7 @@ impl Call {
         &self,
         exchange: &mut Exchange,
         request: Request<Body>,
+        mut looked: Option<Question>,
     ) -> Result<Response<Body>, Error> {
         // What may not be kept is of no use to others.
         let mut alone = self.directives.no_store;
@@ -234,7 +243,8 @@ impl Call {
         let mut until = None;
         loop {
             let now = unix_now();
-            let question = match self.look(&request, now) {
+            let found = looked.take().map_or_else(|| self.look(&request, now), Found::Ask);
+            let question = match found {
                 Found::Answer(stored, reuse) => {
                     let response = self.hit(exchange, &request, &stored, reuse, now);
                     return response::send_own(exchange, self.changes(), response).await;
@@ -288,7 +298,8 @@ impl Call {
                 Outcome::Failed(error) => {
                     return self.instead_of(exchange, &question, &request, error, None).await;
                 }
-                Outcome::Abandoned | Outcome::Pending => {}
+                // One after the other, as long as they wait: together they would be what makes room scarce.
+                Outcome::Abandoned | Outcome::NoRoom | Outcome::Pending => {}
                 // Another variant: others may want the same one as this request.
                 Outcome::Here(stored) if !stored.selection.matches(request.headers()) => {
                     rounds += 1;
@@ -384,6 +395,8 @@ impl Call {
         // Whatever of it this caller wanted, and however: all of it is asked for.
         let mut request = with_body(request, Body::Empty);
         *request.method_mut() = Method::GET;
+        // The caller wanted nothing but what is kept; a cache behind us would take that for its answer.
+        directives::without(request.headers_mut(), "only-if-cached");
         tokio::task::spawn_local(async move {
             let fetching = call.fetch(&mut aside, lead, question, request);
             match tokio::time::timeout(ASIDE, fetching).await {
@@ -415,51 +428,14 @@ impl Call {
         now: Duration,
     ) -> Response<Body> {
         let mut response = answer::of(request, stored, now);
-        if let Body::Full(bytes) = response.body()
+        if let Some(length) = response.body().size_hint().exact()
             && !self.aside
         {
-            self.cache().counters().saved(bytes.len() as u64);
+            self.cache().counters().saved(length);
         }
         self.tell(exchange, told, &mut response);
         self.count(exchange);
         response
-    }
-
-    /// What is done when the origin could not be asked, or answered with an error: a stale response is better than that.
-    async fn instead_of(
-        &self,
-        exchange: &mut Exchange,
-        question: &Question,
-        request: &Request<Body>,
-        error: Error,
-        status: Option<StatusCode>,
-    ) -> Result<Response<Body>, Error> {
-        let Some(stored) = self.may_replace(question) else {
-            self.count_as(Counters::miss);
-            return Err(error);
-        };
-        self.count_as(Counters::stale);
-        let told = Told::Forwarded {
-            why: question.why,
-            status: status.map(|status| status.as_u16()),
-            stored: false,
-            collapsed: false,
-            detail: Some(STALE_IF_ERROR),
-        };
-        self.send(exchange, request, stored, told).await
-    }
-
-    /// The stale response that may be used instead of an error.
-    fn may_replace<'a>(&self, question: &'a Question) -> Option<&'a Arc<Stored>> {
-        let stored = question.known.first().filter(|_| question.selected)?;
-        let usable = reuse::decide_on_error(
-            &self.directives,
-            &stored.directives,
-            &stored.freshness,
-            self.windows(),
-            unix_now(),
-        );
-        usable.then_some(stored)
     }
 
     fn tell<B>(&self, exchange: &mut Exchange, told: Told, response: &mut Response<B>) {

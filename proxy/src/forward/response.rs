@@ -198,7 +198,8 @@ pub(super) fn send_own_at_once(
     changes: Changes<'_>,
     mut response: Response<Body>,
 ) -> Result<Response<Body>, Error> {
-    change_headers(&mut response, changes);
+    // What is kept has no fields of the hop.
+    apply(&mut response, changes);
     deliver_own(exchange, response, None)
 }
 
@@ -244,6 +245,10 @@ fn set_cookie(exchange: &mut Exchange, headers: &mut HeaderMap) {
 
 fn change_headers<B>(response: &mut Response<B>, by: Changes<'_>) {
     head::strip_hop_by_hop(response.headers_mut());
+    apply(response, by);
+}
+
+fn apply<B>(response: &mut Response<B>, by: Changes<'_>) {
     if let Some(backend) = by.backend {
         for changes in &backend.response_headers {
             headers::apply(changes, response.headers_mut());

@@ -85,6 +85,56 @@ async fn a_full_store_changes_nothing() {
     assert_eq!(upstream.count(), 201);
 }
 
+/// Nor where more is on its way than what is kept leaves room for: what is least wanted goes. Where even that is used up,
+/// they ask one after the other, and not all at once.
+#[tokio::test]
+async fn a_herd_shares_where_there_is_hardly_room() {
+    for slow in [2, 20] {
+        let origin = origin::Origin::raw(|mut stream, _| async move {
+            use tokio::io::AsyncWriteExt as _;
+            while let Some((head, _)) = origin::read_request(&mut stream).await {
+                let size = if path(&head).starts_with("/small") { 60_000 } else { 1 << 20 };
+                let text = response(FRESH, &"x".repeat(size));
+                let end = text.find("\r\n\r\n").unwrap() + 4;
+                let _ = stream.write_all(text[..end].as_bytes()).await;
+                if path(&head).starts_with("/slow") {
+                    origin::drain(&mut stream).await;
+                    return;
+                }
+                let _ = stream.write_all(text[end..].as_bytes()).await;
+            }
+        })
+        .await;
+        let mesh = crate::mesh::Mesh::default().service("shop", "http", &[origin.address]);
+        let fields = "maxBytes: 8Mi\ncollapse: {wait: 1m}";
+        let proxy = mesh.yaml(&super::policy(fields)).arguments(&["--workers", "2"]).start().await;
+        for at in 0..200 {
+            get(&proxy, &format!("/small/{at}")).await;
+        }
+        let mut busy = Vec::new();
+        for at in 0..slow {
+            let mut wire = Wire::connect(proxy.outbound).await;
+            wire.send(format!("GET /slow/{at} HTTP/1.1\r\nHost: shop\r\n\r\n")).await;
+            assert_eq!(wire.head().await.unwrap().status, 200);
+            busy.push(wire);
+        }
+        let wires = herd(&proxy, 50, "/herd", "").await;
+        let answers = answers(wires).await;
+        assert!(answers.iter().all(|answer| answer.status == 200 && answer.body.len() == 1 << 20));
+        let fetched = answers.iter().filter(|answer| told(answer).contains("detail=no-room")).count();
+        let shared = answers.iter().filter(|answer| {
+            is_hit(answer) || told(answer).contains("collapsed") || told(answer).contains("stored")
+        });
+        assert_eq!(shared.count() + fetched, 50);
+        match slow {
+            2 => assert_eq!(fetched, 0, "there is room for it"),
+            _ => assert!(fetched > 0, "half of all is taken"),
+        }
+        let bytes = proxy.metric("leno_cache_bytes", &[]).await.unwrap();
+        assert!(bytes > 1e6, "not everything had to go: {bytes}");
+    }
+}
+
 /// An error reaches everybody, and its origin once.
 #[tokio::test]
 async fn errors_are_not_multiplied() {

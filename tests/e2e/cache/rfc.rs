@@ -239,6 +239,104 @@ async fn stale_answers_are_given_at_once_while_one_request_brings_the_new_one() 
     assert_eq!(upstream.count(), 2);
 }
 
+/// Once the origin says that what it has now is for nobody else, what it had before is not served any longer, however long
+/// it might have been used stale.
+#[tokio::test]
+async fn what_became_private_is_not_served_stale() {
+    const FIELDS: &str =
+        "Cache-Control: public, max-age=50, stale-while-revalidate=600\r\nAge: 100\r\nETag: \"a\"\r\n";
+    for (what, status, fields) in [
+        ("private", 200, "Cache-Control: private\r\n"),
+        ("no-store", 200, "Cache-Control: no-store\r\n"),
+        ("private, unchanged", 304, "Cache-Control: private\r\nETag: \"a\"\r\n"),
+        ("no-store, unchanged", 304, "Cache-Control: no-store\r\n"),
+        ("gone", 404, "Cache-Control: no-store\r\n"),
+        ("too large", 200, "X-Large: 1\r\nCache-Control: max-age=600\r\n"),
+    ] {
+        let upstream = Upstream::answering(move |head, number| match (number, status) {
+            (1, _) => response(FIELDS, "old"),
+            (_, 304) if head.contains("if-none-match") => {
+                format!("HTTP/1.1 304 Same\r\n{fields}\r\n")
+            }
+            (_, 304) => response(fields, "new"),
+            _ if fields.contains("X-Large") => response(fields, &"x".repeat(2000)),
+            _ => answer(status, fields, "new"),
+        })
+        .await;
+        let proxy = proxy(&upstream, "maxObjectBytes: 1Ki").await;
+        assert_miss(&get(&proxy, "/").await, "old");
+        assert_hit(&get(&proxy, "/").await, "old");
+        upstream.asked(2).await;
+        until(what, async || (!is_hit(&get(&proxy, "/").await)).then_some(())).await;
+        assert_ne!(get(&proxy, "/").await.text(), "old", "{what}");
+    }
+    // An error says nothing of what there was before it, nor does what one caller alone does not want kept.
+    let upstream = Upstream::answering(|head, number| match number {
+        1 => response(FIELDS, "old"),
+        _ if head.contains("no-store") => response(FIELDS, "new"),
+        _ => answer(503, "", "down"),
+    })
+    .await;
+    let proxy = proxy(&upstream, "").await;
+    for _ in 0..3 {
+        assert_eq!(get(&proxy, "/").await.text(), "old");
+    }
+    upstream.asked(2).await;
+    get_with(&proxy, "/", "Cache-Control: no-cache, no-store\r\n").await;
+    assert_hit(&get(&proxy, "/").await, "old");
+}
+
+/// What a caller wants only if it is here is asked for in the background all the same, and not in these words.
+#[tokio::test]
+async fn a_caller_who_wants_nothing_fetched_does_not_stop_what_is_fetched_for_all() {
+    let upstream = Upstream::answering(|_, number| match number {
+        1 => {
+            response("Cache-Control: max-age=50, stale-while-revalidate=600\r\nAge: 100\r\n", "old")
+        }
+        _ => response(FRESH, "new"),
+    })
+    .await;
+    let proxy = proxy(&upstream, "").await;
+    get(&proxy, "/").await;
+    let fields = "Cache-Control: only-if-cached, no-transform\r\n";
+    assert_hit(&get_with(&proxy, "/", fields).await, "old");
+    upstream.asked(2).await;
+    let asked = &upstream.heads()[1];
+    assert!(!asked.contains("only-if-cached") && asked.contains("no-transform"), "{asked}");
+    until("the new one", async || (get(&proxy, "/").await.text() == "new").then_some(())).await;
+}
+
+/// After many answers to POST that are none to GET no request is copied any more, until an answer shows that it should be.
+#[tokio::test]
+async fn posts_are_expected_again_once_one_brings_what_get_would() {
+    let upstream = Upstream::answering(|head, number| {
+        let fields = match head.contains("x-plain") {
+            true => FRESH.to_owned(),
+            false => format!("{FRESH}Content-Location: {}\r\n", path(head)),
+        };
+        response(&fields, &number.to_string())
+    })
+    .await;
+    let proxy = proxy(&upstream, "").await;
+    let post = async |path: &str, fields: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: shop\r\n{fields}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        client::ask(proxy.outbound, request).await
+    };
+    post("/first", "").await;
+    assert_hit(&get(&proxy, "/first").await, "1");
+    for _ in 0..64 {
+        post("/", "X-Plain: 1\r\n").await;
+    }
+    for (path, hit) in [("/second", false), ("/third", true)] {
+        let posted = post(path, "").await;
+        let answer = get(&proxy, path).await;
+        assert_eq!(is_hit(&answer), hit, "{path}");
+        assert_eq!(answer.text() == posted.text(), hit);
+    }
+}
+
 /// It asks for all of it, whatever the caller whose request gave the occasion wanted.
 #[tokio::test]
 async fn a_head_or_a_part_gives_occasion_to_fetch_all_of_it() {

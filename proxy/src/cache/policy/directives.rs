@@ -60,8 +60,8 @@ impl Directives {
     pub fn of_request(headers: &HeaderMap) -> Self {
         let mut directives = Self::default();
         directives.read_all(headers, &header::CACHE_CONTROL);
-        let pragma = headers.get_all(header::PRAGMA);
         if !headers.contains_key(header::CACHE_CONTROL) {
+            let pragma = headers.get_all(header::PRAGMA);
             directives.no_cache = pragma.iter().any(|value| {
                 members(value.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case(b"no-cache"))
             });
@@ -150,6 +150,24 @@ impl Directives {
             other if other.trim_ascii_end() == b"s-maxage" => least(&mut self.s_maxage, 0),
             _ => {}
         }
+    }
+}
+
+/// Takes a directive out of `Cache-Control` of a request that is passed on.
+pub fn without(request: &mut HeaderMap, directive: &str) {
+    let is_it = |member: &&[u8]| {
+        let name = halves(member, b'=').0.trim_ascii();
+        name.eq_ignore_ascii_case(directive.as_bytes())
+    };
+    let lines = request.get_all(header::CACHE_CONTROL).iter();
+    let left: Vec<&[u8]> = lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter(|member| !is_it(member) && !member.trim_ascii().is_empty())
+        .collect();
+    let left = HeaderValue::from_bytes(left.join(&b',').trim_ascii());
+    request.remove(header::CACHE_CONTROL);
+    if let Some(left) = left.ok().filter(|left| !left.is_empty()) {
+        request.insert(header::CACHE_CONTROL, left);
     }
 }
 
@@ -271,6 +289,24 @@ mod tests {
             headers.append(header::CACHE_CONTROL, value.parse().unwrap());
         }
         Directives::of_response(&headers).0
+    }
+
+    #[test]
+    fn one_can_be_taken_out() {
+        for (before, after) in [
+            (&["only-if-cached"][..], None),
+            (&["max-age=5, Only-If-Cached ,no-transform"], Some("max-age=5,no-transform")),
+            (&["max-stale", "only-if-cached=1"], Some("max-stale")),
+            (&["x=\"only-if-cached\""], Some("x=\"only-if-cached\"")),
+        ] {
+            let mut request = HeaderMap::new();
+            for line in before {
+                request.append(header::CACHE_CONTROL, line.parse().unwrap());
+            }
+            without(&mut request, "only-if-cached");
+            let left = request.get(header::CACHE_CONTROL);
+            assert_eq!(left.map(|left| left.to_str().unwrap()), after, "{before:?}");
+        }
     }
 
     #[test]

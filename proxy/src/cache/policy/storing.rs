@@ -148,31 +148,35 @@ fn is_understood(status: StatusCode) -> bool {
 }
 
 /// The fields that are kept: not those of the hop (section 3.1), not those that are for one user, not those that may not
-/// be used without validation, and not `Age`, which is counted anew. All values are copied into memory of their own: as
-/// they come they are parts of what was read from the connection, which would stay with them.
+/// be used without validation. `Age` is counted anew: it has its place here, and its value comes with each answer. All
+/// values are copied into memory of their own: as they come they are parts of what was read from the connection, which
+/// would stay with them.
 pub fn stored_fields(headers: &HeaderMap, directives: &Directives) -> HeaderMap {
     let mut kept = headers.clone();
-    for name in OF_THE_HOP.iter().chain([&header::AGE]) {
+    for name in &of_the_hop(headers) {
         kept.remove(name);
-    }
-    for value in headers.get_all(header::CONNECTION) {
-        for name in value.as_bytes().split(|byte| *byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
-                kept.remove(name);
-            }
-        }
     }
     for name in directives.private_fields.iter().chain(&directives.no_cache_fields) {
         kept.remove(name);
     }
+    kept.insert(header::AGE, HeaderValue::from_static("0"));
     copied(&kept)
+}
+
+/// The names of those fields that are about the connection or the hop.
+pub fn of_the_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = headers.get_all(header::CONNECTION).iter();
+    let named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    OF_THE_HOP.into_iter().chain(named).collect()
 }
 
 /// The same fields in memory of their own.
 pub fn copied(fields: &HeaderMap) -> HeaderMap {
     let length = fields.values().map(HeaderValue::len).sum();
     let mut all = BytesMut::with_capacity(length);
-    let mut copy = HeaderMap::with_capacity(fields.len());
+    // With room in its table for what is said of an answer from here: it would grow for each anew.
+    let mut copy = HeaderMap::with_capacity(fields.len() + 2);
     for (name, value) in fields {
         all.extend_from_slice(value.as_bytes());
         // Nothing is lost: what was a value is one.
@@ -180,7 +184,8 @@ pub fn copied(fields: &HeaderMap) -> HeaderMap {
             copy.append(name, value);
         }
     }
-    copy
+    // Without what the vector of values has to spare.
+    copy.clone()
 }
 
 #[cfg(test)]
@@ -221,6 +226,7 @@ mod tests {
         }
         headers.append("x-a", value());
         let kept = stored_fields(&headers, &Directives::default());
+        headers.insert(header::AGE, HeaderValue::from_static("0"));
         assert_eq!(kept, headers);
         drop(headers);
         assert!(read.is_unique(), "nothing else holds what was read");
@@ -313,7 +319,8 @@ mod tests {
         let (directives, _) = Directives::of_response(&response);
         let kept = stored_fields(&response, &directives);
         let names: Vec<&str> = kept.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert_eq!(kept["age"], "0", "it is counted anew");
         assert!(kept.contains_key("set-cookie") && kept.contains_key("content-type"));
     }
 }

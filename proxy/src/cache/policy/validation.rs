@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::freshness::date;
+use super::{freshness::date, storing};
 
 /// Tags of stored responses in one question; more are variants that nobody asks for.
 const MOST_TAGS: usize = 16;
@@ -76,13 +76,28 @@ pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// Takes over the fields of a 304 (section 3.2).
+/// Takes over the fields of a 304 (section 3.2): not those of its hop, and no cookies where there were none.
 pub fn update(stored: &mut HeaderMap, not_modified: &HeaderMap) {
-    for name in not_modified.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+    let cookies = stored.contains_key(header::SET_COOKIE);
+    let hop = storing::of_the_hop(not_modified);
+    let taken = not_modified.keys().filter(|name| {
+        !OF_THE_BODY.contains(name)
+            && !hop.contains(name)
+            && (cookies || **name != header::SET_COOKIE)
+    });
+    for name in taken {
         stored.remove(name);
         for value in not_modified.get_all(name) {
             stored.append(name.clone(), value.clone());
         }
+    }
+}
+
+/// Cookies of a 304 that are for the caller who asked, and not for all who get the stored response: that has none.
+pub fn own_cookies(not_modified: &HeaderMap, stored: &HeaderMap) -> Vec<HeaderValue> {
+    match stored.contains_key(header::SET_COOKIE) {
+        true => Vec::new(),
+        false => not_modified.get_all(header::SET_COOKIE).iter().cloned().collect(),
     }
 }
 
@@ -236,6 +251,25 @@ mod tests {
             ("expires", EARLY),
         ]);
         assert_eq!(stored, expected);
+    }
+
+    #[test]
+    fn what_a_304_brings_for_its_caller_or_its_hop_stays_out() {
+        let news = headers(&[
+            ("set-cookie", "session=1"),
+            ("connection", "x-hop, vary"),
+            ("x-hop", "1"),
+            ("vary", "x-a"),
+            ("keep-alive", "5"),
+        ]);
+        let mut stored = headers(&[("vary", "accept")]);
+        assert_eq!(own_cookies(&news, &stored), ["session=1"]);
+        update(&mut stored, &news);
+        assert_eq!(stored, headers(&[("vary", "accept")]));
+        let mut stored = headers(&[("set-cookie", "a=b")]);
+        assert!(own_cookies(&news, &stored).is_empty());
+        update(&mut stored, &news);
+        assert_eq!(stored, headers(&[("set-cookie", "session=1")]));
     }
 
     #[test]

@@ -9,37 +9,67 @@ use http::{HeaderMap, HeaderName, header};
 pub const MOST_FIELDS: usize = 16;
 
 /// The fields that selected a response, with what the request had in them, in a form that can be compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    fields: Vec<(HeaderName, Option<Vec<u8>>)>,
+    fields: Vec<Field>,
     /// Of the response, in lower case, where it has one and depends on what the caller reads.
     language: Option<Box<[u8]>>,
+}
+
+/// One of the fields.
+#[derive(Clone, Debug)]
+struct Field {
+    name: HeaderName,
+    /// In the form in which it is compared; `None` where the request had no such field.
+    normal: Option<Vec<u8>>,
+    /// As the request had it, in one line: most requests of a caller say it the same way, and need not be read then.
+    line: Option<Box<[u8]>>,
+}
+
+impl PartialEq for Field {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.normal == other.normal
+    }
+}
+
+impl Eq for Field {}
+
+impl Field {
+    fn of(name: HeaderName, request: &HeaderMap) -> Self {
+        let normal = normal(&name, request);
+        let line = the_line(&name, request).map(Box::from);
+        Self { name, normal, line }
+    }
+
+    fn matches(&self, request: &HeaderMap) -> bool {
+        let same = self.line.is_some() && the_line(&self.name, request) == self.line.as_deref();
+        same || normal(&self.name, request) == self.normal
+    }
 }
 
 impl Selection {
     /// Of the request that a response with `response` as its fields belongs to. `None` for `Vary: *`, for what is no list
     /// of names, and for more than [`MOST_FIELDS`].
     pub fn of(response: &HeaderMap, request: &HeaderMap) -> Option<Self> {
-        let mut fields: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
+        let mut fields: Vec<Field> = Vec::new();
         for name in names(response) {
             let name = name?;
-            if fields.iter().all(|(known, _)| *known != name) {
-                let value = normal(&name, request);
-                fields.push((name, value));
+            if fields.iter().all(|known| known.name != name) {
+                fields.push(Field::of(name, request));
             }
         }
         // In whatever order the response names them.
-        fields.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        let by_language = fields.iter().any(|(name, _)| *name == header::ACCEPT_LANGUAGE);
+        fields.sort_unstable_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+        let by_language = fields.iter().any(|field| field.name == header::ACCEPT_LANGUAGE);
         let language = by_language.then(|| language_of(response)).flatten();
         (fields.len() <= MOST_FIELDS).then_some(Self { fields, language })
     }
 
     /// Whether a request selects the response.
     pub fn matches(&self, request: &HeaderMap) -> bool {
-        self.fields.iter().all(|(name, value)| {
-            normal(name, request) == *value
-                || (*name == header::ACCEPT_LANGUAGE
+        self.fields.iter().all(|field| {
+            field.matches(request)
+                || (field.name == header::ACCEPT_LANGUAGE
                     && self.language.is_some()
                     && preferred_language(request) == self.language)
         })
@@ -48,11 +78,11 @@ impl Selection {
     /// What the request had in these fields: the same bytes for the same, and other ones for anything else.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for (name, value) in &self.fields {
+        for Field { name, normal, .. } in &self.fields {
             // No name contains a zero, and the length of a value says where it ends.
             bytes.extend_from_slice(name.as_str().as_bytes());
-            bytes.extend_from_slice(&[0, u8::from(value.is_some())]);
-            let value = value.as_deref().unwrap_or_default();
+            bytes.extend_from_slice(&[0, u8::from(normal.is_some())]);
+            let value = normal.as_deref().unwrap_or_default();
             bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
             bytes.extend_from_slice(value);
         }
@@ -61,8 +91,11 @@ impl Selection {
 
     /// Bytes it takes in memory, about.
     pub fn size(&self) -> usize {
-        let one = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) + 64;
-        self.fields.iter().map(|(_, value)| one(value)).sum()
+        let one = |field: &Field| {
+            let normal = field.normal.as_ref().map_or(0, Vec::len);
+            normal + field.line.as_ref().map_or(0, |line| line.len()) + 96
+        };
+        self.fields.iter().map(one).sum()
     }
 }
 
@@ -81,6 +114,13 @@ fn names(response: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
         there.map(name).collect::<Vec<_>>()
     };
     response.get_all(header::VARY).iter().flat_map(members)
+}
+
+/// What a request has in a field, if that is one line.
+fn the_line<'a>(name: &HeaderName, request: &'a HeaderMap) -> Option<&'a [u8]> {
+    let mut lines = request.get_all(name).iter();
+    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    Some(line.as_bytes())
 }
 
 /// What a request has in a field, in the form in which it is compared; `None` where it has no such field.

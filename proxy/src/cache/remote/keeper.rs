@@ -148,7 +148,7 @@ impl Tier {
             status: stored.status,
             headers: stored.headers.clone(),
             trailers: whole.trailers.clone(),
-            body: whole.bytes.clone(),
+            body: whole.joined(),
         };
         let digest = keys::digest(&key, &stored.selection.to_bytes());
         let Some(bytes) = codec::encode(&entry, &digest) else { return };

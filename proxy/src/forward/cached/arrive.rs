@@ -90,10 +90,10 @@ async fn take_in(arriving: Arriving, mut upstream: Body, too_long: oneshot::Send
                 continue;
             }
         };
-        let fits = stored.body.len() + data.len() <= most
-            && (length.is_some() || stored.body.reserve(data.len() as u64));
+        let small = stored.body.len() + data.len() <= most;
+        let fits = small && (length.is_some() || cache.reserve(&stored.body, data.len() as u64));
         if !fits {
-            lead.tell(Outcome::Own);
+            lead.tell(if small { Outcome::NoRoom } else { Outcome::Own });
             if let Some(too_long) = too_long.take() {
                 // Whoever asked for it gets the rest from upstream; if he is gone, nobody does.
                 let _ = too_long.send(rest(data, upstream));

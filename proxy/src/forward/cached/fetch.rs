@@ -19,9 +19,11 @@ use crate::{
         policy::{
             directives::{CAPABILITY, SURROGATE_CAPABILITY},
             freshness::Times,
+            reuse,
+            storing::NotStored,
             validation,
         },
-        status::Told,
+        status::{STALE_IF_ERROR, Told},
         store::Stored,
     },
     cluster::Admitted,
@@ -91,11 +93,18 @@ impl Call {
                 match question.known.iter().find(about).cloned() {
                     Some(stored) => {
                         let fresh = (&stored, &received.response, times);
-                        let stored = self.freshen(lead, fresh, &request);
+                        let freshened = self.freshen(lead, fresh, &request, &question);
+                        let own = validation::own_cookies(headers, &stored.headers);
                         received.discard(&admitted);
                         self.count_as(Counters::validated);
                         let told = self.kept(&question, Some(status));
-                        return self.send(exchange, &request, &stored, told).await;
+                        let answer = self.send(exchange, &request, &freshened, told).await;
+                        return answer.map(|mut answer| {
+                            for cookie in own {
+                                answer.headers_mut().append(header::SET_COOKIE, cookie);
+                            }
+                            answer
+                        });
                     }
                     None => {
                         // About nothing that is here: what there is now has to be asked for without conditions.
@@ -135,7 +144,11 @@ impl Call {
         let stored = match self.candidate(request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
-                self.release(exchange, &lead, received.response.status(), reason);
+                let status = received.response.status();
+                if !is_failure(status) {
+                    self.replace(&lead, question, reason);
+                }
+                self.release(exchange, &lead, status, reason);
                 drop(lead);
                 let told = Told::forwarded(question.why).because(reason);
                 self.tell(exchange, told, &mut received.response);
@@ -187,11 +200,11 @@ impl Call {
             return Err("too-large");
         }
         let answer = Answer { status: response.status(), headers: response.headers(), times };
-        let body = Arc::new(StoredBody::arriving(self.cache().room().clone()));
+        let body = Arc::new(StoredBody::arriving(self.cache().room().clone(), length));
         let policy = self.cache().policy();
         let stored = candidate::of(policy, self.question(request), answer, body)?;
         let head = stored.size_of_head() as u64;
-        match stored.body.reserve(head + length.unwrap_or_default()) {
+        match self.cache().reserve(&stored.body, head + length.unwrap_or_default()) {
             true => Ok(stored),
             false => Err(NO_ROOM),
         }
@@ -215,6 +228,7 @@ impl Call {
         lead: Lead,
         (old, not_modified, times): (&Arc<Stored>, &Response<B>, Times),
         request: &Request<Body>,
+        question: &Question,
     ) -> Arc<Stored> {
         let mut headers = old.headers.clone();
         validation::update(&mut headers, not_modified.headers());
@@ -227,11 +241,63 @@ impl Call {
                 new
             }
             // It is confirmed for this caller, but what was confirmed may not be kept any more.
-            Err(_) => {
+            Err(reason) => {
+                self.replace(&lead, question, reason);
                 lead.tell(Outcome::Own);
                 old.clone()
             }
         }
+    }
+
+    /// The origin has another answer now for what this request selects, which is not kept: what was kept before would go
+    /// on being served as long as it may be stale. Where it is this request alone that is not to be kept, nothing is said
+    /// of others.
+    fn replace(&self, lead: &Lead, question: &Question, reason: &str) {
+        if [NO_ROOM, NotStored::RequestNoStore.as_str(), NotStored::Authorization.as_str()]
+            .contains(&reason)
+        {
+            return;
+        }
+        if let Some(old) = question.known.first().filter(|_| question.selected) {
+            self.cache().discard(lead.shelf(), old);
+        }
+    }
+
+    /// What is done when the origin could not be asked, or answered with an error: a stale response is better than that.
+    pub(super) async fn instead_of(
+        &self,
+        exchange: &mut Exchange,
+        question: &Question,
+        request: &Request<Body>,
+        error: Error,
+        status: Option<StatusCode>,
+    ) -> Result<Response<Body>, Error> {
+        let Some(stored) = self.may_replace(question) else {
+            self.count_as(Counters::miss);
+            return Err(error);
+        };
+        self.count_as(Counters::stale);
+        let told = Told::Forwarded {
+            why: question.why,
+            status: status.map(|status| status.as_u16()),
+            stored: false,
+            collapsed: false,
+            detail: Some(STALE_IF_ERROR),
+        };
+        self.send(exchange, request, stored, told).await
+    }
+
+    /// The stale response that may be used instead of an error.
+    fn may_replace<'a>(&self, question: &'a Question) -> Option<&'a Arc<Stored>> {
+        let stored = question.known.first().filter(|_| question.selected)?;
+        let usable = reuse::decide_on_error(
+            &self.directives,
+            &stored.directives,
+            &stored.freshness,
+            self.windows(),
+            unix_now(),
+        );
+        usable.then_some(stored)
     }
 
     /// What is said of a request whose response is kept.
@@ -250,10 +316,12 @@ impl Call {
     fn release(&self, exchange: &Exchange, lead: &Lead, status: StatusCode, reason: &str) {
         if is_failure(status) {
             lead.tell(Outcome::Failed(self.failed(status)));
+        } else if reason == NO_ROOM {
+            lead.tell(Outcome::NoRoom);
         } else {
             lead.tell(Outcome::Own);
-            // What this caller wants, or the moment does not let, says nothing of the next.
-            if !self.directives.no_store && reason != NO_ROOM {
+            // What this caller wants says nothing of the next.
+            if !self.directives.no_store {
                 self.cache().set_apart(&self.fetch, exchange.worker.shared.now());
             }
         }

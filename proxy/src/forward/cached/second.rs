@@ -65,7 +65,7 @@ impl Call {
         }
         stored.freshness.initial_age = age;
         let head = stored.size_of_head() as u64;
-        let body = StoredBody::whole_in(self.cache().room(), body, trailers, head)?;
+        let body = StoredBody::whole_in(self.cache().room(), &body, trailers, head)?;
         stored.body = Arc::new(body);
         Some(stored)
     }
