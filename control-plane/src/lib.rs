@@ -17,6 +17,7 @@
 //! - [`purge`]: what the caches of proxies are to forget, and who has done so
 //! - [`quota`]: limits that proxies have together, shared out by demand, pure
 //! - [`registry`]: leases of registered workloads
+//! - [`kubernetes`]: Kubernetes as the source of truth, mirrored into the store
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
 //! - [`xds`]: the streams of the proxies
@@ -29,6 +30,7 @@ pub mod ca;
 pub mod fuzz;
 pub mod http_api;
 pub mod inject;
+pub mod kubernetes;
 pub mod objects;
 pub mod plan;
 pub mod purge;

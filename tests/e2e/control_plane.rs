@@ -24,6 +24,8 @@ pub struct ControlPlane {
     pub api: SocketAddr,
     /// For proxies.
     pub xds: SocketAddr,
+    /// For whoever counts.
+    pub metrics: SocketAddr,
     /// The tokens that were given out.
     pub tokens: Vec<String>,
     child: Child,
@@ -54,8 +56,8 @@ impl ControlPlane {
             panic!("not an announcement: {line:?}; {}", errors.unwrap())
         });
         let address = |name: &str| bound[name].as_str().unwrap().parse().unwrap();
-        let (api, xds) = (address("api"), address("xds"));
-        Self { api, xds, tokens: Vec::new(), child, folder }
+        let (api, xds, metrics) = (address("api"), address("xds"), address("metrics"));
+        Self { api, xds, metrics, tokens: Vec::new(), child, folder }
     }
 
     /// Where it keeps what it keeps.
