@@ -57,6 +57,8 @@ use crate::{
 const MANAGER: &str = "leno-control-plane";
 /// Events that wait for the mirror; a watch that has more to say waits itself.
 const EVENTS: usize = 1024;
+/// A connection on which nothing comes for this long is broken; longer than a watch is asked to last (290 s).
+const SILENCE: Duration = Duration::from_secs(330);
 /// How long to wait before the store is watched anew.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -108,7 +110,9 @@ impl Kubernetes {
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
         let metrics = Metrics::new(registry)?;
-        let client = Client::try_from(config(&settings).await?).map_err(Error::Client)?;
+        let mut config = config(&settings).await?;
+        config.read_timeout = Some(SILENCE);
+        let client = Client::try_from(config).map_err(Error::Client)?;
         let scopes = scopes(&settings.namespaces);
         let (synced_sender, synced) = channel::channel(false);
         let (leads_sender, leads) = channel::channel(false);

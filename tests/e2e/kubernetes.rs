@@ -3,6 +3,7 @@
 
 mod api_server;
 mod faults;
+mod real;
 mod replicas;
 
 use std::{fs, net::SocketAddr, time::Duration};

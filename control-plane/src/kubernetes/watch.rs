@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::{Stream, StreamExt, pin_mut};
 use kube::{
     Api, Client,
     api::DynamicObject,
@@ -12,7 +12,10 @@ use kube::{
 };
 use leno_api::model::ObjectName;
 use serde_json::Value;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use super::{
     facts::{Identity, PodFacts, ServiceFacts, SliceFacts},
@@ -25,6 +28,9 @@ use crate::inject::names;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest: an API server that is back is noticed within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a page of a list may take: an API server that accepts and never answers is not waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is watched, and where: in one namespace or in all.
 #[derive(Debug, Clone)]
@@ -86,41 +92,116 @@ pub(super) enum Why {
 
 /// Follows a scope until nobody listens any more.
 pub(super) async fn follow(client: Client, scope: Scope, events: mpsc::Sender<Event>) {
-    let resource = resource(scope.source);
-    let api: Api<DynamicObject> = match &scope.namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-        None => Api::all_with(client, &resource),
-    };
-    let mut wait = FIRST_WAIT;
-    loop {
+    let versions = versions(scope.source);
+    let mut follower = Follower { scope, events, wait: FIRST_WAIT };
+    for (at, version) in versions.iter().enumerate().cycle() {
+        let resource = ApiResource {
+            api_version: version.to_string(),
+            version: version.rsplit('/').next().unwrap_or(version).to_owned(),
+            ..resource(follower.scope.source)
+        };
+        let client = client.clone();
+        let api: Api<DynamicObject> = match &follower.scope.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let last = at + 1 == versions.len();
+        loop {
+            match follower.listen(&api, last).await {
+                Ended::Closed => return,
+                Ended::Absent => break,
+                Ended::Anew => {}
+            }
+        }
+    }
+}
+
+struct Follower {
+    scope: Scope,
+    events: mpsc::Sender<Event>,
+    wait: Duration,
+}
+
+/// Why one stream of events is not followed any more.
+enum Ended {
+    /// Nobody listens.
+    Closed,
+    /// The API server does not have it in this version.
+    Absent,
+    /// A new list is needed.
+    Anew,
+}
+
+impl Follower {
+    /// `last`: no other version is left to be tried.
+    async fn listen(&mut self, api: &Api<DynamicObject>, last: bool) -> Ended {
         let stream = watcher(api.clone(), Config::default());
         pin_mut!(stream);
         let mut listed = HashSet::new();
-        while let Some(event) = stream.next().await {
-            let (event, anew) = match event {
-                Ok(event) => {
-                    wait = FIRST_WAIT;
-                    let Some(event) = translate(&scope, event, &mut listed) else { continue };
-                    (event, false)
+        let mut listing = true;
+        loop {
+            let (why, ended) = match next(&mut stream, listing).await {
+                Next::Ended => return Ended::Anew,
+                Next::Event(Ok(event)) => {
+                    self.wait = FIRST_WAIT;
+                    listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    let Some(event) = translate(&self.scope, event, &mut listed) else { continue };
+                    if self.events.send(event).await.is_err() {
+                        return Ended::Closed;
+                    }
+                    continue;
                 }
-                Err(error) => {
-                    let anew = missed_something(&error);
-                    (Event::Failed { scope: scope.clone(), why: why(&error) }, anew)
+                Next::Silent => {
+                    let reason = format!("no answer to a list within {} s", PATIENCE.as_secs());
+                    (Why::Other(reason), Some(Ended::Anew))
+                }
+                Next::Event(Err(error)) => {
+                    let why = why(&error);
+                    match &why {
+                        Why::Absent if !last => return Ended::Absent,
+                        Why::Absent => (why, Some(Ended::Absent)),
+                        Why::Gone => (why, Some(Ended::Anew)),
+                        _ => (why, missed_something(&error).then_some(Ended::Anew)),
+                    }
                 }
             };
-            let failed = matches!(event, Event::Failed { .. });
-            if events.send(event).await.is_err() {
-                return;
+            if self.failed(why).await.is_err() {
+                return Ended::Closed;
             }
-            if failed {
-                // Not all at once when it is back.
-                sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            if anew {
-                break;
+            if let Some(ended) = ended {
+                return ended;
             }
         }
+    }
+
+    /// Says it and waits, each time for longer.
+    async fn failed(&mut self, why: Why) -> Result<(), ()> {
+        let event = Event::Failed { scope: self.scope.clone(), why };
+        self.events.send(event).await.map_err(|_| ())?;
+        // Not all at once when it is back.
+        sleep(self.wait.mul_f64(rand::random_range(0.5..1.0))).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        Ok(())
+    }
+}
+
+enum Next {
+    Event(watcher::Result<watcher::Event<DynamicObject>>),
+    /// A list, of which something is always to come, brings nothing.
+    Silent,
+    Ended,
+}
+
+async fn next(
+    stream: &mut (impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>> + Unpin),
+    listing: bool,
+) -> Next {
+    // A quiet watch is ended by the API server; should it not, the client's own limit ends it.
+    let patience = if listing { PATIENCE } else { Duration::MAX };
+    match timeout(patience, stream.next()).await {
+        Ok(Some(event)) => Next::Event(event),
+        Ok(None) => Next::Ended,
+        Err(_) => Next::Silent,
     }
 }
 
@@ -240,6 +321,17 @@ fn seen(source: Source, object: &DynamicObject) -> Option<Seen> {
         parents: object.data.pointer("/spec/parentRefs").cloned().unwrap_or_default(),
         status: object.data.get("status").cloned().unwrap_or_default(),
     })
+}
+
+/// In which versions it is looked for; one after another where it is not there.
+fn versions(source: Source) -> Vec<String> {
+    match source {
+        // Before Kubernetes 1.21.
+        Source::EndpointSlices => {
+            vec!["discovery.k8s.io/v1".to_owned(), "discovery.k8s.io/v1beta1".to_owned()]
+        }
+        _ => vec![resource(source).api_version],
+    }
 }
 
 /// How the API server calls it.
