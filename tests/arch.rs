@@ -215,7 +215,8 @@ fn the_proxy_knows_nothing_of_kubernetes() {
         }
         found
     };
-    let foreign = |name: &String| name == "kube" || name.starts_with("kube-") || name.starts_with("k8s-");
+    let foreign =
+        |name: &String| name == "kube" || name.starts_with("kube-") || name.starts_with("k8s-");
     let found = reach("leno-proxy");
     assert!(found.contains("rustls") && !found.iter().any(foreign), "{found:?}");
     assert!(reach("leno-control-plane").contains("kube-runtime"), "the lock file is read well");

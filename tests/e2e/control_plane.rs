@@ -65,6 +65,13 @@ impl ControlPlane {
         self.folder.path().join("data")
     }
 
+    /// Of the process, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// What the process wrote to standard error.
     pub fn errors(&self) -> String {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap()

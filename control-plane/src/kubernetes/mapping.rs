@@ -145,9 +145,7 @@ fn ports(memberships: &[Membership<'_>]) -> Map<String, Value> {
 }
 
 fn object(kind: &str, name: &ObjectName, identity: &Identity, spec: Value) -> Value {
-    let mut metadata = json!({
-        "name": &*name.name, "namespace": &*name.namespace, "generation": 1,
-    });
+    let mut metadata = json!({"name": &*name.name, "namespace": &*name.namespace});
     if !identity.labels.is_empty() {
         metadata["labels"] = json!(identity.labels);
     }

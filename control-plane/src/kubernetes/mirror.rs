@@ -7,6 +7,7 @@ use std::{
 
 use leno_api::model::ObjectName;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -28,7 +29,7 @@ pub(super) struct Mirror {
     customs: Arc<Customs>,
     metrics: Metrics,
     world: World,
-    /// What is in the store because of us, with the bytes of it without its status.
+    /// What is in the store because of us.
     mirrored: HashMap<Key, Mirrored>,
     pending: BTreeMap<Key, Option<Value>>,
     /// Scopes that were never listed yet.
@@ -41,9 +42,12 @@ pub(super) struct Mirror {
     meshed: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
+/// As it was written last; not kept itself, since there may be ten thousand.
 #[derive(Debug)]
 struct Mirrored {
-    object: Value,
+    /// Of the object as Kubernetes has it.
+    digest: [u8; 32],
+    generation: u64,
 }
 
 impl Mirror {
@@ -253,18 +257,20 @@ impl Mirror {
             self.mirrored.remove(&key)?;
             return Some(Operation::Delete { key, expect: Expect::Any });
         };
-        if let Some(before) = self.mirrored.get(&key) {
-            if before.object == object {
-                return None;
-            }
-            raise(&before.object, &mut object);
+        let digest: [u8; 32] = Sha256::digest(object.to_string()).into();
+        let before = self.mirrored.get(&key);
+        if before.is_some_and(|before| before.digest == digest) {
+            return None;
         }
-        let mut value = object.clone();
+        let own = object.pointer("/metadata/generation").and_then(Value::as_u64);
+        // What is derived has no generation of its own: it rises with what it says.
+        let generation = own.unwrap_or_else(|| before.map_or(1, |before| before.generation + 1));
+        object["metadata"]["generation"] = generation.into();
         if let Some(status) = self.store.get(&key).and_then(|stored| status_of(&stored)) {
-            value["status"] = status;
+            object["status"] = status;
         }
-        self.mirrored.insert(key.clone(), Mirrored { object });
-        Some(Operation::Put { key, value: value.to_string().into(), expect: Expect::Any })
+        self.mirrored.insert(key.clone(), Mirrored { digest, generation });
+        Some(Operation::Put { key, value: object.to_string().into(), expect: Expect::Any })
     }
 
     /// All together; where one of them cannot be, each alone.
@@ -278,24 +284,19 @@ impl Mirror {
             Err(_) => {}
         }
         for operation in operations {
-            match self.store.commit(vec![operation]).await {
+            match self.store.commit(vec![operation.clone()]).await {
                 Ok(_) => {}
                 Err(store::Error::Closed) => return Err(store::Error::Closed),
                 Err(error) => {
                     tracing::error!(%error, "an object of Kubernetes cannot be kept and is left out");
+                    // Said again, it is tried again.
+                    if let Operation::Put { key, .. } = &operation {
+                        self.mirrored.remove(key);
+                    }
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// What is derived has no generation of its own: it rises with what it says.
-fn raise(before: &Value, object: &mut Value) {
-    let number = |object: &Value| object.pointer("/metadata/generation").and_then(Value::as_u64);
-    let (Some(old), Some(new)) = (number(before), number(object)) else { return };
-    if new <= old && before.get("spec") != object.get("spec") {
-        object["metadata"]["generation"] = (old + 1).into();
     }
 }
 

@@ -159,6 +159,42 @@ async fn an_api_server_that_does_not_answer_lets_nobody_in_and_says_so() {
     answered_by(&proxy, "orders", "a").await;
 }
 
+/// What docs/kubernetes-source.md says of time and memory. 10,000 pods of 100 services as a real cluster writes them: with
+/// managed fields, volumes, conditions; 4 KiB each.
+#[tokio::test]
+#[ignore = "measures, and proves nothing"]
+async fn ten_thousand_pods() {
+    const PODS: usize = 10_000;
+    let cluster = Cluster::start().await;
+    let address = "127.0.0.1:9000".parse().unwrap();
+    for at in 0..PODS {
+        let (pod, of) = (format!("pod-{at}"), format!("service-{}", at % 100));
+        let mut object =
+            pod_at(&pod, format!("10.{}.{}.{}", at >> 16, at >> 8 & 255, at & 255), &["app"]);
+        object["spec"]["volumes"] = json!([{"name": "x".repeat(3000)}]);
+        cluster.server.put(object);
+        cluster.server.put(slice(&pod, &of, address, json!({"ready": true})));
+    }
+    for at in 0..100 {
+        cluster.server.put(service(&format!("service-{at}")));
+    }
+    let begun = std::time::Instant::now();
+    let control_plane = cluster.control_plane(&[]).await;
+    eprintln!("read after {:?}, resident {} KiB", begun.elapsed(), control_plane.resident());
+    for round in 0..5 {
+        let begun = std::time::Instant::now();
+        let name = format!("late-{round}");
+        cluster.server.put_unseen(service(&name));
+        until("the new list", async || {
+            let path = format!("/apis/leno.dev/v1alpha1/namespaces/shop/services/{name}");
+            let answer = control_plane.call("GET", &path, &Value::Null).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        eprintln!("again after {:?}, resident {} KiB", begun.elapsed(), control_plane.resident());
+    }
+}
+
 /// Statuses are written when they change, not when they are read.
 #[tokio::test]
 async fn a_quiet_cluster_is_left_alone() {

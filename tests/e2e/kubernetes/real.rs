@@ -18,7 +18,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{answered_by, namespace, pod_at, route, service, slice};
-use crate::{client, control_plane::ControlPlane, mesh::{Mesh, until}, origin::Origin};
+use crate::{
+    client,
+    control_plane::ControlPlane,
+    mesh::{Mesh, until},
+    origin::Origin,
+};
 
 struct RealCluster {
     processes: Vec<Child>,
@@ -138,7 +143,8 @@ impl RealCluster {
 
     async fn get(&self, version: &str, kind: &str, name: &str) -> Option<Value> {
         let client = self.client().await;
-        let api: Api<DynamicObject> = Api::namespaced_with(client, "shop", &resource(version, kind));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(client, "shop", &resource(version, kind));
         api.get_opt(name).await.unwrap().map(|object| serde_json::to_value(object).unwrap())
     }
 
@@ -150,8 +156,10 @@ impl RealCluster {
         let accounts: Api<DynamicObject> =
             Api::namespaced_with(client, "shop", &resource("v1", "ServiceAccount"));
         let body = request.to_string().into_bytes();
-        let made: Value =
-            accounts.create_subresource("token", account, &PostParams::default(), body).await.unwrap();
+        let made: Value = accounts
+            .create_subresource("token", account, &PostParams::default(), body)
+            .await
+            .unwrap();
         made["status"]["token"].as_str().unwrap().to_owned()
     }
 }
@@ -177,9 +185,7 @@ fn crd(group: &str, version: &str, kind: &str, plural: &str) -> Value {
 
 /// What docs/kubernetes-source.md says that the control plane needs.
 fn rights() -> [Value; 2] {
-    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| {
-        json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
-    };
+    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
     let read = ["get", "list", "watch"];
     let routes = "gateway.networking.k8s.io";
     let role = json!({
@@ -210,7 +216,9 @@ fn rights() -> [Value; 2] {
 #[tokio::test]
 async fn a_real_api_server() {
     let Ok(binary) = std::env::var("LENO_KUBE_APISERVER") else {
-        eprintln!("skipped: LENO_KUBE_APISERVER names no kube-apiserver (tests/kube-apiserver.sh builds one)");
+        eprintln!(
+            "skipped: LENO_KUBE_APISERVER names no kube-apiserver (tests/kube-apiserver.sh builds one)"
+        );
         return;
     };
     let cluster = RealCluster::start(&binary).await;
@@ -239,7 +247,8 @@ async fn a_real_api_server() {
         cluster.apply(object).await;
     }
     let config = cluster.kubeconfig("leno").display().to_string();
-    let control_plane = ControlPlane::start(&["--kubernetes", "--kubernetes-config", &config]).await;
+    let control_plane =
+        ControlPlane::start(&["--kubernetes", "--kubernetes-config", &config]).await;
     let token = cluster.folder.path().join("token");
     fs::write(&token, cluster.token("caller").await).unwrap();
     let proxy = Mesh::default().arguments(&[
@@ -270,7 +279,9 @@ async fn a_real_api_server() {
     let map = until("the roots", async || cluster.get("v1", "ConfigMap", "leno-root").await).await;
     assert!(map["data"]["root.pem"].as_str().unwrap().contains("BEGIN CERTIFICATE"));
     let answer = client::get(control_plane.metrics, "127.0.0.1", "/metrics").await.text();
-    for line in ["leno_kubernetes_leader 1", "leno_kubernetes_token_reviews_total{result=\"proven\"} 1"] {
+    for line in
+        ["leno_kubernetes_leader 1", "leno_kubernetes_token_reviews_total{result=\"proven\"} 1"]
+    {
         assert!(answer.lines().any(|found| found == line), "{line}: {answer}");
     }
     // What is not installed is said; nothing that is may be refused.
