@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test: what it cannot read fails it")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -26,7 +26,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["objects"],
     &["registry"],
     &["push", "ca", "purge"],
-    &["transport"],
+    &["transport", "kubernetes"],
     &["xds", "http_api", "settings"],
     &["app", "fuzz"],
 ];
@@ -77,6 +77,11 @@ const PURE: &[&str] = &[
     "control-plane/src/ca/jwt",
     "control-plane/src/ca/limits",
     "control-plane/src/ca/rotation",
+    "control-plane/src/kubernetes/election",
+    "control-plane/src/kubernetes/facts",
+    "control-plane/src/kubernetes/mapping",
+    "control-plane/src/kubernetes/status",
+    "control-plane/src/kubernetes/world",
     "control-plane/src/objects",
     "control-plane/src/plan",
     "control-plane/src/purge/log",
@@ -94,6 +99,8 @@ const FENCED: &[(&str, &[&str])] = &[
         "leno_api::wire",
         &["proxy/src/config/source", "control-plane/src/xds", "control-plane/src/ca"],
     ),
+    ("kube::", &["control-plane/src/kubernetes"]),
+    ("k8s_openapi", &["control-plane/src/kubernetes"]),
     ("hyper::", &["proxy/src/http", "control-plane/src/ca/fetch"]),
     ("env::var", &["proxy/src/bootstrap", "control-plane/src/settings"]),
 ];
@@ -184,6 +191,36 @@ fn every_file_is_short_and_declared() {
             parent.display()
         );
     }
+}
+
+/// By the lock file, so that a dependency of a dependency counts, too.
+#[test]
+fn the_proxy_knows_nothing_of_kubernetes() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let lists: BTreeMap<&str, Vec<&str>> = lock
+        .split("[[package]]")
+        .filter_map(|package| {
+            let name = package.split("name = \"").nth(1)?.split('"').next()?;
+            let list = package.split("dependencies = [").nth(1).unwrap_or_default();
+            let quoted = list.split(']').next()?.split('"').skip(1).step_by(2);
+            Some((name, quoted.filter_map(|one| one.split(' ').next()).collect()))
+        })
+        .collect();
+    let reach = |from: &str| {
+        let mut found: BTreeSet<String> = BTreeSet::new();
+        let mut left = vec![from.to_owned()];
+        while let Some(name) = left.pop() {
+            if found.insert(name.clone()) {
+                left.extend(lists[&*name].iter().map(|&next| next.to_owned()));
+            }
+        }
+        found
+    };
+    let foreign =
+        |name: &String| name == "kube" || name.starts_with("kube-") || name.starts_with("k8s-");
+    let found = reach("leno-proxy");
+    assert!(found.contains("rustls") && !found.iter().any(foreign), "{found:?}");
+    assert!(reach("leno-control-plane").contains("kube-runtime"), "the lock file is read well");
 }
 
 /// First path segment of each `crate::…`, those inside `use crate::{a, b::c}` included.

@@ -29,6 +29,7 @@ use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},
     http_api::{self, Api, Planes},
+    kubernetes::{self, Kubernetes},
     purge::Purges,
     push::Push,
     registry::Registry,
@@ -73,7 +74,13 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     }
     files::raise_limit();
     let mut signals = Requests::listen().map_err(Error::Signals)?;
-    let mut running = start(settings).await?;
+    let mut running = tokio::select! {
+        running = start(settings) => running?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before everything was read");
+            return Ok(());
+        }
+    };
     announce(&running).map_err(Error::Output)?;
     let asked = tokio::select! {
         signal = signals.next() => signal,
@@ -102,6 +109,16 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let store = open_store(&settings).await?;
     let metrics = Arc::new(Metrics::new()?);
+    let mut kubernetes = match kubernetes_settings(&settings) {
+        Some(settings) => {
+            Some(Kubernetes::start(settings, store.clone(), &metrics.registry).await?)
+        }
+        None => None,
+    };
+    if let Some(kubernetes) = &kubernetes {
+        // Whoever connected before would be told that what is not read yet is not there.
+        kubernetes.synced().await;
+    }
     let process = Process::register(&metrics.registry)?;
     let registry = Registry::new(store.clone());
     let (push, push_task) = Push::new(store.clone(), metrics.clone());
@@ -110,6 +127,10 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let incoming = |listener, port| {
         Incoming::new(listener, port, authority.clone(), metrics.clone()).map_err(Error::Address)
     };
+    if let Some(kubernetes) = &mut kubernetes {
+        authority.review_by(kubernetes.reviewer());
+        kubernetes.publish_roots();
+    }
     let xds_incoming = incoming(xds_listener, server::PORT)?;
     let api_incoming = incoming(api_listener, http_api::PORT)?;
     let access = |address| Access::new(tokens.clone(), address, settings.require_token);
@@ -127,7 +148,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let hosts = settings.api_hosts.clone();
     let api_access = access(addresses.api);
     let planes = Planes { authority: authority.clone(), push, purges };
-    let api = Api::new(store, registry.clone(), api_access, hosts, planes);
+    let source = settings.kubernetes.then_some(http_api::KUBERNETES);
+    let api = Api::reading(store, registry.clone(), api_access, hosts, planes, source);
     authority.register(&metrics.registry)?;
     let exposition = exposition(metrics, process, Arc::downgrade(&registry));
 
@@ -135,6 +157,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     tasks.spawn(endless(push_task.run()));
     tasks.spawn(endless(registry.run()));
     tasks.spawn(endless(authority.run()));
+    if let Some(kubernetes) = kubernetes {
+        tasks.spawn(endless(kubernetes.run()));
+    }
     tasks.spawn(named("the xDS server", server::serve(xds_incoming, discovery)));
     tasks.spawn(endless(http_api::serve(api_incoming, api, stopped.clone())));
     tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
@@ -168,6 +193,16 @@ fn authority(settings: &Settings) -> ca::Settings {
         hosts: settings.api_hosts.clone(),
         bind: vec![settings.api.ip(), settings.xds.ip()],
     }
+}
+
+/// Where Kubernetes is, if it is the source of everything.
+fn kubernetes_settings(settings: &Settings) -> Option<kubernetes::Settings> {
+    settings.kubernetes.then(|| kubernetes::Settings {
+        config: settings.kubernetes_config.clone(),
+        namespaces: settings.kubernetes_namespaces.clone(),
+        namespace: settings.kubernetes_namespace.clone(),
+        identity: format!("leno-control-plane-{:016x}", rand::random::<u64>()),
+    })
 }
 
 impl Running {
@@ -233,7 +268,8 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 }
 
 async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Error> {
-    if settings.memory {
+    // Kubernetes keeps what is to be kept.
+    if settings.memory || settings.kubernetes {
         return Ok(Arc::new(MemoryStore::new()));
     }
     let directory = settings.data_dir.clone();

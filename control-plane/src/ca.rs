@@ -53,6 +53,7 @@ use serde::Serialize;
 
 pub use self::{
     audit::Certificate,
+    authn::{NotReviewed, Reviewed, Reviewer},
     authority::Authority,
     change::ROOT_FILE,
     files::FileError,

@@ -81,6 +81,8 @@ pub struct Api {
     writes: Semaphore,
     documents: Documents,
     parsed: Parsed,
+    /// Who writes resources, where people do not write them here.
+    source: Option<&'static str>,
 }
 
 /// What proxies are reached by.
@@ -90,6 +92,9 @@ pub struct Planes {
     pub purges: Arc<Purges>,
 }
 
+/// Whoever asks is sent there.
+pub const KUBERNETES: &str = "Kubernetes";
+
 impl Api {
     pub fn new(
         store: Arc<dyn Store>,
@@ -97,6 +102,18 @@ impl Api {
         access: Access,
         hosts: Vec<String>,
         planes: Planes,
+    ) -> Arc<Self> {
+        Self::reading(store, registry, access, hosts, planes, None)
+    }
+
+    /// As [`Api::new`]; with a `source`, resources are written there and only read here.
+    pub fn reading(
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        access: Access,
+        hosts: Vec<String>,
+        planes: Planes,
+        source: Option<&'static str>,
     ) -> Arc<Self> {
         let Planes { authority, push, purges } = planes;
         Arc::new(Self {
@@ -113,11 +130,21 @@ impl Api {
             writes: Semaphore::new(MAX_WRITES),
             documents: Documents::new(),
             parsed: Parsed::default(),
+            source,
         })
     }
 }
 
 impl Api {
+    /// # Errors
+    /// 405 where resources are written elsewhere.
+    fn check_writable(&self) -> Result<(), Failure> {
+        let Some(source) = self.source else { return Ok(()) };
+        Err(Failure::not_possible(format!(
+            "resources come from {source} and can only be read here: write them there, with `kubectl apply`"
+        )))
+    }
+
     /// Ends all watches, which otherwise last as long as their clients want.
     fn end_watches(&self) {
         self.ending.send_replace(true);

@@ -11,11 +11,13 @@
 //! - [`objects`]: what a write makes of an object: metadata, field ownership
 //! - [`access`]: bearer tokens and roles
 //! - [`ca`]: certificates for whoever has proven who they are
+//! - [`inject`]: the sidecar beside the containers of a pod
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`purge`]: what the caches of proxies are to forget, and who has done so
 //! - [`quota`]: limits that proxies have together, shared out by demand, pure
 //! - [`registry`]: leases of registered workloads
+//! - [`kubernetes`]: Kubernetes as the source of truth, mirrored into the store
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
 //! - [`xds`]: the streams of the proxies
@@ -27,6 +29,8 @@ pub mod ca;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod http_api;
+pub mod inject;
+pub mod kubernetes;
 pub mod objects;
 pub mod plan;
 pub mod purge;

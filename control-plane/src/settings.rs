@@ -6,7 +6,10 @@ use clap::builder::FalseyValueParser;
 use leno_api::model::{duration, identity::TrustDomain};
 use leno_daemon::logs::Format;
 
-use crate::ca::{MAX_TTL, MIN_TTL};
+use crate::{
+    ca::{MAX_TTL, MIN_TTL},
+    inject::names::SYSTEM_NAMESPACE,
+};
 
 /// Runs the control plane
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +59,24 @@ pub struct Settings {
     /// The `aud` of those tokens
     #[arg(long, env = "LENO_JOIN_AUDIENCE", requires = "join_jwks", value_name = "TEXT")]
     pub join_audience: Option<String>,
+    /// Take everything from Kubernetes: its API server is the only one that people write to, and statuses go there
+    #[arg(long, env = "LENO_KUBERNETES", value_parser = FalseyValueParser::new())]
+    pub kubernetes: bool,
+    /// A kubeconfig that says where Kubernetes is; in a pod its service account is enough
+    #[arg(long, env = "LENO_KUBERNETES_CONFIG", requires = "kubernetes", value_name = "FILE")]
+    pub kubernetes_config: Option<PathBuf>,
+    /// Only these namespaces of Kubernetes; all where left out
+    #[arg(
+        long,
+        env = "LENO_KUBERNETES_NAMESPACES",
+        requires = "kubernetes",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    pub kubernetes_namespaces: Vec<String>,
+    /// Where the control plane itself runs: the Lease by which one of several replicas leads is there
+    #[arg(long, env = "LENO_KUBERNETES_NAMESPACE", default_value = SYSTEM_NAMESPACE, value_name = "NAME")]
+    pub kubernetes_namespace: String,
     /// What to log: `info`, or `info,leno_control_plane=debug`
     #[arg(long, env = "LENO_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -106,6 +127,10 @@ impl Settings {
             join_jwks: None,
             join_issuer: None,
             join_audience: None,
+            kubernetes: false,
+            kubernetes_config: None,
+            kubernetes_namespaces: Vec::new(),
+            kubernetes_namespace: SYSTEM_NAMESPACE.to_owned(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }

@@ -61,7 +61,9 @@ impl Applies {
         }
         self.covers_where(policy_namespace, workload, |target| {
             let section = target.section.as_deref();
-            section.is_none_or(|section| workload.app_port(section) == Some(app_port))
+            section.is_none_or(|section| {
+                workload.app_port(&target.service.name, section) == Some(app_port)
+            })
         })
     }
 

@@ -31,7 +31,8 @@ pub struct Workload {
     pub services: Arc<[ObjectName]>,
     /// Where it listens.
     pub address: IpAddr,
-    /// The application's ports by the name of the service port.
+    /// The application's ports by the name of the service port, or by `<service>.<port>` where services that it serves
+    /// mean different ones by the same name.
     pub ports: Arc<BTreeMap<String, u16>>,
     /// Inbound port of the sidecar beside it.
     pub sidecar_port: Option<u16>,
@@ -64,11 +65,14 @@ impl Workload {
         }
     }
 
-    /// The application's port behind the service port `name`: the one of that name, or the only one there is.
-    pub fn app_port(&self, name: &str) -> Option<u16> {
+    /// The application's port behind the port `name` of `service`: the one that is named for that service
+    /// (`<service>.<name>`), else the one of that name, else the only one there is.
+    pub fn app_port(&self, service: &str, name: &str) -> Option<u16> {
+        let qualified =
+            self.ports.iter().find(|(key, _)| key.rsplit_once('.') == Some((service, name)));
         let only =
             || (self.ports.len() == 1).then(|| self.ports.values().next().copied()).flatten();
-        self.ports.get(name).copied().or_else(only)
+        qualified.map(|(_, port)| *port).or_else(|| self.ports.get(name).copied()).or_else(only)
     }
 }
 
@@ -131,7 +135,11 @@ fn parse_ports(
     let mut ports = BTreeMap::new();
     for (name, number) in raw {
         let here = at.field(name);
-        if problems.take(&here, check_label(name)).is_none() {
+        let (service, label) = name
+            .rsplit_once('.')
+            .map_or((None, &**name), |(service, label)| (Some(service), label));
+        let named = service.map_or(Ok(()), check_subdomain).and_then(|()| check_label(label));
+        if problems.take(&here, named).is_none() {
             continue;
         }
         if let Some(number) = port_number(&here, *number, problems) {
@@ -139,4 +147,47 @@ fn parse_ports(
         }
     }
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Resource;
+
+    fn parse(ports: &Value) -> Result<Arc<Workload>, String> {
+        let object = json!({
+            "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
+            "metadata": {"name": "orders-1", "namespace": "shop"},
+            "spec": {"services": ["orders", "admin.orders"], "address": "10.0.0.1", "ports": ports},
+        });
+        let resource = Resource::from_json(object).map_err(|invalid| invalid.to_string())?;
+        let Model::Workload(workload) = resource.model else { unreachable!() };
+        Ok(workload)
+    }
+
+    #[test]
+    fn services_may_mean_different_ports_by_one_name() {
+        let ports = json!({"orders.http": 1, "admin.orders.http": 2, "http": 3, "grpc": 4});
+        let workload = parse(&ports).unwrap();
+        for (service, name, port) in [
+            ("orders", "http", Some(1)),
+            ("admin.orders", "http", Some(2)),
+            ("other", "http", Some(3)),
+            ("orders", "grpc", Some(4)),
+            ("orders", "tcp", None),
+        ] {
+            assert_eq!(workload.app_port(service, name), port, "{service} {name}");
+        }
+        let only = parse(&json!({"http": 7})).unwrap();
+        assert_eq!(only.app_port("orders", "whatever"), Some(7));
+    }
+
+    #[test]
+    fn a_port_has_a_name() {
+        for name in ["a b", ".http", "orders.", "Orders.http", "orders..http", ""] {
+            assert!(parse(&json!({name: 1})).unwrap_err().contains("spec.ports"), "{name}");
+        }
+    }
 }

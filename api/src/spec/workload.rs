@@ -14,7 +14,8 @@ pub struct WorkloadSpec {
     pub services: Vec<String>,
     /// IP address at which it listens.
     pub address: String,
-    /// Where it listens, by the name of the service port: `{http: 9001}`.
+    /// Where it listens, by the name of the service port: `{http: 9001}`. Where two services mean different ports by the
+    /// same name, by `<service>.<port>`: `{orders.http: 9001, orders-admin.http: 9002}`.
     #[serde(default)]
     pub ports: BTreeMap<String, i64>,
     /// Present when a sidecar stands beside it: callers that have a sidecar themselves connect there.

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{access, ca, store};
+use crate::{access, ca, kubernetes, store};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +16,8 @@ pub enum Error {
     Store(#[from] store::OpenError),
     #[error("the certificate authority cannot start: {0}")]
     Authority(#[from] ca::Error),
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::Error),
     #[error(transparent)]
     Tokens(#[from] access::TokenError),
     #[error(transparent)]

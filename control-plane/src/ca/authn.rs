@@ -1,5 +1,6 @@
 //! Who asks, by what they prove it with: the certificate of the connection, a join token, or a JWT.
 
+use futures_util::future::BoxFuture;
 use leno_api::model::identity::{SpiffeId, TrustDomain};
 
 use super::{
@@ -17,6 +18,31 @@ pub struct Proven {
     pub by: String,
     /// A token that must be used up before the certificate leaves.
     pub once: Option<Vec<u8>>,
+}
+
+/// Whose a token is, by somebody else's word: Kubernetes'.
+pub trait Reviewer: std::fmt::Debug + Send + Sync {
+    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Reviewed, NotReviewed>>;
+}
+
+/// What a reviewed token proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reviewed {
+    pub namespace: String,
+    pub service_account: String,
+    /// The pod to which the token is bound.
+    pub pod: Option<String>,
+}
+
+/// Why a review proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReviewed {
+    #[error("{0}")]
+    Refused(String),
+    #[error(
+        "whose this service-account token is cannot be asked: the Kubernetes API server does not answer the control plane; try again later"
+    )]
+    Unavailable,
 }
 
 /// Why nothing is proven.
@@ -56,6 +82,8 @@ pub enum NoProof {
     NoIssuer,
     #[error(transparent)]
     Jwt(#[from] Unproven),
+    #[error(transparent)]
+    Reviewed(#[from] NotReviewed),
     #[error("{0:?} proves an identity that cannot be: {1}")]
     BadIdentity(String, String),
     #[error("tokens cannot be checked now")]
@@ -68,6 +96,7 @@ pub struct Proofs<'a> {
     pub trust: &'a Trust,
     pub tokens: &'a TokenFile,
     pub issuer: Option<&'a Issuer>,
+    pub reviewer: Option<&'a dyn Reviewer>,
     /// Unix seconds.
     pub now: i64,
 }
@@ -123,9 +152,27 @@ impl Proofs<'_> {
         if token.iter().filter(|byte| **byte == b'.').count() != 2 {
             return Err(NoProof::UnknownToken);
         }
+        if let Some(reviewer) = self.reviewer {
+            match self.reviewed(reviewer, token).await {
+                // An issuer that was named beside may know it.
+                Err(NoProof::Reviewed(NotReviewed::Refused(_))) if self.issuer.is_some() => {}
+                reviewed => return reviewed,
+            }
+        }
         let account = self.issuer.ok_or(NoProof::NoIssuer)?.check(token, self.now).await?;
         let by = format!("JWT of {}/{}", account.namespace, account.service_account);
         let id = self.identity(&by, &account.namespace, &account.service_account)?;
+        Ok(Proven { id, by, once: None })
+    }
+
+    async fn reviewed(&self, reviewer: &dyn Reviewer, token: &[u8]) -> Result<Proven, NoProof> {
+        let token = std::str::from_utf8(token).map_err(|_| NoProof::UnknownToken)?;
+        let Reviewed { namespace, service_account, pod } = reviewer.review(token).await?;
+        let mut by = format!("service-account token of {namespace}/{service_account}");
+        if let Some(pod) = pod {
+            by = format!("{by} for the pod {pod:?}");
+        }
+        let id = self.identity(&by, &namespace, &service_account)?;
         Ok(Proven { id, by, once: None })
     }
 

@@ -3,7 +3,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -23,9 +23,11 @@ use x509_parser::{
 use super::{
     Certificate, Error, MAX_TTL, MIN_TTL, Peer, PeerError, Settings,
     audit::Audit,
+    authn::{NotReviewed, Reviewed, Reviewer},
     bundle, change,
     files::private_directory,
     jwks::Issuer,
+    jwt,
     limits::Limits,
     metrics::Metrics,
     now,
@@ -49,6 +51,7 @@ pub struct Authority {
     pub(super) audit: Audit,
     pub(super) limits: Mutex<Limits>,
     pub(super) issuer: Option<Issuer>,
+    pub(super) reviewer: OnceLock<Arc<dyn Reviewer>>,
     pub(super) metrics: Metrics,
     /// Held while roots, files and the bundle are changed: one change at a time.
     pub(super) changing: tokio::sync::Mutex<Changing>,
@@ -102,6 +105,7 @@ impl Authority {
             tokens,
             roots,
             issuer,
+            reviewer: OnceLock::new(),
             metrics,
         });
         change::begin(&authority).await?;
@@ -111,6 +115,28 @@ impl Authority {
     /// Renews our own certificate, reads the user's files again and keeps the bundle stored; never ends.
     pub async fn run(self: Arc<Self>) {
         change::run(&self).await;
+    }
+
+    /// From now on tokens are shown to `reviewer`. Only the first one counts.
+    pub fn review_by(&self, reviewer: Arc<dyn Reviewer>) {
+        self.reviewer.set(reviewer).ok();
+    }
+
+    /// Whose a token is by the reviewer's word; `None` where there is no reviewer, or it cannot be one of its tokens.
+    ///
+    /// # Errors
+    /// [`NotReviewed`]
+    pub async fn reviewed(&self, token: &[u8]) -> Option<Result<SpiffeId, NotReviewed>> {
+        let reviewer = self.reviewer.get()?;
+        let token = std::str::from_utf8(token).ok()?;
+        let is_jwt = token.len() <= jwt::MAX_BYTES && token.matches('.').count() == 2;
+        let reviewed = match is_jwt {
+            true => reviewer.review(token).await,
+            false => return None,
+        };
+        Some(reviewed.map(|Reviewed { namespace, service_account, .. }| {
+            SpiffeId::new(&self.settings.trust_domain, &namespace, &service_account)
+        }))
     }
 
     /// The TLS of our own ports. Take the latest for each connection.

@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     Authority, Certificate, FileError, MIN_TTL, Peer,
     audit::Refusal,
-    authn::{NoProof, Proofs, Proven},
+    authn::{NoProof, NotReviewed, Proofs, Proven},
     authority::own_id,
     issue::{self, BadRequest, CannotSign, Foreign, Leaf, Terms},
     limits::Exceeded,
@@ -74,6 +74,7 @@ impl Service {
             trust: &authority.trust(),
             tokens: &authority.tokens,
             issuer: authority.issuer.as_ref(),
+            reviewer: authority.reviewer.get().map(AsRef::as_ref),
             now: now(),
         };
         let wanted = (request.namespace.as_str(), request.service_account.as_str());
@@ -196,9 +197,11 @@ impl Refused {
             Self::Proof(NoProof::OtherCertificate(_) | NoProof::NotAWorkload(_))
             | Self::Foreign(_)
             | Self::OurOwn(_) => (Code::PermissionDenied, "identity"),
-            Self::Proof(NoProof::Tokens(_) | NoProof::Jwt(super::jwks::Unproven::NoKeys)) => {
-                (Code::Unavailable, "internal")
-            }
+            Self::Proof(
+                NoProof::Tokens(_)
+                | NoProof::Jwt(super::jwks::Unproven::NoKeys)
+                | NoProof::Reviewed(NotReviewed::Unavailable),
+            ) => (Code::Unavailable, "internal"),
             Self::Proof(_) => (Code::Unauthenticated, "proof"),
             Self::Request(_) | Self::ProxyName => (Code::InvalidArgument, "request"),
             Self::Rate(_) => (Code::ResourceExhausted, "rate"),

@@ -67,6 +67,7 @@ pub(super) async fn serve(
     if parts.method != Method::POST {
         return Err(Failure::not_possible("apply with POST and a JSON array of objects"));
     }
+    api.check_writable()?;
     let parameters = Parameters::parse(parts.uri.query())?;
     let author = author(parameters.manager(&parts.headers)?);
     let Value::Array(objects) = body::resource(body, &parts.headers, MAX_BATCH_BYTES).await? else {

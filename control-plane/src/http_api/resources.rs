@@ -78,13 +78,17 @@ impl Place {
 }
 
 impl Call {
-    fn new(parts: Parts, names: &Names, caller: Caller) -> Result<Self, Failure> {
+    fn new(api: &Api, parts: Parts, names: &Names, caller: Caller) -> Result<Self, Failure> {
         let place = Place::named(names)?;
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let target = place.target();
         caller.may(if reads { Action::Read(target) } else { Action::Write(target) })?;
         if !reads {
             place.check_writable()?;
+            // A lease is for who registered here, and only says that it is still there.
+            if names.get("part").is_none_or(|part| part != "lease") {
+                api.check_writable()?;
+            }
         }
         let parameters = Parameters::parse(parts.uri.query())?;
         let include_object = parameters.include_object.as_deref();
@@ -125,7 +129,7 @@ async fn on_collection(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
-    let call = Call::new(parts, names, caller)?;
+    let call = Call::new(api, parts, names, caller)?;
     match method {
         Method::GET | Method::HEAD if call.parameters.watch => {
             watch::serve(api, &call.place, call.parameters, call.rendering)
@@ -162,7 +166,7 @@ async fn on_item(
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
     let name = names.get("name").cloned().unwrap_or_default();
-    let mut call = Call::new(parts, names, caller)?;
+    let mut call = Call::new(api, parts, names, caller)?;
     match method {
         Method::GET | Method::HEAD if call.parameters.watch => {
             // The old way to watch one object; kubectl no longer uses it, older clients do.
@@ -198,7 +202,7 @@ fn on_part(
 ) -> Result<Response, Failure> {
     let (parts, _) = request.into_parts();
     let method = parts.method.clone();
-    let call = Call::new(parts, names, caller)?;
+    let call = Call::new(api, parts, names, caller)?;
     let name = names.get("name").map(String::as_str).unwrap_or_default();
     match (names.get("part").map(String::as_str), method) {
         (Some("status"), Method::GET | Method::HEAD) => {

@@ -560,6 +560,35 @@ fn a_consumer_route_is_for_proxies_of_its_namespace_alone() {
     assert_eq!(names(&all.remove(&far).unwrap()), ["+Service shop/a"]);
 }
 
+/// Callers of the consumer's namespace have both and use the consumer's (`proxy/src/config/compile/rule.rs`); nobody else
+/// hears of it, whatever becomes of it.
+#[test]
+fn a_consumer_route_comes_and_goes_beside_the_producers_route() {
+    let consumer = || route("other/a", &["shop/a"], &["b"]);
+    let (mut world, mut planner) = planner(vec![
+        service("shop/a", &[]),
+        service("shop/v2", &[]),
+        service("other/b", &[]),
+        route("shop/a", &["shop/a"], &["v2"]),
+    ]);
+    let (near, own, far) = (ProxyId(1), ProxyId(2), ProxyId(3));
+    for (id, namespace) in [(near, "other"), (own, "shop"), (far, "third")] {
+        planner.connect(id, identity(namespace, None));
+        planner.subscribe(id, &host(namespace, "a.shop"));
+        let all = ["+HTTPRoute shop/a", "+Service shop/a", "+Service shop/v2"];
+        assert_eq!(taken(&mut planner, id), all, "{namespace}");
+    }
+    for (edit, change) in [
+        (Edit::Put(consumer()), ["+HTTPRoute other/a", "+Service other/b"]),
+        (Edit::Delete(consumer()), ["-HTTPRoute other/a", "-Service other/b"]),
+    ] {
+        world.edit(&mut planner, edit);
+        let all: BTreeMap<_, _> = planner.take().into_iter().collect();
+        assert_eq!(all.keys().collect::<Vec<_>>(), [&near]);
+        assert_eq!(names(&all[&near]), change);
+    }
+}
+
 #[test]
 fn a_proxy_gets_its_own_workload_and_the_services_that_it_serves_with_their_policies() {
     let (mut world, mut planner) = planner(vec![

@@ -60,7 +60,7 @@ impl proto::purges_server::Purges for Service {
         &self,
         request: Request<Streaming<FromProxy>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let caller = caller(&self.shared, &request)?;
+        let caller = caller(&self.shared, &request).await?;
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.admission.grant();
         }

@@ -73,7 +73,7 @@ impl proto::quota_server::Quota for Quotas {
         &self,
         request: Request<LeaseRequest>,
     ) -> Result<Response<LeaseResponse>, Status> {
-        let caller = caller(&self.shared, &request)?;
+        let caller = caller(&self.shared, &request).await?;
         let peer = request.extensions().get::<Peer>().cloned();
         let request = request.into_inner();
         check(&request).map_err(Status::invalid_argument)?;

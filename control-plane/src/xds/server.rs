@@ -25,8 +25,8 @@ use super::{
     quota::{self, Quotas, proto::quota_server::QuotaServer},
 };
 use crate::{
-    access::{Access, Caller, Denied, Role},
-    ca::Authority,
+    access::{Access, Caller, Denied, Role, bearer},
+    ca::{Authority, NotReviewed},
     purge::Purges,
     push::Push,
     registry::Registry,
@@ -117,16 +117,34 @@ fn refuse(shared: &Discovery, reason: &str, status: Status) -> Status {
 }
 
 /// Whoever has shown a certificate is who it names, whatever else they send.
-pub(super) fn caller<T>(shared: &Discovery, request: &Request<T>) -> Result<Caller, Status> {
+pub(super) async fn caller<T>(shared: &Discovery, request: &Request<T>) -> Result<Caller, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let header = request.metadata().get(TOKEN_HEADER).map(|value| value.as_bytes().to_vec());
+    identified(shared, peer.as_ref(), header.as_deref()).await
+}
+
+/// As [`caller`]; apart from the request, whose stream need not be shared between threads.
+async fn identified(
+    shared: &Discovery,
+    peer: Option<&Peer>,
+    header: Option<&[u8]>,
+) -> Result<Caller, Status> {
     let refuse = |status| refuse(shared, "denied", status);
-    let peer = request.extensions().get::<Peer>();
     let shown = transport::identity(peer, &shared.authority);
     let shown = shown.map_err(|ended| refuse(Status::unauthenticated(ended.to_string())))?;
     if let Some(id) = shown {
         return Ok(Caller::workload(id));
     }
-    let header = request.metadata().get(TOKEN_HEADER);
-    let caller = shared.access.caller(header.map(|value| value.as_bytes()));
+    let caller = shared.access.caller(header);
+    if let (Err(Denied::Unknown(_)), Some(token)) = (&caller, header.and_then(bearer))
+        && let Some(reviewed) = shared.authority.reviewed(token).await
+    {
+        return match reviewed {
+            Ok(id) => Ok(Caller::workload(&id)),
+            Err(error @ NotReviewed::Unavailable) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(refuse(Status::unauthenticated(error.to_string()))),
+        };
+    }
     let caller = caller.map_err(|denied| {
         let hint = match denied {
             Denied::OnlyForACertificate(_) => {
@@ -171,7 +189,7 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let caller = caller(&self.shared, &request)?;
+        let caller = caller(&self.shared, &request).await?;
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.admission.grant();
         }

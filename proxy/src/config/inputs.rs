@@ -218,7 +218,7 @@ impl Inputs {
         port: &ServicePort,
     ) -> Option<TlsMode> {
         // 0 where the application has no such port: no policy can name that.
-        let app_port = workload.app_port(&port.name).unwrap_or(0);
+        let app_port = workload.app_port(&service.name.name, &port.name).unwrap_or(0);
         let at = Some((&service.name, &*port.name));
         let namespace = &workload.name.namespace;
         let policies = || in_force(&self.peer_authentications, namespace);

@@ -58,7 +58,7 @@ fn build(
     };
     let workloads = whole.iter().flat_map(|(whole, _)| inputs.workloads_of(&whole.name));
     for (workload, (whole, port)) in workloads.filter(part).zip(whole.iter().cycle()) {
-        let Some((address, via_sidecar)) = address(workload, port) else { continue };
+        let Some((address, via_sidecar)) = address(workload, whole, port) else { continue };
         let security = security(workload, whole, port, inputs, own);
         let known = known.get(&(&workload.name, address)).copied();
         let vitals = known.and_then(|known| known.known_vitals().cloned());
@@ -103,10 +103,15 @@ fn whole<'a>(
 }
 
 /// Where callers connect: the sidecar when there is one, the application otherwise.
-fn address(workload: &Workload, port: &ServicePort) -> Option<(SocketAddr, bool)> {
+fn address(
+    workload: &Workload,
+    service: &Service,
+    port: &ServicePort,
+) -> Option<(SocketAddr, bool)> {
+    let application = || workload.app_port(&service.name.name, &port.name);
     match workload.sidecar_port {
         Some(sidecar) => Some((SocketAddr::new(workload.address, sidecar), true)),
-        None => Some((SocketAddr::new(workload.address, workload.app_port(&port.name)?), false)),
+        None => Some((SocketAddr::new(workload.address, application()?), false)),
     }
 }
 

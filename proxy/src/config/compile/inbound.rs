@@ -36,7 +36,9 @@ pub(super) fn build(
         for service in workload.services.iter().filter_map(|name| inputs.services().get(name)) {
             limits::hold(&mut inbound.limits, &previous.limits, inputs, service);
             for port in &service.ports {
-                let Some(number) = workload.app_port(&port.name) else { continue };
+                let Some(number) = workload.app_port(&service.name.name, &port.name) else {
+                    continue;
+                };
                 let address = SocketAddr::new(own.application, number);
                 let key = ClusterKey::Application(service.name.clone(), address);
                 let cluster = match clusters.get(&key).filter(|_| used.contains(&key)) {
