@@ -11,6 +11,7 @@
 //! - [`objects`]: what a write makes of an object: metadata, field ownership
 //! - [`access`]: bearer tokens and roles
 //! - [`ca`]: certificates for whoever has proven who they are
+//! - [`inject`]: the sidecar beside the containers of a pod
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`purge`]: what the caches of proxies are to forget, and who has done so
@@ -27,6 +28,7 @@ pub mod ca;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod http_api;
+pub mod inject;
 pub mod objects;
 pub mod plan;
 pub mod purge;
