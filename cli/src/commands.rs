@@ -11,6 +11,7 @@ pub mod diff;
 pub mod get;
 mod load;
 pub mod proxy_config;
+pub mod redirect;
 mod selection;
 pub mod shop;
 pub mod token;

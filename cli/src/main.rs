@@ -7,6 +7,7 @@
 //! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
 //! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
 //! plugin ────────────────▶ leno_wasm_host, the host that the proxy runs plugins in
+//! redirect ───────────────▶ leno_redirect, which the init container runs, too
 //! demo ───────────────────▶ processes: this program again, as control plane, sidecars and shop
 //! ```
 //!
@@ -65,6 +66,7 @@ enum Command {
     Cache(commands::cache::CacheArgs),
     Check(commands::check::CheckArgs),
     Plugin(plugin::PluginArgs),
+    Redirect(leno_redirect::RedirectArgs),
     Demo(demo::DemoArgs),
     /// One service of the demonstration's shop
     #[command(hide = true)]
@@ -114,6 +116,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Check(args) => block_on(commands::check::run(&args, out)),
         Command::Token(args) => commands::token::run(&args, out),
         Command::Plugin(args) => plugin::run(args, out),
+        Command::Redirect(args) => commands::redirect::run(&args, out),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {
