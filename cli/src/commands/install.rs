@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use leno_control_plane::Settings;
+use leno_control_plane::{Settings, inject};
 use serde_json::Value;
 
 use crate::{
@@ -38,11 +38,18 @@ enum Output {
     Json,
 }
 
-/// The flags with which the control plane will run, read as it will read them.
+/// What settings decide, read as the control plane will read it.
 #[derive(Debug, clap::Parser)]
 struct ControlPlane {
     #[command(flatten)]
     _settings: Settings,
+}
+
+/// What it will put into pods.
+#[derive(Debug, clap::Parser)]
+struct Sidecars {
+    #[command(flatten)]
+    _settings: inject::Settings,
 }
 
 pub fn run(args: &InstallArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
@@ -66,10 +73,21 @@ fn read(path: &PathBuf) -> Result<(String, String), Error> {
 
 /// Whatever the schema does not say, the control plane would say at its start; better now.
 fn check_flags(values: &Values) -> Result<(), Error> {
-    let flags = install::arguments(&Source::Values(values));
-    let flags = flags.as_array().into_iter().flatten().filter_map(Value::as_str);
-    let parsed = ControlPlane::try_parse_from(["leno-control-plane"].into_iter().chain(flags));
-    let Err(error) = parsed else { return Ok(()) };
+    let source = Source::Values(values);
+    refuse(ControlPlane::try_parse_from(words(install::wished(&source))).err())?;
+    // As flags: those that they are the variables of.
+    let flag = |name: &str| name.trim_start_matches("LENO_").to_lowercase().replace('_', "-");
+    let flags =
+        install::SIDECARS.map(|(name, text)| format!("--{}={}", flag(name), source.text(text)));
+    refuse(Sidecars::try_parse_from(words(flags)).err())
+}
+
+fn words<const N: usize>(flags: [String; N]) -> impl Iterator<Item = String> {
+    std::iter::once("leno-control-plane".to_owned()).chain(flags)
+}
+
+fn refuse(error: Option<clap::Error>) -> Result<(), Error> {
+    let Some(error) = error else { return Ok(()) };
     let text = error.to_string();
     // What follows is about usage of a command that nobody typed.
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
@@ -98,4 +116,31 @@ fn write_chart(folder: &std::path::Path) -> Result<ExitCode, Error> {
             .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// What settings decide is read whenever something is printed; the rest is the same for everybody, and read here.
+    #[test]
+    fn the_control_plane_knows_every_flag() {
+        let sets = ["ca.secret=mesh-ca".to_owned()];
+        let values = Values::new(&[], &sets).unwrap();
+        let manifests = install::manifests(&values);
+        let deployment = manifests.iter().find(|manifest| manifest["kind"] == "Deployment");
+        let container = deployment.unwrap().pointer("/spec/template/spec/containers/0").unwrap();
+        let flags = container["args"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap());
+        let words = std::iter::once("leno-control-plane").chain(flags);
+        if let Err(error) = ControlPlane::try_parse_from(words) {
+            panic!("{error}");
+        }
+        let known = Sidecars::command();
+        let known: Vec<_> = known.get_arguments().filter_map(|known| known.get_env()).collect();
+        for (name, _) in install::SIDECARS {
+            assert!(known.iter().any(|variable| *variable == name), "{name}");
+        }
+    }
 }

@@ -13,6 +13,14 @@ use super::{Object, Source, When};
 const USER: u32 = 65532;
 const DATA: &str = "/var/lib/leno";
 const AUTHORITY: &str = "/etc/leno/ca";
+/// What it puts into pods: variables that it reads, and settings.
+pub const SIDECARS: [(&str, &str); 5] = [
+    ("LENO_IMAGE_PREFIX", "<image.prefix>"),
+    ("LENO_IMAGE_TAG", "<image.tag>"),
+    ("LENO_NATIVE_SIDECAR", "<sidecar.native>"),
+    ("LENO_REDIRECT", "<sidecar.redirect>"),
+    ("LENO_SIDECAR_DRAIN", "<sidecar.drain>"),
+];
 
 /// The namespace, which Helm makes itself.
 pub fn namespace() -> Value {
@@ -187,15 +195,8 @@ fn deployment(source: &Source<'_>) -> Value {
 
 fn container(source: &Source<'_>) -> Value {
     let port = |name: &str, port: u16| json!({"name": name, "containerPort": port});
-    // What it puts into pods.
-    let environment = [
-        ("LENO_IMAGE_PREFIX", "<image.prefix>"),
-        ("LENO_IMAGE_TAG", "<image.tag>"),
-        ("LENO_NATIVE_SIDECAR", "<sidecar.native>"),
-        ("LENO_REDIRECT", "<sidecar.redirect>"),
-        ("LENO_SIDECAR_DRAIN", "<sidecar.drain>"),
-    ]
-    .map(|(name, text)| json!({"name": name, "value": source.text(text)}));
+    let environment =
+        SIDECARS.map(|(name, text)| json!({"name": name, "value": source.text(text)}));
     json!({
         "name": "control-plane",
         "image": source.text(&format!("<image.prefix>/{CONTROL_PLANE_IMAGE}:<image.tag>")),
@@ -222,7 +223,7 @@ fn container(source: &Source<'_>) -> Value {
 
 /// The flags of the control plane.
 pub fn arguments(source: &Source<'_>) -> Value {
-    let common = [
+    let mut common = vec![
         "--kubernetes".to_owned(),
         format!("--webhook=0.0.0.0:{WEBHOOK_PORT}"),
         format!("--xds=0.0.0.0:{XDS_PORT}"),
@@ -233,18 +234,26 @@ pub fn arguments(source: &Source<'_>) -> Value {
         format!("--data-dir={DATA}/data"),
         format!("--api-host={CONTROL_PLANE}.{SYSTEM_NAMESPACE}.svc"),
         format!("--api-host={CONTROL_PLANE}.{SYSTEM_NAMESPACE}.svc.cluster.local"),
-        source.text("--trust-domain=<trustDomain>"),
-        source.text("--certificate-ttl=<certificateTtl>"),
-        source.text("--log=<log>"),
-        source.text("--log-format=<logFormat>"),
     ];
-    let authority = [
+    common.extend(wished(source));
+    let mut with = common.clone();
+    with.extend([
         format!("--ca-root={AUTHORITY}/ca.crt"),
         format!("--ca-certificate={AUTHORITY}/tls.crt"),
         format!("--ca-key={AUTHORITY}/tls.key"),
-    ];
-    let with = common.iter().chain(&authority).collect::<Vec<_>>();
+    ]);
     source.choose("ca.secret", json!(with), json!(common))
+}
+
+/// Those of its flags that settings decide.
+pub fn wished(source: &Source<'_>) -> [String; 4] {
+    [
+        "--trust-domain=<trustDomain>",
+        "--certificate-ttl=<certificateTtl>",
+        "--log=<log>",
+        "--log-format=<logFormat>",
+    ]
+    .map(|text| source.text(text))
 }
 
 fn volumes(source: &Source<'_>) -> Value {
