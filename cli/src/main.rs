@@ -7,6 +7,9 @@
 //! analyze ────────────────▶ files ───────▶ leno_api, the parser that the proxy uses, too
 //! proxy-config ───────────▶ http_client ─▶ the admin port of a proxy
 //! plugin ────────────────▶ leno_wasm_host, the host that the proxy runs plugins in
+//! install uninstall ─────▶ install, what runs in Kubernetes (and the Helm chart, from the same source)
+//! join leave ─────────────▶ files of this machine, systemd
+//! redirect ───────────────▶ leno_redirect, which the init container runs, too
 //! demo ───────────────────▶ processes: this program again, as control plane, sidecars and shop
 //! ```
 //!
@@ -24,6 +27,7 @@ mod diff;
 mod error;
 mod files;
 mod http_client;
+mod install;
 mod moments;
 mod plugin;
 mod status;
@@ -64,7 +68,12 @@ enum Command {
     Ca(commands::ca::CaArgs),
     Cache(commands::cache::CacheArgs),
     Check(commands::check::CheckArgs),
+    Install(commands::install::InstallArgs),
+    Uninstall(commands::uninstall::UninstallArgs),
+    Join(Box<commands::join::JoinArgs>),
+    Leave(commands::leave::LeaveArgs),
     Plugin(plugin::PluginArgs),
+    Redirect(leno_redirect::RedirectArgs),
     Demo(demo::DemoArgs),
     /// One service of the demonstration's shop
     #[command(hide = true)]
@@ -112,8 +121,13 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Ca(args) => block_on(commands::ca::run(&args, out)),
         Command::Cache(args) => block_on(commands::cache::run(&args, out)),
         Command::Check(args) => block_on(commands::check::run(&args, out)),
+        Command::Install(args) => commands::install::run(&args, out),
+        Command::Uninstall(args) => commands::uninstall::run(&args, out),
+        Command::Join(args) => commands::join::run(&args, out),
+        Command::Leave(args) => commands::leave::run(&args, out),
         Command::Token(args) => commands::token::run(&args, out),
         Command::Plugin(args) => plugin::run(args, out),
+        Command::Redirect(args) => commands::redirect::run(&args, out),
         Command::Demo(args) => demo::run(&args),
         Command::Shop(args) => block_on(commands::shop::run(args)),
         Command::Version => {

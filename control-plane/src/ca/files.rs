@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -79,11 +79,20 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
     let failed = |error: io::Error| FileError::io("read", path, &error);
     let file = fs::File::open(path).map_err(failed)?;
     // Of the open file, which no longer can be swapped.
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let own = fs::metadata("/proc/self").map_err(failed)?.uid();
+    if is_exposed(mode, metadata.uid(), own) {
         return Err(FileError::Exposed { path: path.to_owned(), mode });
     }
     contents(path, file)
+}
+
+/// A Secret in a pod is root's, and readable by the pod's group: that is how a program that is not root gets a key. PostgreSQL
+/// and OpenSSH have the same exception. What is our own must be ours alone.
+fn is_exposed(mode: u32, owner: u32, own: u32) -> bool {
+    let allowed = if owner == 0 && own != 0 { 0o740 } else { 0o700 };
+    mode & !allowed != 0
 }
 
 fn contents(path: &Path, file: fs::File) -> Result<Vec<u8>, FileError> {
@@ -94,4 +103,17 @@ fn contents(path: &Path, file: fs::File) -> Result<Vec<u8>, FileError> {
         return Ok(contents);
     }
     Err(FileError::TooLarge(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_exposed;
+
+    #[test]
+    fn only_roots_files_may_be_the_groups_too() {
+        assert!(!is_exposed(0o600, 1000, 1000) && !is_exposed(0o400, 0, 0));
+        assert!(is_exposed(0o640, 1000, 1000) && is_exposed(0o440, 0, 0));
+        assert!(!is_exposed(0o440, 0, 65532) && !is_exposed(0o640, 0, 65532));
+        assert!(is_exposed(0o444, 0, 65532) && is_exposed(0o460, 0, 65532));
+    }
 }

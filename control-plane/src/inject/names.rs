@@ -128,3 +128,6 @@ pub const PROXY_IMAGE: &str = "proxy";
 pub const CONTROL_PLANE_IMAGE: &str = "control-plane";
 /// Image of the container that writes the rules, after the prefix.
 pub const REDIRECT_IMAGE_NAME: &str = "redirect";
+
+/// Where the sidecar's program is in its image. The images have no shell: commands are lists of words.
+pub const PROXY_PROGRAM: &str = "/usr/local/bin/leno-proxy";
