@@ -116,7 +116,7 @@ impl FileSource {
     pub async fn follow(mut self, updates: mpsc::Sender<Update>) -> Result<(), Error> {
         let (events, mut changed) = mpsc::channel(1);
         let watch = |source| Error::Watch { path: self.path.clone(), source };
-        let names = names(&self.path);
+        let names = file_names(&self.path);
         let mut watcher = notify::recommended_watcher(move |event| {
             if is_news(&event, &names) {
                 // A full channel holds the news already.
@@ -294,7 +294,7 @@ fn name_of(value: &serde_json::Value) -> String {
 }
 
 /// What the file at `path` is called, and what it is a link to.
-fn names(path: &Path) -> [OsString; 2] {
+fn file_names(path: &Path) -> [OsString; 2] {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
     [name(path), std::fs::canonicalize(path).map_or_else(|_| name(path), |path| name(&path))]
 }
@@ -345,7 +345,7 @@ mod tests {
         let (path, link) = (dir.path().join("mesh.yaml"), dir.path().join("link.yaml"));
         std::fs::write(&path, SERVICE).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let called = names(&link);
+        let called = file_names(&link);
         let (events, seen) = std::sync::mpsc::channel();
         let mut watcher = notify::recommended_watcher(move |event| {
             let news = is_news(&event, &called);
