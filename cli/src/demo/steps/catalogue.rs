@@ -30,7 +30,7 @@ const COLD: &str = "/products/p5";
 const TAG: &str = "product-p5";
 const HERD: usize = 50;
 const HERD_TRIES: u32 = 5;
-const PURGE_LIMIT: &str = "30s";
+const PURGE_LIMIT: &str = "20s";
 /// All there is; good for a second.
 const LIST: &str = "/products";
 const STALE: Duration = Duration::from_millis(1_200);
