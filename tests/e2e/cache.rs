@@ -8,6 +8,8 @@ mod enemies;
 mod herds;
 mod identities;
 mod memory;
+mod plugins;
+mod poison;
 mod policies;
 mod purges;
 mod rfc;

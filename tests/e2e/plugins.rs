@@ -42,7 +42,7 @@ fn probe() -> &'static Path {
 }
 
 /// A `WasmPlugin` that runs the probe for calls to `service`; `more` are further lines of its spec.
-fn plugin(name: &str, service: &str, more: &str) -> String {
+pub fn plugin(name: &str, service: &str, more: &str) -> String {
     plugin_of(probe(), name, service, more)
 }
 
@@ -62,7 +62,7 @@ fn plugin_of(module: &Path, name: &str, service: &str, more: &str) -> String {
 }
 
 /// Compiling takes seconds where the compiler itself is built without optimisation: once is enough for all tests.
-fn cached(mesh: Mesh) -> Mesh {
+pub fn cached(mesh: Mesh) -> Mesh {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e-modules");
     mesh.arguments(&["--module-cache", cache.to_str().unwrap(), "--log", "info,plugin=trace"])
 }

@@ -85,7 +85,8 @@ fn origin() -> SocketAddr {
 fn told(sidecar: &Sidecar, path: &str) -> String {
     let mut stream = TcpStream::connect(&sidecar.outbound).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: products.shop\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: products.shop\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -224,7 +224,9 @@ impl Store {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) % (4 * parts);
         // No shelf has such a name. Which part of the store it belongs to is as good as random.
         let name: Arc<str> = format!("\0{turn}").into();
-        let ballast = Shelf(Arc::default(), Ballast(bytes.saturating_add(unused)));
+        // What is larger than a part would be refused.
+        let most = self.shelves.shard_capacity().saturating_sub(2 * OVERHEAD as u64);
+        let ballast = Shelf(Arc::default(), Ballast(bytes.saturating_add(unused).min(most)));
         self.shelves.insert(name.clone(), ballast);
         self.shelves.remove(&*name);
     }

@@ -121,7 +121,8 @@ async fn a_herd_shares_where_there_is_hardly_room() {
         let wires = herd(&proxy, 50, "/herd", "").await;
         let answers = answers(wires).await;
         assert!(answers.iter().all(|answer| answer.status == 200 && answer.body.len() == 1 << 20));
-        let fetched = answers.iter().filter(|answer| told(answer).contains("detail=no-room")).count();
+        let fetched =
+            answers.iter().filter(|answer| told(answer).contains("detail=no-room")).count();
         let shared = answers.iter().filter(|answer| {
             is_hit(answer) || told(answer).contains("collapsed") || told(answer).contains("stored")
         });

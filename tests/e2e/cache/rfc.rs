@@ -243,8 +243,7 @@ async fn stale_answers_are_given_at_once_while_one_request_brings_the_new_one() 
 /// it might have been used stale.
 #[tokio::test]
 async fn what_became_private_is_not_served_stale() {
-    const FIELDS: &str =
-        "Cache-Control: public, max-age=50, stale-while-revalidate=600\r\nAge: 100\r\nETag: \"a\"\r\n";
+    const FIELDS: &str = "Cache-Control: public, max-age=50, stale-while-revalidate=600\r\nAge: 100\r\nETag: \"a\"\r\n";
     for (what, status, fields) in [
         ("private", 200, "Cache-Control: private\r\n"),
         ("no-store", 200, "Cache-Control: no-store\r\n"),
