@@ -3,7 +3,6 @@
 
 mod api_server;
 mod faults;
-mod real;
 mod replicas;
 
 use std::{fs, net::SocketAddr, time::Duration};
