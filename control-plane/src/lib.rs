@@ -19,6 +19,7 @@
 //! - [`registry`]: leases of registered workloads
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
+//! - [`webhook`]: what the Kubernetes API server asks before pods and resources are made
 //! - [`xds`]: the streams of the proxies
 //! - `app.rs`: puts it together; `settings.rs`: flags and environment
 
@@ -39,6 +40,7 @@ mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
+pub mod webhook;
 pub mod xds;
 
 pub use self::{

@@ -6,7 +6,10 @@ use clap::builder::FalseyValueParser;
 use leno_api::model::{duration, identity::TrustDomain};
 use leno_daemon::logs::Format;
 
-use crate::ca::{MAX_TTL, MIN_TTL};
+use crate::{
+    ca::{MAX_TTL, MIN_TTL},
+    inject,
+};
 
 /// Runs the control plane
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +59,14 @@ pub struct Settings {
     /// The `aud` of those tokens
     #[arg(long, env = "LENO_JOIN_AUDIENCE", requires = "join_jwks", value_name = "TEXT")]
     pub join_audience: Option<String>,
+    /// Where the Kubernetes API server asks about pods and resources; nowhere when left out
+    #[arg(long, env = "LENO_WEBHOOK", value_name = "ADDR")]
+    pub webhook: Option<SocketAddr>,
+    /// Roots, as PEM, of the certificates that callers of the webhook must show; nobody must when left out
+    #[arg(long, env = "LENO_WEBHOOK_CLIENT_CA", requires = "webhook", value_name = "FILE")]
+    pub webhook_client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub inject: inject::Settings,
     /// What to log: `info`, or `info,leno_control_plane=debug`
     #[arg(long, env = "LENO_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -106,6 +117,9 @@ impl Settings {
             join_jwks: None,
             join_issuer: None,
             join_audience: None,
+            webhook: None,
+            webhook_client_ca: None,
+            inject: inject::Settings::default(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }
@@ -165,6 +179,9 @@ mod tests {
             &["--ca-key", "key.pem"],
             &["--join-jwks", "keys.json"],
             &["--join-audience", "leno"],
+            &["--webhook-client-ca", "ca.pem"],
+            &["--webhook", "15017"],
+            &["--sidecar-drain", "2h"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{access, ca, store};
+use crate::{access, ca, store, webhook};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,6 +20,8 @@ pub enum Error {
     Tokens(#[from] access::TokenError),
     #[error(transparent)]
     Logs(#[from] leno_daemon::logs::Error),
+    #[error(transparent)]
+    Webhook(#[from] webhook::Error),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot listen for signals: {0}")]
