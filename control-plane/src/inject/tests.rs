@@ -243,6 +243,15 @@ fn the_order_of_containers_is_that_of_their_start() {
     assert_eq!(names(&classic, "containers"), ["leno-proxy", "app"]);
 }
 
+#[test]
+fn kubernetes_puts_nothing_into_what_the_sidecar_is_told() {
+    let probe = json!({"httpGet": {"path": "/$(LENO_NAME)", "port": 80}});
+    let mut document = pod(json!({"containers": [{"name": "app", "livenessProbe": probe}]}));
+    inject(&mut document, &settings()).unwrap();
+    let told = document["spec"]["initContainers"][1]["env"].to_string();
+    assert!(told.contains("/$$(LENO_NAME)"), "{told}");
+}
+
 /// A field that may be missing, null, or something.
 fn maybe(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Option<Value>> {
     prop_oneof![2 => Just(None), 1 => Just(Some(Value::Null)), 4 => value.prop_map(Some)]
