@@ -18,7 +18,7 @@ const PROXY: &[&[&str]] = &[
     &["snapshot"],
     &["forward", "config"],
     &["listen", "admin", "bootstrap"],
-    &["app", "fuzz"],
+    &["app", "fuzz", "hooks"],
 ];
 const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
@@ -27,11 +27,15 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["registry"],
     &["push", "ca", "purge"],
     &["transport", "kubernetes"],
-    &["xds", "http_api", "settings"],
+    &["xds", "http_api", "webhook", "settings"],
     &["app", "fuzz"],
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[
+    "redirect/src/iptables",
+    "redirect/src/nft",
+    "redirect/src/plan",
+    "redirect/src/rules",
     "proxy/src/listen/hello",
     "proxy/src/listen/sniff",
     "proxy/src/admin/gate",
@@ -82,6 +86,7 @@ const PURE: &[&str] = &[
     "control-plane/src/kubernetes/mapping",
     "control-plane/src/kubernetes/status",
     "control-plane/src/kubernetes/world",
+    "control-plane/src/inject",
     "control-plane/src/objects",
     "control-plane/src/plan",
     "control-plane/src/purge/log",
@@ -165,7 +170,7 @@ fn fenced_names_stay_inside() {
 
 #[test]
 fn every_file_is_short_and_declared() {
-    for file in ["api", "daemon", "wasm-host", "proxy", "control-plane"]
+    for file in ["api", "daemon", "wasm-host", "proxy", "redirect", "control-plane"]
         .iter()
         .flat_map(|c| rust_files(&root().join(c).join("src")))
     {

@@ -29,6 +29,7 @@ use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},
     http_api::{self, Api, Planes},
+    inject::names,
     kubernetes::{self, Kubernetes},
     purge::Purges,
     push::Push,
@@ -37,6 +38,7 @@ use crate::{
     store::{EmbeddedStore, MemoryStore, Store},
     telemetry::Metrics,
     transport::Incoming,
+    webhook::{self, Webhook},
     xds::server::{self, Discovery},
 };
 
@@ -49,6 +51,8 @@ pub struct Addresses {
     pub api: SocketAddr,
     pub xds: SocketAddr,
     pub metrics: SocketAddr,
+    /// Only where the webhook is on.
+    pub webhook: Option<SocketAddr>,
 }
 
 /// A control plane at work in this process.
@@ -102,10 +106,12 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let api_listener = bind(settings.api, "the API", "--api").await?;
     let xds_listener = bind(settings.xds, "proxies", "--xds").await?;
     let metrics_listener = bind(settings.metrics, "metrics", "--metrics").await?;
+    let webhook_listener = bind_webhook(&settings).await?;
     let addresses = Addresses {
         api: local(&api_listener, settings.api),
         xds: local(&xds_listener, settings.xds),
         metrics: local(&metrics_listener, settings.metrics),
+        webhook: webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
     };
     let store = open_store(&settings).await?;
     let metrics = Arc::new(Metrics::new()?);
@@ -151,6 +157,14 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let source = settings.kubernetes.then_some(http_api::KUBERNETES);
     let api = Api::reading(store, registry.clone(), api_access, hosts, planes, source);
     authority.register(&metrics.registry)?;
+    let webhook = webhook_listener.map(|listener| {
+        let options = webhook_options(&settings);
+        Webhook::open(listener, options, authority.clone(), &metrics.registry)
+    });
+    let webhook = webhook.transpose()?;
+    if let (Some(kubernetes), Some(webhook)) = (&mut kubernetes, &webhook) {
+        kubernetes.publish_webhook(webhook.bundle());
+    }
     let exposition = exposition(metrics, process, Arc::downgrade(&registry));
 
     let mut tasks = JoinSet::new();
@@ -162,6 +176,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     }
     tasks.spawn(named("the xDS server", server::serve(xds_incoming, discovery)));
     tasks.spawn(endless(http_api::serve(api_incoming, api, stopped.clone())));
+    if let Some(webhook) = webhook {
+        tasks.spawn(endless(webhook.run(stopped.clone())));
+    }
     tasks.spawn(named("the metrics server", http(metrics_listener, exposition, stopped)));
     Ok(Running { addresses, roots: settings.data_dir.join(ca::ROOT_FILE), stop, tasks })
 }
@@ -224,7 +241,7 @@ impl Running {
         self.stop.send(true).ok();
         // The servers first; the others only end with the store, which nobody then needs.
         let servers = async {
-            for _ in 0..SERVERS {
+            for _ in 0..SERVERS + usize::from(self.addresses.webhook.is_some()) {
                 self.tasks.join_next().await;
             }
         };
@@ -235,7 +252,7 @@ impl Running {
     }
 }
 
-/// Of the tasks, those that end when asked.
+/// Of the tasks, those that end when asked, beside the webhook where it is on.
 const SERVERS: usize = 3;
 
 /// For what ends only with the store, which outlives it.
@@ -261,6 +278,24 @@ async fn bind(
 ) -> Result<TcpListener, Error> {
     let failed = |reason| Error::Bind { address, purpose, flag, reason };
     TcpListener::bind(address).await.map_err(failed)
+}
+
+async fn bind_webhook(settings: &Settings) -> Result<Option<TcpListener>, Error> {
+    match settings.webhook {
+        Some(address) => bind(address, "the webhook", "--webhook").await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The API server calls `SERVICE.NAMESPACE.svc`; where Leno is installed under other names, --api-host says so.
+fn webhook_options(settings: &Settings) -> webhook::Options {
+    let service = format!("{}.{}.svc", names::CONTROL_PLANE, settings.kubernetes_namespace);
+    let bound = settings.webhook.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
+    webhook::Options {
+        hosts: bound.map(|ip| ip.to_string()).into_iter().chain([service]).collect(),
+        client_ca: settings.webhook_client_ca.clone(),
+        inject: settings.inject.clone(),
+    }
 }
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
@@ -320,11 +355,14 @@ fn exposition(metrics: Arc<Metrics>, process: Process, registry: Weak<Registry>)
 
 /// One line on standard output, for whoever started us.
 fn announce(running: &Running) -> std::io::Result<()> {
-    let Addresses { api, xds, metrics } = running.addresses;
-    let line = json!({
+    let Addresses { api, xds, metrics, webhook } = running.addresses;
+    let mut line = json!({
         "api": api.to_string(), "xds": xds.to_string(), "metrics": metrics.to_string(),
         "ca": running.roots,
     });
+    if let Some(webhook) = webhook {
+        line["webhook"] = webhook.to_string().into();
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

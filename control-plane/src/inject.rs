@@ -33,6 +33,8 @@ use self::{record::Record, workload::Template};
 
 /// What the sidecars of a mesh have in common.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+// Whoever flattens it into settings of the same name would have two groups of one name.
+#[group(skip)]
 pub struct Settings {
     /// What image names begin with: PREFIX/proxy:VERSION
     #[arg(long, env = "LENO_IMAGE_PREFIX", default_value = names::IMAGE_PREFIX, value_name = "PREFIX")]

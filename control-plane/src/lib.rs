@@ -20,6 +20,7 @@
 //! - [`kubernetes`]: Kubernetes as the source of truth, mirrored into the store
 //! - [`transport`]: connections to our ports, plain or TLS, and who is at their other end
 //! - [`http_api`]: the API for people, in Kubernetes' dialect
+//! - [`webhook`]: what the Kubernetes API server asks before pods and resources are made
 //! - [`xds`]: the streams of the proxies
 //! - `app.rs`: puts it together; `settings.rs`: flags and environment
 
@@ -41,6 +42,7 @@ mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
+pub mod webhook;
 pub mod xds;
 
 pub use self::{

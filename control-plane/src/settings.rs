@@ -8,7 +8,7 @@ use leno_daemon::logs::Format;
 
 use crate::{
     ca::{MAX_TTL, MIN_TTL},
-    inject::names::SYSTEM_NAMESPACE,
+    inject::{self, names::SYSTEM_NAMESPACE},
 };
 
 /// Runs the control plane
@@ -77,6 +77,14 @@ pub struct Settings {
     /// Where the control plane itself runs: the Lease by which one of several replicas leads is there
     #[arg(long, env = "LENO_KUBERNETES_NAMESPACE", default_value = SYSTEM_NAMESPACE, value_name = "NAME")]
     pub kubernetes_namespace: String,
+    /// Where the Kubernetes API server asks about pods and resources; nowhere when left out
+    #[arg(long, env = "LENO_WEBHOOK", value_name = "ADDR")]
+    pub webhook: Option<SocketAddr>,
+    /// Roots, as PEM, of the certificates that callers of the webhook must show; nobody must when left out
+    #[arg(long, env = "LENO_WEBHOOK_CLIENT_CA", requires = "webhook", value_name = "FILE")]
+    pub webhook_client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub inject: inject::Settings,
     /// What to log: `info`, or `info,leno_control_plane=debug`
     #[arg(long, env = "LENO_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -131,6 +139,9 @@ impl Settings {
             kubernetes_config: None,
             kubernetes_namespaces: Vec::new(),
             kubernetes_namespace: SYSTEM_NAMESPACE.to_owned(),
+            webhook: None,
+            webhook_client_ca: None,
+            inject: inject::Settings::default(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }
@@ -190,6 +201,9 @@ mod tests {
             &["--ca-key", "key.pem"],
             &["--join-jwks", "keys.json"],
             &["--join-audience", "leno"],
+            &["--webhook-client-ca", "ca.pem"],
+            &["--webhook", "15017"],
+            &["--sidecar-drain", "2h"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

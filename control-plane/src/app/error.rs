@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{access, ca, kubernetes, store};
+use crate::{access, ca, kubernetes, store, webhook};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -22,6 +22,8 @@ pub enum Error {
     Tokens(#[from] access::TokenError),
     #[error(transparent)]
     Logs(#[from] leno_daemon::logs::Error),
+    #[error(transparent)]
+    Webhook(#[from] webhook::Error),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot listen for signals: {0}")]

@@ -34,7 +34,7 @@ use super::{
     proto::certificate_authority_server::CertificateAuthorityServer,
     root::{Roots, Trust},
     server::{MAX_REQUEST_BYTES, Service},
-    serving::Serving,
+    serving::{PortCertificate, Serving},
     user::Contents,
 };
 use crate::{access::TokenFile, store::Store};
@@ -142,6 +142,18 @@ impl Authority {
     /// The TLS of our own ports. Take the latest for each connection.
     pub fn server(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.server.subscribe()
+    }
+
+    /// A certificate for another port of ours, which is called by these names, too. Take a new one whenever
+    /// [`Authority::server`] changes: it lives as long, and is under the same root.
+    ///
+    /// # Errors
+    /// When the signer is at its end, or a host is not a name.
+    pub fn port_certificate(&self, more_hosts: &[String]) -> Result<PortCertificate, Error> {
+        let mut hosts = hosts(&self.settings);
+        hosts.extend(more_hosts.iter().cloned());
+        let id = own_id(&self.settings.trust_domain);
+        PortCertificate::new(&self.trust(), &id, &hosts, self.settings.ttl, now())
     }
 
     /// The identity in a client certificate that TLS has verified.

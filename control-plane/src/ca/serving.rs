@@ -6,7 +6,7 @@ use leno_api::model::identity::SpiffeId;
 use rcgen::KeyPair;
 use rustls::{
     ServerConfig,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::{TLS12, TLS13},
 };
@@ -30,12 +30,22 @@ pub struct Serving {
     pub not_after: i64,
 }
 
-impl Serving {
-    /// Makes key and certificate. Callers may show a certificate, and then one that verifies under the trusted roots.
+/// Key and certificate of one of our own ports.
+#[derive(Debug)]
+pub struct PortCertificate {
+    /// Leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    /// Unix seconds.
+    pub not_after: i64,
+}
+
+impl PortCertificate {
+    /// Makes both.
     ///
     /// # Errors
     /// When the signer is at its end, or a host is not a name.
-    pub fn new(
+    pub(super) fn new(
         trust: &Trust,
         id: &SpiffeId,
         hosts: &[String],
@@ -49,6 +59,24 @@ impl Serving {
         let mut chain = vec![leaf.der];
         chain.extend(trust.signer.chain.iter().cloned());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Self { chain, key, not_after: leaf.not_after })
+    }
+}
+
+impl Serving {
+    /// Makes key and certificate. Callers may show a certificate, and then one that verifies under the trusted roots.
+    ///
+    /// # Errors
+    /// When the signer is at its end, or a host is not a name.
+    pub fn new(
+        trust: &Trust,
+        id: &SpiffeId,
+        hosts: &[String],
+        ttl: Duration,
+        now: i64,
+    ) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Serving(error.to_string());
+        let own = PortCertificate::new(trust, id, hosts, ttl, now)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = trust.store().map_err(|error| failed(&error))?;
         let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
@@ -59,15 +87,15 @@ impl Serving {
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| failed(&error))?
             .with_client_cert_verifier(clients)
-            .with_single_cert(chain, key)
+            .with_single_cert(own.chain, own.key)
             .map_err(|error| failed(&error))?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         // A resumed session would bring back a client certificate that was verified long ago, and such connections are
         // few: proxies keep theirs.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let renew = now + (leaf.not_after - now) * 2 / 3;
-        Ok(Self { config: Arc::new(config), made: now, renew, not_after: leaf.not_after })
+        let renew = now + (own.not_after - now) * 2 / 3;
+        Ok(Self { config: Arc::new(config), made: now, renew, not_after: own.not_after })
     }
 
     /// At two thirds of its life, or when the clock went back to before it was valid.

@@ -170,7 +170,9 @@ fn proxy(wishes: &Wishes, settings: &Settings, probes: &Value) -> Value {
 
 /// What the sidecar knows.
 fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Value> {
-    let plain = |name: &str, value: String| json!({"name": name, "value": value});
+    // Kubernetes would put other variables in place of `$(NAME)`.
+    let plain =
+        |name: &str, value: String| json!({"name": name, "value": value.replace("$(", "$$(")});
     let of_pod = |name: &str, field: &str| json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": field}}});
     let port = |host: &str, port: u16| format!("{host}:{port}");
     let mut environment = vec![

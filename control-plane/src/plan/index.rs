@@ -35,7 +35,7 @@ pub(super) struct Index {
     guards: KeysBy<Arc<str>>,
     /// What every proxy gets.
     mesh: HashSet<Key>,
-    /// Services by the hosts that they name, wildcards as they are written.
+    /// Services by the hosts and addresses that they name, wildcards as they are written.
     hosts: HashMap<String, BTreeSet<ObjectName>>,
 }
 
@@ -48,6 +48,12 @@ impl<K> Default for KeysBy<K> {
     }
 }
 
+/// What a service names itself by, beside its own name.
+fn written(service: &Service) -> impl Iterator<Item = String> {
+    let hosts = service.hosts.iter().map(|host| host.as_str().to_owned());
+    hosts.chain(service.addresses.iter().map(ToString::to_string))
+}
+
 impl Index {
     /// Takes up an item and hands back the one it replaces.
     pub(super) fn put(&mut self, item: &Arc<Item>) -> Option<Arc<Item>> {
@@ -55,9 +61,8 @@ impl Index {
         match &item.links {
             Links::Service(service) => {
                 self.services.insert(item.key.name.clone(), item.clone());
-                for host in &service.hosts {
-                    let named = self.hosts.entry(host.as_str().to_owned()).or_default();
-                    named.insert(item.key.name.clone());
+                for host in written(service) {
+                    self.hosts.entry(host).or_default().insert(item.key.name.clone());
                 }
             }
             Links::Workload { services, .. } => {
@@ -115,11 +120,11 @@ impl Index {
     }
 
     fn remove_hosts(&mut self, service: &Service) {
-        for host in &service.hosts {
-            let Some(named) = self.hosts.get_mut(host.as_str()) else { continue };
+        for host in written(service) {
+            let Some(named) = self.hosts.get_mut(&host) else { continue };
             named.remove(&service.name);
             if named.is_empty() {
-                self.hosts.remove(host.as_str());
+                self.hosts.remove(&host);
             }
         }
     }

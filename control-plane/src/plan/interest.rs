@@ -164,6 +164,7 @@ impl Hosts {
                 hosts.push(host.as_str().into());
             }
         }
+        hosts.extend(service.addresses.iter().map(|address| address.to_string().into()));
         hosts.sort_unstable();
         hosts.dedup();
         let wishes = hosts.into_iter().flat_map(|host| {

@@ -32,7 +32,7 @@ const NAMESPACES: [&str; 2] = ["shop", "other"];
 const POLICY_NAMESPACES: [&str; 3] = ["shop", "other", "leno-system"];
 const LABELS: [&str; 2] = ["v1", "v2"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-const HOSTS: [&str; 4] = ["a", "x.example.com", "*.example.com", "b.other"];
+const HOSTS: [&str; 5] = ["a", "x.example.com", "*.example.com", "b.other", "10.0.0.7"];
 
 fn object(api: &str, kind: &str, name: &str, spec: &Value) -> Value {
     let (namespace, name) = name.split_once('/').unwrap();
@@ -43,7 +43,9 @@ fn object(api: &str, kind: &str, name: &str, spec: &Value) -> Value {
 }
 
 pub(crate) fn service(name: &str, hosts: &[&str]) -> Value {
-    let spec = json!({"hosts": hosts, "ports": [{"port": 80}]});
+    let (addresses, hosts): (Vec<&str>, Vec<&str>) =
+        hosts.iter().partition(|host| host.parse::<std::net::IpAddr>().is_ok());
+    let spec = json!({"hosts": hosts, "addresses": addresses, "ports": [{"port": 80}]});
     object("leno.dev/v1alpha1", "Service", name, &spec)
 }
 
@@ -361,8 +363,15 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
 }
 
 pub(crate) fn wishes() -> impl Strategy<Value = Wish> {
-    let asked =
-        ["a", "b.other", "c.shop.svc.cluster.local", "x.example.com", "y.x.example.com", "no"];
+    let asked = [
+        "a",
+        "b.other",
+        "c.shop.svc.cluster.local",
+        "x.example.com",
+        "y.x.example.com",
+        "10.0.0.7",
+        "no",
+    ];
     prop_oneof![
         (prop::sample::select(&NAMESPACES), prop::sample::select(&NAMES))
             .prop_map(|(namespace, name)| named(&format!("{namespace}/{name}"))),

@@ -4,6 +4,7 @@
 
 mod client;
 mod mint;
+mod webhook;
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
