@@ -7,6 +7,7 @@ pub mod fetch;
 mod framing;
 pub mod head;
 mod head_budget;
+pub mod http1;
 mod parking;
 pub mod replay;
 pub mod server;

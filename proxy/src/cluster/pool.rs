@@ -89,8 +89,9 @@ struct Counted(Rc<Cell<u32>>);
 pub struct Connection {
     /// To send on.
     pub sender: Sender,
-    /// How long it lay idle: one that did may have been closed by the peer in the meantime.
-    pub idle: Duration,
+    /// How long it lay idle after another exchange, so that the peer may have closed it in the meantime; `None` of one
+    /// that is new, or is shared with others.
+    pub idle: Option<Duration>,
     refusal: Option<Refusal>,
     held: Held,
     pool: Rc<Pool>,
@@ -130,11 +131,19 @@ impl Connection {
         }
         let mut idle = pool.idle.borrow_mut();
         let room = idle.len() < cluster.settings.max_idle as usize;
-        if room && !sender.is_closed() {
+        if room && sender.is_kept() {
             idle.push(Idle { sender, since: now, permit });
         }
         drop(idle);
         pool.returned.notify_one();
+    }
+
+    /// Sends the rest of a request whose answer is complete: whoever answers early may still want it, unless it says that
+    /// it closes.
+    pub fn send_rest(mut self) {
+        if self.is_alone() && self.sender.is_kept() {
+            tokio::task::spawn_local(async move { self.sender.ready().await });
+        }
     }
 }
 
@@ -162,7 +171,7 @@ impl Pools {
             // It has answered before.
             return Some(Connection {
                 sender,
-                idle,
+                idle: Some(idle),
                 refusal: None,
                 held: Held::Alone(permit),
                 pool,
@@ -210,11 +219,8 @@ impl Pools {
         };
         let stream = self.connect(cluster, endpoint, Inside::Http1).await?;
         let refusal = stream.refusal();
-        let sender = client::http1(stream, || {})
-            .await
-            .map_err(|error| handshake_failed(endpoint, &error))?;
-        let held = Held::Alone(permit);
-        Ok(Connection { sender, idle: Duration::ZERO, refusal, held, pool })
+        let sender = client::http1(stream);
+        Ok(Connection { sender, idle: None, refusal, held: Held::Alone(permit), pool })
     }
 
     /// A connection to `endpoint` that speaks HTTP/2, shared with other exchanges.
@@ -424,7 +430,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
         if sender.is_ready() || is_soon_ready(&mut sender).await {
             return Some(Connection {
                 sender,
-                idle: since.elapsed(),
+                idle: Some(since.elapsed()),
                 // It has answered before.
                 refusal: None,
                 held: Held::Alone(permit),
@@ -435,7 +441,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
 }
 
 async fn is_soon_ready(sender: &mut Sender) -> bool {
-    matches!(tokio::time::timeout(READY_WITHIN, sender.ready()).await, Ok(Ok(())))
+    tokio::time::timeout(READY_WITHIN, sender.ready()).await == Ok(true)
 }
 
 /// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.
@@ -449,7 +455,7 @@ fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     }?;
     Some(Connection {
         sender: Sender::Http2(found.sender.clone()),
-        idle: Duration::ZERO,
+        idle: None,
         refusal: found.refusal.clone(),
         held: Held::Stream(Counted::one_of(&found.streams)),
         pool: pool.clone(),

@@ -98,7 +98,7 @@ async fn ask(
     let refusal = stream.refusal();
     let mut sender = match inside {
         Inside::Http2 => client::http2(stream, || {}).await.map(Sender::Http2),
-        Inside::Http1 | Inside::Tcp => client::http1(stream, || {}).await,
+        Inside::Http1 | Inside::Tcp => Ok(client::http1(stream)),
     }
     .map_err(|error| error.to_string())?;
     let response = sender.send(request).await.map_err(|error| {

@@ -92,6 +92,7 @@ enum Next {
 const FAIR_TRIAL: Duration = Duration::from_secs(1);
 
 /// Sends `request` to an endpoint of `cluster`, and to others while that is safe.
+/// It counts as an exchange from the call on, in the budget of retries, too, whether what is returned is polled or not.
 pub(super) fn run<'a>(
     exchange: &'a mut Exchange,
     cluster: &'a Admitted,
@@ -133,6 +134,7 @@ impl<'a> Tries<'a> {
             limits,
             policy,
             http2,
+            upgrade: upgrade.is_some(),
             outbound,
             caller: exchange.downstream.address,
             counted: exchange.downstream.counted.clone(),

@@ -148,14 +148,17 @@ fn deliver(
         held: Some(Held { connection, cluster, lease }),
         run: run.clone(),
     };
-    Ok(response.map(|body| {
+    Ok(response.map(|mut body| {
         if body.is_end_stream() {
             ending.end(End::Complete);
             return Body::Empty;
         }
         let limits = Limits { idle: std::time::Duration::ZERO, deadline, grpc };
         match run.filter(|run| run.filters(Side::Response)) {
-            None => Body::passing(body, limits, Box::new(ending)),
+            None => match body.take_whole() {
+                Some(bytes) => passed(bytes, &mut ending),
+                None => Body::passing(body, limits, Box::new(ending)),
+            },
             Some(run) => {
                 let body = Body::unwatched(body, limits);
                 run.body(Side::Response, body, Some(Box::new(ending)), deadline)
@@ -222,18 +225,20 @@ fn deliver_own(
         (body, Some(run)) if !body.is_end_stream() => {
             run.body(Side::Response, body, Some(Box::new(ending)), None)
         }
-        (Body::Full(bytes), _) => {
-            // All of it is here: nothing can happen to it any more but that the caller goes.
-            ending.data(&bytes);
-            ending.end(End::Complete);
-            Body::Full(bytes)
-        }
+        (Body::Full(bytes), _) => passed(bytes, &mut ending),
         (body, _) if body.is_end_stream() => {
             ending.end(End::Complete);
             Body::Empty
         }
         (body, _) => Body::watched(body, length, Box::new(ending)),
     }))
+}
+
+/// All of it is here: nothing can happen to it any more but that the caller goes.
+fn passed(bytes: Bytes, ending: &mut Ending) -> Body {
+    ending.data(&bytes);
+    ending.end(End::Complete);
+    Body::Full(bytes)
 }
 
 /// Tells a caller that belonged nowhere yet where it belongs now.
@@ -298,8 +303,10 @@ impl Held {
     /// The body ended, and all of the request's was sent or not.
     pub(super) fn ended(self, end: End, request_sent: bool, now: Instant) {
         // An HTTP/1.1 connection on which either body is not at its end cannot carry another exchange.
-        if end == End::Complete && request_sent {
-            self.connection.give_back_at(&self.cluster, now.into());
+        match (end, request_sent) {
+            (End::Complete, true) => self.connection.give_back_at(&self.cluster, now.into()),
+            (End::Complete, false) => self.connection.send_rest(),
+            _ => {}
         }
         if matches!(end, End::SenderFailed | End::TimedOut) {
             self.lease.judge(Verdict::Failure);

@@ -15,14 +15,13 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-pub use hyper::body::Incoming;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use self::watched::Watched;
-use super::{head, replay::Reader};
+use super::{head, http1::Download, replay::Reader};
 
 /// In gRPC.
 const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
@@ -59,6 +58,8 @@ pub trait Watch {
 pub enum BodyError {
     /// What hyper says of the sending side.
     Hyper(hyper::Error),
+    /// How an upstream broke off, or broke the protocol.
+    Upstream(String),
     /// Nothing came for too long.
     TimedOut,
     /// A copy whose original broke off, or that was too slow; or a body that now goes to another attempt.
@@ -71,6 +72,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hyper(error) => error.fmt(f),
+            Self::Upstream(error) => f.write_str(error),
             Self::TimedOut => f.write_str("body timed out"),
             Self::CopyCut => f.write_str("copy cut off"),
             Self::Plugin => f.write_str("ended by a plugin"),
@@ -82,7 +84,57 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
-            Self::TimedOut | Self::CopyCut | Self::Plugin => None,
+            Self::Upstream(_) | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
+        }
+    }
+}
+
+/// A body as it comes in.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A caller's, or over HTTP/2.
+    Hyper(hyper::body::Incoming),
+    /// An upstream's, over HTTP/1.1.
+    Http1(Download),
+}
+
+impl Incoming {
+    /// All of it, if it is here already.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Hyper(_) => None,
+            Self::Http1(download) => download.take_whole(),
+        }
+    }
+}
+
+impl HttpBody for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Hyper(body) => Pin::new(body)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
+            Self::Http1(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(body) => body.size_hint(),
+            Self::Http1(body) => body.size_hint(),
         }
     }
 }
@@ -305,7 +357,7 @@ impl HttpBody for Passing {
             }
             Poll::Ready(Some(Err(error))) => {
                 this.finish(End::SenderFailed);
-                Poll::Ready(Some(Err(BodyError::Hyper(error))))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => match this.poll_limits(context) {
                 Poll::Pending => {

@@ -1,27 +1,20 @@
 //! Upstream connections: handshakes and sending.
 
-use std::time::Duration;
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use futures_util::{FutureExt as _, future::Either};
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, Incoming},
     head_budget::{Bounded, HeadBudget},
+    http1::{Http1, Io, MAX_BEFORE_HEAD, MAX_HEAD_BYTES, MAX_HEAD_FIELDS},
     server::LocalExecutor,
 };
 
-/// Largest response head. Applications do send large cookies, hence more than is taken from callers.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
-const MAX_HEAD_FIELDS: usize = 256;
-/// Bytes before a response's head is complete: itself, interim responses, and what came along in the same read.
-const MAX_BEFORE_HEAD: usize = 4 * MAX_HEAD_BYTES;
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -37,7 +30,9 @@ pub type Http2Sender = http2::SendRequest<Body>;
 #[derive(Debug)]
 pub enum Sender {
     /// One exchange at a time.
-    Http1(http1::SendRequest<Body>, HeadBudget),
+    Http1(Http1),
+    /// One exchange, after which the connection may be something else than HTTP.
+    Upgrading(http1::SendRequest<Body>, HeadBudget),
     /// Many exchanges at once.
     Http2(http2::SendRequest<Body>),
 }
@@ -49,7 +44,7 @@ pub struct SendError {
     pub failure: Failure,
     /// The request, when it was never sent.
     pub request: Option<Box<Request<Body>>>,
-    /// In hyper's words.
+    /// In the words of whoever found it.
     pub detail: String,
 }
 
@@ -121,7 +116,8 @@ impl Sender {
     /// Whether a request can be sent now.
     pub fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(sender, _) => sender.is_ready(),
+            Self::Http1(connection) => connection.is_ready(),
+            Self::Upgrading(sender, _) => sender.is_ready(),
             Self::Http2(sender) => sender.is_ready(),
         }
     }
@@ -129,20 +125,52 @@ impl Sender {
     /// Whether it never can again.
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender, _) => sender.is_closed(),
+            Self::Http1(connection) => connection.is_closed(),
+            Self::Upgrading(sender, _) => sender.is_closed(),
             Self::Http2(sender) => sender.is_closed(),
         }
     }
 
-    /// Waits until a request can be sent.
+    /// Whether another request may follow the last one, as far as is known without looking.
+    pub fn is_kept(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_kept(),
+            Self::Upgrading(..) => false,
+            Self::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
+    /// Waits until a request can be sent; `false` when the connection has ended.
+    pub async fn ready(&mut self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_soon_ready().await,
+            Self::Upgrading(sender, _) => sender.ready().await.is_ok(),
+            Self::Http2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
+    /// Gets an idle HTTP/1.1 connection ready to be something else after the next request. It is driven by a task of its
+    /// own then, since the exchange ends where the other protocol begins.
     ///
     /// # Errors
     /// When the connection has ended.
-    pub async fn ready(&mut self) -> hyper::Result<()> {
-        match self {
-            Self::Http1(sender, _) => sender.ready().await,
-            Self::Http2(sender) => sender.ready().await,
-        }
+    pub async fn expect_upgrade(&mut self) -> hyper::Result<()> {
+        let Self::Http1(connection) = self else { return Ok(()) };
+        // One that has ended says so when it is sent on.
+        let Some(io) = connection.take_io() else { return Ok(()) };
+        let (io, budget) = Bounded::new(io);
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(MAX_HEAD_FIELDS)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(2 * MAX_HEAD_BYTES)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::task::spawn_local(async move {
+            // Its errors reach the exchange that used it.
+            let _ = connection.with_upgrades().await;
+        });
+        *self = Self::Upgrading(sender, budget);
+        Ok(())
     }
 
     /// Sends a request at once; the future waits for the head of its response.
@@ -155,42 +183,33 @@ impl Sender {
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<'_> {
         // No `async` block: it would have room for what it waits for twice, and that has room for a request.
         let (sending, budget) = match self {
-            Self::Http1(sender, budget) => {
+            Self::Http1(connection) => {
+                let mut refused = connection.begin(request).err();
+                return Either::Left(poll_fn(move |context| match refused.take() {
+                    Some(refused) => Poll::Ready(Err(*refused)),
+                    None => connection
+                        .poll_response(context)
+                        .map_ok(|response| response.map(Incoming::Http1)),
+                }));
+            }
+            Self::Upgrading(sender, budget) => {
                 budget.begin(MAX_BEFORE_HEAD);
                 (Either::Left(sender.try_send_request(request)), Some(&*budget))
             }
             Self::Http2(sender) => (Either::Right(sender.try_send_request(request)), None),
         };
-        sending.map(move |result| {
+        Either::Right(sending.map(move |result| {
             if let Some(budget) = budget {
                 budget.end();
             }
-            result.map_err(SendError::of)
-        })
+            result.map(|response| response.map(Incoming::Hyper)).map_err(SendError::of)
+        }))
     }
 }
 
-/// Speaks HTTP/1.1 on `io`. The connection is driven by a task of its own; `on_end` runs when it ends.
-///
-/// # Errors
-/// When the connection ends at once.
-pub async fn http1(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    on_end: impl FnOnce() + 'static,
-) -> hyper::Result<Sender> {
-    let (io, budget) = Bounded::new(io);
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(MAX_HEAD_FIELDS)
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_buf_size(2 * MAX_HEAD_BYTES)
-        .handshake(TokioIo::new(io))
-        .await?;
-    tokio::task::spawn_local(async move {
-        // Its errors reach the exchange that used it; an idle connection may end as it likes.
-        let _ = connection.with_upgrades().await;
-        on_end();
-    });
-    Ok(Sender::Http1(sender, budget))
+/// Speaks HTTP/1.1 on `io`.
+pub fn http1(io: impl Io + 'static) -> Sender {
+    Sender::Http1(Http1::new(io))
 }
 
 /// Speaks HTTP/2 on `io` with prior knowledge.

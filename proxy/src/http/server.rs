@@ -15,7 +15,6 @@ use http::{HeaderValue, header};
 use http_body::Body as _;
 use hyper::{
     Request, Response,
-    body::Incoming,
     rt::{Executor, Timer as _},
     server::conn::http1::UpgradeableConnection,
     service::Service,
@@ -28,7 +27,7 @@ use tokio::{
 
 use super::{
     aside::{Bell, HeadTimer},
-    body::Body,
+    body::{Body, Incoming},
     framing::{Framing, Looked},
     parking::{Answering, Counted, Exchanges, Resumed, Served},
 };
@@ -248,7 +247,7 @@ struct Codec<S> {
     exchanges: Rc<Exchanges>,
 }
 
-impl<S> Service<Request<Incoming>> for Codec<S>
+impl<S> Service<Request<hyper::body::Incoming>> for Codec<S>
 where
     S: Fn(Request<Incoming>) -> Answer,
 {
@@ -256,7 +255,8 @@ where
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Answering {
+        let request = request.map(Incoming::Hyper);
         let has_body = !request.body().is_end_stream();
         self.exchanges.begin(has_body, self.answer_checked(request, has_body))
     }
@@ -335,13 +335,16 @@ fn ended(result: hyper::Result<()>) -> Ended {
 
 struct Handler<S>(S);
 
-impl<S: Fn(Request<Incoming>) -> Answer> Service<Request<Incoming>> for Handler<S> {
+impl<S> Service<Request<hyper::body::Incoming>> for Handler<S>
+where
+    S: Fn(Request<Incoming>) -> Answer,
+{
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
-        (self.0)(request)
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Answer {
+        (self.0)(request.map(Incoming::Hyper))
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Context<'a> {
     pub(super) limits: Limits,
     pub(super) policy: Policy,
     pub(super) http2: bool,
+    /// Whether the connection may become something else.
+    pub(super) upgrade: bool,
     /// Whether the request comes from our own application.
     pub(super) outbound: bool,
     pub(super) caller: SocketAddr,
@@ -97,7 +99,11 @@ async fn send(
         // On the heap, as most requests find one and all would be larger.
         None => Box::pin(pools.find(cluster, &lease.endpoint, context.http2)).await?,
     };
-    let stale = connection.idle > STALE_AFTER && context.idempotent;
+    if context.upgrade {
+        let ended = |error| outcome::of_send(Failure::NotSent, None, format!("{error}"));
+        connection.sender.expect_upgrade().await.map_err(ended)?;
+    }
+    let stale = connection.idle > Some(STALE_AFTER) && context.idempotent;
     // An HTTP/2 upstream can refuse a stream at any time: with REFUSED_STREAM, or a GOAWAY that crossed it.
     let copied = stale || context.http2 || context.copies;
     let Some((sending, introduced, reader)) = begin(context, lease, kept, copied, &mut connection)
@@ -119,7 +125,7 @@ async fn send(
     if stale && request.is_none() && kept.is_some() && failure == Failure::Closed {
         error.retry = Retry::Safe;
     }
-    if !connection.idle.is_zero() && error.retry == Retry::Safe && failure != Failure::Refused {
+    if connection.idle.is_some() && error.retry == Retry::Safe && failure != Failure::Refused {
         // That an idle connection has ended says nothing about its endpoint; making the next one will.
         error.fault = Fault::Ours;
     }
