@@ -179,7 +179,7 @@ impl Kubernetes {
     }
 
     /// Keeps what signs our webhook's certificate (PEM) in our webhook configurations, from now on.
-    pub fn publish_webhook(&mut self, bundle: channel::Receiver<String>) {
+    pub fn publish_webhook(&mut self, bundle: channel::Receiver<Arc<str>>) {
         let webhooks = Webhooks {
             client: self.client.clone(),
             metrics: self.metrics.clone(),

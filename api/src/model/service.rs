@@ -1,6 +1,9 @@
 //! `Service`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde_json::Value;
 
@@ -21,6 +24,7 @@ use crate::{
 const MAX_PORTS: usize = 64;
 const MAX_HOSTS: usize = 64;
 const MAX_LABELS: usize = 16;
+const MAX_ADDRESSES: usize = 64;
 
 /// A name that callers use.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct Service {
     pub hosts: Vec<Host>,
     /// At least one; names and numbers are unique.
     pub ports: Vec<ServicePort>,
+    /// Virtual addresses, each once. Callers in any namespace mean this service by them.
+    pub addresses: Vec<IpAddr>,
     /// Of what it is a part. On the heap, since most are none.
     pub subset: Option<Box<Subset>>,
 }
@@ -78,13 +84,20 @@ impl Service {
     }
 
     /// Whether `host` (lower case, without port), said by a caller in `namespace`, means this service. The
-    /// names are `hosts`, `<name>.<namespace>` with Kubernetes' suffixes, and `<name>` within the namespace.
+    /// names are `hosts`, `<name>.<namespace>` with Kubernetes' suffixes, `<name>` within the namespace, and `addresses`.
     pub fn answers_to(&self, host: &str, namespace: &str) -> bool {
         let own = host == &*self.name.name && namespace == &*self.name.namespace;
         own || self.is_qualified(host)
+            || self.is_at(host)
             || self.hosts.iter().any(|named| {
                 named.matches(host) && (host.contains('.') || namespace == &*self.name.namespace)
             })
+    }
+
+    fn is_at(&self, host: &str) -> bool {
+        // Few have any, and most hosts are names.
+        !self.addresses.is_empty()
+            && host.parse().is_ok_and(|address: IpAddr| self.addresses.contains(&address))
     }
 
     fn is_qualified(&self, host: &str) -> bool {
@@ -111,10 +124,42 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
         .filter_map(|(i, host)| problems.take(&hosts_at.index(i), Host::parse(host)))
         .collect();
     let ports = parse_ports(&at.field("ports"), raw.ports, problems);
+    let addresses = parse_addresses(&at.field("addresses"), &raw.addresses, problems);
     let name = ObjectName::of(metadata);
     let subset =
         raw.subset.map(|raw| parse_subset(&at.field("subset"), raw, &name, problems).into());
-    Some(Model::Service(Service { name, hosts, ports, subset }.into()))
+    Some(Model::Service(Service { name, hosts, ports, addresses, subset }.into()))
+}
+
+fn parse_addresses(at: &Path<'_>, raw: &[String], problems: &mut Problems) -> Vec<IpAddr> {
+    if raw.len() > MAX_ADDRESSES {
+        let count = raw.len();
+        problems.add(at, format!("has {count} entries; at most {MAX_ADDRESSES} are allowed"));
+    }
+    let mut addresses = Vec::with_capacity(raw.len().min(MAX_ADDRESSES));
+    for (i, text) in raw.iter().enumerate() {
+        match parse_address(text) {
+            Ok(address) if addresses.contains(&address) => {
+                problems.add(at.index(i), format!("`{text}` is used twice"));
+            }
+            Ok(address) => addresses.push(address),
+            Err(why) => problems.add(at.index(i), format!("`{text}` {why}")),
+        }
+    }
+    addresses
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, &'static str> {
+    let address: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
+    match address.to_canonical() {
+        address if address.is_unspecified() || address.is_multicast() => {
+            Err("is not the address of anything one can connect to")
+        }
+        address if address.is_loopback() => {
+            Err("is each caller's own; connections to it do not leave the machine")
+        }
+        address => Ok(address),
+    }
 }
 
 fn parse_subset(
@@ -185,6 +230,37 @@ mod tests {
             "spec": {"ports": [{"port": 80}], "subset": subset},
         });
         Resource::from_json(service).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn addresses_are_virtual_ones() {
+        let parse = |addresses: &serde_json::Value| {
+            let service = json!({
+                "apiVersion": "leno.dev/v1alpha1", "kind": "Service",
+                "metadata": {"name": "orders", "namespace": "shop"},
+                "spec": {"ports": [{"port": 80}], "addresses": addresses},
+            });
+            Resource::from_json(service).map_err(|error| error.to_string())
+        };
+        let Model::Service(service) = parse(&json!(["10.96.0.7", "FD00:0::7"])).unwrap().model
+        else {
+            unreachable!()
+        };
+        for host in ["10.96.0.7", "fd00::7"] {
+            assert!(service.answers_to(host, "elsewhere"), "{host}");
+        }
+        assert!(!service.answers_to("10.96.0.8", "shop"));
+        for (addresses, part) in [
+            (json!(["orders"]), "spec.addresses[0]: `orders` is not an IP address"),
+            (json!(["10.0.0.1", "::ffff:10.0.0.1"]), "spec.addresses[1]"),
+            (json!(["127.0.0.1"]), "spec.addresses[0]"),
+            (json!(["0.0.0.0"]), "spec.addresses[0]"),
+            (json!(["224.0.0.1"]), "spec.addresses[0]"),
+            (json!(vec!["10.0.0.1"; 65]), "at most 64"),
+        ] {
+            let error = parse(&addresses).unwrap_err();
+            assert!(error.contains(part), "{addresses}: {error}");
+        }
     }
 
     #[test]

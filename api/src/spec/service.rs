@@ -14,6 +14,10 @@ pub struct ServiceSpec {
     pub hosts: Vec<String>,
     /// At least one.
     pub ports: Vec<ServicePort>,
+    /// Virtual addresses of the service: what its hosts resolve to for callers whose connections are led through their
+    /// sidecars by the kernel. At most 64 IP addresses.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Makes it a part of another service, to which routes can send: those workloads of it that have some labels.
     pub subset: Option<Subset>,
 }

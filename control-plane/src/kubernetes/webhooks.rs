@@ -1,7 +1,7 @@
 //! Keeps the `caBundle` of our webhook configurations right, so that the API server trusts the certificate that our
 //! webhook shows. Written by the leader.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{Stream, StreamExt, stream};
@@ -36,7 +36,7 @@ pub(super) struct Webhooks {
     pub(super) metrics: Metrics,
     pub(super) leads: watch::Receiver<bool>,
     /// What signs the webhook's certificate, as PEM; empty while there is no webhook.
-    pub(super) bundle: watch::Receiver<String>,
+    pub(super) bundle: watch::Receiver<Arc<str>>,
 }
 
 impl Webhooks {

@@ -1,0 +1,255 @@
+//! The control plane against an API server that speaks Kubernetes' wire formats, without proxies: what it reads, writes
+//! back, and survives. With proxies: `tests/e2e/kubernetes`, from where the server is.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
+
+#[path = "../../tests/e2e/kubernetes/api_server.rs"]
+#[expect(dead_code, reason = "the end-to-end tests need more of it")]
+mod api_server;
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use api_server::ApiServer;
+use leno_control_plane::{Running, Settings, start};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const ROUTES: &str = "apis/gateway.networking.k8s.io/v1/httproutes";
+
+struct Bench {
+    server: ApiServer,
+    directory: TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = ApiServer::start().await;
+        let directory = TempDir::new().unwrap();
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "users": [{"name": "test", "user": {}}],
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", server.address)}}],
+        });
+        fs::write(directory.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        server.put(json!({"apiVersion": "v1", "kind": "Namespace",
+                          "metadata": {"name": "shop", "labels": {"leno.dev/inject": "enabled"}}}));
+        server.put(service("orders"));
+        server.put(pod());
+        server.put(slice(true));
+        Self { server, directory }
+    }
+
+    fn settings(&self, name: &str) -> Settings {
+        let mut settings = Settings::ephemeral(self.directory.path().join(name));
+        settings.kubernetes = true;
+        settings.kubernetes_config = Some(self.directory.path().join("kubeconfig"));
+        settings
+    }
+
+    async fn start(&self, name: &str) -> Running {
+        start(self.settings(name)).await.unwrap()
+    }
+
+    /// A condition of the route `orders`, as Kubernetes has it.
+    fn said(&self, kind: &str) -> Option<Value> {
+        let route = self.server.get(ROUTES, "shop", "orders")?;
+        let conditions = route["status"]["parents"][0]["conditions"].as_array()?.clone();
+        conditions.into_iter().find(|condition| condition["type"] == kind)
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+           "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}})
+}
+
+fn pod() -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "orders-1", "namespace": "shop"},
+           "spec": {"serviceAccountName": "orders", "containers": [{"name": "leno-proxy"}]},
+           "status": {"phase": "Running", "podIP": "10.0.0.7"}})
+}
+
+fn slice(ready: bool) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "orders-x", "namespace": "shop",
+                     "labels": {"kubernetes.io/service-name": "orders"}},
+        "endpoints": [{"addresses": ["10.0.0.7"], "conditions": {"ready": ready},
+                       "targetRef": {"kind": "Pod", "name": "orders-1", "namespace": "shop"}}],
+        "ports": [{"name": "http", "port": 9001}],
+    })
+}
+
+fn route(backend: &Value) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "orders", "namespace": "shop"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "orders"}],
+                 "rules": [{"backendRefs": [{"name": "orders", "port": backend}]}]},
+    })
+}
+
+/// Status and JSON body of one call of the API.
+async fn call(api: SocketAddr, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {api}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
+async fn get(running: &Running, plural: &str, name: &str) -> Option<Value> {
+    let path = format!("/apis/leno.dev/v1alpha1/namespaces/shop/{plural}/{name}");
+    let (status, object) = call(running.addresses.api, "GET", &path, &Value::Null).await;
+    (status == 200).then_some(object)
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kubernetes_has_is_there_from_the_first_answer_on() {
+    let bench = Bench::new().await;
+    let running = bench.start("one").await;
+    let object = get(&running, "services", "orders").await.unwrap();
+    let port = json!({"name": "http", "port": 80, "protocol": "http"});
+    assert_eq!(object["spec"], json!({"ports": [port], "addresses": ["10.96.0.7"]}));
+    let object = get(&running, "workloads", "orders-1").await.unwrap();
+    let expected = json!({"services": ["orders"], "address": "10.0.0.7", "ports": {"http": 9001},
+        "serviceAccount": "orders", "sidecar": {"port": 15006, "mutualTls": true}});
+    assert_eq!(object["spec"], expected);
+    bench.server.put(slice(false));
+    until("the pod to take nothing", async || {
+        let object = get(&running, "workloads", "orders-1").await?;
+        (object["spec"]["weight"] == 0 && object["metadata"]["generation"] == 2).then_some(())
+    })
+    .await;
+    bench.server.delete("api/v1/pods", "shop", "orders-1");
+    until("the pod to be gone", async || {
+        get(&running, "workloads", "orders-1").await.is_none().then_some(())
+    })
+    .await;
+    let path = "/apis/leno.dev/v1alpha1/namespaces/shop/services/orders";
+    let (status, refusal) = call(running.addresses.api, "DELETE", path, &Value::Null).await;
+    assert_eq!(status, 405);
+    assert!(refusal["message"].as_str().unwrap().contains("kubectl"), "{refusal}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_and_roots_are_written_back() {
+    let bench = Bench::new().await;
+    bench.server.put(route(&80.into()));
+    let running = bench.start("one").await;
+    let accepted = until("the status", async || bench.said("Accepted")).await;
+    assert_eq!(accepted["status"], "True");
+    assert_eq!(bench.said("Live").unwrap()["reason"], "NotUsed");
+    bench.server.put(route(&"eighty".into()));
+    let refused = until("the refusal", async || {
+        bench.said("Accepted").filter(|accepted| accepted["status"] == "False")
+    })
+    .await;
+    assert!(refused["message"].as_str().unwrap().contains("port"), "{refused}");
+    // The last good version stays.
+    let path = format!("/{ROUTES}").replace("httproutes", "namespaces/shop/httproutes/orders");
+    let (status, object) = call(running.addresses.api, "GET", &path, &Value::Null).await;
+    assert_eq!((status, &object["spec"]["rules"][0]["backendRefs"][0]["port"]), (200, &80.into()));
+    let map =
+        until("the roots", async || bench.server.get("api/v1/configmaps", "shop", "leno-root"))
+            .await;
+    assert!(map["data"]["root.pem"].as_str().unwrap().contains("BEGIN CERTIFICATE"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_was_gone_or_forgot_is_read_again() {
+    let mut bench = Bench::new().await;
+    let running = bench.start("one").await;
+    bench.server.stop();
+    bench.server.put(service("late"));
+    bench.server.delete("api/v1/services", "shop", "orders");
+    assert!(get(&running, "services", "orders").await.is_some(), "nothing is lost meanwhile");
+    bench.server.resume().await;
+    until("what came meanwhile", async || get(&running, "services", "late").await).await;
+    until("what went meanwhile", async || {
+        get(&running, "services", "orders").await.is_none().then_some(())
+    })
+    .await;
+    bench.server.put_unseen(service("unseen"));
+    until("what no watch told of", async || get(&running, "services", "unseen").await).await;
+    for line in ["{\"type\": \"MODIFIED\", \"object\": 7}\n", "not json\n", "{}\n"] {
+        bench.server.garbage("api/v1/services", line);
+    }
+    bench.server.put(service("after"));
+    until("what came after garbage", async || get(&running, "services", "after").await).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_holds_up_nothing_else() {
+    let bench = Bench::new().await;
+    bench.server.absent("apis/leno.dev/v1alpha1/trafficpolicies");
+    bench.server.forbid("api/v1/pods", Some("secret"));
+    let mut odd = pod();
+    odd["metadata"]["name"] = "odd".into();
+    odd["spec"]["containers"] = "none".into();
+    bench.server.put(odd);
+    let mut settings = bench.settings("one");
+    settings.kubernetes_namespaces = vec!["shop".into(), "secret".into()];
+    let running = start(settings).await.unwrap();
+    assert!(get(&running, "workloads", "orders-1").await.is_some());
+    assert!(get(&running, "workloads", "odd").await.is_none());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_one_writes() {
+    let bench = Bench::new().await;
+    let first = bench.start("one").await;
+    let holder = || {
+        let lease = bench.server.get(
+            "apis/coordination.k8s.io/v1/leases",
+            "leno-system",
+            "leno-control-plane",
+        )?;
+        lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+    };
+    let leader = until("a leader", async || holder()).await;
+    let second = bench.start("two").await;
+    let renewed = |lease: Option<Value>| lease.map(|lease| lease["spec"]["renewTime"].clone());
+    let lease = || {
+        bench.server.get("apis/coordination.k8s.io/v1/leases", "leno-system", "leno-control-plane")
+    };
+    let before = renewed(lease());
+    until("a renewal", async || (renewed(lease()) != before).then_some(())).await;
+    assert_eq!(holder().as_ref(), Some(&leader), "the other one waits");
+    first.stop().await;
+    // Its claim holds for 15 s.
+    until("the other to take over", async || holder().filter(|holder| *holder != leader)).await;
+    bench.server.put(route(&80.into()));
+    until("the new leader's word", async || bench.said("Accepted")).await;
+    second.stop().await;
+}
