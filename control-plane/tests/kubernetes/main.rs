@@ -1,15 +1,16 @@
 //! The control plane against an API server that speaks Kubernetes' wire formats, without proxies: what it reads, writes
-//! back, and survives. With proxies: `tests/e2e/kubernetes`, from where the server is.
+//! back, and survives.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
-#[path = "../../tests/e2e/kubernetes/api_server.rs"]
-#[expect(dead_code, reason = "the end-to-end tests need more of it")]
 mod api_server;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
 use api_server::ApiServer;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
 use leno_control_plane::{Running, Settings, start};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -18,6 +19,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
 };
+use tonic::{Code, Request, Status};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ROUTES: &str = "apis/gateway.networking.k8s.io/v1/httproutes";
@@ -222,6 +224,50 @@ async fn what_cannot_be_read_holds_up_nothing_else() {
     let running = start(settings).await.unwrap();
     assert!(get(&running, "workloads", "orders-1").await.is_some());
     assert!(get(&running, "workloads", "odd").await.is_none());
+    let reference = json!({"group": "", "kind": "Service", "name": "orders"});
+    bench.server.put(json!({"apiVersion": "leno.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": "late", "namespace": "shop"}, "spec": {"targetRefs": [reference]}}));
+    bench.server.install("apis/leno.dev/v1alpha1/trafficpolicies");
+    until("what was installed late", async || get(&running, "trafficpolicies", "late").await).await;
+    running.stop().await;
+}
+
+/// Opens a stream as a proxy with this token; why it may not.
+async fn admitted(running: &Running, token: &str) -> Result<(), Status> {
+    let address = format!("http://{}", running.addresses.xds);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
+    let mut request = Request::new(tokio_stream::pending::<DeltaDiscoveryRequest>());
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    client.delta_aggregated_resources(request).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubernetes_says_whose_a_token_is() {
+    let bench = Bench::new().await;
+    let running = bench.start("one").await;
+    let user = json!({"username": "system:serviceaccount:shop:orders"});
+    let proven = json!({"authenticated": true, "audiences": ["leno"], "user": user});
+    bench.server.token("good.token.x", proven);
+    let other = json!({"authenticated": true, "audiences": ["else"], "user": user});
+    bench.server.token("other.token.x", other);
+    admitted(&running, "good.token.x").await.unwrap();
+    for (token, reason) in [
+        ("unknown.token.x", "Kubernetes does not accept the token"),
+        ("other.token.x", "another audience"),
+        ("no-jwt", "not known"),
+    ] {
+        let refused = admitted(&running, token).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        assert!(refused.message().contains(reason), "{refused}");
+    }
+    // Asked once for each; what was proven a moment ago holds while nobody answers, and nothing new is.
+    assert_eq!(bench.server.requests("tokenreviews"), 3);
+    bench.server.mute(true);
+    admitted(&running, "good.token.x").await.unwrap();
+    let refused = admitted(&running, "late.token.x").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("API server does not answer"), "{refused}");
     running.stop().await;
 }
 
