@@ -24,8 +24,6 @@ pub struct ControlPlane {
     pub api: SocketAddr,
     /// For proxies.
     pub xds: SocketAddr,
-    /// For whoever counts.
-    pub metrics: SocketAddr,
     /// The tokens that were given out.
     pub tokens: Vec<String>,
     child: Child,
@@ -56,20 +54,13 @@ impl ControlPlane {
             panic!("not an announcement: {line:?}; {}", errors.unwrap())
         });
         let address = |name: &str| bound[name].as_str().unwrap().parse().unwrap();
-        let (api, xds, metrics) = (address("api"), address("xds"), address("metrics"));
-        Self { api, xds, metrics, tokens: Vec::new(), child, folder }
+        let (api, xds) = (address("api"), address("xds"));
+        Self { api, xds, tokens: Vec::new(), child, folder }
     }
 
     /// Where it keeps what it keeps.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
-    }
-
-    /// Of the process, in KiB.
-    pub fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// What the process wrote to standard error.

@@ -55,8 +55,6 @@ mod http2;
 #[cfg(test)]
 mod http2_conformance;
 #[cfg(test)]
-mod kubernetes;
-#[cfg(test)]
 mod mesh;
 #[cfg(test)]
 mod mtls;

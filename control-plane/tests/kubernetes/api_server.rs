@@ -341,7 +341,7 @@ fn merge(live: &mut Value, patch: &Value) {
     match (live, patch) {
         (Value::Object(live), Value::Object(patch)) => {
             for (key, value) in patch {
-                merge(live.entry(key.clone()).or_default(), value);
+                merge(live.entry(key.clone()).or_insert(Value::Null), value);
             }
         }
         (live, patch) => *live = patch.clone(),
