@@ -6,5 +6,6 @@ mod api;
 mod cache;
 mod demo;
 mod identity;
+mod inject;
 mod plugin;
 mod process;
