@@ -183,13 +183,16 @@ pub async fn join(
     worker: &Worker,
     cluster: &Cluster,
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    Dialled { mut stream, lease, permit, early }: Dialled,
+    Dialled { mut stream, lease, permit, early, broken }: Dialled,
     caller: Option<&Scope>,
     plugins: Option<Rc<Run>>,
 ) -> End {
     let counted = TcpCount::open(worker, caller.unwrap_or_else(|| lease.endpoint.scope()));
     let idle = cluster.settings.idle_timeout;
-    let moved = inspected(downstream, (&mut stream, &early), idle, plugins).await;
+    let moved = match broken {
+        true => Moved { received: 0, sent: 0, end: End::SenderFailed },
+        false => inspected(downstream, (&mut stream, &early), idle, plugins).await,
+    };
     counted.close(&moved);
     drop((lease, permit));
     moved.end
@@ -252,20 +255,25 @@ pub struct Dialled {
     permit: Permit,
     /// What it has said already, where that could not be left where it was.
     early: Vec<u8>,
+    /// Whether it has broken off before it said anything.
+    broken: bool,
 }
 
 impl Dialled {
     /// Waits until the endpoint says something, or closes; nothing of what it says is lost.
     pub async fn spoken(&mut self) {
-        // An error, and an end, is found again by whoever reads.
-        match &mut self.stream {
-            Stream::Tcp(stream) => _ = stream.peek(&mut [0]).await,
+        // An end is found again by whoever reads; an error is told once only.
+        let spoken = match &mut self.stream {
+            Stream::Tcp(stream) => stream.peek(&mut [0]).await.map(drop),
             encrypted @ Stream::Tls(_) => {
                 let mut first = [0; FIRST_WORDS];
-                let read = encrypted.read(&mut first).await.unwrap_or(0);
-                self.early.extend_from_slice(first.get(..read).unwrap_or_default());
+                let read = encrypted.read(&mut first).await;
+                read.map(|read| {
+                    self.early.extend_from_slice(first.get(..read).unwrap_or_default());
+                })
             }
-        }
+        };
+        self.broken |= spoken.is_err();
     }
 }
 
@@ -313,7 +321,13 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
                 if let Some(judged) = judged {
                     judged.settle(&pass);
                 }
-                return ended.map(|stream| Dialled { stream, lease, permit, early: Vec::new() });
+                return ended.map(|stream| Dialled {
+                    stream,
+                    lease,
+                    permit,
+                    early: Vec::new(),
+                    broken: false,
+                });
             }
         }
     }
