@@ -7,5 +7,6 @@ mod cache;
 mod demo;
 mod identity;
 mod inject;
+mod install;
 mod plugin;
 mod process;
