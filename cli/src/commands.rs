@@ -9,6 +9,7 @@ pub mod control_plane;
 pub mod delete;
 pub mod diff;
 pub mod get;
+pub mod inject;
 pub mod install;
 pub mod join;
 pub mod leave;

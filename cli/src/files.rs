@@ -138,7 +138,8 @@ fn add(file: &Arc<str>, text: &str, loaded: &mut Loaded) {
     }
 }
 
-fn read_all(args: &FileArgs) -> Result<Vec<(Arc<str>, String)>, Error> {
+/// Every file that `args` name, with its text.
+pub fn read_all(args: &FileArgs) -> Result<Vec<(Arc<str>, String)>, Error> {
     let mut texts = Vec::new();
     for path in &args.filename {
         if path.as_os_str() == STANDARD_INPUT {

@@ -21,7 +21,11 @@ mod structural;
 mod values;
 mod webhooks;
 
-pub use self::{objects::arguments, source::Source, values::Values};
+pub use self::{
+    objects::{SIDECARS, wished},
+    source::Source,
+    values::Values,
+};
 
 /// When an object is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,4 +8,5 @@ mod gate;
 mod health;
 mod limiting;
 mod pages;
+pub mod probes;
 pub mod server;

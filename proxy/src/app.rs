@@ -1,8 +1,10 @@
 //! The composition root: binds, starts the workers and the side thread's tasks, and ends them in order.
 
+mod listeners;
 mod source;
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -19,13 +21,19 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+use self::listeners::{Bound, bind_all};
 use self::source::{
     Channels, Source, hear_of_purges, last_good_path, module_folder, own, own_name, own_workload,
     proxy_name, share_limits,
 };
 use crate::{
-    admin::{caches, server::Admin},
-    bootstrap::{self, AccessLog, Options},
+    admin::{
+        caches,
+        probes::{self, Probes},
+        server::Admin,
+    },
+    bootstrap::{self, AccessLog, Options, UnknownDestinations},
+    cluster::connect::application_source,
     config::{
         apply::Applier,
         prepare::Roster,
@@ -33,6 +41,7 @@ use crate::{
     },
     forward::{
         callouts::Caller,
+        capture::Capture,
         limits,
         observed::Mailbox,
         sampler,
@@ -89,6 +98,9 @@ pub enum Error {
     /// What was said about our own workload is not valid.
     #[error("the workload of --name, --service, --app and --label is not valid: {0}")]
     Workload(leno_api::Invalid),
+    /// What was declared to be probed.
+    #[error("the probes of --probes cannot be used: {0}")]
+    Probes(#[from] probes::Error),
     /// Logging.
     #[error(transparent)]
     Logs(#[from] logs::Error),
@@ -154,20 +166,6 @@ fn refuse_huge_pages() -> io::Result<()> {
     Ok(())
 }
 
-/// Listening sockets, one of each kind per worker.
-struct Bound {
-    outbound: Vec<std::net::TcpListener>,
-    inbound: Vec<std::net::TcpListener>,
-    admin: std::net::TcpListener,
-    addresses: Vec<(&'static str, SocketAddr)>,
-}
-
-impl Bound {
-    fn inbound_address(&self) -> Option<SocketAddr> {
-        self.addresses.iter().find(|(name, _)| *name == "inbound").map(|(_, address)| *address)
-    }
-}
-
 /// Puts into the metrics what is looked up when somebody asks for them.
 fn show(shared: &Shared, plugins: Arc<Roster>) {
     shared.families.plugins.show(move || plugins.shown());
@@ -183,6 +181,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     // What can be wrong with the configuration is found before anything is bound.
     let source = Source::open(&options)?;
     let identity = open_identity(&options, &families)?;
+    let probes = read_probes(&options)?;
     let bound = bind_all(&options)?;
     if let Some(workload) = own_workload(&options, bound.inbound_address(), &identity) {
         leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
@@ -211,6 +210,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         mailbox: Mailbox::default(),
         delayed: Arc::default(),
         started: Instant::now(),
+        capture: capture(&options, &bound),
     });
     let (updates, incoming) = mpsc::channel(MAX_WAITING);
     let (questions, asked) = mpsc::channel(16);
@@ -233,8 +233,8 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let stopping =
         source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
-    for (at, (outbound, inbound)) in bound.outbound.into_iter().zip(bound.inbound).enumerate() {
-        start_worker(at, shared.clone(), outbound, inbound)?;
+    for (at, listeners) in bound.workers.into_iter().enumerate() {
+        start_worker(at, shared.clone(), listeners)?;
     }
     tokio::task::spawn_local(sampler::run(shared.clone()));
     tokio::task::spawn_local(limits::show(shared.clone()));
@@ -242,9 +242,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     hear_of_purges(&options, &identity, &shared);
     announce(&bound.addresses);
     let (stop, mut stops) = mpsc::channel(4);
-    let admin_listener =
-        tokio::net::TcpListener::from_std(bound.admin).map_err(system("the admin listener"))?;
-    let admin = Admin {
+    let admin = Rc::new(Admin {
         shared: shared.clone(),
         issuer_keys,
         plugins,
@@ -254,8 +252,16 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         process,
         stop,
         started: Instant::now(),
-    };
-    let admin = tokio::task::spawn_local(crate::admin::server::run(admin, admin_listener));
+        failing: Cell::new(false),
+        probes,
+    });
+    let mut serving = tokio::task::JoinSet::new();
+    for (surface, listener) in bound.admin {
+        let listener = tokio::net::TcpListener::from_std(listener);
+        let listener = listener.map_err(system("the admin listener"))?;
+        serving.spawn_local(crate::admin::server::run(admin.clone(), listener, surface));
+    }
+    drop(admin);
     let now = tokio::select! {
         signal = requests.next() => { tracing::info!("{signal}: draining"); false }
         now = stops.recv() => now.unwrap_or(true),
@@ -265,8 +271,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     } else {
         drain_all(&options, &shared, &drain, stopping, &mut requests, &mut stops).await;
     }
-    admin.abort();
-    drop(admin.await);
+    serving.shutdown().await;
     // The configuration task saves what is unsaved and ends with its source.
     let _ = tokio::time::timeout(Duration::from_secs(2), applying).await;
     if shared.access_log.as_ref().is_some_and(|log| !log.flush(LAST_LINES)) {
@@ -308,6 +313,22 @@ fn connection_limit(options: &Options) -> usize {
     }
 }
 
+/// Probes of the application that are declared, asked for in a way that the rules let pass.
+fn read_probes(options: &Options) -> Result<Option<Probes>, Error> {
+    let application = options.application();
+    let source = options.capture.then(|| application_source(application));
+    let read = |text: &String| Probes::read(text, application, source);
+    Ok(options.probes.as_ref().map(read).transpose()?)
+}
+
+/// What is known of connections that the kernel leads here, where it does.
+fn capture(options: &Options, bound: &Bound) -> Option<Capture> {
+    let refuse_unknown = options.unknown_destinations == UnknownDestinations::Refuse;
+    let listeners = bound.addresses.iter().map(|(_, address)| address.port()).collect();
+    let new = || Capture::new(refuse_unknown, listeners, &own(options).party, Instant::now());
+    options.capture.then(new)
+}
+
 /// Lets what is under way finish, within its time; a second signal ends it at once.
 async fn drain_all(
     options: &Options,
@@ -341,8 +362,7 @@ async fn drain_all(
 fn start_worker(
     at: usize,
     shared: Arc<Shared>,
-    outbound: std::net::TcpListener,
-    inbound: std::net::TcpListener,
+    listeners: Vec<(std::net::TcpListener, Direction)>,
 ) -> Result<(), Error> {
     // The runtime is bound to its thread, so it is made there; how that went is told here.
     let (made, result) = std::sync::mpsc::sync_channel(1);
@@ -352,7 +372,7 @@ fn start_worker(
         match runtime {
             Ok(runtime) => {
                 let _ = made.send(Ok(()));
-                runtime.block_on(work(Rc::new(Worker::new(shared)), outbound, inbound));
+                runtime.block_on(work(Rc::new(Worker::new(shared)), listeners));
             }
             Err(error) => _ = made.send(Err(error)),
         }
@@ -365,9 +385,9 @@ fn start_worker(
     made.map_err(system("starting a worker's runtime"))
 }
 
-async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std::net::TcpListener) {
+async fn work(worker: Rc<Worker>, listeners: Vec<(std::net::TcpListener, Direction)>) {
     worker.plugins.call_by(Rc::new(Caller::new(&worker)));
-    for (listener, direction) in [(outbound, Direction::Outbound), (inbound, Direction::Inbound)] {
+    for (listener, direction) in listeners {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 drop(tokio::task::spawn_local(accept::run(worker.clone(), listener, direction)))
@@ -397,28 +417,6 @@ async fn work(worker: Rc<Worker>, outbound: std::net::TcpListener, inbound: std:
             memory::give_back();
         }
     }
-}
-
-fn bind_all(options: &Options) -> Result<Bound, Error> {
-    let workers = options.worker_count();
-    let outbound = bind::bind("outbound", options.outbound, workers)?;
-    let inbound = bind::bind("inbound", options.inbound, workers)?;
-    let mut admin = bind::bind("admin", options.admin, 1)?;
-    let address =
-        |listener: &std::net::TcpListener| listener.local_addr().map_err(system("a bound address"));
-    let admin = admin.pop().ok_or_else(|| Error::System {
-        what: "the admin listener",
-        source: io::Error::other("was not bound"),
-    })?;
-    let mut addresses = Vec::new();
-    for (name, listener) in
-        [("outbound", outbound.first()), ("inbound", inbound.first()), ("admin", Some(&admin))]
-    {
-        if let Some(listener) = listener {
-            addresses.push((name, address(listener)?));
-        }
-    }
-    Ok(Bound { outbound, inbound, admin, addresses })
 }
 
 /// The one JSON line on standard output that other programs read.

@@ -1,7 +1,7 @@
 //! What the proxy is told when it starts: flags, each also an environment variable. The only reader of the environment.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -70,6 +70,16 @@ pub struct Options {
     /// Where operators look.
     #[arg(long, env = "LENO_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
+    /// Where readiness is shown to others, and probes of the application are answered; nowhere but at --admin when
+    /// left out.
+    #[arg(long, env = "LENO_READY", value_name = "ADDR")]
+    pub ready: Option<SocketAddr>,
+    /// Where metrics are shown to others; nowhere but at --admin when left out.
+    #[arg(long, env = "LENO_METRICS", value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Probes of the application that are answered at --ready, as JSON; written by injection.
+    #[arg(long, env = "LENO_PROBES", value_name = "JSON", requires = "ready")]
+    pub probes: Option<String>,
     /// Worker threads; two, or the number of cores if that is less.
     #[arg(long, env = "LENO_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
@@ -97,9 +107,21 @@ pub struct Options {
     /// Address under which others reach the inbound port; that of --inbound when left out.
     #[arg(long, env = "LENO_ADDRESS", value_name = "IP")]
     pub address: Option<IpAddr>,
-    /// Address at which the application listens.
-    #[arg(long, env = "LENO_APP_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
-    pub app_address: IpAddr,
+    /// Address at which the application listens; 127.0.0.1 when left out, with --capture that of --address.
+    #[arg(long, env = "LENO_APP_ADDRESS", value_name = "IP")]
+    pub app_address: Option<IpAddr>,
+    /// The kernel leads the application's connections, both ways, to the ports of --outbound and --inbound
+    /// (`leno redirect install`): they go where they were going before that.
+    #[arg(long, env = "LENO_CAPTURE")]
+    pub capture: bool,
+    /// With --capture: what becomes of connections and requests of the application to what the mesh does not know.
+    #[arg(
+        long,
+        env = "LENO_UNKNOWN_DESTINATIONS",
+        value_enum,
+        default_value_t = UnknownDestinations::Pass
+    )]
+    pub unknown_destinations: UnknownDestinations,
     /// Service account of the workload.
     #[arg(long, env = "LENO_SERVICE_ACCOUNT", value_name = "NAME")]
     pub service_account: Option<String>,
@@ -155,6 +177,15 @@ pub struct Options {
 )]
 pub struct Unproven(String);
 
+/// What becomes of what the application sends to somebody whom the mesh does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownDestinations {
+    /// It goes there.
+    Pass,
+    /// It is refused.
+    Refuse,
+}
+
 /// What the access log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessLog {
@@ -171,6 +202,13 @@ impl Options {
     pub fn worker_count(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.workers.map_or(cores.min(2), usize::from)
+    }
+
+    /// Where the application listens. What is led to us was meant for the address of this machine, and an application
+    /// may listen at that one only.
+    pub fn application(&self) -> IpAddr {
+        let own = self.address.filter(|_| self.capture);
+        self.app_address.or(own).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
     /// Where the proxy's certificate comes from; `proxy` is what people know it by. Files and a Workload API come before
@@ -263,6 +301,20 @@ mod tests {
         assert!(matches!(found, Ok(Some(Source::Files(_)))), "named files come first");
         let found = source("--config mesh.yaml --workload-api /run/spire.sock");
         assert!(matches!(found, Ok(Some(Source::WorkloadApi { .. }))));
+    }
+
+    #[test]
+    fn the_application_is_where_callers_meant_it() {
+        for (flags, expected) in [
+            ("", "127.0.0.1"),
+            ("--address 10.0.0.7", "127.0.0.1"),
+            ("--capture", "127.0.0.1"),
+            ("--capture --address 10.0.0.7", "10.0.0.7"),
+            ("--capture --address 10.0.0.7 --app-address ::1", "::1"),
+        ] {
+            let options = options(&format!("--config mesh.yaml {flags}")).unwrap();
+            assert_eq!(options.application().to_string(), expected, "{flags}");
+        }
     }
 
     #[test]

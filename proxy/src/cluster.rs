@@ -6,6 +6,7 @@ pub mod balance;
 pub mod breaker;
 pub mod circuit;
 pub mod connect;
+pub mod dialled;
 pub mod endpoint;
 pub mod endpoints;
 pub mod ewma;
@@ -51,6 +52,8 @@ pub enum ClusterKey {
     Service(ObjectName, u16),
     /// A port of the application, as the instance of a service.
     Application(ObjectName, SocketAddr),
+    /// Where a connection was going before it was led here, and nobody knows what that is.
+    Passthrough(SocketAddr),
 }
 
 impl fmt::Display for ClusterKey {
@@ -58,6 +61,8 @@ impl fmt::Display for ClusterKey {
         match self {
             Self::Service(name, port) => write!(f, "{name}:{port}"),
             Self::Application(_, address) => write!(f, "inbound:{}", address.port()),
+            // Not where: names are also labels of metrics.
+            Self::Passthrough(_) => f.write_str("passthrough"),
         }
     }
 }

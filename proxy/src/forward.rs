@@ -15,7 +15,7 @@
 //! - `simulation`: all machines of resilience together, in tests: what they promise.
 //! - [`secured`]: what mutual TLS has proven of a downstream connection.
 //! - `plugins`: what Wasm plugins do to an exchange; [`callouts`]: what they send to services themselves.
-//! - [`tunnel`]: bytes instead of HTTP.
+//! - [`tunnel`]: bytes instead of HTTP; [`capture`]: connections that the kernel has led to us.
 
 pub mod admission;
 mod affinity;
@@ -24,6 +24,7 @@ mod attempt;
 pub mod budget;
 mod cached;
 pub mod callouts;
+pub mod capture;
 pub mod concurrency;
 mod deadline;
 pub mod exchange;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A module names only modules of an earlier line (tests/arch.rs):
-//! `error | telemetry, http | tls, route, filter | cluster, identity | snapshot | forward, config | listen, admin, bootstrap | app`.
+//! `error | telemetry, http | tls, route, filter | cluster, identity | snapshot | forward, config | listen, admin, bootstrap | app, hooks`.
 
 mod admin;
 mod app;
@@ -22,6 +22,7 @@ mod filter;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod hooks;
 mod http;
 mod identity;
 mod listen;

@@ -159,6 +159,11 @@ pub struct Inbound {
     pub by_destination: FxHashMap<Box<str>, Arc<InboundPort>>,
     /// By host and port, as a caller without a sidecar names it.
     pub by_host: FxHashMap<(Box<str>, u16), Arc<InboundPort>>,
+    /// By the application's own port, as a caller without a sidecar reaches it where connections are led through us.
+    /// Where several ports of services lead there, the strictest.
+    pub by_port: FxHashMap<u16, Arc<InboundPort>>,
+    /// What holds at ports of the application that no service has; `None` while our own workload is not known.
+    pub undeclared: Option<Undeclared>,
     /// The only port that speaks HTTP, when there is one only.
     pub only_http: Option<Arc<InboundPort>>,
     /// The only port that may speak something else, when there is one only.
@@ -169,6 +174,24 @@ pub struct Inbound {
     pub only_tls: bool,
     /// All rate limits of all ports.
     pub limits: BTreeMap<LimitId, HeldLimit>,
+}
+
+/// What holds at ports of the application that no service has.
+#[derive(Clone, Debug)]
+pub struct Undeclared {
+    /// Which connections they take.
+    pub mode: TlsMode,
+    /// Those of which a policy says something else.
+    pub modes: BTreeMap<u16, TlsMode>,
+    /// Who may call; `None` where everybody may.
+    pub guards: Option<Arc<Guards>>,
+}
+
+impl Undeclared {
+    /// Which connections `port` takes.
+    pub fn mode(&self, port: u16) -> TlsMode {
+        self.modes.get(&port).copied().unwrap_or(self.mode)
+    }
 }
 
 /// What identifies a rate limit: all ports of a service have one together, each service has its own.
@@ -244,6 +267,8 @@ impl Snapshot {
                 address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
                     ..=address(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX)
             }
+            // Of no service, and in no snapshot.
+            ClusterKey::Passthrough(_) => key.clone()..=key.clone(),
         };
         self.clusters.range(range).map(|(_, cluster)| cluster)
     }

@@ -1,5 +1,12 @@
 //! The admin port: what it shows, and what it refuses (FAULTS 18, 47).
 
+use std::{
+    net::SocketAddr,
+    process::{Command, Output},
+};
+
+use serde_json::json;
+
 use crate::{
     client::{self, Wire},
     mesh::{Mesh, Proxy},
@@ -118,4 +125,67 @@ async fn large_and_slow_requests_do_no_harm() {
     }
     assert_eq!(proxy.page("/ready").await, "LIVE\n");
     proxy.serves("shop").await;
+}
+
+/// A hook of a pod, as Kubernetes runs it in the sidecar's container.
+async fn hook(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_leno-proxy-under-test");
+    let mut command = Command::new(program);
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn kubelets_and_scrapers_have_ports_of_their_own() {
+    let echo = Origin::echo("a").await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let probes = json!({
+        "/probe/app/live": {"kind": "httpGet", "port": echo.address.port(), "timeoutSeconds": 20,
+            "path": "/live", "scheme": "HTTP", "headers": []},
+        "/probe/app/ready": {"kind": "tcpSocket", "port": closed, "timeoutSeconds": 20},
+    });
+    let any = "127.0.0.1:0";
+    let proxy = Mesh::default()
+        .service("shop", "http", &[echo.address])
+        .arguments(&["--ready", any, "--metrics", any, "--probes", &probes.to_string()])
+        .start()
+        .await;
+    let listeners = proxy.json("/listeners?format=json").await;
+    let port = |name: &str| -> SocketAddr {
+        let listeners = listeners["listeners"].as_array().unwrap();
+        let found = listeners.iter().find(|listener| listener["name"] == name).unwrap();
+        found["address"].as_str().unwrap().parse().unwrap()
+    };
+    let (ready, metrics) = (port("ready"), port("metrics"));
+    let status = async |address, path| client::get(address, "pod", path).await.status;
+    let waited = hook(&["wait", "--ready", &ready.to_string(), "--time", "20"]).await;
+    assert!(waited.status.success(), "{waited:?}");
+    assert_eq!(status(ready, "/probe/app/live").await, 200);
+    let failed = client::get(ready, "pod", "/probe/app/ready").await;
+    assert!(failed.status == 503 && failed.text().contains("connecting to"), "{}", failed.text());
+    for path in ["/probe/app/start", "/probe/other/live", "/config_dump", "/metrics", "/"] {
+        assert_eq!(status(ready, path).await, 404, "{path}");
+    }
+    let post = "POST /quitquitquit HTTP/1.1\r\nHost: pod\r\nContent-Length: 0\r\n\r\n";
+    for address in [ready, metrics] {
+        assert_eq!(client::ask(address, post).await.status, 404);
+    }
+    assert!(client::get(metrics, "pod", "/metrics").await.text().contains("# TYPE"));
+    assert_eq!(status(metrics, "/config_dump").await, 404);
+
+    let drained = hook(&["drain", "--admin", &proxy.admin.to_string(), "--settle", "0"]).await;
+    assert!(drained.status.success(), "{drained:?}");
+    assert_eq!(status(ready, "/ready").await, 503);
+    proxy.serves("shop").await;
+    let late = hook(&["wait", "--ready", &ready.to_string(), "--time", "0"]).await;
+    assert!(!late.status.success());
+    assert!(String::from_utf8_lossy(&late.stderr).contains("503 FAILING"), "{late:?}");
+}
+
+#[tokio::test]
+async fn probes_that_nobody_could_have_declared_keep_it_from_starting() {
+    let echo = Origin::echo("a").await;
+    let mesh = Mesh::default().service("shop", "http", &[echo.address]);
+    let (_, errors) = mesh.arguments(&["--ready", "127.0.0.1:0", "--probes", "{"]).fail().await;
+    assert!(errors.contains("the probes of --probes cannot be used"), "{errors}");
 }

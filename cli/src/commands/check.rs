@@ -1,6 +1,7 @@
-//! `leno check`: is the mesh well? The control plane, every certificate, every resource.
+//! `leno check`: is the mesh well? The control plane, every certificate, every resource; or what it runs on.
 //!
-//! `check/judge.rs` decides what is wrong; this file asks and prints.
+//! `check/judge.rs` decides what is wrong with the mesh; this file asks and prints. `check/kubernetes.rs` is about a
+//! cluster (through kubectl), `check/machine.rs` about this machine, each before and after installation.
 
 use std::{io::Write, process::ExitCode};
 
@@ -16,10 +17,24 @@ use crate::{
 };
 
 mod judge;
+mod kubernetes;
+mod machine;
 
 /// Look whether the mesh is well: control plane, certificates, resources that are not live everywhere; else exits 1
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
+    /// Look instead, before anything is installed, whether it can be: in the cluster that kubectl knows, or on this machine
+    #[arg(long, value_enum, value_name = "WHERE", num_args = 0..=1, default_missing_value = "kubernetes", conflicts_with_all = ["kubernetes", "machine"])]
+    pre: Option<Place>,
+
+    /// Look instead at what is installed in the cluster that kubectl knows
+    #[arg(long)]
+    kubernetes: bool,
+
+    /// Look instead at the sidecars of this machine that joined
+    #[arg(long, conflicts_with = "kubernetes")]
+    machine: bool,
+
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -29,19 +44,35 @@ pub struct CheckArgs {
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Place {
+    Kubernetes,
+    Machine,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Output {
     Table,
     Json,
 }
 
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
-    let client = ApiClient::new(&args.server)?;
-    let findings = findings(&client).await?;
+    let mut findings = match (args.pre, args.kubernetes, args.machine) {
+        (Some(Place::Kubernetes), ..) => kubernetes::before(),
+        (Some(Place::Machine), ..) => machine::before(),
+        (_, true, _) => kubernetes::after(),
+        (.., true) => machine::after().await,
+        _ => findings(&ApiClient::new(&args.server)?).await?,
+    };
+    // What is wrong stands next to the hints, however long the table is.
+    findings.sort_by_key(|finding| finding.state);
     match args.output {
         Output::Table => print(&findings, out)?,
         Output::Json => writeln!(out, "{:#}", as_json(&findings))?,
     }
-    let well = findings.iter().all(|finding| finding.state == State::Ok);
+    // What a cluster or machine lacks may be wanted so; in a mesh that runs, nothing should.
+    let about_the_mesh = args.pre.is_none() && !args.kubernetes && !args.machine;
+    let worst = if about_the_mesh { State::Ok } else { State::Warning };
+    let well = findings.iter().all(|finding| finding.state <= worst);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -71,8 +102,6 @@ async fn findings(client: &ApiClient) -> Result<Vec<Finding>, Error> {
         }
     }
     findings.push(judge::live(live));
-    // What is wrong stands next to the hints, however long the table is.
-    findings.sort_by_key(|finding| finding.state);
     Ok(findings)
 }
 

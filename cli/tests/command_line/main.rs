@@ -6,5 +6,7 @@ mod api;
 mod cache;
 mod demo;
 mod identity;
+mod inject;
+mod install;
 mod plugin;
 mod process;

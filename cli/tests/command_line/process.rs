@@ -214,6 +214,32 @@ impl ControlPlane {
         Sidecar { process, admin, outbound }
     }
 
+    /// The words with which a machine joins as `name`, serving `service`; and that name.
+    pub fn join(&self, name: &str, service: &str) -> (Vec<String>, String) {
+        let create = ["token", "create", name, "--role", "workload", "-n", "shop"];
+        let own = ["--service-account", service, "--data-dir", &self.data()];
+        let token = leno(&[&create[..], &own].concat()).good();
+        let token = self.file(&format!("{name}.token"), &token);
+        let words = [
+            "join",
+            "--control-plane",
+            &self.xds,
+            "--ca-file",
+            &self.roots(),
+            "--token-file",
+            &token,
+            "--name",
+            name,
+            "--service",
+            service,
+            "--service-account",
+            service,
+            "--namespace",
+            "shop",
+        ];
+        (words.map(str::to_owned).into(), name.to_owned())
+    }
+
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.directory.path().join(name);
         fs::write(&path, text).unwrap();

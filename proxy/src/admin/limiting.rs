@@ -38,7 +38,7 @@ fn of<'a>(
 ) -> impl Iterator<Item = (&'a LimitId, &'a HeldLimit)> {
     let service = match &cluster.key {
         ClusterKey::Application(service, _) => Some(service),
-        ClusterKey::Service(..) => None,
+        ClusterKey::Service(..) | ClusterKey::Passthrough(_) => None,
     };
     snapshot.inbound.limits.iter().filter(move |(id, _)| Some(&id.service) == service)
 }

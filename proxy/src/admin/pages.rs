@@ -30,6 +30,7 @@ GET  /issuers             keys of token issuers that are fetched
 GET  /server_info         version and uptime
 GET  /logging             log filter
 POST /logging?filter=F    change it: info,leno_proxy=debug
+POST /healthcheck/fail    say not ready, and go on working (/healthcheck/ok takes it back)
 POST /drain_listeners     stop accepting, finish what is under way
 POST /quitquitquit        end the process
 ";

@@ -1,6 +1,6 @@
 //! Serving the admin port, on the side thread: a slow reader here touches no request.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use leno_daemon::{exposition, logs::Logs};
@@ -9,7 +9,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
 };
 
-use super::{caches, gate, pages};
+use super::{caches, gate, pages, probes::Probes};
 use crate::{
     config::{apply::Question, prepare::Roster},
     filter::jwt::KeyCache,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Connections at once; operators and scrapers are few.
+/// Connections at once to each of the ports; operators, scrapers and kubelets are few.
 const MAX_CONNECTIONS: usize = 64;
 /// Heads here are small.
 const LIMITS: Limits = Limits {
@@ -51,11 +51,25 @@ pub struct Admin {
     pub stop: mpsc::Sender<bool>,
     /// When the proxy started.
     pub started: Instant,
+    /// Told to say that it is not ready, although it is.
+    pub failing: Cell<bool>,
+    /// Probes of the application.
+    pub probes: Option<Probes>,
+}
+
+/// What a port shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// Everything; for this machine.
+    Operators,
+    /// Readiness and the application's probes; for the kubelet.
+    Readiness,
+    /// Metrics; for scrapers.
+    Metrics,
 }
 
 /// Serves until the process ends.
-pub async fn run(admin: Admin, listener: TcpListener) {
-    let admin = Rc::new(admin);
+pub async fn run(admin: Rc<Admin>, listener: TcpListener, surface: Surface) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -63,7 +77,7 @@ pub async fn run(admin: Admin, listener: TcpListener) {
             Ok((stream, _)) => {
                 let admin = admin.clone();
                 tokio::task::spawn_local(async move {
-                    serve(admin, stream).await;
+                    serve(admin, stream, surface).await;
                     drop(permit);
                 });
             }
@@ -75,12 +89,18 @@ pub async fn run(admin: Admin, listener: TcpListener) {
     }
 }
 
-async fn serve(admin: Rc<Admin>, stream: TcpStream) {
+async fn serve(admin: Rc<Admin>, stream: TcpStream, surface: Surface) {
     // Readiness and metrics are wanted most while the proxy drains: this port does not.
     let (_keep, never) = watch::channel(false);
     server::serve_http1(stream, LIMITS, never, move |request| {
         let admin = admin.clone();
-        Box::pin(async move { Ok(admin.answer(request).await) })
+        Box::pin(async move {
+            Ok(match surface {
+                Surface::Operators => admin.answer(request).await,
+                Surface::Readiness => admin.answer_kubelet(request).await,
+                Surface::Metrics => admin.answer_scraper(request),
+            })
+        })
     })
     .await;
 }
@@ -96,6 +116,8 @@ impl Admin {
             (&Method::GET | &Method::HEAD, path) => self.show(path, as_json).await,
             (_, "/logging") => self.set_logging(query),
             (_, "/certs/renew") => self.renew(),
+            (_, "/healthcheck/fail") => self.set_failing(true),
+            (_, "/healthcheck/ok") => self.set_failing(false),
             (_, "/drain_listeners") => self.stop(false, "draining").await,
             (_, "/quitquitquit") => self.stop(true, "ending").await,
             (_, path) => not_found(path),
@@ -134,7 +156,8 @@ impl Admin {
                 StatusCode::OK,
                 format!("{}\n", self.logs.as_ref().map(Logs::current).unwrap_or_default()),
             ),
-            "/drain_listeners" | "/quitquitquit" | "/certs/renew" => text(
+            "/drain_listeners" | "/quitquitquit" | "/certs/renew" | "/healthcheck/fail"
+            | "/healthcheck/ok" => text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("{path} changes something: use POST\n"),
             ),
@@ -142,8 +165,41 @@ impl Admin {
         }
     }
 
+    /// What anybody who reaches the pod may ask: nothing is changed, and nothing is said of others.
+    async fn answer_kubelet(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        match (request.method(), &self.probes) {
+            (&Method::GET | &Method::HEAD, _) if path == "/ready" => self.ready(),
+            (&Method::GET | &Method::HEAD, Some(probes)) => {
+                let agent = request.headers().get(header::USER_AGENT);
+                match probes.ask(path, agent).await {
+                    Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+                    Err((status, reason)) => text(status, format!("{reason}\n")),
+                }
+            }
+            _ => {
+                text(StatusCode::NOT_FOUND, "there is GET /ready, and declared probes\n".to_owned())
+            }
+        }
+    }
+
+    fn answer_scraper(&self, request: Request<Incoming>) -> Response<Body> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/stats/prometheus" | "/metrics") => self.metrics(),
+            _ => text(StatusCode::NOT_FOUND, "there is GET /metrics\n".to_owned()),
+        }
+    }
+
+    fn set_failing(&self, failing: bool) -> Response<Body> {
+        self.failing.set(failing);
+        tracing::info!("told to be {}", if failing { "not ready" } else { "ready again" });
+        text(StatusCode::OK, "OK\n".to_owned())
+    }
+
     fn ready(&self) -> Response<Body> {
-        if *self.shared.drain.borrow() {
+        if self.failing.get() {
+            text(StatusCode::SERVICE_UNAVAILABLE, "FAILING: told so\n".to_owned())
+        } else if *self.shared.drain.borrow() {
             text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n".to_owned())
         } else if !self.shared.published.load().loaded {
             text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING: no configuration yet\n".to_owned())

@@ -217,7 +217,7 @@ pub(super) fn own(options: &Options) -> Own {
         },
         workload: None,
         zone: options.zone.as_deref().map(Arc::from),
-        application: options.app_address,
+        application: options.application(),
         proof: Proof::default(),
         issuer_keys: KeyCache::new(Timing::default()),
     }

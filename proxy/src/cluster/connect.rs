@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
@@ -13,11 +13,11 @@ use http::StatusCode;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
 
-use super::{Endpoint, Security};
+use super::{Endpoint, Security, dialled::Dialled};
 use crate::{
     error::{Error, Fault, Flag, Retry},
     telemetry::metrics::Families,
@@ -36,6 +36,8 @@ pub struct Connector {
     /// Our certificate as it is now: asked for once a handshake, so that a new one is used at once.
     credentials: Box<dyn Fn() -> Option<Arc<Credentials>>>,
     families: Arc<Families>,
+    /// Where connections are led through us: which were ours.
+    dialled: Option<Arc<Dialled>>,
 }
 
 /// A connection to an endpoint.
@@ -99,7 +101,23 @@ impl Connector {
         credentials: impl Fn() -> Option<Arc<Credentials>> + 'static,
         families: Arc<Families>,
     ) -> Self {
-        Self { credentials: Box::new(credentials), families }
+        Self { credentials: Box::new(credentials), families, dialled: None }
+    }
+
+    /// Connects as one whose own connections the kernel might lead back to it: to the application beside us from an
+    /// address by which the rules know that, and remembering each in `dialled`. `None` changes nothing.
+    pub fn captured(self, dialled: Option<Arc<Dialled>>) -> Self {
+        Self { dialled, ..self }
+    }
+
+    async fn tcp(&self, endpoint: &Endpoint, limit: Duration) -> Result<TcpStream, Error> {
+        let Some(dialled) = &self.dialled else { return tcp(endpoint.address, limit).await };
+        let source = endpoint.is_own().then(|| application_source(endpoint.address.ip()));
+        let stream = connected(endpoint.address, limit, dial(source, endpoint.address)).await?;
+        if let Ok(local) = stream.local_addr() {
+            dialled.note(local, endpoint.address, Instant::now().into_std());
+        }
+        Ok(stream)
     }
 
     /// Connects within `limit`, TLS included, for what is `inside`.
@@ -114,12 +132,12 @@ impl Connector {
     ) -> Result<Stream, Error> {
         let deadline = Instant::now() + limit;
         match &endpoint.security {
-            Security::Plain => tcp(endpoint.address, limit).await.map(Stream::Tcp),
+            Security::Plain => self.tcp(endpoint, limit).await.map(Stream::Tcp),
             Security::Unavailable(reason) => Err(unproven(endpoint.address, reason)),
             Security::Mutual(target) => {
                 let credentials = (self.credentials)()
                     .ok_or_else(|| unproven(endpoint.address, &"no certificate yet"))?;
-                let stream = tcp(endpoint.address, limit).await?;
+                let stream = self.tcp(endpoint, limit).await?;
                 // On the heap: callers hold room for the largest thing they wait for, with TLS or without.
                 let handshake = Box::pin(client::connect(stream, &credentials, target, inside));
                 let done = timeout_at(deadline, handshake).await;
@@ -156,7 +174,15 @@ impl fmt::Debug for Connector {
 /// # Errors
 /// UF, safe to retry elsewhere: nothing was sent.
 pub async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+    connected(address, timeout, TcpStream::connect(address)).await
+}
+
+async fn connected(
+    address: SocketAddr,
+    timeout: Duration,
+    connecting: impl Future<Output = io::Result<TcpStream>>,
+) -> Result<TcpStream, Error> {
+    match tokio::time::timeout(timeout, connecting).await {
         Ok(Ok(stream)) => {
             prepare(&stream).map_err(|error| failed(address, &error))?;
             Ok(stream)
@@ -164,6 +190,53 @@ pub async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Er
         Ok(Err(error)) => Err(failed(address, &error)),
         Err(_) => Err(failed(address, &format_args!("no answer within {timeout:?}"))),
     }
+}
+
+/// Whence a sidecar connects to its own application at `address` where connections are led through it: the rules let
+/// pass what comes from there over loopback (docs/capture.md). Of IPv6 the rules' installation has to add it.
+pub fn application_source(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::new(127, 0, 0, 6).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
+    }
+}
+
+async fn dial(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    choose_port_late(&socket)?;
+    let bound = socket.bind(SocketAddr::new(source, 0));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            let text = format!("this machine has no address {source}: install the rules with `leno redirect install`");
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    })?;
+    socket.connect(address).await
+}
+
+/// Without this every connection from a bound address would take one of its 28,000 ports for itself, for a minute after
+/// its end, too. No crate that we have offers the option.
+#[expect(
+    unsafe_code,
+    reason = "setsockopt of an integer that outlives the call, on a socket that is open"
+)]
+fn choose_port_late(socket: &TcpSocket) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+    // SAFETY: the pointer is to `on`, whose size is given; the descriptor belongs to `socket`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// We cannot say who we are: nothing that an endpoint should be judged by.

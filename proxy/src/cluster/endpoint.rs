@@ -44,6 +44,8 @@ enum Whose {
     Workload(Arc<Workload>, Arc<Calling>),
     /// Of the application beside us.
     Own(Arc<str>),
+    /// Nobody's that we know.
+    Outside,
 }
 
 /// One place requests can go.
@@ -100,6 +102,16 @@ impl Endpoint {
         Self::with(whose, address, false, 1, security, scope.into(), None)
     }
 
+    /// A place of which nothing but the address is known, in plain; counted for `scope`.
+    pub fn outside(address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
+        Self::with(Whose::Outside, address, false, 1, Security::Plain, scope.into(), None)
+    }
+
+    /// Whether it is the application beside us.
+    pub fn is_own(&self) -> bool {
+        matches!(self.whose, Whose::Own(_))
+    }
+
     fn with(
         whose: Whose,
         address: SocketAddr,
@@ -120,6 +132,7 @@ impl Endpoint {
         match &self.whose {
             Whose::Workload(workload, _) => workload.name.to_string(),
             Whose::Own(name) => name.to_string(),
+            Whose::Outside => String::new(),
         }
     }
 
@@ -136,7 +149,7 @@ impl Endpoint {
     pub fn place(&self) -> Option<(&ObjectName, SocketAddr)> {
         match &self.whose {
             Whose::Workload(workload, _) => Some((&workload.name, self.address)),
-            Whose::Own(_) => None,
+            Whose::Own(_) | Whose::Outside => None,
         }
     }
 
@@ -145,7 +158,7 @@ impl Endpoint {
         match (self.scope.get(), &self.whose) {
             (Some(scope), _) => scope.labels().clone(),
             (None, Whose::Workload(workload, calling)) => labels(workload, calling, &self.security),
-            (None, Whose::Own(_)) => ScopeLabels::default(),
+            (None, Whose::Own(_) | Whose::Outside) => ScopeLabels::default(),
         }
     }
 
@@ -173,7 +186,7 @@ impl Endpoint {
     pub fn zone(&self) -> Option<&str> {
         match &self.whose {
             Whose::Workload(workload, _) => workload.zone.as_deref(),
-            Whose::Own(_) => None,
+            Whose::Own(_) | Whose::Outside => None,
         }
     }
 

@@ -140,6 +140,7 @@ fn request(cluster: &Cluster, check: &HealthCheck) -> Option<Request<Body>> {
         ClusterKey::Service(name, _) | ClusterKey::Application(name, _) => {
             format!("{}.{}", name.name, name.namespace)
         }
+        ClusterKey::Passthrough(address) => address.to_string(),
     };
     match &check.probe {
         Probe::Tcp => None,
@@ -155,15 +156,18 @@ fn request(cluster: &Cluster, check: &HealthCheck) -> Option<Request<Body>> {
             };
             request.header(header::USER_AGENT, AGENT).body(Body::Empty).ok()
         }
-        Probe::Grpc { service: asked } => {
-            Request::post(format!("http://{service}/grpc.health.v1.Health/Check"))
-                .header(header::CONTENT_TYPE, GRPC)
-                .header(header::TE, "trailers")
-                .header(header::USER_AGENT, AGENT)
-                .body(Body::Full(question(asked)))
-                .ok()
-        }
+        Probe::Grpc { service: asked } => health_request(&service, asked),
     }
+}
+
+/// The question of gRPC's health protocol about `service`, to whom `authority` names. `None` where that is no name.
+pub fn health_request(authority: &str, service: &str) -> Option<Request<Body>> {
+    Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
+        .header(header::CONTENT_TYPE, GRPC)
+        .header(header::TE, "trailers")
+        .header(header::USER_AGENT, AGENT)
+        .body(Body::Full(question(service)))
+        .ok()
 }
 
 /// A sidecar takes any connection; one for an application that is not there it closes.
@@ -205,7 +209,11 @@ fn shown(bytes: &[u8]) -> String {
     text.trim().chars().take(MAX_SHOWN).map(plain).collect()
 }
 
-async fn judge_grpc(response: Response<Incoming>) -> Result<(), String> {
+/// What an answer of gRPC's health protocol says.
+///
+/// # Errors
+/// When it is not well, and how.
+pub async fn judge_grpc(response: Response<Incoming>) -> Result<(), String> {
     let status = response.status();
     if status != StatusCode::OK {
         return Err(format!("answered {}", status.as_u16()));

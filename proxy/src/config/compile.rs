@@ -192,6 +192,11 @@ fn all_hosts(inputs: &Inputs, own: &Own) -> Hosts {
     }
     let ours =
         |service: &leno_api::model::service::Service| *service.name.namespace == *own.namespace;
+    for (service, at) in numbered() {
+        for address in &service.addresses {
+            hosts.exact.entry(address.to_string().into()).or_insert(at);
+        }
+    }
     for (service, at) in numbered().filter(|(service, _)| ours(service)) {
         hosts.exact.entry((*service.name.name).into()).or_insert(at);
     }

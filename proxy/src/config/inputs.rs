@@ -232,6 +232,27 @@ impl Inputs {
         })
     }
 
+    /// The same for a port of `workload`'s application that no service has.
+    pub fn tls_mode_undeclared(&self, workload: &Workload, app_port: u16) -> Option<TlsMode> {
+        let namespace = &workload.name.namespace;
+        let policies = || in_force(&self.peer_authentications, namespace);
+        let says = |policy: &Arc<PeerAuthentication>| {
+            let namespace = &policy.name.namespace;
+            policy.says(app_port).is_some()
+                && policy.applies.covers_port(namespace, workload, None, app_port)
+        };
+        policies().any(says).then(|| {
+            let policies = policies().map(|policy| &**policy);
+            peer_authentication::mode_of(policies, workload, None, app_port)
+        })
+    }
+
+    /// Ports of applications of which policies for workloads of `namespace` say something.
+    pub fn tls_mode_ports(&self, namespace: &str) -> impl Iterator<Item = u16> {
+        let policies = in_force(&self.peer_authentications, namespace);
+        policies.flat_map(|policy| policy.ports.keys().copied())
+    }
+
     /// Policies that may say who may call workloads of `namespace`.
     pub fn authorization_policies(
         &self,

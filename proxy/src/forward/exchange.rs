@@ -81,6 +81,13 @@ pub(super) struct Routed {
     pub(super) addressed: Option<Arc<str>>,
 }
 
+impl Routed {
+    /// As it came, to `cluster`.
+    pub(super) fn to(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, rule: None, backend: None, cache: None, addressed: None }
+    }
+}
+
 /// What routing decided.
 pub(super) enum Decision {
     Forward(Routed),

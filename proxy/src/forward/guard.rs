@@ -1,6 +1,7 @@
 //! Whether a caller may: tokens first, then the policies of the port it has reached.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -74,7 +75,7 @@ pub(super) fn authorize_request<B>(
         path: request.uri().path(),
         headers: request.headers(),
     };
-    let facts = facts(&exchange.downstream, port, Some(http), token);
+    let facts = facts(&exchange.downstream, port.address, Some(http), token);
     let audited = decide(&exchange.worker.shared.families, guards, &facts)?;
     if audited.is_some() {
         exchange.note_for_log(|record| record.audit = audited);
@@ -91,8 +92,21 @@ pub fn connection(
     downstream: &Downstream,
     port: &InboundPort,
 ) -> Result<(), Error> {
-    let Some(guards) = &port.guards else { return Ok(()) };
-    let facts = facts(downstream, port, None, None);
+    connection_to(worker, downstream, port.guards.as_deref(), port.address)
+}
+
+/// The same for a port that no service has, at `address`.
+///
+/// # Errors
+/// When a policy does not allow it.
+pub fn connection_to(
+    worker: &Worker,
+    downstream: &Downstream,
+    guards: Option<&Guards>,
+    address: SocketAddr,
+) -> Result<(), Error> {
+    let Some(guards) = guards else { return Ok(()) };
+    let facts = facts(downstream, address, None, None);
     decide(&worker.shared.families, guards, &facts).map(drop)
 }
 
@@ -140,7 +154,7 @@ fn decide(
 
 fn facts<'a>(
     downstream: &'a Downstream,
-    port: &InboundPort,
+    destination: SocketAddr,
     http: Option<HttpFacts<'a>>,
     token: Option<&'a Token>,
 ) -> Facts<'a> {
@@ -150,7 +164,7 @@ fn facts<'a>(
     Facts {
         peer: secured.map(peer),
         source: downstream.address.ip().to_canonical(),
-        destination: port.address,
+        destination,
         sni: secured.and_then(|secured| secured.server_name.as_deref()),
         http,
         token,

@@ -34,6 +34,9 @@ pub(super) async fn decide(
             by_server_name = find_by_server_name(exchange, secured, &inbound)?;
             &by_server_name
         }
+        None if exchange.downstream.original().is_some() => {
+            by_original(exchange, &inbound, target).ok_or_else(|| no_port(&target.host))?
+        }
         None => {
             let by_sidecar =
                 named.as_ref().and_then(|name| inbound.by_destination.get(name.to_str().ok()?));
@@ -71,13 +74,7 @@ pub(super) async fn decide(
     if let Some(certificate) = secured.as_ref().and_then(|secured| secured.certificate.as_ref()) {
         request.headers_mut().insert(head::CLIENT_CERTIFICATE, certificate.clone());
     }
-    Ok(Decision::Forward(Routed {
-        cluster,
-        rule: None,
-        backend: None,
-        cache: None,
-        addressed: None,
-    }))
+    Ok(Decision::Forward(Routed::to(cluster)))
 }
 
 /// What the TLS server name says holds for the whole connection; no field of a request can say otherwise.
@@ -91,6 +88,20 @@ fn find_by_server_name(
     let (port, scope) = secured.port(inbound).ok_or_else(|| no_port(name()))?;
     exchange.caller = Some(scope);
     Ok(port)
+}
+
+/// The application's port to which a captured connection was going; the host tells under which service, where several
+/// have it. Nothing that the caller writes leads to another port.
+fn by_original<'a>(
+    exchange: &Exchange,
+    inbound: &'a Inbound,
+    target: &Target,
+) -> Option<&'a Arc<InboundPort>> {
+    let number = exchange.downstream.original()?.port();
+    let port = inbound.by_port.get(&number)?;
+    let named = by_host(inbound, target).filter(|named| named.address == port.address);
+    // The strictest of them decides who gets in.
+    Some(named.filter(|named| named.mode == port.mode).unwrap_or(port))
 }
 
 fn no_port(name: &str) -> Error {

@@ -88,6 +88,7 @@ impl Limiter {
                 (service.to_string(), address.port().to_string())
             }
             ClusterKey::Service(service, port) => (service.to_string(), port.to_string()),
+            key @ ClusterKey::Passthrough(address) => (key.to_string(), address.port().to_string()),
         };
         // What was counted under an earlier limit is no news.
         let told = cluster.state.admission.totals();

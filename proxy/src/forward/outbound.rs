@@ -1,14 +1,16 @@
 //! From our application to others: which service, which rule, which backend.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
 use super::{
+    capture,
     exchange::{DESTINATION, Decision, Exchange, Routed},
     plugins::{self, Seen},
 };
 use crate::{
+    cluster::Cluster,
     error::{Error, Flag},
     filter::headers,
     http::{
@@ -26,12 +28,18 @@ pub(super) async fn decide(
     request: &mut Request<Incoming>,
 ) -> Result<Decision, Error> {
     request.headers_mut().remove(DESTINATION);
-    let service = match exchange.snapshot.service(&target.host) {
-        Some(service) => service.clone(),
+    let original = exchange.downstream.original();
+    let service = match (original, exchange.snapshot.service(&target.host)) {
+        (None, Some(service)) => service.clone(),
         // On the heap, as all would be larger for the few.
-        None => Box::pin(find_service(exchange, target)).await?,
+        (None, None) => Box::pin(find_service(exchange, target)).await?,
+        (Some(original), _) => match Box::pin(find_captured(exchange, target, original)).await? {
+            Found::Service(service) => service,
+            Found::Passthrough(cluster) => return Ok(Decision::Forward(Routed::to(cluster))),
+        },
     };
-    let port = find_port(&service, target)?;
+    let number = original.map(|original| original.port());
+    let port = find_port(&service, number.or(target.port))?;
     let mut retargeted = None;
     if let Some(chain) = &port.plugins {
         let shown = match plugins::outbound(exchange, chain, port, request) {
@@ -126,10 +134,39 @@ pub(super) async fn find_service(
     exchange.snapshot.service(&target.host).cloned().ok_or_else(unknown)
 }
 
-/// The port that the target means.
-pub(super) fn find_port<'a>(service: &'a Service, target: &Target) -> Result<&'a Port, Error> {
-    service.port(target.port).ok_or_else(|| {
-        let detail = match target.port {
+/// Whom a request on a captured connection is for.
+enum Found {
+    Service(Arc<Service>),
+    Passthrough(Arc<Cluster>),
+}
+
+/// The service that answers to the target's host, else to the address to which the connection was going, if it has the
+/// port to which it was going. What nobody answers to goes where it was going.
+async fn find_captured(
+    exchange: &mut Exchange,
+    target: &Target,
+    original: SocketAddr,
+) -> Result<Found, Error> {
+    let address = original.ip().to_canonical().to_string();
+    for host in [&target.host, &address] {
+        let mut service = exchange.snapshot.service(host).cloned();
+        if service.is_none() {
+            service = capture::find(&exchange.worker, host).await;
+            exchange.snapshot = exchange.worker.snapshot();
+        }
+        if let Some(service) = service.filter(|found| found.port(Some(original.port())).is_some()) {
+            return Ok(Found::Service(service));
+        }
+    }
+    let cluster = capture::passthrough(&exchange.worker.shared, &exchange.downstream, original)?;
+    exchange.note_for_log(|record| record.cluster = Some(cluster.name.clone()));
+    Ok(Found::Passthrough(cluster))
+}
+
+/// The port that the number means.
+pub(super) fn find_port(service: &Service, number: Option<u16>) -> Result<&Port, Error> {
+    service.port(number).ok_or_else(|| {
+        let detail = match number {
             Some(port) => format!("service {} has no port {port}", service.name),
             None => format!("service {} has no port 80 and several others; name one", service.name),
         };

@@ -12,11 +12,16 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
-use super::{affinity, exchange::Exchange, outbound, outcome, plugins, retry, worker::Worker};
+use super::{
+    affinity,
+    exchange::Exchange,
+    outbound, outcome, plugins, retry,
+    worker::{Downstream, Worker},
+};
 use crate::{
     cluster::{
         Admitted, Cluster, Lease,
@@ -37,6 +42,8 @@ use crate::{
     tls::Inside,
 };
 
+/// Of what an endpoint says first under TLS: what is read of it to see that it speaks.
+const FIRST_WORDS: usize = 1024;
 /// Buffer of each direction. Larger ones pay only with large transfers, and idle tunnels hold them.
 const BUFFER: usize = 16 * 1024;
 
@@ -51,7 +58,7 @@ pub(super) async fn connect(
         return Err(Error::downstream(StatusCode::METHOD_NOT_ALLOWED, Flag::DPE, detail));
     }
     let service = outbound::find_service(exchange, &target).await?;
-    let port = outbound::find_port(&service, &target)?;
+    let port = outbound::find_port(&service, target.port)?;
     let cluster = tcp_cluster(port, exchange.worker.random())?;
     exchange.note(|record| {
         record.cluster = Some(cluster.name.clone());
@@ -67,7 +74,8 @@ pub(super) async fn connect(
     let plugins = plugins.await?;
     let source = exchange.downstream.address.ip();
     let hash = affinity::of_connection(cluster.settings.balancer.keys(), source).hash;
-    let Dialled { mut stream, lease, permit } = dial_to(&exchange.worker, &cluster, hash).await?;
+    let Dialled { mut stream, lease, permit, .. } =
+        dial_to(&exchange.worker, &cluster, hash).await?;
     exchange.note_for_log(|record| record.upstream_peer = lease.endpoint.peer().cloned());
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
@@ -83,7 +91,7 @@ pub(super) async fn connect(
             Ok(mut downstream) => {
                 let tcp = TcpCount::open(&worker, lease.endpoint.scope());
                 let idle = cluster.settings.idle_timeout;
-                let moved = inspected(&mut downstream, &mut stream, idle, plugins).await;
+                let moved = inspected(&mut downstream, (&mut stream, &[]), idle, plugins).await;
                 tcp.close(&moved);
                 if moved.end != End::Complete {
                     upgrade::cut(downstream);
@@ -150,28 +158,50 @@ pub async fn forward(
     Ok(join(worker, cluster, downstream, dialled, caller, plugins).await)
 }
 
+/// Connects to an endpoint of a service's `port` for a captured connection, past its plugins. Also says which cluster it
+/// is of.
+///
+/// # Errors
+/// When no endpoint can be reached, or a plugin refuses.
+pub async fn dial_service(
+    worker: &Worker,
+    downstream: &Downstream,
+    port: &Port,
+) -> Result<(Arc<Cluster>, Dialled, Option<Rc<Run>>), Error> {
+    let cluster = tcp_cluster(port, worker.random())?;
+    let chain = port.plugins.as_ref();
+    let run = plugins::connection(worker, downstream, chain, &port.cluster.name, None).await?;
+    let source = downstream.address.ip();
+    let hash = affinity::of_connection(cluster.settings.balancer.keys(), source).hash;
+    let dialled = dial_to(worker, &cluster, hash).await?;
+    Ok((cluster, dialled, run))
+}
+
 /// Moves bytes between `downstream` and an endpoint that is connected already, to the end. When that is not
 /// [`End::Complete`], the caller must not be left to think so.
 pub async fn join(
     worker: &Worker,
     cluster: &Cluster,
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    Dialled { mut stream, lease, permit }: Dialled,
+    Dialled { mut stream, lease, permit, early, broken }: Dialled,
     caller: Option<&Scope>,
     plugins: Option<Rc<Run>>,
 ) -> End {
     let counted = TcpCount::open(worker, caller.unwrap_or_else(|| lease.endpoint.scope()));
     let idle = cluster.settings.idle_timeout;
-    let moved = inspected(downstream, &mut stream, idle, plugins).await;
+    let moved = match broken {
+        true => Moved { received: 0, sent: 0, end: End::SenderFailed },
+        false => inspected(downstream, (&mut stream, &early), idle, plugins).await,
+    };
     counted.close(&moved);
     drop((lease, permit));
     moved.end
 }
 
-/// Moves bytes past the plugins that see them.
+/// Moves bytes past the plugins that see them. `upstream` comes with what was read from it already.
 async fn inspected(
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    upstream: &mut Stream,
+    upstream: (&mut Stream, &[u8]),
     idle: Duration,
     plugins: Option<Rc<Run>>,
 ) -> Moved {
@@ -187,10 +217,14 @@ async fn inspected(
 
 async fn through(
     downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    upstream: &mut Stream,
+    (upstream, early): (&mut Stream, &[u8]),
     idle: Duration,
 ) -> Moved {
     match upstream {
+        // On the heap: other connections need no room for it.
+        upstream if !early.is_empty() => {
+            Box::pin(pipe(downstream, &mut Begun { early, stream: upstream }, idle)).await
+        }
         Stream::Tcp(upstream) => {
             let moved = pipe(downstream, upstream, idle).await;
             if moved.end != End::Complete {
@@ -219,16 +253,27 @@ pub struct Dialled {
     stream: Stream,
     lease: Lease,
     permit: Permit,
+    /// What it has said already, where that could not be left where it was.
+    early: Vec<u8>,
+    /// Whether it has broken off before it said anything.
+    broken: bool,
 }
 
 impl Dialled {
-    /// Waits until the endpoint says something, or closes; what it says is left where it is.
-    pub async fn spoken(&self) {
-        match &self.stream {
-            // An error is found again by whoever reads.
-            Stream::Tcp(stream) => _ = stream.peek(&mut [0]).await,
-            Stream::Tls(_) => std::future::pending().await,
-        }
+    /// Waits until the endpoint says something, or closes; nothing of what it says is lost.
+    pub async fn spoken(&mut self) {
+        // An end is found again by whoever reads; an error is told once only.
+        let spoken = match &mut self.stream {
+            Stream::Tcp(stream) => stream.peek(&mut [0]).await.map(drop),
+            encrypted @ Stream::Tls(_) => {
+                let mut first = [0; FIRST_WORDS];
+                let read = encrypted.read(&mut first).await;
+                read.map(|read| {
+                    self.early.extend_from_slice(first.get(..read).unwrap_or_default());
+                })
+            }
+        };
+        self.broken |= spoken.is_err();
     }
 }
 
@@ -276,7 +321,13 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
                 if let Some(judged) = judged {
                     judged.settle(&pass);
                 }
-                return ended.map(|stream| Dialled { stream, lease, permit });
+                return ended.map(|stream| Dialled {
+                    stream,
+                    lease,
+                    permit,
+                    early: Vec::new(),
+                    broken: false,
+                });
             }
         }
     }
@@ -323,6 +374,47 @@ async fn idled(activity: &Activity, idle: Duration) {
             return;
         }
         tokio::time::sleep_until(due).await;
+    }
+}
+
+/// A stream of which something was read before.
+struct Begun<'a> {
+    early: &'a [u8],
+    stream: &'a mut Stream,
+}
+
+impl AsyncRead for Begun<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            return Pin::new(&mut *this.stream).poll_read(context, buffer);
+        }
+        let (now, later) = this.early.split_at(this.early.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        this.early = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_shutdown(context)
     }
 }
 

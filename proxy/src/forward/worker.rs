@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{
     admission::Doors,
     allowance::Allowances,
+    capture::{Capture, Captured},
     observed::{Attempted, Mailbox, Observed},
     outcome,
     secured::Secured,
@@ -97,6 +98,8 @@ pub struct Shared {
     pub delayed: Arc<AtomicUsize>,
     /// When time began for breakers and endpoints.
     pub started: Instant,
+    /// Where the kernel leads connections through us; `None` where it does not.
+    pub capture: Option<Capture>,
 }
 
 impl Shared {
@@ -169,6 +172,8 @@ pub struct Counted {
     gauge: prometheus::IntGauge,
     /// The caller's address, once somebody was told of it.
     written: OnceCell<HeaderValue>,
+    /// Where it was going, if the kernel has led it here.
+    captured: Option<Box<Captured>>,
 }
 
 impl Counted {
@@ -177,13 +182,32 @@ impl Counted {
         let open = shared.connections.fetch_add(1, Ordering::Relaxed);
         let gauge = shared.families.connections.with_label_values(&[direction.as_str()]);
         gauge.inc();
-        let counted = Self { shared: shared.clone(), gauge, written: OnceCell::new() };
+        let counted =
+            Self { shared: shared.clone(), gauge, written: OnceCell::new(), captured: None };
         (open < shared.max_connections).then_some(counted)
+    }
+
+    /// The same, which was going to `original`; `None` changes nothing.
+    pub fn captured(mut self, original: Option<SocketAddr>) -> Self {
+        self.captured = original.map(|original| Captured::new(original).into());
+        self
     }
 
     /// `address`, which is the caller's, as others are told of it.
     pub(super) fn written(&self, address: SocketAddr) -> HeaderValue {
         self.written.get_or_init(|| head::written(address)).clone()
+    }
+}
+
+impl Downstream {
+    /// Where the connection was going, if the kernel has led it here.
+    pub fn original(&self) -> Option<SocketAddr> {
+        self.counted.captured.as_ref().map(|captured| captured.original)
+    }
+
+    /// What is known of such a connection.
+    pub(super) fn captured(&self) -> Option<&Captured> {
+        self.counted.captured.as_deref()
     }
 }
 
@@ -201,7 +225,8 @@ impl Worker {
         let random = RefCell::new(SmallRng::from_rng(&mut rand::rng()));
         let identity = shared.identity.clone();
         let connector = Connector::new(move || identity.current(), shared.families.clone());
-        let connector = Rc::new(connector);
+        let dialled = shared.capture.as_ref().map(|capture| capture.dialled.clone());
+        let connector = Rc::new(connector.captured(dialled));
         let own = &shared.unrouted.outbound.labels().source;
         let node = Node {
             namespace: own.namespace.clone(),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection;
+use super::{connection, original_dst};
 use crate::{
     cluster::connect,
     forward::worker::{Counted, Downstream, Shared, Worker},
@@ -50,8 +50,9 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, direction:
         tracing::debug!("{address}: {error}");
         return;
     }
+    let captured = worker.shared.capture.as_ref().and_then(|_| original_dst::of(&stream));
     let worker = worker.clone();
-    let counted = Rc::new(counted);
+    let counted = Rc::new(counted.captured(captured));
     let downstream = Downstream { address, direction, counted, secured: None };
     tokio::task::spawn_local(async move {
         connection::serve(&worker, stream, downstream).await;

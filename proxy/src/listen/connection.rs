@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     accept::refused,
-    handshake,
+    captured, handshake,
     hello::{self, Hello},
     sniff::{self, Protocol},
 };
@@ -19,7 +19,8 @@ use crate::{
     error::Error,
     filter::wasm::Run,
     forward::{
-        exchange, guard, plugins, tunnel,
+        exchange, guard, plugins,
+        tunnel::{self, Dialled},
         worker::{Downstream, Worker},
     },
     http::{
@@ -32,11 +33,14 @@ use crate::{
 
 /// How long a caller of a port that may speak anything can stay silent before it is taken for a protocol in which the
 /// server speaks first.
-const SERVER_FIRST: Duration = Duration::from_millis(200);
+pub(super) const SERVER_FIRST: Duration = Duration::from_millis(200);
 /// Between two looks at a connection that has sent too little to tell: at first, and at most. Each wait is twice the
 /// one before, so that ten thousand callers of one byte each cost nothing.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
+
+/// How a verdict is reached.
+pub(super) type Sniffer = fn(&[u8]) -> Protocol;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
@@ -46,8 +50,12 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstrea
     }
 }
 
-/// From our own application: HTTP.
+/// From our own application: HTTP, or whatever it is that the kernel has led here.
 async fn outbound(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream) {
+    if let Some(original) = downstream.original() {
+        // On the heap: other connections need no room for it.
+        return Box::pin(captured::outbound(worker, stream, downstream, original)).await;
+    }
     match sniff(worker, &stream, worker.shared.limits.head_timeout).await {
         Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2))) => {
             http(worker, stream, downstream, protocol == Protocol::Http2).await;
@@ -63,17 +71,28 @@ async fn outbound(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream
 /// From others: a hop of the mesh under TLS, or plain where a port takes that.
 async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstream) {
     let published = &worker.shared.published;
-    if published.is_on_demand() && worker.snapshot().inbound.by_destination.is_empty() {
+    let original = downstream.original();
+    let is_known = |ports: &Inbound| {
+        !ports.by_destination.is_empty() || (original.is_some() && ports.undeclared.is_some())
+    };
+    if published.is_on_demand() && !is_known(&worker.snapshot().inbound) {
         published.inbound_known(worker.shared.on_demand_timeout).await;
     }
     let ports = worker.snapshot().inbound.clone();
-    let tcp = ports.only_tcp.as_ref().filter(|port| port.mode != TlsMode::Strict);
-    if let Some(port) = tcp.filter(|port| is_alone(port, &ports)) {
+    let takes = match original {
+        None => Takes::any_of(&ports),
+        Some(original) => match captured::application(worker, &downstream, original, &ports) {
+            Ok(port) => Takes::one(port, &ports),
+            Err(astray) => return captured::undeclared(worker, stream, &downstream, astray).await,
+        },
+    };
+    let tcp = takes.tcp.filter(|port| port.mode != TlsMode::Strict);
+    if let Some(port) = tcp.filter(|_| takes.is_alone) {
         return opaque(worker, stream, &downstream, port).await;
     }
     let limit = match tcp {
         Some(_) => SERVER_FIRST,
-        None if ports.only_tls => handshake::LIMIT,
+        None if takes.only_tls => handshake::LIMIT,
         None => worker.shared.limits.head_timeout,
     };
     let first = match (sniff(worker, &stream, limit).await, tcp) {
@@ -101,23 +120,49 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
             (Some(_), _) => refuse("tls"),
             (None, _) => refuse("silent"),
         },
-        _ if ports.only_tls => refuse("plaintext_refused"),
+        _ if takes.only_tls => refuse("plaintext_refused"),
         (Protocol::Http1 | Protocol::Http2, _) => {
             http(worker, stream, downstream, first == Protocol::Http2).await;
         }
         (_, Some(port)) => opaque(worker, stream, &downstream, port).await,
-        (_, None) if ports.only_tcp.is_some() => refuse("plaintext_refused"),
+        (_, None) if takes.tcp.is_some() => refuse("plaintext_refused"),
         (_, None) => refuse("unknown_protocol"),
     }
 }
 
-/// Only a port that is declared TCP, beside no port that speaks HTTP or takes TLS, needs no look at the bytes.
-fn is_alone(port: &InboundPort, ports: &Inbound) -> bool {
-    port.protocol == Declared::Tcp && ports.only_http.is_none() && !ports.tls
+/// What an inbound connection may be for, before anything of it was seen.
+struct Takes<'a> {
+    /// The only port that may speak something else than HTTP.
+    tcp: Option<&'a Arc<InboundPort>>,
+    /// Whether that needs no look at the bytes: it is declared TCP, and there is no other that speaks HTTP or takes TLS.
+    is_alone: bool,
+    /// Whether nothing but mutual TLS is taken.
+    only_tls: bool,
+}
+
+impl<'a> Takes<'a> {
+    /// It may be for any of them.
+    fn any_of(ports: &'a Inbound) -> Self {
+        let tcp = ports.only_tcp.as_ref();
+        let no_other = ports.only_http.is_none() && !ports.tls;
+        let is_alone = no_other && tcp.is_some_and(|port| port.protocol == Declared::Tcp);
+        Self { tcp, is_alone, only_tls: ports.only_tls }
+    }
+
+    /// It is for this one.
+    fn one(port: &'a Arc<InboundPort>, ports: &Inbound) -> Self {
+        let tcp = matches!(port.protocol, Declared::Tcp | Declared::Auto).then_some(port);
+        let no_tls = !ports.tls || port.mode == TlsMode::Disable;
+        Self {
+            tcp,
+            is_alone: port.protocol == Declared::Tcp && no_tls,
+            only_tls: port.mode == TlsMode::Strict,
+        }
+    }
 }
 
 /// What came first from the caller.
-enum First {
+pub(super) enum First {
     /// Bytes that tell what it speaks.
     Protocol(Protocol),
     /// Not a byte within the time given.
@@ -127,8 +172,18 @@ enum First {
 /// Looks at the first bytes without taking them. After `limit` what is not clear is [`Protocol::Opaque`]; `None` when
 /// the connection has ended or the proxy drains.
 async fn sniff(worker: &Worker, stream: &TcpStream, limit: Duration) -> Option<First> {
+    sniff_by(worker, stream, limit, sniff::sniff).await
+}
+
+/// The same, as `sniffer` tells.
+pub(super) async fn sniff_by(
+    worker: &Worker,
+    stream: &TcpStream,
+    limit: Duration,
+    sniffer: Sniffer,
+) -> Option<First> {
     let mut bytes = [0; sniff::ENOUGH];
-    let verdict = |bytes: &[u8]| match sniff::sniff(bytes) {
+    let verdict = |bytes: &[u8]| match sniffer(bytes) {
         Protocol::NeedMore => None,
         protocol => Some(protocol),
     };
@@ -221,18 +276,9 @@ async fn server_first(
         refused(&worker.shared, downstream.direction, error.flag.as_str());
         tracing::debug!("{}: {error}", downstream.address);
     };
-    let dialled = tunnel::dial(worker, &port.cluster).await.inspect_err(failed).ok()?;
+    let mut dialled = tunnel::dial(worker, &port.cluster).await.inspect_err(failed).ok()?;
     let idle = port.cluster.settings.idle_timeout;
-    let mut drain = worker.shared.drain.clone();
-    let mut first = [0];
-    let caller_spoke = tokio::select! {
-        biased;
-        _ = stream.peek(&mut first) => true,
-        () = dialled.spoken() => false,
-        () = tokio::time::sleep(idle), if !idle.is_zero() => return None,
-        _ = drain.wait_for(|draining| *draining) => return None,
-    };
-    if caller_spoke
+    if caller_speaks_first(worker, stream, &mut dialled, idle).await?
         && let Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Tls))) =
             sniff(worker, stream, SERVER_FIRST).await
     {
@@ -248,6 +294,25 @@ async fn server_first(
         cut_unless_whole(stream, end);
     }
     None
+}
+
+/// Waits for the caller or the endpoint to speak, and says whether it was the caller. `None` when both were silent for
+/// `idle`, or the proxy drains.
+pub(super) async fn caller_speaks_first(
+    worker: &Worker,
+    stream: &TcpStream,
+    dialled: &mut Dialled,
+    idle: Duration,
+) -> Option<bool> {
+    let mut drain = worker.shared.drain.clone();
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        _ = stream.peek(&mut first) => Some(true),
+        () = dialled.spoken() => Some(false),
+        () = tokio::time::sleep(idle), if !idle.is_zero() => None,
+        _ = drain.wait_for(|draining| *draining) => None,
+    }
 }
 
 /// The same port as it is now: its mode and policies may be others than when a caller came who then kept silent. `None`
@@ -293,7 +358,7 @@ pub(super) async fn shown(
 }
 
 /// An ordinary end would tell the caller that it has all bytes.
-fn cut_unless_whole(stream: &TcpStream, end: End) {
+pub(super) fn cut_unless_whole(stream: &TcpStream, end: End) {
     if end != End::Complete {
         // If it is closed already there is nothing to be done.
         let _ = stream.set_zero_linger();

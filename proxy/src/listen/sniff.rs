@@ -59,6 +59,67 @@ pub fn sniff(bytes: &[u8]) -> Protocol {
     }
 }
 
+/// Methods by which HTTP is known among anything else that programs say: those that RFC 9110 has, those of WebDAV and
+/// a few that are common.
+const METHODS: [&[u8]; 30] = [
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"OPTIONS",
+    b"PATCH",
+    b"TRACE",
+    b"QUERY",
+    b"PURGE",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"UNLOCK",
+    b"ACL",
+    b"BIND",
+    b"UNBIND",
+    b"REBIND",
+    b"CHECKIN",
+    b"CHECKOUT",
+    b"MERGE",
+    b"MKACTIVITY",
+    b"MKCALENDAR",
+    b"MKWORKSPACE",
+    b"REPORT",
+    b"SEARCH",
+    b"VERSION-CONTROL",
+];
+
+/// Tells what begins with `bytes` where it may be anything, for anybody: as [`sniff`], but what is taken for HTTP/1 must
+/// have a known method and a target as only HTTP has them. SIP, RTSP and others look alike; and who says `CONNECT` speaks
+/// to a proxy of its own choice.
+pub fn sniff_anything(bytes: &[u8]) -> Protocol {
+    let verdict = sniff(bytes);
+    if verdict != Protocol::Http1 {
+        return verdict;
+    }
+    let line = bytes.trim_ascii_start();
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let target = line.get(method.len() + 1..).unwrap_or_default();
+    if !METHODS.contains(&method) {
+        return Protocol::Opaque;
+    }
+    match target {
+        [b'/' | b'*', ..] => Protocol::Http1,
+        _ if target.starts_with(SCHEME) || target.starts_with(SECURE_SCHEME) => Protocol::Http1,
+        _ if SCHEME.starts_with(target) || SECURE_SCHEME.starts_with(target) => Protocol::NeedMore,
+        _ => Protocol::Opaque,
+    }
+}
+
+/// Of a target in absolute form (RFC 9112 section 3.2.2).
+const SCHEME: &[u8] = b"http://";
+const SECURE_SCHEME: &[u8] = b"https://";
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,7 +152,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_only_looks_like_http_is_something_else() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1"[..], Protocol::Http1),
+            (b"OPTIONS * HTTP/1.1", Protocol::Http1),
+            (b"VERSION-CONTROL /a", Protocol::Http1),
+            (b"GET http://a/", Protocol::Http1),
+            (b"MKWORKSPACE https://a/", Protocol::Http1),
+            (b"GET htt", Protocol::NeedMore),
+            (b"GET ", Protocol::NeedMore),
+            (b"GET key", Protocol::Opaque),
+            (b"CONNECT a:443 HTTP/1.1", Protocol::Opaque),
+            (b"OPTIONS sip:a@b SIP/2.0", Protocol::Opaque),
+            (b"OPTIONS rtsp://a RTSP/1.0", Protocol::Opaque),
+            (b"INVITE sip:a@b SIP/2.0", Protocol::Opaque),
+            (b"SET /a b", Protocol::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol::Http2),
+            (b"\x16\x03\x01", Protocol::Tls),
+        ] {
+            assert_eq!(sniff_anything(bytes), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
     proptest! {
+        #[test]
+        fn verdicts_on_anything_are_final(
+            method in "(GET|PUT|VERSION-CONTROL|FOO|get)",
+            bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let bytes = [method.as_bytes(), b" ", &bytes].concat();
+            let mut verdict = Protocol::NeedMore;
+            for length in 0..=bytes.len() {
+                let now = sniff_anything(&bytes[..length]);
+                if verdict != Protocol::NeedMore {
+                    prop_assert_eq!(now, verdict);
+                }
+                verdict = now;
+            }
+            prop_assert!(bytes.len() < ENOUGH || verdict != Protocol::NeedMore);
+        }
+
         /// The verdict is reached within a bound, and more bytes never change it.
         #[test]
         fn verdicts_are_final(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {

@@ -52,12 +52,12 @@ impl State {
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, state: State, because: impl Into<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, state: State, because: impl Into<String>) -> Self {
         Self { what: what.into(), state, because: because.into(), hint: None }
     }
 
     /// Said only where there is something to do.
-    fn or(mut self, hint: &'static str) -> Self {
+    pub(super) fn or(mut self, hint: &'static str) -> Self {
         self.hint = (self.state != State::Ok).then_some(hint);
         self
     }

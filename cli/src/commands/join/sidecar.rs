@@ -12,6 +12,9 @@ use clap::Parser;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Kubernetes' limit for names, which workloads keep.
 const MAX_NAME: usize = 63;
+/// Seconds that the sidecar goes on after it has told that it leaves: callers hear of it in well under one, and must not be
+/// cut off before.
+const DRAIN_DELAY: u32 = 5;
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// Flags of `leno join` that the sidecar gets.
@@ -183,6 +186,7 @@ fn told(
         ("--outbound", "LENO_OUTBOUND", args.outbound.to_string()),
         ("--inbound", "LENO_INBOUND", args.inbound.to_string()),
         ("--admin", "LENO_ADMIN", args.admin.to_string()),
+        ("--drain-delay", "LENO_DRAIN_DELAY", DRAIN_DELAY.to_string()),
     ];
     all.into_iter().filter(|(.., value)| !value.is_empty()).collect()
 }

@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock};
 
 use leno_api::yaml;
 
@@ -166,14 +166,15 @@ fn validate(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn schema_of(object: &Value) -> Option<Value> {
-    let definition = all().into_iter().find(|definition| {
+fn schema_of(object: &Value) -> Option<&'static Value> {
+    static DEFINITIONS: LazyLock<Vec<Value>> = LazyLock::new(all);
+    let definition = DEFINITIONS.iter().find(|definition| {
         let spec = &definition["spec"];
         let version = spec["versions"][0]["name"].as_str().unwrap();
         let api_version = format!("{}/{version}", spec["group"].as_str().unwrap());
         object["apiVersion"] == *api_version && object["kind"] == spec["names"]["kind"]
     })?;
-    Some(schema_in(&definition).clone())
+    Some(schema_in(definition))
 }
 
 fn yaml_files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
@@ -204,7 +205,7 @@ fn every_example_fits_its_definition() {
         let text = fs::read_to_string(&file).unwrap();
         for document in yaml::documents(&text).unwrap_or_default() {
             let Some(schema) = schema_of(&document.value) else { continue };
-            validate(&document.value, &schema, "")
+            validate(&document.value, schema, "")
                 .unwrap_or_else(|error| panic!("{}{error}", file.display()));
             checked += 1;
         }
@@ -216,7 +217,7 @@ fn every_example_fits_its_definition() {
 fn what_does_not_fit_is_found() {
     let policy = |spec: Value| {
         let object = json!({"apiVersion": "leno.dev/v1alpha1", "kind": "CachePolicy", "metadata": {}, "spec": spec});
-        validate(&object, &schema_of(&object).unwrap(), "")
+        validate(&object, schema_of(&object).unwrap(), "")
     };
     let target = json!([{"kind": "Service", "name": "a"}]);
     assert_eq!(policy(json!({"targetRefs": target, "maxBytes": "64Mi"})), Ok(()));

@@ -1,6 +1,6 @@
 //! Ports of our own application.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
 
 use leno_api::model::{
     ObjectName,
@@ -10,12 +10,13 @@ use leno_api::model::{
     traffic_policy::Settings,
     workload::Workload,
 };
+use rustc_hash::FxHashMap;
 
 use super::{Clusters, Inputs, Own, Slots, limits, plugins};
 use crate::{
     cluster::{Cluster, ClusterKey, Endpoint, State},
     filter::{authz::Policies, jwt::Jwt},
-    snapshot::{Guards, Inbound, InboundPort},
+    snapshot::{Guards, Inbound, InboundPort, Undeclared},
     telemetry::scope::{Scope, ScopeLabels},
 };
 
@@ -50,7 +51,9 @@ pub(super) fn build(
                 let destination: Arc<str> = format!("{}:{}", service.name, port.port).into();
                 let mode = inputs.tls_mode(workload, service, port).unwrap_or(default);
                 let old = previous.by_destination.get(&*destination);
-                let guards = guards(old, inputs, own, workload, (service, port, number));
+                let reached = Some((&service.name, &*port.name));
+                let old = old.and_then(|old| old.guards.as_ref());
+                let guards = guards(old, inputs, own, workload, (reached, number));
                 let protocol = port.protocol;
                 let at = (&**service, port, number);
                 let plugins = plugins::inbound(inputs, slots, workload, at);
@@ -69,6 +72,11 @@ pub(super) fn build(
             }
         }
     }
+    inbound.by_port = by_port(&ports);
+    inbound.undeclared = own
+        .workload
+        .as_ref()
+        .map(|workload| undeclared(previous.undeclared.as_ref(), inputs, own, workload, default));
     clusters.retain(|key, _| !matches!(key, ClusterKey::Application(..)) || used.contains(key));
     inbound.only_http = only(&ports, |port| port.protocol != Protocol::Tcp);
     inbound.only_tcp = only(&ports, |port| matches!(port.protocol, Protocol::Tcp | Protocol::Auto));
@@ -111,18 +119,52 @@ fn only(
     fitting.all(|port| port.address == first.address).then(|| first.clone())
 }
 
-/// What the policies for a port of our application, reached under a service port, make of it.
-fn guards(
-    old: Option<&Arc<InboundPort>>,
+/// Ports by their number: of several that lead to the same place the one that takes least, else the first.
+fn by_port(ports: &[Arc<InboundPort>]) -> FxHashMap<u16, Arc<InboundPort>> {
+    let mut found: FxHashMap<u16, Arc<InboundPort>> = FxHashMap::default();
+    for port in ports {
+        match found.entry(port.address.port()) {
+            Entry::Vacant(place) => _ = place.insert(port.clone()),
+            Entry::Occupied(mut place) => {
+                if port.mode == TlsMode::Strict && place.get().mode != TlsMode::Strict {
+                    place.insert(port.clone());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What holds at ports that no service has: policies for the workload, its namespace or the mesh.
+fn undeclared(
+    old: Option<&Undeclared>,
     inputs: &Inputs,
     own: &Own,
     workload: &Workload,
-    (service, port, number): (&Service, &ServicePort, u16),
+    default: TlsMode,
+) -> Undeclared {
+    // No application has a port 0: this is what is said of none in particular.
+    let mode = |port| inputs.tls_mode_undeclared(workload, port).unwrap_or(default);
+    let ports = inputs.tls_mode_ports(&workload.name.namespace);
+    let old = old.and_then(|old| old.guards.as_ref());
+    Undeclared {
+        mode: mode(0),
+        modes: ports.map(|port| (port, mode(port))).collect(),
+        guards: guards(old, inputs, own, workload, (None, 0)),
+    }
+}
+
+/// What the policies for a port of our application, `reached` under a service port or under none, make of it.
+fn guards(
+    old: Option<&Arc<Guards>>,
+    inputs: &Inputs,
+    own: &Own,
+    workload: &Workload,
+    (reached, number): (Option<(&ObjectName, &str)>, u16),
 ) -> Option<Arc<Guards>> {
-    let at = Some((&service.name, &*port.name));
     let namespace = &workload.name.namespace;
     let covers = |policy: &ObjectName, applies: &Applies| {
-        applies.covers_port(&policy.namespace, workload, at, number)
+        applies.covers_port(&policy.namespace, workload, reached, number)
     };
     let authz = inputs.authorization_policies(namespace);
     let authz: Vec<_> =
@@ -132,9 +174,7 @@ fn guards(
     if authz.is_empty() && jwt.is_empty() {
         return None;
     }
-    let kept = old
-        .and_then(|old| old.guards.as_ref())
-        .filter(|old| is_same(&old.policies.0, &jwt) && is_same(&old.policies.1, &authz));
+    let kept = old.filter(|old| is_same(&old.policies.0, &jwt) && is_same(&old.policies.1, &authz));
     Some(kept.cloned().unwrap_or_else(|| {
         Arc::new(Guards {
             jwt: Jwt::compile(jwt.iter().map(|policy| &**policy), &own.issuer_keys),

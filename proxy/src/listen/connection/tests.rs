@@ -104,6 +104,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         mailbox: Mailbox::default(),
         delayed: Arc::default(),
         started: std::time::Instant::now(),
+        capture: None,
     }));
     (Rc::new(worker), draining)
 }
