@@ -79,6 +79,8 @@ mod resilience;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
+mod rolling;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;
