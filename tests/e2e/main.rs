@@ -29,6 +29,8 @@ mod cache_policy;
 #[cfg(test)]
 mod cache_redis;
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
