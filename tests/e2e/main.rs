@@ -29,6 +29,8 @@ mod cache_policy;
 #[cfg(test)]
 mod cache_redis;
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod client;
@@ -78,6 +80,8 @@ mod reload;
 mod resilience;
 #[cfg(test)]
 mod retries;
+#[cfg(test)]
+mod rolling;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
