@@ -33,7 +33,8 @@ const PERIOD: Duration = Duration::from_millis(2);
 const BETWEEN: usize = 500;
 /// Requests under way at once; a machine that is too slow for the clock would only measure our limits.
 const MOST_AT_ONCE: usize = 64;
-/// Seconds that a machine's sidecar goes on after it has told that it leaves, as `leno join` sets it.
+/// Seconds that a sidecar goes on after it has told that it leaves, as `leno join` sets it: what a caller has just begun
+/// to send must still be taken.
 const DRAIN_DELAY: &str = "5";
 /// Every so many requests take the application this long: there is always something to finish.
 const SLOW_EVERY: usize = 10;
@@ -90,7 +91,8 @@ impl Rollout {
         let flags = ["--service", "orders", "--app", &app, "--drain-delay", DRAIN_DELAY];
         let sidecar = match self.told {
             Told::BySidecar => mesh.arguments(&flags),
-            Told::ByOthers => mesh,
+            // The hook before the end of a container waits as long.
+            Told::ByOthers => mesh.arguments(&["--drain-delay", DRAIN_DELAY]),
         };
         let sidecar = sidecar.start().await;
         ready(&sidecar).await;
