@@ -54,6 +54,8 @@ pub enum Stream {
 #[derive(Debug)]
 pub struct Encrypted {
     stream: client::Stream<TcpStream>,
+    /// Who we were to the server.
+    identity: Arc<str>,
     /// Whether it has said anything: then it has taken us.
     heard: bool,
     refusal: Refusal,
@@ -68,6 +70,14 @@ impl Stream {
         match self {
             Self::Tcp(_) => None,
             Self::Tls(encrypted) => Some(encrypted.refusal.clone()),
+        }
+    }
+
+    /// Who we are to whoever is at the other end; `None` for nobody in particular.
+    pub fn identity(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(encrypted) => Some(encrypted.identity.clone()),
         }
     }
 }
@@ -120,6 +130,14 @@ impl Connector {
         Ok(stream)
     }
 
+    /// Who we are now to `endpoint`; `None` where it does not ask.
+    pub fn identity(&self, endpoint: &Endpoint) -> Option<Arc<str>> {
+        match &endpoint.security {
+            Security::Mutual(_) => Some((self.credentials)()?.name().clone()),
+            Security::Plain | Security::Unavailable(_) => None,
+        }
+    }
+
     /// Connects within `limit`, TLS included, for what is `inside`.
     ///
     /// # Errors
@@ -141,7 +159,8 @@ impl Connector {
                 // On the heap: callers hold room for the largest thing they wait for, with TLS or without.
                 let handshake = Box::pin(client::connect(stream, &credentials, target, inside));
                 let done = timeout_at(deadline, handshake).await;
-                self.secured(endpoint, target, done.unwrap_or_else(|_| Err(Failure::timeout())))
+                let done = done.unwrap_or_else(|_| Err(Failure::timeout()));
+                self.secured(endpoint, (target, credentials.name()), done)
             }
         }
     }
@@ -149,12 +168,17 @@ impl Connector {
     fn secured(
         &self,
         endpoint: &Endpoint,
-        target: &Target,
+        (target, identity): (&Target, &Arc<str>),
         done: Result<client::Stream<TcpStream>, Failure>,
     ) -> Result<Stream, Error> {
         let outcome = done.as_ref().map(client::resumed);
         tls::count(&self.families, Side::Client, outcome);
-        let encrypted = |stream| Encrypted { stream, heard: false, refusal: Refusal::default() };
+        let encrypted = |stream| Encrypted {
+            stream,
+            identity: identity.clone(),
+            heard: false,
+            refusal: Refusal::default(),
+        };
         done.map(|stream| Stream::Tls(Box::new(encrypted(stream)))).map_err(|failure| {
             let expected = target.expected();
             let detail = format!("TLS with {expected}: {}: {failure}", failure.reason.as_str());

@@ -53,6 +53,8 @@ struct Pool {
     /// The cluster's, for its limits.
     state: Arc<State>,
     idle_timeout: Cell<Duration>,
+    /// Who we are to the endpoint.
+    identity: RefCell<Option<Arc<str>>>,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
     /// Held while an HTTP/2 connection is being made, so that a burst makes one and not hundreds.
@@ -68,6 +70,7 @@ struct Pool {
 #[derive(Debug)]
 struct Idle {
     sender: Sender,
+    identity: Option<Arc<str>>,
     since: Instant,
     permit: Permit,
 }
@@ -75,6 +78,7 @@ struct Idle {
 #[derive(Debug)]
 struct Shared {
     sender: Http2Sender,
+    identity: Option<Arc<str>>,
     refusal: Option<Refusal>,
     open: Rc<Cell<bool>>,
     streams: Rc<Cell<u32>>,
@@ -92,6 +96,8 @@ pub struct Connection {
     /// How long it lay idle after another exchange, so that the peer may have closed it in the meantime; `None` of one
     /// that is new, or is shared with others.
     pub idle: Option<Duration>,
+    /// Who we were when it was made. Whoever we are later must not use it: its answers are for that one.
+    identity: Option<Arc<str>>,
     refusal: Option<Refusal>,
     held: Held,
     pool: Rc<Pool>,
@@ -124,7 +130,7 @@ impl Connection {
 
     /// The same at a time that was asked for already.
     pub fn give_back_at(self, cluster: &Cluster, now: Instant) {
-        let Self { sender, held, pool, .. } = self;
+        let Self { sender, identity, held, pool, .. } = self;
         let Held::Alone(permit) = held else { return };
         if pool.waiting.get() == 0 && pool.wanted_elsewhere() > 0 {
             return;
@@ -132,7 +138,7 @@ impl Connection {
         let mut idle = pool.idle.borrow_mut();
         let room = idle.len() < cluster.settings.max_idle as usize;
         if room && sender.is_kept() {
-            idle.push(Idle { sender, since: now, permit });
+            idle.push(Idle { sender, identity, since: now, permit });
         }
         drop(idle);
         pool.returned.notify_one();
@@ -165,19 +171,21 @@ impl Pools {
         if http2 {
             return share(&pool, STREAMS);
         }
-        let Idle { sender, since, permit } = pool.idle.borrow_mut().pop()?;
+        let Idle { sender, identity, since, permit } = pool.idle.borrow_mut().pop()?;
         let idle = now.saturating_duration_since(since.into_std());
-        if idle < cluster.settings.pool_idle_timeout && sender.is_ready() {
+        let fresh = idle < cluster.settings.pool_idle_timeout;
+        if fresh && pool.is_ours(identity.as_ref()) && sender.is_ready() {
             // It has answered before.
             return Some(Connection {
                 sender,
                 idle: Some(idle),
+                identity,
                 refusal: None,
                 held: Held::Alone(permit),
                 pool,
             });
         }
-        pool.idle.borrow_mut().push(Idle { sender, since, permit });
+        pool.idle.borrow_mut().push(Idle { sender, identity, since, permit });
         None
     }
 
@@ -218,9 +226,9 @@ impl Pools {
             },
         };
         let stream = self.connect(cluster, endpoint, Inside::Http1).await?;
-        let refusal = stream.refusal();
+        let (identity, refusal) = (stream.identity(), stream.refusal());
         let sender = client::http1(stream);
-        Ok(Connection { sender, idle: None, refusal, held: Held::Alone(permit), pool })
+        Ok(Connection { sender, idle: None, identity, refusal, held: Held::Alone(permit), pool })
     }
 
     /// A connection to `endpoint` that speaks HTTP/2, shared with other exchanges.
@@ -279,12 +287,12 @@ impl Pools {
             }
         };
         let stream = self.connect(cluster, endpoint, Inside::Http2).await?;
-        let refusal = stream.refusal();
+        let (identity, refusal) = (stream.identity(), stream.refusal());
         let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
         let streams = Rc::default();
-        pool.shared.borrow_mut().push(Shared { sender, refusal, open, streams });
+        pool.shared.borrow_mut().push(Shared { sender, identity, refusal, open, streams });
         Ok(())
     }
 
@@ -369,6 +377,7 @@ impl Pools {
         let pool =
             endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(Pool::new(cluster, endpoint)));
         pool.idle_timeout.set(cluster.settings.pool_idle_timeout);
+        *pool.identity.borrow_mut() = self.connector.identity(endpoint);
         pool.clone()
     }
 }
@@ -379,6 +388,7 @@ impl Pool {
             endpoint: Arc::downgrade(endpoint),
             state: cluster.state.clone(),
             idle_timeout: Cell::default(),
+            identity: RefCell::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
@@ -393,6 +403,11 @@ impl Pool {
     fn wanted_elsewhere(&self) -> usize {
         let waiting = self.state.limits.in_use(Resource::Pending);
         waiting.saturating_sub(self.waiting.get()) as usize
+    }
+
+    /// Whether a connection that was made as `identity` speaks for who we are now.
+    fn is_ours(&self, identity: Option<&Arc<str>>) -> bool {
+        self.identity.borrow().as_ref() == identity
     }
 
     fn note_failure(&self, error: &Error) {
@@ -422,8 +437,9 @@ impl Drop for Counted {
 /// An idle connection that still lives, newest first.
 async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
     loop {
-        let Idle { mut sender, since, permit } = pool.idle.borrow_mut().pop()?;
-        if sender.is_closed() || since.elapsed() >= timeout {
+        let Idle { mut sender, identity, since, permit } = pool.idle.borrow_mut().pop()?;
+        let ours = pool.is_ours(identity.as_ref());
+        if !ours || sender.is_closed() || since.elapsed() >= timeout {
             continue;
         }
         // Its last response was read to the end, so it is ready in this very turn or the next.
@@ -431,6 +447,7 @@ async fn reuse(pool: &Rc<Pool>, timeout: Duration) -> Option<Connection> {
             return Some(Connection {
                 sender,
                 idle: Some(since.elapsed()),
+                identity,
                 // It has answered before.
                 refusal: None,
                 held: Held::Alone(permit),
@@ -447,7 +464,10 @@ async fn is_soon_ready(sender: &mut Sender) -> bool {
 /// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.
 fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     let mut shared = pool.shared.borrow_mut();
-    shared.retain(|shared| shared.open.get() && !shared.sender.is_closed());
+    shared.retain(|shared| {
+        let ours = pool.is_ours(shared.identity.as_ref());
+        ours && shared.open.get() && !shared.sender.is_closed()
+    });
     let least = || shared.iter().min_by_key(|shared| shared.streams.get());
     let found = match limit {
         u32::MAX => least(),
@@ -456,6 +476,7 @@ fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     Some(Connection {
         sender: Sender::Http2(found.sender.clone()),
         idle: None,
+        identity: found.identity.clone(),
         refusal: found.refusal.clone(),
         held: Held::Stream(Counted::one_of(&found.streams)),
         pool: pool.clone(),

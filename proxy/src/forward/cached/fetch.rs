@@ -93,7 +93,7 @@ impl Call {
                 match question.known.iter().find(about).cloned() {
                     Some(stored) => {
                         let fresh = (&stored, &received.response, times);
-                        let freshened = self.freshen(lead, fresh, &request, &question);
+                        let freshened = self.freshen(exchange, lead, fresh, (&request, &question));
                         let own = validation::own_cookies(headers, &stored.headers);
                         received.discard(&admitted);
                         self.count_as(Counters::validated);
@@ -141,7 +141,7 @@ impl Call {
             lead.tell(Outcome::Failed(error.clone()));
             return Err(error);
         }
-        let stored = match self.candidate(request, &received.response, times) {
+        let stored = match self.candidate(exchange, request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
                 let status = received.response.status();
@@ -191,10 +191,12 @@ impl Call {
     /// The response as it is to be kept, with room for its body.
     pub(super) fn candidate<B: http_body::Body>(
         &self,
+        exchange: &Exchange,
         request: &Request<Body>,
         response: &Response<B>,
         times: Times,
     ) -> Result<Stored, &'static str> {
+        self.is_of_one_identity(exchange)?;
         let length = response.body().size_hint().exact();
         if length.is_some_and(|length| length > self.cache().policy().max_object_bytes) {
             return Err("too-large");
@@ -222,19 +224,30 @@ impl Call {
         }
     }
 
+    /// A connection speaks for who we are when it is taken. If that has changed since the key was made, nobody knows for
+    /// whom the answer is.
+    fn is_of_one_identity(&self, exchange: &Exchange) -> Result<(), &'static str> {
+        let now = exchange.worker.shared.identity.current();
+        let same = now.map_or(self.identity.is_empty(), |now| **now.name() == *self.identity);
+        same.then_some(()).ok_or("identity-changed")
+    }
+
     /// Takes over what a 304 says of a stored response.
     fn freshen<B>(
         &self,
+        exchange: &Exchange,
         lead: Lead,
         (old, not_modified, times): (&Arc<Stored>, &Response<B>, Times),
-        request: &Request<Body>,
-        question: &Question,
+        (request, question): (&Request<Body>, &Question),
     ) -> Arc<Stored> {
         let mut headers = old.headers.clone();
         validation::update(&mut headers, not_modified.headers());
         let answer = Answer { status: old.status, headers: &headers, times };
         let policy = self.cache().policy();
-        match candidate::of(policy, self.question(request), answer, old.body.clone()) {
+        let candidate = self
+            .is_of_one_identity(exchange)
+            .and_then(|()| candidate::of(policy, self.question(request), answer, old.body.clone()));
+        match candidate {
             Ok(new) => {
                 let new = Arc::new(new);
                 self.cache().keep(lead, new.clone());
