@@ -182,7 +182,7 @@ async fn get(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Body>,
 ) -> Result<(), String> {
-    let mut sender = client::http1(stream, || {}).await.map_err(|error| error.to_string())?;
+    let mut sender = client::http1(stream);
     let response = sender.send(request).await.map_err(|error| error.detail)?;
     let status = response.status();
     // As the kubelet judges. It would follow redirects; that somebody answers with one is life enough.
