@@ -35,6 +35,8 @@ const WAIT_STEP: Duration = Duration::from_millis(10);
 /// How long a connection that was given back may take until it takes another request. It does at once, unless its peer
 /// has answered and does not read the rest of what was asked; what is still to be written then is in its buffer.
 const READY_WITHIN: Duration = Duration::from_millis(10);
+/// How long the rest of a request may take to be sent whose answer is complete.
+const REST_WITHIN: Duration = Duration::from_secs(60);
 /// Exchanges at once on one HTTP/2 connection before another is made: the least that a peer should allow (RFC 9113
 /// section 6.5.2). What exceeds the peer's limit would wait in h2 without end when the streams before it are long.
 const STREAMS: u32 = 100;
@@ -148,7 +150,10 @@ impl Connection {
     /// it closes.
     pub fn send_rest(mut self) {
         if self.is_alone() && self.sender.is_kept() {
-            tokio::task::spawn_local(async move { self.sender.ready().await });
+            tokio::task::spawn_local(async move {
+                // Whoever takes nothing more must not keep the connection's place.
+                let _ = tokio::time::timeout(REST_WITHIN, self.sender.ready()).await;
+            });
         }
     }
 }

@@ -70,7 +70,10 @@ impl Http1 {
     /// Waits until the rest of a request has been sent whose answer is complete.
     pub(super) async fn is_soon_ready(&self) -> bool {
         let sent = poll_fn(|context| self.0.borrow_mut().poll_send(context)).await;
-        sent.is_ok() && self.is_ready()
+        if sent.is_err() {
+            self.0.borrow_mut().close();
+        }
+        self.is_ready()
     }
 
     /// Takes the connection itself, for something else; `None` when it is in use.

@@ -9,6 +9,28 @@ use http_body::Body as _;
 use super::response::length;
 use crate::http::body::Body;
 
+/// Whoever adds trailers to the head would take these for what they say there: framing, routing, who calls
+/// (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 17] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 /// How the body of a request is framed, and what of it is still to come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -108,7 +130,8 @@ impl Framing {
             Self::Chunked(named) => {
                 out.extend_from_slice(b"0\r\n");
                 let trailers = trailers.into_iter().flatten();
-                for (name, value) in trailers.filter(|(name, _)| named.contains(name)) {
+                let may_go = |name| named.contains(name) && !NOT_IN_TRAILERS.contains(name);
+                for (name, value) in trailers.filter(|(name, _)| may_go(name)) {
                     write_field(name, value, out);
                 }
                 out.extend_from_slice(b"\r\n");
@@ -171,7 +194,7 @@ mod tests {
         assert!(length.data(data.clone(), true, &mut out).is_none(), "14 too many");
         assert!(length.data(Bytes::from_static(b"abc"), true, &mut out).unwrap().last);
         assert!(length.end(None, &mut out) && out.is_empty());
-        let mut chunked = Framing::Chunked(vec![HeaderName::from_static("t")]);
+        let mut chunked = Framing::Chunked(vec![HeaderName::from_static("t"), header::HOST]);
         let framed = chunked.data(data, false, &mut out).unwrap();
         assert_eq!(
             (out.as_slice(), framed.after, framed.last),
@@ -179,6 +202,7 @@ mod tests {
         );
         out.clear();
         let mut trailers = HeaderMap::new();
+        trailers.insert("host", HeaderValue::from_static("elsewhere"));
         trailers.insert("t", HeaderValue::from_static("1"));
         trailers.insert("other", HeaderValue::from_static("2"));
         assert!(chunked.end(Some(&trailers), &mut out));

@@ -120,6 +120,7 @@ fn parse(head: &Bytes, method: &Method) -> Result<Option<Head>, HeadError> {
         response.extensions_mut().insert(reason);
     }
     let framing = framing(&response, method)?;
+    say_length_once(response.headers_mut())?;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let keeps = !switches && framing != Framing::Close && keeps(version, response.headers());
     Ok(Some(Head { response, framing, keeps }))
@@ -174,6 +175,18 @@ pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
         }
     }
     Ok(length)
+}
+
+/// `5, 5` is passed on as `5`: not everybody reads it alike.
+fn say_length_once(headers: &mut HeaderMap) -> Result<(), HeadError> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let several = values
+        .next()
+        .is_some_and(|first| values.next().is_some() || first.as_bytes().contains(&b','));
+    if several && let Some(length) = length(headers)? {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(())
 }
 
 fn parse_number(digits: &[u8]) -> Option<u64> {

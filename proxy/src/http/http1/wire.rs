@@ -125,6 +125,18 @@ impl Drop for Aside {
     }
 }
 
+impl Drop for Wire {
+    /// Under TLS the peer is told that the connection ends (RFC 8446 section 6.1), as far as that can be done at once; but
+    /// not in the middle of a request, which must not look like its end.
+    fn drop(&mut self) {
+        if self.is_sent()
+            && let Some(mut io) = self.io.take()
+        {
+            let _ = Pin::new(&mut io).poll_shutdown(&mut looking());
+        }
+    }
+}
+
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (busy, last) = (self.busy, self.last);
@@ -195,7 +207,7 @@ impl Wire {
 
     /// Begins an exchange on an idle connection.
     pub(super) fn begin(&mut self, request: Request<Body>) {
-        (self.aside, self.reader) = (None, None);
+        (self.aside, self.reader, self.unwritable) = (None, None, None);
         (self.before_head, self.looked_at, self.busy) = (0, 0, true);
         let framing = write_head(&request, &mut self.out);
         let (parts, body) = request.into_parts();
@@ -264,6 +276,8 @@ impl Wire {
             };
             if let Err(error) = written {
                 self.unwritable = Some(error);
+                // What was not sent of this request would stand before the next one.
+                self.last = true;
                 (self.upload, self.piece, self.written) = (None, Framed::default(), 0);
                 self.out.clear();
                 self.flushed = true;
