@@ -375,7 +375,8 @@ async fn truncation_is_visible_to_the_caller() {
 
         let mut sender = crate::http2::connect(&proxy).await.ready().await.unwrap();
         let request = http::Request::get("http://shop/").body(()).unwrap();
-        let response = sender.send_request(request, true).unwrap().0.await.unwrap();
+        // Here, too, the stream may be reset before its head has left.
+        let Ok(response) = sender.send_request(request, true).unwrap().0.await else { continue };
         let mut body = response.into_body();
         let end = loop {
             match body.data().await {

@@ -83,7 +83,10 @@ impl Chunks {
 /// Takes a line with a size. Extensions are for nobody here. (`httparse` takes a line without a number for the end.)
 fn size(read: &mut BytesMut) -> Result<Option<u64>, ChunkError> {
     let Some(length) = memchr::memchr(b'\n', read) else {
-        return if read.len() <= MAX_SIZE_LINE { Ok(None) } else { Err(ChunkError::Size) };
+        return match read.len() <= MAX_SIZE_LINE && begins_a_size(read) {
+            true => Ok(None),
+            false => Err(ChunkError::Size),
+        };
     };
     let line = read[..length].strip_suffix(b"\r").ok_or(ChunkError::Size)?;
     let number = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
@@ -95,6 +98,15 @@ fn size(read: &mut BytesMut) -> Result<Option<u64>, ChunkError> {
     let size = u64::from_str_radix(text, 16).map_err(|_| ChunkError::Size)?;
     read.advance(length + 1);
     Ok(Some(size))
+}
+
+/// Whether the rest of a line may still make it a size: whoever sends something else need not send a line's end.
+fn begins_a_size(line: &[u8]) -> bool {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    match line.get(digits) {
+        None => digits <= 16,
+        Some(next) => (1..=16).contains(&digits) && matches!(next, b';' | b' ' | b'\t' | b'\r'),
+    }
 }
 
 /// Takes trailers with the empty line after them.
@@ -168,6 +180,9 @@ mod tests {
             (" 1\r\n", ChunkError::Size),
             ("1\n", ChunkError::Size),
             ("1;a\rb\r\n", ChunkError::Size),
+            ("nonsense", ChunkError::Size),
+            ("1x", ChunkError::Size),
+            ("11111111111111111", ChunkError::Size),
             ("-1\r\n", ChunkError::Size),
             ("fffffffffffffffff\r\n", ChunkError::Size),
             ("1\r\nxy\r\n", ChunkError::End),
