@@ -61,7 +61,9 @@ pub fn remove(saved: &str) -> Option<String> {
 
 /// What of ours is in `saved`, for people.
 pub fn show(saved: &str) -> String {
-    let ours = |line: &&str| line.starts_with('-') && line.contains(PREFIX);
+    let ours = |line: &&str| {
+        line.starts_with('-') && unquoted(line).split(' ').any(|word| word.starts_with(PREFIX))
+    };
     saved.lines().filter(ours).map(|line| format!("{line}\n")).collect()
 }
 
@@ -112,12 +114,28 @@ fn chains(saved: &str) -> impl Iterator<Item = &str> {
 /// Rules of other chains that lead into ours.
 fn jumps(saved: &str) -> impl Iterator<Item = &str> {
     saved.lines().filter(|line| {
-        let mut words = line.split(' ');
-        let from = (words.next() == Some("-A")).then(|| words.next()).flatten();
-        let into = line.split(' ').skip_while(|word| !["-j", "-g"].contains(word)).nth(1);
-        from.is_some_and(|name| !name.starts_with(PREFIX))
-            && into.is_some_and(|name| name.starts_with(PREFIX))
+        let line = unquoted(line);
+        let words: Vec<_> = line.split(' ').collect();
+        let is_ours =
+            |pair: &[&str]| matches!(pair, ["-j" | "-g", name] if name.starts_with(PREFIX));
+        matches!(words[..], ["-A", from, ..] if !from.starts_with(PREFIX))
+            && words.windows(2).any(is_ours)
     })
+}
+
+/// The line without what somebody wrote in quotes, as in a comment: it may look like anything. A backslash keeps the next
+/// letter from having a meaning.
+fn unquoted(line: &str) -> String {
+    let (mut text, mut letters, mut quoted) = (String::new(), line.chars(), false);
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => quoted = !quoted,
+            '\\' if quoted => drop(letters.next()),
+            _ if quoted => {}
+            _ => text.push(letter),
+        }
+    }
+    text
 }
 
 fn deletions(text: &mut String, saved: &str) {
@@ -231,6 +249,21 @@ mod tests {
         let missing = text.replacen("-A LENO_OUTPUT -o lo -j RETURN\n", "", 1);
         let said = difference(&plan, Family::V6, &missing).unwrap();
         assert!(said.starts_with("LENO_OUTPUT: "), "{said}");
+    }
+
+    #[test]
+    fn what_somebody_wrote_into_a_comment_is_no_rule_of_ours() {
+        let comments = "-A OUTPUT -m comment --comment \"see -j LENO_OUTPUT \" -j DOCKER\n\
+                        -A OUTPUT -m comment --comment \"a \\\" -g LENO_OUTPUT \" -j DOCKER\n";
+        assert_eq!(jumps(comments).count(), 0);
+        assert_eq!(show(comments), "");
+        let own = "-A OUTPUT -m comment --comment \"to the \\\" mesh\" -j LENO_OUTPUT";
+        let text = remove(&format!("{comments}:LENO_OUTPUT - [0:0]\n{own}\n")).unwrap();
+        let deleted = own.replacen("-A", "-D", 1);
+        assert_eq!(
+            text,
+            format!("*nat\n:LENO_OUTPUT - [0:0]\n{deleted}\n-X LENO_OUTPUT\nCOMMIT\n")
+        );
     }
 
     #[test]

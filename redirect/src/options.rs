@@ -127,7 +127,7 @@ pub struct InstallArgs {
 /// Whether IPv6 is led, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Ipv6 {
-    /// If there is an IPv6 address that others can reach.
+    /// If an interface other than loopback has an IPv6 address, be it one of its link only.
     Auto,
     /// It is.
     On,

@@ -3,7 +3,7 @@
 //! The order is Istio's, so that what is known of it holds here: exclusions, then the sidecar's own connections, then
 //! loopback, then everything else.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::plan::{
     APPLICATION_SOURCE_V4, APPLICATION_SOURCE_V6, Choice, Interface, Plan, Ports, Range,
@@ -157,14 +157,22 @@ fn output(plan: &Plan) -> Vec<Rule> {
     pass(Match::Loopback);
     plan.users.iter().chain(&plan.exclude_users).for_each(|user| pass(Match::User(*user)));
     plan.groups.iter().chain(&plan.exclude_groups).for_each(|group| pass(Match::Group(*group)));
-    LOOPBACK.into_iter().for_each(|address| pass(Match::Destination(Range::one(address))));
+    LOOPBACK.into_iter().for_each(|range| pass(Match::Destination(range)));
+    pass(Match::Destination(LINK_LOCAL));
     plan.exclude_outbound_ranges.iter().for_each(|range| pass(Match::Destination(*range)));
     rules.extend(included(plan));
     rules
 }
 
-const LOOPBACK: [IpAddr; 2] =
-    [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+/// What is at these is on this machine, and listens there so that nobody else reaches it.
+const LOOPBACK: [Range; 2] = [
+    Range { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), bits: 8 },
+    Range::one(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+];
+/// Such an address means something together with an interface only, and which that was the kernel does not tell the
+/// sidecar: it could not connect there.
+const LINK_LOCAL: Range =
+    Range { address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), bits: 10 };
 
 /// The sidecar's connections over loopback. To its application they pass; to an address of this machine by anything
 /// else than the sidecar's own port they are for the inbound side: the application has called its own service.
@@ -176,9 +184,9 @@ fn own_connections(plan: &Plan) -> Vec<Rule> {
     let users = plan.users.iter().map(|user| Match::User(*user));
     let owners = users.chain(plan.groups.iter().map(|group| Match::Group(*group)));
     let to_itself = owners.flat_map(|owner| {
-        LOOPBACK.map(|address| {
+        LOOPBACK.map(|range| {
             let parts = [
-                Match::NotDestination(Range::one(address)),
+                Match::NotDestination(range),
                 Match::Loopback,
                 Match::NotPort(plan.inbound_port),
                 owner.clone(),
@@ -273,6 +281,11 @@ mod tests {
             (local, Action::Return, "over loopback"),
             (Packet { user: 1337, ..local }, Action::Return, "the sidecar, over loopback"),
             (
+                Packet { user: 1337, destination: [127, 0, 0, 53], ..local },
+                Action::Return,
+                "the sidecar, to another address of loopback",
+            ),
+            (
                 Packet { user: 1337, ..itself },
                 Action::Jump(Chain::InRedirect),
                 "the application calls its own service",
@@ -290,6 +303,13 @@ mod tests {
         ] {
             assert_eq!(outbound(&plan, packet), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_on_the_link_passes() {
+        let neighbour = Match::Destination("fe80::/10".parse().unwrap());
+        let decided = decide(&Plan::default(), Chain::Output, |part| *part == neighbour);
+        assert_eq!(decided, Action::Return);
     }
 
     #[test]

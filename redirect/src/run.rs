@@ -158,7 +158,7 @@ fn remove(out: &mut impl Write) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes by each of `tools`. What failed, and whose tools had something; one that is not there has nothing.
+/// Removes by each of `tools`. What failed, and which tools had something; one that is not there has nothing.
 fn remove_by(tools: impl IntoIterator<Item = Tool>) -> (Vec<Failure>, Vec<String>) {
     let (mut failures, mut found) = (Vec::new(), Vec::new());
     for tool in tools {
@@ -208,16 +208,13 @@ fn allowed() -> Result<(), Error> {
 }
 
 fn has_ipv6() -> bool {
-    std::fs::read_to_string(IPV6_ADDRESSES).is_ok_and(|text| has_reachable(&text))
+    std::fs::read_to_string(IPV6_ADDRESSES).is_ok_and(|text| has_neighbours(&text))
 }
 
-/// Whether one of the addresses in `text` is of use beyond its own link: those of loopback (scope 0x10) and of a link
-/// (0x20) lead to no service. Our own on loopback is told by its interface.
-fn has_reachable(text: &str) -> bool {
-    text.lines().any(|line| {
-        let words: Vec<_> = line.split_ascii_whitespace().collect();
-        matches!(words[..], [_, _, _, scope, _, name] if name != "lo" && !["10", "20"].contains(&scope))
-    })
+/// Whether anybody else can reach one of the addresses in `text`. Who is on the same link can by its address there, too, and
+/// would pass the sidecar by; only loopback's are for this machine alone.
+fn has_neighbours(text: &str) -> bool {
+    text.lines().any(|line| line.split_ascii_whitespace().nth(5).is_some_and(|name| name != "lo"))
 }
 
 #[cfg(test)]
@@ -225,14 +222,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_beyond_the_link_count() {
+    fn addresses_that_others_can_reach_count() {
         let lo = "00000000000000000000000000000001 01 80 10 80       lo\n\
                   00000000000000000000000000000006 01 80 00 82       lo\n";
         let link = "fe80000000000000a8bbccfffe000001 02 40 20 80     eth0\n";
         let global = "fd000000000000000000000000000001 02 40 00 80     eth0\n";
-        assert!(!has_reachable(""));
-        assert!(!has_reachable(&format!("{lo}{link}")));
-        assert!(has_reachable(&format!("{lo}{link}{global}")));
+        assert!(!has_neighbours(""));
+        assert!(!has_neighbours(lo));
+        assert!(has_neighbours(&format!("{lo}{link}")));
+        assert!(has_neighbours(&format!("{lo}{global}")));
     }
 
     #[test]

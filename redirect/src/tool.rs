@@ -1,7 +1,7 @@
 //! Running the tools that know the kernel's tables.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Write},
     path::PathBuf,
     process::{Command, Stdio},
@@ -14,6 +14,16 @@ const LOCK_SECONDS: &str = "--wait=10";
 /// Tables that iptables by itself keeps in this network namespace. Asking the tool would make one.
 const LEGACY_TABLES: &str = "/proc/self/net/ip_tables_names";
 const LEGACY_TABLES_V6: &str = "/proc/self/net/ip6_tables_names";
+
+/// What tools say where the kernel does not know their tables at all, so that there is nothing in them: nft and
+/// iptables-nft without nf_tables, iptables-legacy without its NAT, ip6tables without IPv6.
+const NO_SUCH_TABLES: [&str; 5] = [
+    "Table does not exist",
+    "No such file or directory",
+    "not supported",
+    "cache initialization failed: Invalid argument",
+    "rule set generation id: Invalid argument",
+];
 
 /// A tool that can install rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +64,17 @@ pub enum Failure {
         /// How.
         difference: String,
     },
+}
+
+impl Failure {
+    /// Whether this means that there are no rules at all: the tool is not there, or the kernel does not know its tables.
+    fn is_nothing(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Refused { said, .. } => NO_SUCH_TABLES.iter().any(|words| said.contains(words)),
+            Self::Run { .. } | Self::Differs { .. } => false,
+        }
+    }
 }
 
 impl Tool {
@@ -152,24 +173,32 @@ impl Tool {
         }
     }
 
-    /// Removes what it has of ours. Says whether there was anything: a tool that cannot say what it has (the kernel does
-    /// not know its tables) has nothing.
+    /// Removes what it has of ours. Says whether there was anything.
+    ///
+    /// # Errors
+    /// It did not, or it cannot say what it has; a family that failed does not keep the other one.
     pub fn remove(self) -> Result<bool, Failure> {
         match self {
-            Self::Nft if !matches!(self.has_table(), Ok(true)) => Ok(false),
-            Self::Nft => self.run("nft", &["-f", "-"], &nft::remove()).map(|_| true),
+            Self::Nft => match self.has_table() {
+                Ok(true) => self.run("nft", &["-f", "-"], &nft::remove()).map(|_| true),
+                Ok(false) => Ok(false),
+                Err(failure) => nothing(failure),
+            },
             Self::Iptables(_) => {
-                let mut found = false;
-                for family in [Family::V4, Family::V6].into_iter().filter(|of| self.may_have(*of)) {
-                    let Ok(saved) = self.saved(family) else { continue };
-                    if let Some(text) = iptables::remove(&saved) {
-                        self.restore(family, &text)?;
-                        found = true;
-                    }
-                }
-                Ok(found)
+                let families = [Family::V4, Family::V6].into_iter().filter(|of| self.may_have(*of));
+                let removed: Vec<_> = families.map(|family| self.remove_of(family)).collect();
+                removed.into_iter().try_fold(false, |found, removed| Ok(found | removed?))
             }
         }
+    }
+
+    fn remove_of(self, family: Family) -> Result<bool, Failure> {
+        let saved = match self.saved(family) {
+            Ok(saved) => saved,
+            Err(failure) => return nothing(failure),
+        };
+        let Some(text) = iptables::remove(&saved) else { return Ok(false) };
+        self.restore(family, &text).map(|()| true)
     }
 
     /// What it has of ours, in its own words; empty when there is nothing.
@@ -259,6 +288,10 @@ impl Tool {
     }
 }
 
+fn nothing(failure: Failure) -> Result<bool, Failure> {
+    if failure.is_nothing() { Ok(false) } else { Err(failure) }
+}
+
 fn families(plan: &Plan) -> impl Iterator<Item = Family> {
     [Family::V4].into_iter().chain(plan.ipv6.then_some(Family::V6))
 }
@@ -266,8 +299,50 @@ fn families(plan: &Plan) -> impl Iterator<Item = Family> {
 /// Where programs are found: people's shells often leave out the folders of the system's tools.
 fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    let all: Vec<_> = std::env::split_paths(&path).chain(system).collect();
-    // A folder with a colon in its name cannot be in the variable; then there is nothing to be added to either.
-    std::env::join_paths(all).unwrap_or(path)
+    folders(&path)
+}
+
+/// Those of `path` and the system's. What is given from the folder where we happen to be (an empty entry means it, too) is
+/// not to be run as root.
+fn folders(path: &OsStr) -> OsString {
+    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    let given = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    let all: Vec<_> = given.chain(system.map(PathBuf::from)).collect();
+    // What came out of the variable can be in it again.
+    std::env::join_paths(all).unwrap_or_else(|_| system.join(":").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_come_from_folders_with_a_full_name() {
+        let all = folders(OsStr::new(":bin:/opt/a:./b:../c::/opt/d:"));
+        assert_eq!(all, "/opt/a:/opt/d:/usr/sbin:/sbin:/usr/bin:/bin");
+        assert_eq!(folders(OsStr::new("")), "/usr/sbin:/sbin:/usr/bin:/bin");
+    }
+
+    #[test]
+    fn only_a_tool_without_tables_has_nothing_to_be_removed() {
+        let refused = |said: &str| {
+            let failure = Failure::Refused { program: "tool".to_owned(), said: said.to_owned() };
+            nothing(failure).map_err(|failure| failure.to_string())
+        };
+        for said in [
+            "iptables-save v1.8.9 (legacy): can't initialize iptables table `nat': Table does not exist (do you need to \
+             insmod?)",
+            "iptables-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument",
+            "netlink: Error: cache initialization failed: Invalid argument",
+            "Unable to initialize Netlink socket: Protocol not supported",
+        ] {
+            assert_eq!(refused(said), Ok(false), "{said}");
+        }
+        assert!(matches!(nothing(Failure::Missing("nft".to_owned())), Ok(false)));
+        for said in
+            ["Operation not permitted (you must be root)", "exit status: 1", "out of memory"]
+        {
+            assert_eq!(refused(said), Err(format!("tool: {said}")));
+        }
+    }
 }
