@@ -123,7 +123,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     if let Some(kubernetes) = &kubernetes {
         // Whoever connected before would be told that what is not read yet is not there.
-        kubernetes.synced().await;
+        kubernetes.synced().await?;
     }
     let process = Process::register(&metrics.registry)?;
     let registry = Registry::new(store.clone());

@@ -85,6 +85,10 @@ pub enum Error {
     Client(#[source] kube::Error),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error(
+        "what mirrors Kubernetes has ended before everything was read; the log says why. Start the control plane again"
+    )]
+    Ended,
 }
 
 /// A connection to Kubernetes at work. Dropping it ends all of it.
@@ -153,9 +157,11 @@ impl Kubernetes {
     }
 
     /// Waits until everything that can be read has been. Until then nobody must be told that something is not there.
-    pub async fn synced(&self) {
-        // The mirror ends with us only.
-        self.synced.clone().wait_for(|synced| *synced).await.ok();
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where it never will have been.
+    pub async fn synced(&self) -> Result<(), Error> {
+        all_read(self.synced.clone()).await
     }
 
     /// Proves whose a service-account token is.
@@ -210,6 +216,11 @@ async fn config(settings: &Settings) -> Result<Config, Error> {
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| bad(&error))
 }
 
+/// Until the mirror says so, or has ended.
+async fn all_read(mut synced: channel::Receiver<bool>) -> Result<(), Error> {
+    synced.wait_for(|synced| *synced).await.map(|_| ()).map_err(|_| Error::Ended)
+}
+
 /// Namespaces themselves cannot be watched by whoever has rights in some of them only.
 fn scopes(namespaces: &[String]) -> Vec<Scope> {
     if namespaces.is_empty() {
@@ -253,4 +264,20 @@ fn roots_in(stored: &store::Stored) -> Vec<String> {
     let roots = object.pointer("/spec/roots").and_then(Value::as_array);
     let roots = roots.into_iter().flatten().filter_map(Value::as_str);
     roots.map(|pem| format!("{}\n", pem.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_mirror_that_ends_before_everything_is_read_is_not_waited_for() {
+        let (sender, synced) = channel::channel(false);
+        drop(sender);
+        assert!(matches!(all_read(synced).await, Err(Error::Ended)));
+        let (sender, synced) = channel::channel(false);
+        sender.send_replace(true);
+        drop(sender);
+        assert!(all_read(synced).await.is_ok(), "everything was read before it ended");
+    }
 }

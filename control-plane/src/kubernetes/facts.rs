@@ -255,13 +255,14 @@ impl RawPort {
 
 impl RawEndpoint {
     fn facts(self, namespace: &str) -> Option<EndpointFacts> {
+        let behind = match self.target_ref.filter(RawTarget::is_pod) {
+            Some(target) => target.pod(namespace)?,
+            None => Behind::Address(self.addresses.first()?.parse().ok()?),
+        };
         let conditions = self.conditions.unwrap_or_default();
         let topology = self.topology.and_then(|mut labels| labels.remove(ZONE_LABEL));
         Some(EndpointFacts {
-            behind: self
-                .target_ref
-                .and_then(|target| target.pod(namespace))
-                .or_else(|| Some(Behind::Address(self.addresses.first()?.parse().ok()?)))?,
+            behind,
             // Unknown is ready, as the API says.
             ready: conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false),
             zone: self.zone.or(topology).map(Into::into),
@@ -270,10 +271,23 @@ impl RawEndpoint {
 }
 
 impl RawTarget {
+    fn is_pod(&self) -> bool {
+        self.kind.as_deref() == Some("Pod") && self.name.is_some()
+    }
+
+    /// `None` where it is in another namespace than its slice: whoever may write slices in one namespace must not place,
+    /// empty or take over pods of another.
     fn pod(self, namespace: &str) -> Option<Behind> {
-        let name = self.name.filter(|_| self.kind.as_deref() == Some("Pod"))?;
-        let namespace = self.namespace.unwrap_or_else(|| namespace.to_owned());
-        Some(Behind::Pod(ObjectName::new(&namespace, &name)))
+        let name = self.name?;
+        if let Some(other) = self.namespace.filter(|other| other != namespace) {
+            tracing::debug!(
+                slice_namespace = namespace,
+                pod = %format_args!("{other}/{name}"),
+                "an EndpointSlice names a pod of another namespace; that endpoint is left out"
+            );
+            return None;
+        }
+        Some(Behind::Pod(ObjectName::new(namespace, &name)))
     }
 }
 

@@ -164,8 +164,7 @@ impl Mirror {
     fn failed(&mut self, scope: &Scope, why: Why) {
         let kind = scope.source.label();
         self.metrics.watch_errors.with_label_values(&[kind]).inc();
-        // What cannot be read at all must not hold up the rest; what may come back is waited for.
-        if matches!(why, Why::Absent | Why::Forbidden(_)) {
+        if can_be_done_without(scope.source, &why) {
             self.awaited.remove(&id(scope));
         }
         let known = self.silent.get(&id(scope)) == Some(&why);
@@ -173,7 +172,20 @@ impl Mirror {
             return;
         }
         let namespace = scope.namespace.as_deref().unwrap_or("(all)");
+        if self.awaited.contains(&id(scope)) && matches!(why, Why::Absent | Why::Forbidden(_)) {
+            tracing::error!(
+                kind,
+                namespace,
+                ?why,
+                "the control plane does not get ready before it has read this: without it proxies would be told that services and their pods are gone"
+            );
+        }
         match &why {
+            Why::Absent if !matches!(scope.source, Source::Custom(_)) => tracing::error!(
+                kind,
+                namespace,
+                "Kubernetes does not have this kind in any version that is known here: Kubernetes 1.17 or later is needed; it is looked for again"
+            ),
             Why::Absent => tracing::info!(
                 kind,
                 namespace,
@@ -231,7 +243,7 @@ impl Mirror {
     async fn commit(&mut self) -> Result<(), store::Error> {
         for refusal in self.world.take_refusals() {
             let world::Refusal { key, reason } = refusal;
-            tracing::warn!(object = %key, reason, "what follows from Kubernetes' objects is not valid and is left out");
+            tracing::warn!(object = %key, reason, "what follows from Kubernetes' objects is not valid and is left out; its last good version stays, if there was one");
         }
         let pending = std::mem::take(&mut self.pending);
         let mut operations = Vec::new();
@@ -300,10 +312,36 @@ impl Mirror {
     }
 }
 
+/// Whether everybody is told what there is although this was never read. A kind that is not installed, or that nobody
+/// may read, must not hold up the rest; but without Kubernetes' own kinds all services would seem to be gone, which after
+/// a restart would take from running proxies what they have.
+fn can_be_done_without(source: Source, why: &Why) -> bool {
+    matches!(source, Source::Custom(_)) && matches!(why, Why::Absent | Why::Forbidden(_))
+}
+
 fn status_of(stored: &store::Stored) -> Option<Value> {
     stored.json().ok()?.get_mut("status").map(Value::take)
 }
 
 fn id(scope: &Scope) -> (&'static str, Option<String>) {
     (scope.source.label(), scope.namespace.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_waits_for_kubernetes_own_kinds_whatever_is_wrong() {
+        let refused = || Why::Forbidden("no".into());
+        let other = || Why::Other("no".into());
+        for source in Source::all() {
+            let custom = matches!(source, Source::Custom(_));
+            for (why, without) in
+                [(Why::Absent, custom), (refused(), custom), (Why::Gone, false), (other(), false)]
+            {
+                assert_eq!(can_be_done_without(source, &why), without, "{source:?} {why:?}");
+            }
+        }
+    }
 }

@@ -75,13 +75,10 @@ fn conditions(status: &Value) -> &[Value] {
 fn route(key: &Key, seen: &Seen, own: &Value, now: &str) -> Option<Value> {
     let before = seen.status.get("parents").and_then(Value::as_array);
     let before: &[Value] = before.map_or(&[], Vec::as_slice);
-    let ours =
-        |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
-    let others = before.iter().filter(|entry| !ours(entry)).cloned();
     let parents = seen.parents.as_array().map_or(&[][..], Vec::as_slice);
     let entries = parents.iter().filter_map(|parent| {
         let reference = reference(key, parent)?;
-        let said = before.iter().filter(ours).find(|entry| entry["parentRef"] == reference);
+        let said = before.iter().find(|entry| ours(entry) && entry["parentRef"] == reference);
         let said = said.map_or(&[][..], conditions);
         let conditions: Vec<Value> = conditions(own)
             .iter()
@@ -94,9 +91,30 @@ fn route(key: &Key, seen: &Seen, own: &Value, now: &str) -> Option<Value> {
             json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions}),
         )
     });
-    let mut all: Vec<Value> = others.chain(entries).collect();
+    let mut all = in_place(before, entries.collect());
     all.truncate(MAX_PARENTS);
     (!all.is_empty() || !before.is_empty()).then(|| json!({"parents": all}))
+}
+
+fn ours(entry: &Value) -> bool {
+    entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
+}
+
+/// Everything where it stands, ours as they should be now, and what is new at the end. Two controllers that each had a
+/// place for their own would move them about for ever.
+fn in_place(before: &[Value], mut entries: Vec<Value>) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::with_capacity(before.len() + entries.len());
+    for entry in before {
+        if !ours(entry) {
+            all.push(entry.clone());
+        } else if let Some(at) =
+            entries.iter().position(|new| new["parentRef"] == entry["parentRef"])
+        {
+            all.push(entries.remove(at));
+        }
+    }
+    all.append(&mut entries);
+    all
 }
 
 /// The reference as Gateway API fills it in; `None` where it is no Service.

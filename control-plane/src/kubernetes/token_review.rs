@@ -78,7 +78,9 @@ impl Reviews {
         })?;
         let verdict = judge(&status);
         self.count(if verdict.is_ok() { "proven" } else { "refused" });
-        self.keep(digest, verdict.clone());
+        if is_final(&status) {
+            self.keep(digest, verdict.clone());
+        }
         verdict.map_err(NotReviewed::Refused)
     }
 
@@ -120,6 +122,12 @@ fn spec(token: &str) -> TokenReviewSpec {
         token: Some(token.to_owned()),
         audiences: Some(vec![names::TOKEN_AUDIENCE.to_owned()]),
     }
+}
+
+/// Whether the answer is a verdict. With an error it may be that the token could not be looked at: a webhook or a key
+/// server that did not answer, which a pod must not be made to wait for longer than it lasts.
+fn is_final(status: &TokenReviewStatus) -> bool {
+    status.authenticated == Some(true) || status.error.as_deref().is_none_or(str::is_empty)
 }
 
 /// Pure.
@@ -169,6 +177,25 @@ mod tests {
         let reviewed = judged(status).unwrap();
         assert_eq!((&*reviewed.namespace, &*reviewed.service_account), ("shop", "orders"));
         assert_eq!(reviewed.pod.as_deref(), Some("orders-7d9-x2x"));
+    }
+
+    #[test]
+    fn a_refusal_with_an_error_is_asked_for_again() {
+        for (status, kept) in [
+            (json!({"authenticated": true}), true),
+            (json!({"authenticated": true, "error": "slow"}), true),
+            (json!({"authenticated": false}), true),
+            (json!({"authenticated": false, "error": ""}), true),
+            (json!({}), true),
+            (json!({"authenticated": false, "error": "no answer from the webhook"}), false),
+            (json!({"error": "no answer from the webhook"}), false),
+        ] {
+            assert_eq!(
+                is_final(&serde_json::from_value(status.clone()).unwrap()),
+                kept,
+                "{status}"
+            );
+        }
     }
 
     #[test]

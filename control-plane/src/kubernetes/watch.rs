@@ -220,7 +220,8 @@ fn why(error: &watcher::Error) -> Why {
     };
     match status {
         Some(status) if status.code == 404 => Why::Absent,
-        Some(status) if matches!(status.code, 401 | 403) => Why::Forbidden(status.message.clone()),
+        // 401 is no verdict: a token that has just been replaced, an API server that starts.
+        Some(status) if status.code == 403 => Why::Forbidden(status.message.clone()),
         Some(status) if status.code == 410 => Why::Gone,
         _ => Why::Other(chain(error)),
     }
@@ -351,5 +352,37 @@ pub(super) fn resource(source: Source) -> ApiResource {
         api_version,
         kind: kind.to_owned(),
         plural: plural.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_a_verdict_says_that_something_cannot_be_read() {
+        for (code, expected) in [
+            (404, Some(Why::Absent)),
+            (403, Some(Why::Forbidden("no".into()))),
+            (410, Some(Why::Gone)),
+            (401, None),
+            (429, None),
+            (500, None),
+            (503, None),
+        ] {
+            let status = || Box::new(Status { code, ..Status::failure("no", "Reason") });
+            for error in [
+                watcher::Error::InitialListFailed(kube::Error::Api(status())),
+                watcher::Error::WatchError(status()),
+            ] {
+                let why = why(&error);
+                match &expected {
+                    Some(expected) => assert_eq!(why, *expected, "{code}"),
+                    None => assert!(matches!(why, Why::Other(_)), "{code}: {why:?}"),
+                }
+            }
+        }
     }
 }

@@ -77,7 +77,8 @@ enum Place {
 impl Place {
     fn is(&self, of: &str, by: &str, behind: &Behind) -> bool {
         match (self, behind) {
-            (Self::Pod(name), Behind::Pod(pod)) => name == pod,
+            // A slice speaks for pods of its own namespace only.
+            (Self::Pod(name), Behind::Pod(pod)) => *name.namespace == *of && name == pod,
             (Self::Outside { namespace, service, address }, Behind::Address(other)) => {
                 (&**namespace, &**service, address) == (of, by, other)
             }
@@ -122,14 +123,14 @@ impl World {
                     return Vec::new();
                 }
                 self.services.insert(name.clone(), facts);
-                vec![self.service(&name)]
+                self.service(&name).into_iter().collect()
             }
             Fact::Pod(facts) => {
                 if self.pods.get(&name) == Some(&facts) {
                     return Vec::new();
                 }
                 self.pods.insert(name.clone(), facts);
-                vec![self.workload(&Place::Pod(name))]
+                self.workload(&Place::Pod(name)).into_iter().collect()
             }
             Fact::Slice(facts) => self.put_slice(&name, Some(facts)),
             Fact::Custom(reading) => self.put_custom(source, &name, reading),
@@ -148,11 +149,11 @@ impl World {
             }
             Source::Services => {
                 self.services.remove(name);
-                vec![self.service(name)]
+                self.service(name).into_iter().collect()
             }
             Source::Pods => {
                 self.pods.remove(name);
-                vec![self.workload(&Place::Pod(name.clone()))]
+                self.workload(&Place::Pod(name.clone())).into_iter().collect()
             }
             Source::EndpointSlices => self.put_slice(name, None),
             Source::Custom(kind) => {
@@ -218,7 +219,7 @@ impl World {
         for place in now.difference(&before) {
             self.behind.entry(place.clone()).or_default().insert(name.clone());
         }
-        before.union(&now).map(|place| self.workload(place)).collect()
+        before.union(&now).filter_map(|place| self.workload(place)).collect()
     }
 
     fn put_custom(&mut self, source: Source, name: &ObjectName, reading: Reading) -> Vec<Change> {
@@ -243,19 +244,21 @@ impl World {
 
     /// What is derived under a name now that nobody writes it any more.
     fn derived(&mut self, key: Key, name: &ObjectName) -> Change {
-        match (&*key.group, &*key.plural) {
+        let derived = match (&*key.group, &*key.plural) {
             (LENO_GROUP, "services") => self.service(name),
             (LENO_GROUP, "workloads") => self.workload(&Place::Pod(name.clone())),
-            _ => Change { key, object: None },
-        }
+            _ => None,
+        };
+        // What stands there is what was written, which must not outlive whoever wrote it.
+        derived.unwrap_or(Change { key, object: None })
     }
 
-    fn service(&mut self, name: &ObjectName) -> Change {
+    fn service(&mut self, name: &ObjectName) -> Option<Change> {
         let derived = self.services.get(name).and_then(|facts| mapping::service(name, facts));
         self.decide(own_key("services", name), derived)
     }
 
-    fn workload(&mut self, place: &Place) -> Change {
+    fn workload(&mut self, place: &Place) -> Option<Change> {
         let memberships = self.memberships(place);
         let (name, derived) = match place {
             Place::Pod(name) => {
@@ -287,20 +290,17 @@ impl World {
         memberships.collect()
     }
 
-    /// What people wrote comes first. What is derived is checked as if they had written it.
-    fn decide(&mut self, key: Key, derived: Option<Value>) -> Change {
+    /// What people wrote comes first. What is derived is checked as if they had written it; `None` where it is not
+    /// valid: its last good version stays, if there was one.
+    fn decide(&mut self, key: Key, derived: Option<Value>) -> Option<Change> {
         if let Some(written) = self.custom.get(&key) {
-            return Change { object: Some(written.clone()), key };
+            return Some(Change { object: Some(written.clone()), key });
         }
-        let valid = derived.and_then(|object| match Resource::from_json(object.clone()) {
-            Ok(_) => Some(object),
-            Err(invalid) => {
-                let reason = invalid.to_string();
-                self.refusals.push(Refusal { key: key.clone(), reason });
-                None
-            }
-        });
-        Change { key, object: valid }
+        if let Some(Err(invalid)) = derived.clone().map(Resource::from_json) {
+            self.refusals.push(Refusal { key, reason: invalid.to_string() });
+            return None;
+        }
+        Some(Change { key, object: derived })
     }
 }
 

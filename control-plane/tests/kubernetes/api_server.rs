@@ -150,6 +150,11 @@ impl ApiServer {
         self.state().forbidden.insert((collection.to_owned(), namespace.map(str::to_owned)));
     }
 
+    /// Somebody has given it the right.
+    pub fn allow(&self, collection: &str, namespace: Option<&str>) {
+        self.state().forbidden.remove(&(collection.to_owned(), namespace.map(str::to_owned)));
+    }
+
     /// Sends a line to every watch of a collection.
     pub fn garbage(&self, collection: &str, line: &str) {
         let mut state = self.state();

@@ -214,7 +214,7 @@ async fn an_api_server_that_was_gone_or_forgot_is_read_again() {
 async fn what_cannot_be_read_holds_up_nothing_else() {
     let bench = Bench::new().await;
     bench.server.absent("apis/leno.dev/v1alpha1/trafficpolicies");
-    bench.server.forbid("api/v1/pods", Some("secret"));
+    bench.server.forbid(ROUTES, Some("secret"));
     let mut odd = pod();
     odd["metadata"]["name"] = "odd".into();
     odd["spec"]["containers"] = "none".into();
@@ -229,6 +229,22 @@ async fn what_cannot_be_read_holds_up_nothing_else() {
         "metadata": {"name": "late", "namespace": "shop"}, "spec": {"targetRefs": [reference]}}));
     bench.server.install("apis/leno.dev/v1alpha1/trafficpolicies");
     until("what was installed late", async || get(&running, "trafficpolicies", "late").await).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_pods_that_it_may_not_read() {
+    let bench = Bench::new().await;
+    bench.server.forbid("api/v1/pods", None);
+    let mut starting = Box::pin(start(bench.settings("one")));
+    let asked = || (bench.server.requests("/api/v1/pods") >= 4).then_some(());
+    tokio::select! {
+        _ = &mut starting => panic!("proxies would be told that their pods are gone"),
+        () = until("pods to be asked for again and again", async || asked()) => {}
+    }
+    bench.server.allow("api/v1/pods", None);
+    let running = starting.await.unwrap();
+    assert!(get(&running, "workloads", "orders-1").await.is_some());
     running.stop().await;
 }
 

@@ -1,7 +1,7 @@
 use leno_api::KINDS;
 
 use super::*;
-use crate::kubernetes::facts::SliceFacts;
+use crate::kubernetes::facts::{Behind, SliceFacts};
 
 fn name(text: &str) -> ObjectName {
     ObjectName::parse(text).unwrap()
@@ -246,6 +246,24 @@ fn an_endpoint_without_a_pod_is_a_workload_of_its_address() {
     let identity = Identity { labels, ..Identity::default() };
     let body = json!({"addressType": "FQDN", "endpoints": [{"addresses": ["db.example.com"]}]});
     assert_eq!(SliceFacts::read("shop", &identity, &body).unwrap(), SliceFacts::default());
+}
+
+#[test]
+fn a_slice_speaks_for_pods_of_its_own_namespace_only() {
+    let endpoint = |namespace: Value| {
+        json!({"addresses": ["10.0.0.7"],
+               "targetRef": {"kind": "Pod", "name": "orders-1", "namespace": namespace}})
+    };
+    let ports = || json!([{"port": 9001}]);
+    for own in [Value::Null, "shop".into()] {
+        let facts = slice("orders", endpoint(own), ports());
+        assert_eq!(facts.endpoints[0].behind, Behind::Pod(name("shop/orders-1")));
+    }
+    // Not its address either: whose that is, is known.
+    assert_eq!(slice("orders", endpoint("other".into()), ports()).endpoints, []);
+    let node = json!({"addresses": ["10.0.0.7"], "targetRef": {"kind": "Node", "name": "n1"}});
+    let address = "10.0.0.7".parse().unwrap();
+    assert_eq!(slice("orders", node, ports()).endpoints[0].behind, Behind::Address(address));
 }
 
 #[test]

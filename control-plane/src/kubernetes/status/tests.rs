@@ -82,9 +82,19 @@ fn a_route_says_it_for_each_service_among_its_parents() {
     assert_eq!(conditions[0]["lastTransitionTime"], BEFORE);
     assert_eq!(conditions[1]["lastTransitionTime"], NOW);
     assert_eq!(
-        wanted(&key, &seen(parents, first.clone()), Some(&reported("False")), None, NOW),
+        wanted(&key, &seen(parents.clone(), first.clone()), Some(&reported("False")), None, NOW),
         None
     );
+    // Another controller puts its own last: no reason to write anything.
+    let mut moved = first.clone();
+    moved["parents"].as_array_mut().unwrap().rotate_left(1);
+    let again =
+        wanted(&key, &seen(parents.clone(), moved.clone()), Some(&reported("False")), None, NOW);
+    assert_eq!(again, None);
+    let changed =
+        wanted(&key, &seen(parents.clone(), moved), Some(&reported("True")), None, NOW).unwrap();
+    assert_eq!(changed["parents"][0]["conditions"][1]["status"], "True");
+    assert_eq!(changed["parents"][2], theirs, "each stays in its place");
     // A parent that is gone takes its entry along.
     let one = json!([{"group": "", "kind": "Service", "name": "users", "namespace": "other"}]);
     let left = wanted(&key, &seen(one, first), Some(&reported("False")), None, NOW).unwrap();

@@ -127,18 +127,52 @@ fn an_invalid_object_leaves_its_last_good_version() {
     );
 }
 
-#[test]
-fn what_follows_but_is_not_valid_is_left_out_and_said() {
-    let mut world = World::default();
+/// With more ports than a service of ours may have.
+fn invalid_service() -> Fact {
     let ports: Vec<Value> =
         (1..=65).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
     let body = json!({"spec": {"ports": ports}});
-    let facts = ServiceFacts::read(Identity::default(), &body).unwrap();
-    let changes = world.put(Source::Services, name("shop/orders"), Fact::Service(facts));
-    assert_eq!(keys(&changes), [("services/shop/orders".to_owned(), false)]);
+    Fact::Service(ServiceFacts::read(Identity::default(), &body).unwrap())
+}
+
+#[test]
+fn what_follows_but_is_not_valid_changes_nothing_and_is_said() {
+    let mut world = World::default();
+    assert_eq!(world.put(Source::Services, name("shop/orders"), service(80)).len(), 1);
+    assert_eq!(world.put(Source::Services, name("shop/orders"), invalid_service()), []);
     let refusals = world.take_refusals();
     assert!(refusals[0].reason.contains("spec.ports"), "{refusals:?}");
     assert_eq!(world.take_refusals(), []);
+    let changes = world.put(Source::Services, name("shop/orders"), service(81));
+    assert_eq!(keys(&changes), [("services/shop/orders".to_owned(), true)], "mended");
+    world.put(Source::Services, name("shop/orders"), invalid_service());
+    let changes = world.remove(Source::Services, &name("shop/orders"));
+    assert_eq!(keys(&changes), [("services/shop/orders".to_owned(), false)], "gone is gone");
+}
+
+#[test]
+fn what_people_wrote_ends_with_them_where_nothing_valid_is_derived() {
+    let mut world = World::default();
+    let (source, fact) = written("Service", json!({"spec": {"ports": [{"port": 81}]}}));
+    world.put(source, name("shop/orders"), fact);
+    world.put(Source::Services, name("shop/orders"), invalid_service());
+    let changes = world.remove(source, &name("shop/orders"));
+    assert_eq!(keys(&changes), [("services/shop/orders".to_owned(), false)]);
+}
+
+#[test]
+fn a_slice_of_another_namespace_changes_no_pod() {
+    let mut world = World::default();
+    world.put(Source::Pods, name("shop/a"), pod("10.0.0.1"));
+    world.put(Source::EndpointSlices, name("shop/s"), slice("orders", &["a"]));
+    let mut facts = SliceFacts { service: "orders".into(), ..SliceFacts::default() };
+    let behind = Behind::Pod(name("shop/a"));
+    facts.endpoints.push(EndpointFacts { behind, ready: false, zone: None });
+    for change in world.put(Source::EndpointSlices, name("evil/s"), Fact::Slice(facts)) {
+        let spec = &change.object.unwrap()["spec"];
+        assert_eq!(spec.get("weight"), None, "it takes traffic as before");
+        assert_eq!(spec["ports"], json!({"http": 9001}));
+    }
 }
 
 #[test]
