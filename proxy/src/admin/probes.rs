@@ -9,7 +9,7 @@ mod unverified;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,13 +19,17 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
+    sync::watch,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    cluster::probe::{health_request, judge_grpc},
+    cluster::{
+        connect,
+        probe::{health_request, judge_grpc},
+    },
     http::{
         body::{Body, Incoming},
         client::{self, Sender},
@@ -35,18 +39,27 @@ use crate::{
 /// Probes that a pod can declare; Kubernetes has three of each container.
 const MAX_PROBES: usize = 256;
 /// A probe may take this long: Kubernetes has no bound, and a request here is held for it.
-const MAX_SECONDS: u64 = 300;
-/// Bytes of an answer that are read for the reason of a failure.
+pub(super) const MAX_SECONDS: u64 = 300;
+/// Bytes of an answer that are read and logged as the reason of a failure.
 const MAX_ANSWER: usize = 1024;
 
 /// What can be probed, by path.
 #[derive(Debug)]
 pub struct Probes {
-    targets: HashMap<String, Target>,
+    targets: HashMap<String, Arc<Target>>,
+    way: Way,
+}
+
+/// How the application is reached.
+#[derive(Clone, Debug)]
+struct Way {
     application: IpAddr,
     source: Option<IpAddr>,
     tls: Arc<ClientConfig>,
 }
+
+/// What the application said: well, or the reason why it is not.
+type Outcome = Result<(), String>;
 
 /// Why probes cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +91,10 @@ struct Target {
     timeout_seconds: u64,
     #[serde(flatten)]
     ask: Ask,
+    /// The question that was asked last, and its answer once there is one. Anybody who reaches the pod may ask, so that
+    /// however many do, the application is asked once at a time; a kubelet among them hears what they hear.
+    #[serde(skip)]
+    asked: Mutex<Option<watch::Receiver<Option<Outcome>>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,7 +125,11 @@ impl Probes {
     /// # Errors
     /// [`Error`] says which probe cannot be used.
     pub fn read(text: &str, application: IpAddr, source: Option<IpAddr>) -> Result<Self, Error> {
-        let targets: HashMap<String, Target> = serde_json::from_str(text)?;
+        let targets: HashMap<String, Arc<Target>> =
+            serde_json::from_str::<HashMap<String, Target>>(text)?
+                .into_iter()
+                .map(|(path, target)| (path, Arc::new(target)))
+                .collect();
         if targets.len() > MAX_PROBES {
             return Err(Error::TooMany(targets.len()));
         }
@@ -118,7 +139,7 @@ impl Probes {
                 return Err(Error::Field { path: path.clone(), name: name.to_owned() });
             }
         }
-        Ok(Self { targets, application, source, tls: unverified::config()? })
+        Ok(Self { targets, way: Way { application, source, tls: unverified::config()? } })
     }
 
     /// Asks what is declared for `path`, in the name of `agent`.
@@ -133,18 +154,53 @@ impl Probes {
         let Some(target) = self.targets.get(path) else {
             return Err((StatusCode::NOT_FOUND, format!("no probe is declared for {path}")));
         };
-        let limit = Duration::from_secs(target.timeout_seconds.clamp(1, MAX_SECONDS));
-        let asked = timeout(limit, self.probe(target, agent)).await;
-        let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-        asked.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
+        let mut answer = self.asked(target, agent);
+        let outcome = answer.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        let outcome =
+            outcome.unwrap_or_else(|| Err("the probe was not brought to its end".to_owned()));
+        outcome.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
     }
 
+    /// Where the answer to a question to `target` will be: of the one that is under way, else of a new one. It does not
+    /// end with whoever has asked first, as others may wait for it.
+    fn asked(
+        &self,
+        target: &Arc<Target>,
+        agent: Option<&HeaderValue>,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let mut asked = target.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_under_way = |answer: &&watch::Receiver<Option<Outcome>>| {
+            answer.borrow().is_none() && answer.has_changed().is_ok()
+        };
+        if let Some(answer) = asked.as_ref().filter(is_under_way) {
+            return answer.clone();
+        }
+        let (tell, answer) = watch::channel(None);
+        let (way, target, agent) = (self.way.clone(), target.clone(), agent.cloned());
+        tokio::task::spawn_local(async move {
+            let limit = Duration::from_secs(target.timeout_seconds.clamp(1, MAX_SECONDS));
+            let probed = timeout(limit, way.probe(&target, agent.as_ref())).await;
+            let late = |_| Err(format!("no answer within {limit:?}"));
+            // Who has asked may be gone.
+            let _ = tell.send(Some(probed.unwrap_or_else(late)));
+        });
+        *asked = Some(answer.clone());
+        answer
+    }
+}
+
+impl Way {
     async fn probe(&self, target: &Target, agent: Option<&HeaderValue>) -> Result<(), String> {
         let address = SocketAddr::new(self.application, target.port);
-        let stream = self.connect(address).await;
+        let stream = connect::dial(self.source, address).await;
         let stream = stream.map_err(|error| format!("connecting to {address}: {error}"))?;
         match &target.ask {
-            Ask::TcpSocket => Ok(()),
+            Ask::TcpSocket => {
+                // Nothing was said, and a port in TIME_WAIT for every look would be a waste. If it is closed already
+                // there is nothing to be done.
+                let _ = stream.set_zero_linger();
+                Ok(())
+            }
             Ask::Grpc { service } => grpc(stream, address, service).await,
             Ask::HttpGet { path, scheme, headers } => {
                 let request = request(address, path, headers, agent)?;
@@ -158,16 +214,6 @@ impl Probes {
             }
         }
     }
-
-    async fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
-        let Some(source) = self.source else { return TcpStream::connect(address).await };
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.bind(SocketAddr::new(source, 0))?;
-        socket.connect(address).await
-    }
 }
 
 async fn grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), String> {
@@ -175,7 +221,12 @@ async fn grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(
     let request = request.ok_or("the probe cannot be put into a request")?;
     let sender = client::http2(stream, || {}).await.map_err(|error| error.to_string())?;
     let sent = Sender::Http2(sender).send(request).await;
-    judge_grpc(sent.map_err(|error| error.detail)?).await
+    let judged = judge_grpc(sent.map_err(|error| error.detail)?).await;
+    judged.map_err(|failure| {
+        tracing::debug!("a probe: {failure}");
+        // Words of the application follow, if there are any: they are for operators.
+        failure.split(':').next().unwrap_or_default().to_owned()
+    })
 }
 
 async fn get(
@@ -189,7 +240,12 @@ async fn get(
     if status.is_success() || status.is_redirection() {
         return Ok(());
     }
-    Err(format!("answered {}{}", status.as_u16(), reason(response.into_body()).await))
+    // What it says of itself is for operators, not for everybody who asks here.
+    let failure = format!("answered {}", status.as_u16());
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        tracing::debug!("a probe {failure}{}", reason(response.into_body()).await);
+    }
+    Err(failure)
 }
 
 async fn reason(body: Incoming) -> String {

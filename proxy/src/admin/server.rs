@@ -1,6 +1,12 @@
 //! Serving the admin port, on the side thread: a slow reader here touches no request.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use leno_daemon::{exposition, logs::Logs};
@@ -9,7 +15,10 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
 };
 
-use super::{caches, gate, pages, probes::Probes};
+use super::{
+    caches, gate, pages,
+    probes::{MAX_SECONDS, Probes},
+};
 use crate::{
     config::{apply::Question, prepare::Roster},
     filter::jwt::KeyCache,
@@ -20,15 +29,23 @@ use crate::{
     },
 };
 
-/// Connections at once to each of the ports; operators, scrapers and kubelets are few.
+/// Connections at once to the operators' port; they are few, and on this machine.
 const MAX_CONNECTIONS: usize = 64;
+/// The same for the ports that everybody reaches: nobody must be able to hold so many for so long that kubelets and scrapers
+/// are not heard. Each holds some 10 KB.
+const MAX_OPEN_CONNECTIONS: usize = 1024;
 /// Heads here are small.
 const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     head_fields: 64,
-    head_timeout: std::time::Duration::from_secs(10),
+    head_timeout: Duration::from_secs(10),
     streams: 16,
 };
+/// Of those whom everybody reaches: who asks sends at once.
+const OPEN_LIMITS: Limits = Limits { head_timeout: Duration::from_secs(2), ..LIMITS };
+/// For the whole of such a connection, whose caller may not read its answer: the longest probe, and some time to
+/// say how it went.
+const OPEN_CONNECTION: Duration = Duration::from_secs(MAX_SECONDS + 30);
 
 /// What the endpoints show and do.
 #[derive(Debug)]
@@ -70,35 +87,45 @@ pub enum Surface {
 
 /// Serves until the process ends.
 pub async fn run(admin: Rc<Admin>, listener: TcpListener, surface: Surface) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(match surface {
+        Surface::Operators => MAX_CONNECTIONS,
+        Surface::Readiness | Surface::Metrics => MAX_OPEN_CONNECTIONS,
+    }));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let admin = admin.clone();
                 tokio::task::spawn_local(async move {
-                    serve(admin, stream, surface).await;
+                    match surface {
+                        Surface::Operators => serve(admin, stream, surface, LIMITS).await,
+                        Surface::Readiness | Surface::Metrics => {
+                            let serving = serve(admin, stream, surface, OPEN_LIMITS);
+                            // Whoever takes longer is cut off.
+                            let _ = tokio::time::timeout(OPEN_CONNECTION, serving).await;
+                        }
+                    }
                     drop(permit);
                 });
             }
             Err(error) => {
                 tracing::warn!("accepting on admin: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-async fn serve(admin: Rc<Admin>, stream: TcpStream, surface: Surface) {
+async fn serve(admin: Rc<Admin>, stream: TcpStream, surface: Surface, limits: Limits) {
     // Readiness and metrics are wanted most while the proxy drains: this port does not.
     let (_keep, never) = watch::channel(false);
-    server::serve_http1(stream, LIMITS, never, move |request| {
+    server::serve_http1(stream, limits, never, move |request| {
         let admin = admin.clone();
         Box::pin(async move {
             Ok(match surface {
                 Surface::Operators => admin.answer(request).await,
-                Surface::Readiness => admin.answer_kubelet(request).await,
-                Surface::Metrics => admin.answer_scraper(request),
+                Surface::Readiness => last(admin.answer_kubelet(request).await),
+                Surface::Metrics => last(admin.answer_scraper(request)),
             })
         })
     })
@@ -272,6 +299,12 @@ impl Admin {
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "already ending\n".to_owned()),
         }
     }
+}
+
+/// The connection ends with this answer: an idle one would keep its place from somebody else.
+fn last(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn not_found(path: &str) -> Response<Body> {

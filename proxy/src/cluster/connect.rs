@@ -225,7 +225,11 @@ pub fn application_source(address: IpAddr) -> IpAddr {
     }
 }
 
-async fn dial(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
+/// Connects to `address` from any port of `source`, where there is one.
+///
+/// # Errors
+/// What the system says, and what to do where it does not have `source`.
+pub async fn dial(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
     let Some(source) = source else { return TcpStream::connect(address).await };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     choose_port_late(&socket)?;

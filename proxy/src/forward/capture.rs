@@ -71,6 +71,8 @@ pub enum Astray {
     OwnListener,
     /// It is one of our own.
     Loop,
+    /// It came from elsewhere for an address that means something on the sender's machine or link only.
+    LocalAddress,
 }
 
 impl Astray {
@@ -79,6 +81,7 @@ impl Astray {
         match self {
             Self::OwnListener => "own_listener",
             Self::Loop => "loop",
+            Self::LocalAddress => "local_address",
         }
     }
 }
@@ -123,6 +126,11 @@ impl Capture {
         if here && self.listeners.contains(&original.port()) {
             return Some(Astray::OwnListener);
         }
+        // Who listens there wants to be heard by nobody else; and no route leads here for the second, where clouds have
+        // what tells machines who they are.
+        if direction == Direction::Inbound && is_local(to) {
+            return Some(Astray::LocalAddress);
+        }
         let ours = match direction {
             Direction::Inbound => from == connect::application_source(from),
             Direction::Outbound => self.dialled.is_ours(peer, original, Instant::now()),
@@ -142,6 +150,12 @@ impl Capture {
             Direction::Inbound => self.inbound.clone(),
         }
     }
+}
+
+/// Whether `address` (canonical) means this machine for everybody, or one on the same link only. Link-local addresses of
+/// IPv6 every interface has: neighbours may call declared ports by them.
+fn is_local(address: IpAddr) -> bool {
+    address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.is_link_local())
 }
 
 /// The service that answers to `host`, which may be an address; asked for when it is not known. `None` when nobody
@@ -255,6 +269,15 @@ mod tests {
             (inbound, "10.0.0.9:1", "10.0.0.1:9001", None),
             (inbound, "127.0.0.6:1", "10.0.0.1:9001", Some(Astray::Loop)),
             (inbound, "[::6]:1", "[fd00::1]:9001", Some(Astray::Loop)),
+            (inbound, "10.0.0.9:1", "127.0.0.1:9001", Some(Astray::LocalAddress)),
+            (inbound, "10.0.0.9:1", "127.1.2.3:9001", Some(Astray::LocalAddress)),
+            (inbound, "[fd00::9]:1", "[::1]:9001", Some(Astray::LocalAddress)),
+            (inbound, "10.0.0.9:1", "[::ffff:127.0.0.1]:9001", Some(Astray::LocalAddress)),
+            (inbound, "10.0.0.9:1", "169.254.169.254:80", Some(Astray::LocalAddress)),
+            (inbound, "10.0.0.9:1", "[::ffff:169.254.1.1]:80", Some(Astray::LocalAddress)),
+            (inbound, "10.0.0.9:1", "127.0.0.1:15001", Some(Astray::OwnListener)),
+            (inbound, "[fe80::9]:1", "[fe80::1]:9001", None),
+            (outbound, "10.0.0.1:1", "169.254.169.254:80", None),
             (outbound, "10.0.0.1:1", "10.0.0.1:15006", Some(Astray::OwnListener)),
             (outbound, "10.0.0.1:1", "127.0.0.6:15001", Some(Astray::OwnListener)),
             // The sidecar of somebody else.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{Request, StatusCode, header};
-use leno_api::model::peer_authentication::TlsMode;
+use leno_api::model::{peer_authentication::TlsMode, service::Protocol};
 
 use super::{
     exchange::{DESTINATION, Decision, Exchange, Routed},
@@ -100,6 +100,8 @@ fn by_original<'a>(
     let number = exchange.downstream.original()?.port();
     let port = inbound.by_port.get(&number)?;
     let named = by_host(inbound, target).filter(|named| named.address == port.address);
+    // What is declared to be bytes has no hosts.
+    let named = named.filter(|named| named.protocol != Protocol::Tcp);
     // The strictest of them decides who gets in.
     Some(named.filter(|named| named.mode == port.mode).unwrap_or(port))
 }

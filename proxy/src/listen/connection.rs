@@ -56,7 +56,7 @@ async fn outbound(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream
         // On the heap: other connections need no room for it.
         return Box::pin(captured::outbound(worker, stream, downstream, original)).await;
     }
-    match sniff(worker, &stream, worker.shared.limits.head_timeout).await {
+    match sniff_by(worker, &stream, worker.shared.limits.head_timeout, sniff::sniff).await {
         Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2))) => {
             http(worker, stream, downstream, protocol == Protocol::Http2).await;
         }
@@ -95,9 +95,10 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
         None if takes.only_tls => handshake::LIMIT,
         None => worker.shared.limits.head_timeout,
     };
-    let first = match (sniff(worker, &stream, limit).await, tcp) {
+    let sniffer = takes.sniffer;
+    let first = match (sniff_by(worker, &stream, limit, sniffer).await, tcp) {
         (Some(First::Nothing), Some(port)) => {
-            match server_first(worker, &mut stream, &downstream, port).await {
+            match server_first(worker, &mut stream, &downstream, port, sniffer).await {
                 Some(protocol) => protocol,
                 None => return,
             }
@@ -138,6 +139,8 @@ struct Takes<'a> {
     is_alone: bool,
     /// Whether nothing but mutual TLS is taken.
     only_tls: bool,
+    /// How the bytes are looked at.
+    sniffer: Sniffer,
 }
 
 impl<'a> Takes<'a> {
@@ -146,7 +149,7 @@ impl<'a> Takes<'a> {
         let tcp = ports.only_tcp.as_ref();
         let no_other = ports.only_http.is_none() && !ports.tls;
         let is_alone = no_other && tcp.is_some_and(|port| port.protocol == Declared::Tcp);
-        Self { tcp, is_alone, only_tls: ports.only_tls }
+        Self { tcp, is_alone, only_tls: ports.only_tls, sniffer: sniff::sniff }
     }
 
     /// It is for this one.
@@ -157,6 +160,12 @@ impl<'a> Takes<'a> {
             tcp,
             is_alone: port.protocol == Declared::Tcp && no_tls,
             only_tls: port.mode == TlsMode::Strict,
+            sniffer: match port.protocol {
+                // What is said there is the application's affair, also where it looks like HTTP.
+                Declared::Tcp => sniff::sniff_tls,
+                Declared::Auto => sniff::sniff_anything,
+                Declared::Http | Declared::Http2 | Declared::Grpc => sniff::sniff,
+            },
         }
     }
 }
@@ -169,13 +178,8 @@ pub(super) enum First {
     Nothing,
 }
 
-/// Looks at the first bytes without taking them. After `limit` what is not clear is [`Protocol::Opaque`]; `None` when
-/// the connection has ended or the proxy drains.
-async fn sniff(worker: &Worker, stream: &TcpStream, limit: Duration) -> Option<First> {
-    sniff_by(worker, stream, limit, sniff::sniff).await
-}
-
-/// The same, as `sniffer` tells.
+/// Looks at the first bytes without taking them, as `sniffer` tells. After `limit` what is not clear is
+/// [`Protocol::Opaque`]; `None` when the connection has ended or the proxy drains.
 pub(super) async fn sniff_by(
     worker: &Worker,
     stream: &TcpStream,
@@ -271,6 +275,7 @@ async fn server_first(
     stream: &mut TcpStream,
     downstream: &Downstream,
     port: &InboundPort,
+    sniffer: Sniffer,
 ) -> Option<Protocol> {
     let failed = |error: &Error| {
         refused(&worker.shared, downstream.direction, error.flag.as_str());
@@ -280,7 +285,7 @@ async fn server_first(
     let idle = port.cluster.settings.idle_timeout;
     if caller_speaks_first(worker, stream, &mut dialled, idle).await?
         && let Some(First::Protocol(protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Tls))) =
-            sniff(worker, stream, SERVER_FIRST).await
+            sniff_by(worker, stream, SERVER_FIRST, sniffer).await
     {
         return Some(protocol);
     }

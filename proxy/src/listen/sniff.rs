@@ -94,9 +94,18 @@ const METHODS: [&[u8]; 30] = [
     b"VERSION-CONTROL",
 ];
 
+/// Tells whether TLS begins with `bytes`; nothing else matters where the bytes are somebody's own.
+pub fn sniff_tls(bytes: &[u8]) -> Protocol {
+    match bytes {
+        [] | [0x16] => Protocol::NeedMore,
+        [0x16, 0x03, ..] => Protocol::Tls,
+        _ => Protocol::Opaque,
+    }
+}
+
 /// Tells what begins with `bytes` where it may be anything, for anybody: as [`sniff`], but what is taken for HTTP/1 must
-/// have a known method and a target as only HTTP has them. SIP, RTSP and others look alike; and who says `CONNECT` speaks
-/// to a proxy of its own choice.
+/// have a known method and a target as only HTTP has them. SIP, RTSP and others look alike; and who says `CONNECT`, or
+/// writes a target in absolute form (RFC 9112 section 3.2.2), speaks to a proxy of its own choice.
 pub fn sniff_anything(bytes: &[u8]) -> Protocol {
     let verdict = sniff(bytes);
     if verdict != Protocol::Http1 {
@@ -110,15 +119,10 @@ pub fn sniff_anything(bytes: &[u8]) -> Protocol {
     }
     match target {
         [b'/' | b'*', ..] => Protocol::Http1,
-        _ if target.starts_with(SCHEME) || target.starts_with(SECURE_SCHEME) => Protocol::Http1,
-        _ if SCHEME.starts_with(target) || SECURE_SCHEME.starts_with(target) => Protocol::NeedMore,
+        [] => Protocol::NeedMore,
         _ => Protocol::Opaque,
     }
 }
-
-/// Of a target in absolute form (RFC 9112 section 3.2.2).
-const SCHEME: &[u8] = b"http://";
-const SECURE_SCHEME: &[u8] = b"https://";
 
 #[cfg(test)]
 mod tests {
@@ -158,9 +162,9 @@ mod tests {
             (&b"GET / HTTP/1.1"[..], Protocol::Http1),
             (b"OPTIONS * HTTP/1.1", Protocol::Http1),
             (b"VERSION-CONTROL /a", Protocol::Http1),
-            (b"GET http://a/", Protocol::Http1),
-            (b"MKWORKSPACE https://a/", Protocol::Http1),
-            (b"GET htt", Protocol::NeedMore),
+            (b"MKWORKSPACE /a", Protocol::Http1),
+            (b"GET http://a/", Protocol::Opaque),
+            (b"GET htt", Protocol::Opaque),
             (b"GET ", Protocol::NeedMore),
             (b"GET key", Protocol::Opaque),
             (b"CONNECT a:443 HTTP/1.1", Protocol::Opaque),
@@ -172,6 +176,20 @@ mod tests {
             (b"\x16\x03\x01", Protocol::Tls),
         ] {
             assert_eq!(sniff_anything(bytes), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn where_only_tls_matters_everything_else_is_bytes() {
+        for (bytes, expected) in [
+            (&b""[..], Protocol::NeedMore),
+            (b"\x16", Protocol::NeedMore),
+            (b"\x16\x03\x01", Protocol::Tls),
+            (b"\x16\x04", Protocol::Opaque),
+            (b"G", Protocol::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol::Opaque),
+        ] {
+            assert_eq!(sniff_tls(bytes), expected, "{}", bytes.escape_ascii());
         }
     }
 
