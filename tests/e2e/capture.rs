@@ -348,6 +348,80 @@ fn undeclared_ports_are_no_way_around_policies() {
     }
 }
 
+/// What is said to a port that is declared `tcp` is the application's affair, also where it looks like HTTP and the sidecar
+/// has to look, as mutual TLS is taken there, too. Where nothing is declared, only what can be nothing else is HTTP.
+#[test]
+fn bytes_that_look_like_http_are_bytes_where_that_is_declared() {
+    if !can_run() {
+        return;
+    }
+    let network = Network::new();
+    let authority = Authority::new();
+    let (a, c) = (&network.a, &network.c);
+    let mesh =
+        mesh(", sidecar: {port: 15006, mutualTls: true}", &POLICY.replace("MODE", "PERMISSIVE"));
+    a.redirect(&["install"]);
+    a.application();
+    let flags = readable(a, &authority.flags("own"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    a.sidecar(&mesh, &[&A[..], &flags].concat());
+    for (port, said) in [
+        (9002, "GET key\r\n"),
+        (9002, "GET / HTTP/1.1\r\nhost: own.test\r\n\r\n"),
+        (9002, "OPTIONS sip:a@b SIP/2.0\r\n"),
+        (9003, "GET key\r\n"),
+        (9003, "GET http://elsewhere.test/ HTTP/1.1\r\n\r\n"),
+    ] {
+        let heard = c.call("10.78.0.1", port, said);
+        assert_eq!(heard, format!("hello from a\n{said}"), "{port}");
+    }
+    // The same after a silence, in which the application speaks; what HTTP is stays HTTP.
+    assert_eq!(c.call("10.78.0.1", 9002, ""), "hello from a\n");
+    assert!(c.curl(&["http://10.78.0.1:9001/p"]).starts_with("a /p for"));
+    assert_eq!(a.metric("istio_requests_total", &[]), 1.0);
+}
+
+/// An interface with nothing but its link-local IPv6 address is a way in as well.
+#[test]
+fn neighbours_do_not_pass_the_sidecar_by_over_ipv6() {
+    if !can_run() {
+        return;
+    }
+    let network = Network::new();
+    let (a, c) = (&network.a, &network.c);
+    for interface in ["eth0", "eth1"] {
+        let flush = ["-6", "addr", "flush", "dev", interface, "scope", "global"];
+        assert!(a.run("ip", &flush).status.success());
+    }
+    let link_local = |pod: &pod::Pod, interface: &str| {
+        let deadline = std::time::Instant::now() + crate::mesh::PATIENCE;
+        loop {
+            let show =
+                ["-6", "-o", "addr", "show", "dev", interface, "scope", "link", "-tentative"];
+            let shown = String::from_utf8(pod.run("ip", &show).stdout).unwrap();
+            let mut words = shown.split_ascii_whitespace();
+            if let Some(address) = words.find_map(|word| word.strip_suffix("/64")) {
+                return address.to_owned();
+            }
+            assert!(std::time::Instant::now() < deadline, "{interface} has no address of its link");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    let (own, neighbour) = (link_local(a, "eth1"), link_local(c, "eth0"));
+    let said = a.redirect(&["install"]);
+    assert!(said.contains("IPv4 and IPv6"), "{said}");
+    a.application();
+    c.application();
+    a.sidecar(&mesh(PLAIN, ""), &A);
+    let through = c.curl(&[&format!("http://[{own}%25eth0]:9001/l")]);
+    assert!(through.starts_with("a /l for") && through.ends_with("by 127.0.0.6\n"), "{through}");
+    a.counts("istio_requests_total", &["reporter=\"destination\""], 1.0);
+    // What goes to the link goes by itself.
+    let out = a.curl(&[&format!("http://[{neighbour}%25eth1]:9001/o")]);
+    assert!(out.starts_with("c /o for"), "{out}");
+    assert_eq!(a.metric("istio_requests_total", &["reporter=\"source\""]), 0.0);
+}
+
 /// Between sidecars with certificates everything is under mutual TLS, also what the server begins.
 #[test]
 fn captured_connections_are_carried_under_mutual_tls() {
