@@ -38,7 +38,8 @@ async fn application() -> (Origin, Arc<Notify>) {
 }
 
 async fn is_not_blamed(proxy: &Proxy) {
-    assert_eq!(client::get(proxy.outbound, "shop", "/quick").await.status, 200);
+    let answer = client::get(proxy.outbound, "shop", "/quick").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let shown = proxy.cluster(CLUSTER).await;
     assert_eq!(shown["endpoints"][0]["health"]["failures"], 0, "{shown}");
     assert_eq!(proxy.metric("leno_circuit_state", &[]).await.unwrap_or(0.0), 0.0, "{shown}");

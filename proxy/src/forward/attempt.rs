@@ -10,6 +10,7 @@ mod send;
 mod supply;
 
 use std::{
+    cell::Cell,
     rc::Rc,
     time::{Duration, Instant as Moment, SystemTime},
 };
@@ -131,6 +132,7 @@ impl<'a> Tries<'a> {
             worker: exchange.worker.clone(),
             cluster,
             progress: exchange.progress.clone(),
+            awaited: Cell::default(),
             limits,
             policy,
             http2,
@@ -428,8 +430,7 @@ fn of_timeout(context: &Context<'_>, lease: &Lease, error: &Error) -> Option<Kin
         return None;
     }
     let hurried = context.limits.is_callers_over() && lease.begun.elapsed() < FAIR_TRIAL;
-    let awaited = context.progress.as_ref().is_some_and(|progress| progress.is_awaited());
-    match hurried || awaited {
+    match hurried || context.awaited.get() {
         true => Some(Kind::Busy),
         false => outcome::of_error(error),
     }

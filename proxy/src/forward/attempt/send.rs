@@ -39,6 +39,8 @@ pub(super) struct Context<'a> {
     pub(super) cluster: &'a Admitted,
     /// Of the request's body.
     pub(super) progress: Option<Rc<Progress>>,
+    /// Whether the attempt that took too long waited for the caller's body.
+    pub(super) awaited: Cell<bool>,
     pub(super) limits: Limits,
     pub(super) policy: Policy,
     pub(super) http2: bool,
@@ -79,7 +81,13 @@ pub(super) async fn attempt(
     let Some((until, limit)) = context.limits.next(&context.policy) else {
         return sending.await;
     };
-    match tokio::time::timeout_at(until, sending).await {
+    let result = tokio::time::timeout_at(until, sending).await;
+    if result.is_err() {
+        // As long as it is there: without whoever sends it, nobody waits for the request's body.
+        let awaited = context.progress.as_ref().is_some_and(|progress| progress.is_awaited());
+        context.awaited.set(awaited);
+    }
+    match result {
         Ok(result) => result,
         Err(_) if sent.get() => Err(outcome::timed_out(limit)),
         // Until there is a connection to send it on, a timeout does not lose it.
