@@ -3,8 +3,8 @@
 mod error;
 
 use std::{
-    io::Write,
-    net::SocketAddr,
+    io::{ErrorKind, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
@@ -277,7 +277,16 @@ async fn bind(
     flag: &'static str,
 ) -> Result<TcpListener, Error> {
     let failed = |reason| Error::Bind { address, purpose, flag, reason };
-    TcpListener::bind(address).await.map_err(failed)
+    match TcpListener::bind(address).await {
+        // Where a machine has no IPv6, any address of its is any IPv4 address.
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse =>
+        {
+            let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            TcpListener::bind(any).await.map_err(failed)
+        }
+        bound => bound.map_err(failed),
+    }
 }
 
 async fn bind_webhook(settings: &Settings) -> Result<Option<TcpListener>, Error> {

@@ -69,6 +69,14 @@ impl Logs {
     }
 }
 
+/// Whether `directive` is a filter, for whoever hands it on to another process.
+///
+/// # Errors
+/// When it is not.
+pub fn check(directive: &str) -> Result<(), Error> {
+    parse(directive).map(drop)
+}
+
 fn parse(directive: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder().parse(directive).map_err(|error| Error::Filter {
         directive: directive.to_owned(),

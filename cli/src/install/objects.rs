@@ -225,9 +225,10 @@ fn container(source: &Source<'_>) -> Value {
 pub fn arguments(source: &Source<'_>) -> Value {
     let mut common = vec![
         "--kubernetes".to_owned(),
-        format!("--webhook=0.0.0.0:{WEBHOOK_PORT}"),
-        format!("--xds=0.0.0.0:{XDS_PORT}"),
-        format!("--metrics=0.0.0.0:{CONTROL_PLANE_METRICS_PORT}"),
+        // Both families, or the one that the cluster has.
+        format!("--webhook=[::]:{WEBHOOK_PORT}"),
+        format!("--xds=[::]:{XDS_PORT}"),
+        format!("--metrics=[::]:{CONTROL_PLANE_METRICS_PORT}"),
         // Whoever may forward a port into this pod may do everything.
         format!("--api=127.0.0.1:{API_PORT}"),
         // A folder of its own in the volume, whose root belongs to somebody else.

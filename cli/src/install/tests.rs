@@ -126,6 +126,28 @@ fn rights_are_few() {
     assert_eq!(own["allowPrivilegeEscalation"], false);
 }
 
+/// A pod's own label wins over its namespace's, and no pod is asked for twice.
+#[test]
+fn a_pod_is_asked_for_once() {
+    let manifests = manifests(&values(&[]).unwrap());
+    let webhooks = &found(&manifests, "MutatingWebhookConfiguration")["webhooks"];
+    let matches = |expression: &Value, label: Option<&str>| {
+        let listed = expression["values"].as_array().unwrap();
+        let is_in = label.is_some_and(|label| listed.contains(&label.into()));
+        is_in == (expression["operator"] == "In")
+    };
+    for namespace in [None, Some("enabled"), Some("disabled"), Some("true")] {
+        for pod in [None, Some("enabled"), Some("disabled")] {
+            let asked = webhooks.as_array().unwrap().iter().filter(|webhook| {
+                matches(&webhook["namespaceSelector"]["matchExpressions"][0], namespace)
+                    && matches(&webhook["objectSelector"]["matchExpressions"][0], pod)
+            });
+            let wanted = pod.or(namespace) == Some("enabled");
+            assert_eq!(asked.count(), usize::from(wanted), "{namespace:?} {pod:?}");
+        }
+    }
+}
+
 #[test]
 fn objects_come_in_an_order_in_which_they_can_be_made() {
     let manifests = manifests(&values(&["gatewayApi.install=true"]).unwrap());

@@ -67,7 +67,8 @@ fn mutating(source: &Source<'_>) -> Value {
         expression(INJECT_LABEL, "NotIn", &[DISABLED]),
     );
     let pods = of(
-        json!({"key": INJECT_LABEL, "operator": "DoesNotExist"}),
+        // Also where the namespace says otherwise: what a pod says of itself wins. Never both, or a pod is asked for twice.
+        expression(INJECT_LABEL, "NotIn", &[ENABLED]),
         expression(INJECT_LABEL, "In", &[ENABLED]),
     );
     configuration(

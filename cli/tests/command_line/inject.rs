@@ -48,7 +48,13 @@ fn documents(text: &str) -> Vec<Value> {
 
 #[test]
 fn every_example_is_injected_and_given_back() {
-    for name in ["orders.yaml", "report.yaml", "node-agent.yaml"] {
+    let mut names: Vec<String> = fs::read_dir(example(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["node-agent.yaml", "orders.yaml", "report.yaml"]);
+    for name in &names {
         let file = example(name);
         // What has no sidecar is printed as it is.
         let original = out(&leno(&["uninject", "-f", &file]));

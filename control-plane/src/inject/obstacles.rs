@@ -11,6 +11,9 @@ use super::{
 
 /// Containers beside which the sidecar stands, and those that run before them.
 pub(super) const LISTS: [&str; 2] = ["initContainers", "containers"];
+/// What the kubelet does at the start and the end of a container, and how it asks the application itself.
+const HOOKS: [&str; 2] = ["postStart", "preStop"];
+const HOOK_CALLS: [&str; 2] = ["httpGet", "tcpSocket"];
 /// Istio's sidecar.
 const ISTIO_PROXY: &str = "istio-proxy";
 
@@ -70,6 +73,33 @@ pub(super) fn check(template: &Template<'_>) -> Result<(), Invalid> {
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Invalid { problems }) }
+}
+
+/// Calls of the kubelet that come to the sidecar like anybody's, without a certificate of the mesh.
+///
+/// # Errors
+/// When the pod is not as a pod must be.
+pub(super) fn hooks(template: &Template<'_>) -> Result<Vec<String>, Invalid> {
+    let mut warnings = Vec::new();
+    let path = template.at("spec");
+    for key in LISTS {
+        for (at, container) in objects(spec(template)?, key, &path)? {
+            let Some(lifecycle) = object(container, "lifecycle", &at)? else { continue };
+            let at = join(&at, "lifecycle");
+            for hook in HOOKS {
+                let Some(asked) = object(lifecycle, hook, &at)? else { continue };
+                let calls = HOOK_CALLS.into_iter().filter(|call| asked.contains_key(*call));
+                warnings.extend(calls.map(|call| {
+                    format!(
+                        "{}: the kubelet calls without a certificate and is sent away where only the mesh may call: use exec, or {}",
+                        join(&join(&at, hook), call),
+                        names::EXCLUDE_INBOUND_PORTS
+                    )
+                }));
+            }
+        }
+    }
+    Ok(warnings)
 }
 
 fn one(

@@ -18,8 +18,8 @@ const DEFAULT_GRACE: u64 = 30;
 const END_MARGIN: u64 = 5;
 /// So many seconds may a new pod wait for its sidecar: certificate and configuration come within one.
 const START_SECONDS: u64 = 60;
-/// Memory and disk a sidecar may use for what it keeps.
-const STATE_LIMIT: &str = "64Mi";
+/// Disk a sidecar may use for what it keeps: its cache of plugins grows to 1 GiB, and a pod that goes beyond is evicted.
+const STATE_LIMIT: &str = "1280Mi";
 /// Which container `kubectl logs` shows.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
@@ -40,6 +40,9 @@ pub(super) fn add(
         ));
     }
     let path = template.at("spec");
+    if wishes.redirect != Redirect::None {
+        warnings.extend(obstacles::hooks(template)?);
+    }
     let ends = wishes.drain;
     let mut record = Record { version: settings.image_tag.clone(), ..Record::default() };
     let (spec, _) = made_object(template.fields, "spec", &template.path)?;
@@ -172,7 +175,7 @@ fn proxy(wishes: &Wishes, settings: &Settings, probes: &Value) -> Value {
 fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Value> {
     // Kubernetes would put other variables in place of `$(NAME)`.
     let plain =
-        |name: &str, value: String| json!({"name": name, "value": value.replace("$(", "$$(")});
+        |name: &str, value: String| json!({"name": name, "value": value.replace('$', "$$")});
     let of_pod = |name: &str, field: &str| json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": field}}});
     let port = |host: &str, port: u16| format!("{host}:{port}");
     let mut environment = vec![
@@ -202,10 +205,15 @@ fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Valu
 }
 
 fn resources(wishes: &Wishes) -> Value {
-    let mut resources = json!({"requests": {"cpu": wishes.cpu, "memory": wishes.memory}});
-    for (what, limit) in [("cpu", &wishes.cpu_limit), ("memory", &wishes.memory_limit)] {
-        if let Some(limit) = limit {
-            resources["limits"][what] = limit.clone().into();
+    let mut resources = json!({});
+    for (kind, what, quantity) in [
+        ("requests", "cpu", &wishes.cpu),
+        ("requests", "memory", &wishes.memory),
+        ("limits", "cpu", &wishes.cpu_limit),
+        ("limits", "memory", &wishes.memory_limit),
+    ] {
+        if let Some(quantity) = quantity {
+            resources[kind][what] = quantity.clone().into();
         }
     }
     resources

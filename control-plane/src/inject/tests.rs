@@ -144,12 +144,12 @@ fn annotations_are_checked() {
         document
     };
     for (key, value, expected) in [
-        (names::EXCLUDE_OUTBOUND_PORTS, json!("80,http"), "`http` is no port"),
-        (names::EXCLUDE_OUTBOUND_PORTS, json!("0"), "`0` is no port"),
-        (names::INCLUDE_INBOUND_PORTS, json!("90-80"), "`90-80` is no port"),
-        (names::EXCLUDE_INBOUND_PORTS, json!("*"), "`*` is no port"),
-        (names::INCLUDE_OUTBOUND_RANGES, json!("10.0.0.0/33"), "is not a block"),
-        (names::EXCLUDE_INTERFACES, json!("eth0;reboot"), "is no name of a network interface"),
+        (names::EXCLUDE_OUTBOUND_PORTS, json!("80,http"), "`http` must be a port"),
+        (names::EXCLUDE_OUTBOUND_PORTS, json!("0"), "`0` must be a port"),
+        (names::INCLUDE_INBOUND_PORTS, json!("90-80"), "`90-80` must be a port"),
+        (names::EXCLUDE_INBOUND_PORTS, json!("*"), "`*` must be a port"),
+        (names::INCLUDE_OUTBOUND_RANGES, json!("10.0.0.0/33"), "must be an address or a range"),
+        (names::EXCLUDE_INTERFACES, json!("eth0;reboot"), "must be the name of an interface"),
         (names::NATIVE_SIDECAR, json!("yes"), "`yes` must be \"true\" or \"false\""),
         (names::NATIVE_SIDECAR, json!(true), "must be text"),
         (names::PROXY_CPU, json!("lots"), "`lots` is not a quantity"),
@@ -159,12 +159,17 @@ fn annotations_are_checked() {
         (names::REDIRECT, json!("iptables"), "must be `init`, `cni` or `none`"),
         (names::ACCESS_LOG, json!("on"), "must be `off`, `text` or `json`"),
         (names::IMAGE, json!(" "), "must not be empty"),
+        (names::LOG_LEVEL, json!("leno_proxy=loud"), "is not a log filter"),
+        (names::EXCLUDE_INTERFACES, json!("*"), "must be the name of an interface"),
         (names::INJECTED, json!("{"), "cannot be read"),
     ] {
         let found = problems(of(key, value));
         let place = format!("metadata.annotations.{key}: ");
         assert!(found[0].starts_with(&place) && found[0].contains(expected), "{found:?}");
     }
+    let contradiction = problems(of(names::INCLUDE_INBOUND_PORTS, json!("80,15021")));
+    let expected = "metadata.annotations: inbound port `15021` is included and excluded";
+    assert!(contradiction[0].starts_with(expected), "{contradiction:?}");
     let mut misspelt = of("leno.dev/exclude-outbound-port", json!("80"));
     let verdicts = inject(&mut misspelt, &settings()).unwrap();
     assert!(verdicts[0].warnings[0].contains("is it misspelt?"), "{verdicts:?}");
@@ -250,6 +255,61 @@ fn kubernetes_puts_nothing_into_what_the_sidecar_is_told() {
     inject(&mut document, &settings()).unwrap();
     let told = document["spec"]["initContainers"][1]["env"].to_string();
     assert!(told.contains("/$$(LENO_NAME)"), "{told}");
+    let probe = json!({"httpGet": {"path": "/$$(LENO_NAME)", "port": 80}});
+    let mut document = pod(json!({"containers": [{"name": "app", "livenessProbe": probe}]}));
+    inject(&mut document, &settings()).unwrap();
+    let told = document["spec"]["initContainers"][1]["env"].to_string();
+    assert!(told.contains("/$$$$(LENO_NAME)"), "Kubernetes makes one of two: {told}");
+}
+
+#[test]
+fn a_request_is_never_above_its_limit() {
+    let with = |annotations: Value| {
+        let mut document = pod(json!({"containers": [app()]}));
+        document["metadata"]["annotations"] = annotations;
+        document
+    };
+    let resources = |annotations: Value| {
+        let mut document = with(annotations);
+        inject(&mut document, &settings()).unwrap();
+        document["spec"]["initContainers"][1]["resources"].clone()
+    };
+    assert_eq!(
+        resources(json!({names::PROXY_CPU_LIMIT: "20m", names::PROXY_MEMORY_LIMIT: "32Mi"})),
+        json!({"limits": {"cpu": "20m", "memory": "32Mi"}}),
+        "the request is then the limit",
+    );
+    assert_eq!(
+        resources(json!({names::PROXY_MEMORY: "1Gi"})),
+        json!({"requests": {"cpu": "50m", "memory": "1Gi"}}),
+    );
+    for (request, limit, fits) in [
+        ("1", "1000m", true),
+        ("64Mi", "67108864", true),
+        ("1e3", "1k", true),
+        ("65Mi", "64Mi", false),
+        ("1G", "1Mi", false),
+    ] {
+        let asked = json!({names::PROXY_MEMORY: request, names::PROXY_MEMORY_LIMIT: limit});
+        let found = inject(&mut with(asked), &settings());
+        assert_eq!(found.is_ok(), fits, "{request} of {limit}: {found:?}");
+        let expected = format!("`{limit}` is less than {}, `{request}`", names::PROXY_MEMORY);
+        let said = found.err().map(|invalid| invalid.to_string()).unwrap_or(expected.clone());
+        assert!(said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
+fn hooks_that_call_the_application_are_pointed_out() {
+    let hooks = json!({"postStart": {"exec": {"command": ["true"]}}, "preStop": {"httpGet": {"port": 80}}});
+    let container = json!({"name": "app", "lifecycle": hooks});
+    let mut document = pod(json!({"containers": [container]}));
+    let mut alone = document.clone();
+    let verdicts = inject(&mut document, &settings()).unwrap();
+    let [warning] = &*verdicts[0].warnings else { panic!("{verdicts:?}") };
+    assert!(warning.starts_with("spec.containers[0].lifecycle.preStop.httpGet: the kubelet"));
+    let nobody = Settings { redirect: Redirect::None, ..settings() };
+    assert_eq!(inject(&mut alone, &nobody).unwrap()[0].warnings, [""; 0], "nothing is captured");
 }
 
 /// A field that may be missing, null, or something.
@@ -424,6 +484,9 @@ fn validation_names_the_fields() {
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Valid, &true.into()), "{answer}");
     let (answer, what) = ask(&service(json!(0)));
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Refused, &false.into()));
+    let mut ending = service(json!(0));
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    assert_eq!(ask(&ending).1, Answer::Passed, "or its finalizers could never be taken away");
     let status = &answer["response"]["status"];
     assert_eq!((&status["code"], &status["reason"]), (&422.into(), &"Invalid".into()));
     assert_eq!(status["details"]["causes"][0]["field"], "spec.ports[0].port");

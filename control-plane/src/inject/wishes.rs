@@ -1,6 +1,9 @@
 //! What one pod asks for with labels and annotations.
 
-use leno_api::{Invalid, model::ip_block::IpBlock};
+use std::str::FromStr;
+
+use leno_api::Invalid;
+use leno_redirect::plan::{Choice, MAX_ENTRIES, Plan, Ports};
 
 use super::{
     Redirect, Settings, drain_time,
@@ -9,10 +12,6 @@ use super::{
     workload::Template,
 };
 
-/// Entries of one list of ports, ranges or interfaces, as the rules take them: each new connection is compared with all.
-const MAX_ENTRIES: usize = 256;
-/// Characters of an interface's name (`IFNAMSIZ` without its end).
-const MAX_INTERFACE: usize = 15;
 /// What the sidecar asks for where nobody says otherwise: measured idle sidecars need a tenth.
 const CPU: &str = "50m";
 const MEMORY: &str = "64Mi";
@@ -30,9 +29,9 @@ pub(super) struct Wishes {
     pub redirect_image: String,
     pub native: bool,
     pub redirect: Redirect,
-    pub cpu: String,
+    pub cpu: Option<String>,
     pub cpu_limit: Option<String>,
-    pub memory: String,
+    pub memory: Option<String>,
     pub memory_limit: Option<String>,
     pub log: Option<String>,
     pub access_log: Option<String>,
@@ -43,23 +42,16 @@ pub(super) struct Wishes {
     pub rules: Vec<(&'static str, String)>,
 }
 
-/// Lists of the rules: annotation, flag, what an entry is, whether `*` is all.
-const RULES: [(&str, &str, Entry, bool); 7] = [
-    (names::INCLUDE_OUTBOUND_PORTS, "--include-outbound-ports", Entry::Port, false),
-    (names::EXCLUDE_OUTBOUND_PORTS, "--exclude-outbound-ports", Entry::Port, false),
-    (names::INCLUDE_OUTBOUND_RANGES, "--include-outbound-ranges", Entry::Range, true),
-    (names::EXCLUDE_OUTBOUND_RANGES, "--exclude-outbound-ranges", Entry::Range, false),
-    (names::INCLUDE_INBOUND_PORTS, "--include-inbound-ports", Entry::Port, true),
-    (names::EXCLUDE_INBOUND_PORTS, "--exclude-inbound-ports", Entry::Port, false),
-    (names::EXCLUDE_INTERFACES, "--exclude-interfaces", Entry::Interface, false),
+/// Lists of the rules: annotation, flag, whether `*` is all.
+const RULES: [(&str, &str, bool); 7] = [
+    (names::INCLUDE_OUTBOUND_PORTS, "--include-outbound-ports", false),
+    (names::EXCLUDE_OUTBOUND_PORTS, "--exclude-outbound-ports", false),
+    (names::INCLUDE_OUTBOUND_RANGES, "--include-outbound-ranges", true),
+    (names::EXCLUDE_OUTBOUND_RANGES, "--exclude-outbound-ranges", false),
+    (names::INCLUDE_INBOUND_PORTS, "--include-inbound-ports", true),
+    (names::EXCLUDE_INBOUND_PORTS, "--exclude-inbound-ports", false),
+    (names::EXCLUDE_INTERFACES, "--exclude-interfaces", false),
 ];
-
-#[derive(Clone, Copy, Debug)]
-enum Entry {
-    Port,
-    Range,
-    Interface,
-}
 
 /// Why a pod does not want a sidecar, if it says so.
 ///
@@ -109,6 +101,12 @@ pub(super) fn read(
     let fields = object(metadata, "annotations", &at)?.unwrap_or(&nothing);
     let mut reader = Reader { fields, path: join(&at, "annotations"), problems: Vec::new() };
     let image = |name: &str| format!("{}/{name}:{}", settings.image_prefix, settings.image_tag);
+    let (cpu, cpu_limit) = reader.resource([names::PROXY_CPU, names::PROXY_CPU_LIMIT], CPU);
+    let (memory, memory_limit) =
+        reader.resource([names::PROXY_MEMORY, names::PROXY_MEMORY_LIMIT], MEMORY);
+    // Who asks for more than our limit must not be refused for it.
+    let memory_limit = memory_limit
+        .or_else(|| (!fields.contains_key(names::PROXY_MEMORY)).then(|| MEMORY_LIMIT.to_owned()));
     let wishes = Wishes {
         image: reader.nonempty(names::IMAGE).unwrap_or_else(|| image(names::PROXY_IMAGE)),
         redirect_image: reader
@@ -116,14 +114,11 @@ pub(super) fn read(
             .unwrap_or_else(|| image(names::REDIRECT_IMAGE_NAME)),
         native: reader.boolean(names::NATIVE_SIDECAR).unwrap_or(settings.native_sidecar),
         redirect: reader.parsed(names::REDIRECT, redirect).unwrap_or(settings.redirect),
-        cpu: reader.parsed(names::PROXY_CPU, quantity).unwrap_or_else(|| CPU.to_owned()),
-        cpu_limit: reader.parsed(names::PROXY_CPU_LIMIT, quantity),
-        // Who asks for more than our limit must not be refused for it.
-        memory_limit: reader.parsed(names::PROXY_MEMORY_LIMIT, quantity).or_else(|| {
-            (!fields.contains_key(names::PROXY_MEMORY)).then(|| MEMORY_LIMIT.to_owned())
-        }),
-        memory: reader.parsed(names::PROXY_MEMORY, quantity).unwrap_or_else(|| MEMORY.to_owned()),
-        log: reader.nonempty(names::LOG_LEVEL),
+        cpu,
+        cpu_limit,
+        memory,
+        memory_limit,
+        log: reader.parsed(names::LOG_LEVEL, log),
         access_log: reader.parsed(names::ACCESS_LOG, access_log),
         drain: reader.parsed(names::DRAIN_TIME, drain_time).unwrap_or(settings.sidecar_drain),
         rewrite_probes: reader.boolean(names::REWRITE_PROBES).unwrap_or(true),
@@ -175,12 +170,39 @@ impl Reader<'_> {
 
     fn rules(&mut self) -> Vec<(&'static str, String)> {
         let mut rules = Vec::new();
-        for (key, flag, entry, all) in RULES {
-            rules.extend(
-                self.parsed(key, |text| entries(text, entry, all)).map(|text| (flag, text)),
-            );
+        let mut plan = Plan::default();
+        for (key, flag, all) in RULES {
+            let read = self.parsed(key, |text| {
+                let listed = entries(text, all)?;
+                plan_with(&mut plan, key, &listed)?;
+                Ok(listed)
+            });
+            rules.extend(read.map(|text| (flag, text)));
+        }
+        // What the container that writes the rules would refuse, when the pod has been made.
+        if let Err(invalid) = plan.check() {
+            self.problems.extend(Invalid::one(self.path.clone(), invalid.to_string()).problems);
         }
         rules
+    }
+
+    /// What is asked for and what is the limit. With a limit alone, Kubernetes takes that for both.
+    fn resource(
+        &mut self,
+        [request, limit]: [&str; 2],
+        default: &str,
+    ) -> (Option<String>, Option<String>) {
+        let wanted = self.parsed(request, quantity);
+        let most = self.parsed(limit, quantity);
+        if let (Some(wanted), Some(most)) = (&wanted, &most)
+            && wanted.1 > most.1
+        {
+            let message = format!("`{}` is less than {request}, `{}`", most.0, wanted.0);
+            self.problems.extend(Invalid::one(join(&self.path, limit), message).problems);
+        }
+        let is_bounded = self.fields.contains_key(limit);
+        let default = (!is_bounded).then(|| default.to_owned());
+        (wanted.map(|(text, _)| text).or(default), most.map(|(text, _)| text))
     }
 
     /// Annotations that look like ours and mean nothing: mostly a slip of the pen.
@@ -227,22 +249,47 @@ fn access_log(text: &str) -> Result<String, String> {
     }
 }
 
-/// A quantity as Kubernetes writes it: `100m`, `0.5`, `64Mi`, `1e3`.
-fn quantity(text: &str) -> Result<String, String> {
-    const SUFFIXES: [&str; 16] =
-        ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+fn log(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("must not be empty: leave it out for the default".to_owned());
+    }
+    leno_daemon::logs::check(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// A quantity as Kubernetes writes it (`100m`, `0.5`, `64Mi`, `1e3`), and how much that is.
+fn quantity(text: &str) -> Result<(String, f64), String> {
+    const SUFFIXES: [(&str, f64); 16] = [
+        ("", 1.0),
+        ("n", 1e-9),
+        ("u", 1e-6),
+        ("m", 1e-3),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+    ];
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
-    let exponent = suffix.strip_prefix(['e', 'E']).filter(|digits| !digits.is_empty());
-    let exponent = exponent.is_some_and(|digits| digits.parse::<i8>().is_ok());
-    if number.parse::<f64>().is_ok() && (SUFFIXES.contains(&suffix) || exponent) {
-        return Ok(text.to_owned());
+    let known = SUFFIXES.iter().find(|(known, _)| *known == suffix).map(|(_, factor)| *factor);
+    let exponent = suffix.strip_prefix(['e', 'E']).and_then(|digits| digits.parse::<i8>().ok());
+    let factor = known.or_else(|| exponent.map(|exponent| 10f64.powi(exponent.into())));
+    match (number.parse::<f64>(), factor) {
+        (Ok(number), Some(factor)) => Ok((text.to_owned(), number * factor)),
+        _ => Err(format!("`{text}` is not a quantity: write `100m`, `0.5` or `64Mi`")),
     }
-    Err(format!("`{text}` is not a quantity: write `100m`, `0.5` or `64Mi`"))
 }
 
 /// A list with commas, in order and without spaces.
-fn entries(text: &str, entry: Entry, all: bool) -> Result<String, String> {
+fn entries(text: &str, all: bool) -> Result<String, String> {
     if text == "*" && all {
         return Ok(text.to_owned());
     }
@@ -251,31 +298,34 @@ fn entries(text: &str, entry: Entry, all: bool) -> Result<String, String> {
     if entries.len() > MAX_ENTRIES {
         return Err(format!("has {} entries, there may be {MAX_ENTRIES}", entries.len()));
     }
-    for text in &entries {
-        match entry {
-            Entry::Port => ports(text)?,
-            Entry::Range => drop(IpBlock::parse(text)?),
-            Entry::Interface => interface(text)?,
-        }
-    }
     Ok(entries.join(","))
 }
 
-/// `80` or `8000-8099`.
-fn ports(text: &str) -> Result<(), String> {
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (port(first), port(last)) {
-        (Some(first), Some(last)) if first <= last => Ok(()),
-        _ => Err(format!("`{text}` is no port: write `8080` or `8000-8099`, several with commas")),
+/// The plan of the rules with the list of one annotation.
+fn plan_with(plan: &mut Plan, key: &str, listed: &str) -> Result<(), String> {
+    match key {
+        names::INCLUDE_OUTBOUND_PORTS => plan.include_outbound_ports = read_list(listed)?,
+        names::EXCLUDE_OUTBOUND_PORTS => plan.exclude_outbound_ports = read_list(listed)?,
+        names::INCLUDE_OUTBOUND_RANGES => plan.include_outbound_ranges = choice(listed)?,
+        names::EXCLUDE_OUTBOUND_RANGES => plan.exclude_outbound_ranges = read_list(listed)?,
+        names::INCLUDE_INBOUND_PORTS => plan.include_inbound_ports = choice(listed)?,
+        // Beside the sidecar's own, which never are captured; as the flag does.
+        names::EXCLUDE_INBOUND_PORTS => {
+            for ports in read_list::<Ports>(listed)? {
+                if !plan.exclude_inbound_ports.contains(&ports) {
+                    plan.exclude_inbound_ports.push(ports);
+                }
+            }
+        }
+        _ => plan.exclude_interfaces = read_list(listed)?,
     }
+    Ok(())
 }
 
-fn interface(text: &str) -> Result<(), String> {
-    let ordinary = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    let name = text.strip_suffix('*').unwrap_or(text);
-    if text.len() <= MAX_INTERFACE && name.chars().all(ordinary) {
-        return Ok(());
-    }
-    Err(format!("`{text}` is no name of a network interface"))
+fn choice<T: FromStr<Err = String>>(listed: &str) -> Result<Choice<T>, String> {
+    if listed == "*" { Ok(Choice::All) } else { read_list(listed).map(Choice::Only) }
+}
+
+fn read_list<T: FromStr<Err = String>>(listed: &str) -> Result<Vec<T>, String> {
+    listed.split(',').filter(|entry| !entry.is_empty()).map(str::parse).collect()
 }

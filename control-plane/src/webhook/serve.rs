@@ -40,10 +40,13 @@ use crate::inject::{
 const MAX_CONNECTIONS: usize = 256;
 /// Until the handshake is done. API servers are near.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a request's head, and for a connection that lies idle; API servers open another one when they need it.
+/// For a request's head, and for a connection without requests; API servers open another one when they need it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// For a request's body. Webhooks get at most 30 s altogether.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a request's body. API servers are near, they wait 30 s at most for the answer, and a body on its way keeps one of
+/// the few places of [`MAX_READING`] from others.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// For what is under way on a connection that is told to end, after which it is cut.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// A review holds an object twice at most, and Kubernetes takes objects up to 3 MiB.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Requests at the same time on one HTTP/2 connection; API servers use 250 at most.
@@ -142,14 +145,21 @@ async fn converse(
         Err(_) => return,
     };
     let proven = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-    let service = TowerToHyperService::new(Known { router, proven: Proven(proven) });
+    let (asked, mut requests) = watch::channel(());
+    let service = TowerToHyperService::new(Known { router, proven: Proven(proven), asked });
     let conversation = builder.serve_connection(TokioIo::new(stream), service);
     let mut conversation = std::pin::pin!(conversation);
     let ended = tokio::select! {
-        ended = conversation.as_mut() => ended,
-        () = told(&mut stop) => {
+        ended = conversation.as_mut() => Some(ended),
+        () = told(&mut stop) => None,
+        () = idle(&mut requests) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
             conversation.as_mut().graceful_shutdown();
-            conversation.await
+            // Whoever does not read the answers must not keep the connection, nor us.
+            timeout(END_TIMEOUT, conversation).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -157,11 +167,18 @@ async fn converse(
     }
 }
 
+/// Comes back when no request has come for long. HTTP/2 connections would stay open for ever: pings are answered.
+async fn idle(requests: &mut watch::Receiver<()>) {
+    while let Ok(Ok(())) = timeout(HEAD_TIMEOUT, requests.changed()).await {}
+}
+
 /// The router for one connection: every request says whether its sender has shown who it is.
 #[derive(Clone)]
 struct Known {
     router: Router,
     proven: Proven,
+    /// Told of each request.
+    asked: watch::Sender<()>,
 }
 
 impl<B> Service<Request<B>> for Known
@@ -178,6 +195,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         request.extensions_mut().insert(self.proven);
+        self.asked.send_replace(());
         self.router.call(request)
     }
 }

@@ -22,6 +22,8 @@ const RUNNING: &str = "run/systemd/system";
 const HIDDEN: [&str; 4] = ["/home/", "/root/", "/tmp/", "/var/tmp/"];
 const EVERYBODYS: u32 = 0o644;
 const ROOTS: u32 = 0o600;
+/// The unit's user reads settings below it, whatever the umask of who calls this.
+const FOLDER: u32 = 0o755;
 
 /// A machine that systemd runs on, or a folder that will be one.
 #[derive(Debug)]
@@ -270,7 +272,7 @@ fn put(
         return Ok(Change::Unchanged);
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        make_folder(folder)?;
     }
     // Beside it and then renamed: whoever reads it sees the old one or the new one. Never readable by more than `mode`.
     let beside = path.with_extension("new");
@@ -279,11 +281,30 @@ fn put(
         _ => {}
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    let filled = file
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(contents))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = filled {
+        // It may hold a token. What went wrong is said; that this did, too, would hide it.
+        fs::remove_file(&beside).ok();
+        return Err(error);
+    }
     Ok(if old.is_some() { Change::Changed } else { Change::Created })
+}
+
+/// Makes a folder and those above it. Those that were there stay as they are: somebody has chosen so.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    // Above a relative path stands nothing: it is where we are.
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_folder(above)?;
+    }
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(FOLDER))
 }
 
 /// As far as it goes: it is called because writing has just failed.

@@ -175,3 +175,20 @@ fn the_foreground_gets_the_same_settings() {
     );
     assert!(words.contains(&format!("--token-file={}/token", folder.path().display())));
 }
+
+#[test]
+fn the_folder_can_be_entered_and_nothing_half_is_left() {
+    let (folder, root) = (folder(), tempfile::tempdir().unwrap());
+    let args = arguments(folder.path(), &format!("{ORDERS} --root {}", root.path().display()));
+    ran(&args).unwrap();
+    assert_eq!(mode(&root.path().join("etc/leno")), 0o755);
+    let again = tempfile::tempdir().unwrap();
+    // A folder stands where the file must go: the last step fails.
+    fs::create_dir_all(again.path().join("etc/leno/orders-1.env/full")).unwrap();
+    let args = arguments(folder.path(), &format!("{ORDERS} --root {}", again.path().display()));
+    let error = ran(&args).unwrap_err();
+    assert!(error.contains("nothing was changed"), "{error}");
+    let left = fs::read_dir(again.path().join("etc/leno")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["orders-1.env"], "and no token beside it");
+}
