@@ -125,7 +125,8 @@ pub fn validate(body: &[u8]) -> Result<(Value, Answer), BadReview> {
         return Ok((allow(request.uid, Vec::new(), None), Answer::Passed));
     }
     // What is deleted is updated once more when its finalizers go; refused, it would stay for ever.
-    let ends = request.object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null());
+    let ends =
+        request.object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null());
     if ends {
         return Ok((allow(request.uid, Vec::new(), None), Answer::Passed));
     }

@@ -301,7 +301,8 @@ fn a_request_is_never_above_its_limit() {
 
 #[test]
 fn hooks_that_call_the_application_are_pointed_out() {
-    let hooks = json!({"postStart": {"exec": {"command": ["true"]}}, "preStop": {"httpGet": {"port": 80}}});
+    let hooks =
+        json!({"postStart": {"exec": {"command": ["true"]}}, "preStop": {"httpGet": {"port": 80}}});
     let container = json!({"name": "app", "lifecycle": hooks});
     let mut document = pod(json!({"containers": [container]}));
     let mut alone = document.clone();
