@@ -189,19 +189,13 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let (drain, draining) = watch::channel(false);
     let (published, wanted) = Published::new(options.control_plane.is_some());
     let access_log = open_access_log(&options, &families)?;
-    let limits = Limits {
-        head_bytes: usize::from(options.max_head_kib) * 1024,
-        head_fields: usize::from(options.max_headers),
-        head_timeout: Duration::from_secs(options.head_timeout.into()),
-        ..Limits::default()
-    };
     let shared = Arc::new(Shared {
         published: published.clone(),
         identity: identity.clone(),
         families: families.clone(),
         unrouted: unrouted(&options),
         access_log,
-        limits,
+        limits: limits_of(&options),
         connections: AtomicUsize::new(0),
         max_connections: connection_limit(&options),
         drain: draining,
@@ -255,13 +249,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         failing: Cell::new(false),
         probes,
     });
-    let mut serving = tokio::task::JoinSet::new();
-    for (surface, listener) in bound.admin {
-        let listener = tokio::net::TcpListener::from_std(listener);
-        let listener = listener.map_err(system("the admin listener"))?;
-        serving.spawn_local(crate::admin::server::run(admin.clone(), listener, surface));
-    }
-    drop(admin);
+    let mut serving = serve_operators(admin, bound.admin)?;
     let now = tokio::select! {
         signal = requests.next() => { tracing::info!("{signal}: draining"); false }
         now = stops.recv() => now.unwrap_or(true),
@@ -279,6 +267,30 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// What callers may send.
+fn limits_of(options: &Options) -> Limits {
+    Limits {
+        head_bytes: usize::from(options.max_head_kib) * 1024,
+        head_fields: usize::from(options.max_headers),
+        head_timeout: Duration::from_secs(options.head_timeout.into()),
+        ..Limits::default()
+    }
+}
+
+/// Serves what operators look at, on each of its ports.
+fn serve_operators(
+    admin: Rc<Admin>,
+    listeners: impl IntoIterator<Item = (crate::admin::server::Surface, std::net::TcpListener)>,
+) -> Result<tokio::task::JoinSet<()>, Error> {
+    let mut serving = tokio::task::JoinSet::new();
+    for (surface, listener) in listeners {
+        let listener = tokio::net::TcpListener::from_std(listener);
+        let listener = listener.map_err(system("the admin listener"))?;
+        serving.spawn_local(crate::admin::server::run(admin.clone(), listener, surface));
+    }
+    Ok(serving)
 }
 
 /// Who we can prove to be, and the task that keeps it so. Nobody waits for the first certificate here: the proxy is not

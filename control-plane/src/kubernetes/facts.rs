@@ -219,7 +219,7 @@ impl PodFacts {
                 .unwrap_or_else(|| "default".to_owned()),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating,
-            sidecar: annotated || containers.map(ours).any(|ours| ours),
+            sidecar: annotated || containers.into_iter().any(ours),
         })
     }
 }

@@ -33,12 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
 type Digested = [u8; 32];
+/// What was answered, and when.
+type Answered = (Instant, Result<Reviewed, String>);
 
 pub(super) struct Reviews {
     api: Api<TokenReview>,
     metrics: Metrics,
     asking: Semaphore,
-    kept: Mutex<HashMap<Digested, (Instant, Result<Reviewed, String>)>>,
+    kept: Mutex<HashMap<Digested, Answered>>,
 }
 
 impl Reviews {

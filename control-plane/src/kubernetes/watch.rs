@@ -50,6 +50,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 pub(super) enum Event {
     Put {
         source: Source,
@@ -185,6 +186,7 @@ impl Follower {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 enum Next {
     Event(watcher::Result<watcher::Event<DynamicObject>>),
     /// A list, of which something is always to come, brings nothing.

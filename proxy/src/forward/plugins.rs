@@ -27,6 +27,7 @@ use crate::{
 };
 
 /// What became of a request.
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is returned")]
 pub(super) enum Seen {
     /// It goes on, to another host or path where there is one.
     On(Option<Target>),

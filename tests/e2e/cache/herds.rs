@@ -96,12 +96,12 @@ async fn a_herd_shares_where_there_is_hardly_room() {
                 let size = if path(&head).starts_with("/small") { 60_000 } else { 1 << 20 };
                 let text = response(FRESH, &"x".repeat(size));
                 let end = text.find("\r\n\r\n").unwrap() + 4;
-                let _ = stream.write_all(text[..end].as_bytes()).await;
+                let _ = stream.write_all(&text.as_bytes()[..end]).await;
                 if path(&head).starts_with("/slow") {
                     origin::drain(&mut stream).await;
                     return;
                 }
-                let _ = stream.write_all(text[end..].as_bytes()).await;
+                let _ = stream.write_all(&text.as_bytes()[end..]).await;
             }
         })
         .await;

@@ -11,6 +11,9 @@ use std::{
 use super::sidecar::Sidecar;
 use crate::error::Error;
 
+/// A file, and what was in it, with which mode, if it was there.
+type Before = (PathBuf, Option<(Vec<u8>, u32)>);
+
 const UNIT: &str = include_str!("../../../../deploy/systemd/leno-proxy@.service");
 /// Where the unit expects this program.
 const PROGRAM: &str = "/usr/local/bin/leno";
@@ -136,7 +139,7 @@ impl Machine {
     /// Which file cannot be written. What was there before is there again.
     pub fn write(&self, sidecar: &Sidecar) -> Result<Vec<Written>, String> {
         let files = self.files(sidecar)?;
-        let mut before: Vec<(PathBuf, Option<(Vec<u8>, u32)>)> = Vec::new();
+        let mut before: Vec<Before> = Vec::new();
         let mut written = Vec::new();
         for file in files {
             let old = present(&file.path);

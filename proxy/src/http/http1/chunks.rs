@@ -143,7 +143,9 @@ mod tests {
     use super::*;
 
     /// Data, trailers by number, and what is left.
-    fn read(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, usize, Vec<u8>)>, ChunkError> {
+    type Read = Option<(Vec<u8>, usize, Vec<u8>)>;
+
+    fn read(pieces: &[&[u8]]) -> Result<Read, ChunkError> {
         let (mut chunks, mut read, mut data) = (Chunks::default(), BytesMut::new(), Vec::new());
         for piece in pieces {
             read.extend_from_slice(piece);
