@@ -2,7 +2,7 @@
 # docker build -f deploy/docker/redirect.Dockerfile -t leno/redirect:0.1.0 .
 #
 # Writes a pod's rules once and ends. The program has no need of libraries; the tools that it runs have.
-FROM docker.io/library/rust:1.95-bookworm AS build
+FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -10,7 +10,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --locked --profile dist -p leno-redirect --bin leno-redirect \
     && cp target/dist/leno-redirect /leno-redirect
 
-FROM docker.io/library/debian:bookworm-slim
+FROM debian:bookworm-slim
 # Whatever is the newest of this release: they are the kernel's counterpart, and security fixes are wanted.
 # hadolint ignore=DL3008
 RUN apt-get update \
