@@ -134,6 +134,7 @@ impl Http1 {
             left,
             keeps: head.keeps,
             whole,
+            fault: None,
         })))
     }
 
@@ -174,6 +175,8 @@ pub struct Download {
     keeps: bool,
     /// All of it, if it came with its head.
     whole: Option<Bytes>,
+    /// What went wrong, and is about to be told.
+    fault: Option<BodyError>,
 }
 
 #[derive(Debug)]
@@ -248,14 +251,24 @@ impl HttpBody for Download {
         if let Some(whole) = self.whole.take() {
             return Poll::Ready(Some(Ok(Frame::data(whole))));
         }
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         let Some(connection) = self.connection.clone() else { return Poll::Ready(None) };
-        let polled = ready!(self.poll_data(&connection, context));
-        Poll::Ready(polled.map(|frame| {
-            frame.map_err(|fault| {
+        let Some(frame) = ready!(self.poll_data(&connection, context)) else {
+            return Poll::Ready(None);
+        };
+        frame.map_or_else(
+            |fault| {
                 connection.0.borrow_mut().close();
-                BodyError::Upstream(fault.to_string())
-            })
-        }))
+                self.fault = Some(BodyError::Upstream(fault.to_string()));
+                // In its next turn: whoever passes the body on breaks off when it hears of it, and would lose what it was
+                // given in this one.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            },
+            |frame| Poll::Ready(Some(Ok(frame))),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
