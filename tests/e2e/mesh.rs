@@ -285,9 +285,15 @@ impl Proxy {
 
     /// Waits until a metric has this value: workers publish their counts a moment later.
     pub async fn counts(&self, family: &str, labels: &[(&str, &str)], value: f64) {
-        let what = format!("{family} {labels:?} to be {value}");
-        until(&what, async || (self.metric(family, labels).await == Some(value)).then_some(()))
-            .await;
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(family, labels).await != Some(value) {
+            if Instant::now() > deadline {
+                let page = self.page("/stats/prometheus").await;
+                let found: Vec<&str> = page.lines().filter(|line| line.contains(family)).collect();
+                panic!("{family} {labels:?} is not {value}: {found:#?}");
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     /// Everything that the proxy shows to people or leaves on the disk.
