@@ -13,10 +13,12 @@
 //!
 //! - `accept.rs`: from the listener to a connection that is fit to be served
 //! - `connection.rs`: plain or encrypted, as one type that tonic and hyper read and write
+//! - `conversation.rs`: HTTP on such a connection, and on the webhook's
 //! - `refusal.rs`: why a connection is not served; counting and logging that
 
 mod accept;
 mod connection;
+pub mod conversation;
 mod refusal;
 #[cfg(test)]
 pub(crate) mod tests;

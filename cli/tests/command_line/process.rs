@@ -179,12 +179,17 @@ impl ControlPlane {
         format!("{}/root.pem", self.data())
     }
 
+    /// A file with a token for workloads of `account`.
+    fn token(&self, name: &str, account: &str, more: &[&str]) -> String {
+        let create = ["token", "create", name, "--role", "workload", "-n", "shop"];
+        let own = ["--service-account", account, "--data-dir", &self.data()];
+        let token = leno(&[&create[..], &own, more].concat()).good();
+        self.file(&format!("{name}.token"), &token)
+    }
+
     /// A sidecar with a token for one certificate.
     pub fn sidecar(&self, name: &str, account: &str) -> Sidecar {
-        let create = ["token", "create", name, "--role", "workload", "--once", "-n", "shop"];
-        let own = ["--service-account", account, "--data-dir", &self.data()];
-        let token =
-            self.file(&format!("{name}.token"), &leno(&[&create[..], &own].concat()).good());
+        let token = self.token(name, account, &["--once"]);
         fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
         let any = "127.0.0.1:0";
         let process = Lines::of(&[
@@ -216,10 +221,7 @@ impl ControlPlane {
 
     /// The words with which a machine joins as `name`, serving `service`; and that name.
     pub fn join(&self, name: &str, service: &str) -> (Vec<String>, String) {
-        let create = ["token", "create", name, "--role", "workload", "-n", "shop"];
-        let own = ["--service-account", service, "--data-dir", &self.data()];
-        let token = leno(&[&create[..], &own].concat()).good();
-        let token = self.file(&format!("{name}.token"), &token);
+        let token = self.token(name, service, &[]);
         let words = [
             "join",
             "--control-plane",

@@ -16,11 +16,12 @@ use leno_api::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, Failure, body, serve::told};
+use super::{Api, Failure, body};
 use crate::{
     access::{Action, Caller, Target},
     purge::{Outcome, Purge, What},
     store::{self, Stored},
+    transport::conversation::told,
 };
 
 /// Purges being waited for at the same time.

@@ -3,13 +3,12 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::Router;
 use http::Request;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
@@ -17,16 +16,13 @@ use tokio::{sync::watch, task::JoinSet};
 use tonic::codegen::Service;
 
 use super::{Api, router};
-use crate::transport::{Connection, Incoming, Peer, Port};
+use crate::transport::{
+    Connection, Incoming, Peer, Port,
+    conversation::{builder, told},
+};
 
 /// For [`Incoming`]: kubectl and watches keep a connection each.
 pub const PORT: Port = Port { purpose: "the API", most: 8192 };
-/// How long a request's head may take, and a connection may lie idle between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Requests at the same time on one HTTP/2 connection; kubectl uses a handful, watches included.
-const MAX_STREAMS: u32 = 250;
-/// How often a silent HTTP/2 peer is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Serves until told to stop; then no further requests are taken, watches end, and what is under
 /// way is finished. The caller decides how long to wait for that.
@@ -46,22 +42,6 @@ pub async fn serve(mut incoming: Incoming, api: Arc<Api>, mut stop: watch::Recei
     drop(incoming);
     api.end_watches();
     while open.join_next().await.is_some() {}
-}
-
-/// Waits until a switch is turned on. A sender that is gone has turned it, too.
-pub(super) async fn told(switch: &mut watch::Receiver<bool>) {
-    switch.wait_for(|on| *on).await.ok();
-}
-
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(PING_EVERY);
-    builder
 }
 
 async fn converse(

@@ -18,9 +18,12 @@ use tokio::{
 
 use super::{
     Api, Failure, list::revision, parameters::Parameters, rendering::Rendering, resources::Place,
-    selector::Selector, serve::told,
+    selector::Selector,
 };
-use crate::store::{Change, Error, Event, Store, Watch};
+use crate::{
+    store::{Change, Error, Event, Store, Watch},
+    transport::conversation::told,
+};
 
 /// How long a watch lasts unless the client says: clients start the next one by themselves.
 const DEFAULT_SECONDS: u64 = 45 * 60;

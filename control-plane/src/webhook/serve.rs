@@ -15,7 +15,7 @@ use axum::{
 };
 use http::{Request, StatusCode, header};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
@@ -31,17 +31,18 @@ use tokio_rustls::TlsAcceptor;
 use tonic::codegen::Service;
 
 use super::metrics::Metrics;
-use crate::inject::{
-    self, names,
-    review::{self, Answer, BadReview},
+use crate::{
+    inject::{
+        self, names,
+        review::{self, Answer, BadReview},
+    },
+    transport::conversation::{HEAD_TIMEOUT, builder, told},
 };
 
 /// Connections at a time: each API server keeps a few.
 const MAX_CONNECTIONS: usize = 256;
 /// Until the handshake is done. API servers are near.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a request's head, and for a connection without requests; API servers open another one when they need it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a request's body. API servers are near, they wait 30 s at most for the answer, and a body on its way keeps one of
 /// the few places of [`MAX_READING`] from others.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,11 +50,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// A review holds an object twice at most, and Kubernetes takes objects up to 3 MiB.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
-/// Requests at the same time on one HTTP/2 connection; API servers use 250 at most.
-const MAX_STREAMS: u32 = 250;
 /// Reviews that are read at the same time, which bounds what bodies hold in memory. Others wait.
 const MAX_READING: usize = 16;
-const PING_EVERY: Duration = Duration::from_secs(30);
 /// After an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -112,21 +110,6 @@ pub(super) async fn run(
     while open.join_next().await.is_some() {}
 }
 
-async fn told(switch: &mut watch::Receiver<bool>) {
-    switch.wait_for(|on| *on).await.ok();
-}
-
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(PING_EVERY);
-    builder
-}
-
 async fn converse(
     builder: Arc<Builder<TokioExecutor>>,
     stream: TcpStream,
@@ -167,7 +150,8 @@ async fn converse(
     }
 }
 
-/// Comes back when no request has come for long. HTTP/2 connections would stay open for ever: pings are answered.
+/// Comes back when no request has come for long: API servers open another connection when they need it. HTTP/2
+/// connections would stay open for ever: pings are answered.
 async fn idle(requests: &mut watch::Receiver<()>) {
     while let Ok(Ok(())) = timeout(HEAD_TIMEOUT, requests.changed()).await {}
 }

@@ -91,7 +91,8 @@ impl Routed {
 /// What routing decided.
 pub(super) enum Decision {
     Forward(Routed),
-    Respond(Response<Body>),
+    /// Boxed, since the other is what every request pays for.
+    Respond(Box<Response<Body>>),
 }
 
 /// Answers one request.
@@ -227,7 +228,7 @@ impl Exchange {
         };
         let routed = match decision {
             Decision::Forward(routed) => routed,
-            Decision::Respond(response) => return Ok(self.respond(response)),
+            Decision::Respond(response) => return Ok(self.respond(*response)),
         };
         let request = self.watch_body(request);
         if let Some(rules) = routed.cache.clone().filter(|_| upgrade.is_none()) {

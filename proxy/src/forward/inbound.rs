@@ -59,7 +59,7 @@ pub(super) async fn decide(
         Some(chain) => {
             let shown = Box::pin(plugins::inbound(exchange, chain, port, target, request)).await;
             if let Some(answer) = shown.inspect_err(|_| exchange.count_for(&cluster))? {
-                return Ok(Decision::Respond(answer));
+                return Ok(Decision::Respond(Box::new(answer)));
             }
         }
     }

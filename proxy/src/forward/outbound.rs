@@ -49,7 +49,7 @@ pub(super) async fn decide(
         };
         match shown.inspect_err(|_| exchange.count_for(&port.cluster))? {
             Seen::On(target) => retargeted = target,
-            Seen::Answered(response) => return Ok(Decision::Respond(response)),
+            Seen::Answered(response) => return Ok(Decision::Respond(Box::new(response))),
         }
     }
     let target = retargeted.as_ref().unwrap_or(target);
@@ -76,7 +76,7 @@ fn choose(
     exchange.note_for_log(|record| record.route = Some(rule.route.clone()));
     if let Some(response) = redirect(&rule, prefix, target, request) {
         exchange.count_for(&port.cluster);
-        return Ok(Decision::Respond(response));
+        return Ok(Decision::Respond(Box::new(response)));
     }
     rewrite_target(&rule, prefix, request);
     let random = || exchange.worker.random();

@@ -301,7 +301,7 @@ impl Wire {
     fn poll_stage(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let Some((body, framing)) = &mut self.upload else { return Poll::Ready(Ok(())) };
         let wrong = |what: &str| Poll::Ready(Err(Fault::Request(what.to_owned())));
-        match ready!(Pin::new(&mut *body).poll_frame(context)) {
+        let trailers = match ready!(Pin::new(&mut *body).poll_frame(context)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let ended = body.is_end_stream();
@@ -312,25 +312,19 @@ impl Wire {
                         self.upload = None;
                     }
                     self.piece = Framed { last: false, ..piece };
+                    return Poll::Ready(Ok(()));
                 }
-                Err(frame) => {
-                    let whole = framing.end(frame.trailers_ref(), &mut self.out);
-                    self.upload = None;
-                    if !whole {
-                        return wrong("the request's body is shorter than it said");
-                    }
-                }
+                Err(frame) => frame.into_trailers().ok(),
             },
             Some(Err(error)) => return Poll::Ready(Err(Fault::Request(error.to_string()))),
-            None => {
-                let whole = framing.end(None, &mut self.out);
-                self.upload = None;
-                if !whole {
-                    return wrong("the request's body is shorter than it said");
-                }
-            }
+            None => None,
+        };
+        let whole = framing.end(trailers.as_ref(), &mut self.out);
+        self.upload = None;
+        match whole {
+            true => Poll::Ready(Ok(())),
+            false => wrong("the request's body is shorter than it said"),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Writes what is ready, once.
