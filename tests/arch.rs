@@ -24,7 +24,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
     &["telemetry", "store", "access", "plan", "inject", "quota"],
     &["objects"],
-    &["registry"],
+    &["registry", "findings"],
     &["push", "ca", "purge"],
     &["transport", "kubernetes"],
     &["xds", "http_api", "webhook", "settings"],

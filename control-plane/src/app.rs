@@ -28,6 +28,7 @@ pub use self::error::Error;
 use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},
+    findings::Findings,
     http_api::{self, Api, Planes},
     inject::names,
     kubernetes::{self, Kubernetes},
@@ -127,7 +128,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     }
     let process = Process::register(&metrics.registry)?;
     let registry = Registry::new(store.clone());
-    let (push, push_task) = Push::new(store.clone(), metrics.clone());
+    let findings = Findings::new(store.clone());
+    let (push, push_task) = Push::new(store.clone(), findings.clone(), metrics.clone());
     let tokens = Arc::new(TokenFile::open(&settings.data_dir)?);
     let authority = Authority::open(authority(&settings), store.clone(), tokens.clone()).await?;
     let incoming = |listener, port| {
@@ -153,7 +155,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let hosts = settings.api_hosts.clone();
     let api_access = access(addresses.api);
-    let planes = Planes { authority: authority.clone(), push, purges };
+    let planes = Planes { authority: authority.clone(), push, purges, findings };
     let source = settings.kubernetes.then_some(http_api::KUBERNETES);
     let api = Api::reading(store, registry.clone(), api_access, hosts, planes, source);
     authority.register(&metrics.registry)?;

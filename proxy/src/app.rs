@@ -89,6 +89,9 @@ pub enum Error {
     /// The control plane could be anybody.
     #[error(transparent)]
     Unproven(#[from] bootstrap::Unproven),
+    /// Nobody would reach us.
+    #[error(transparent)]
+    Unreachable(#[from] bootstrap::Unreachable),
     /// The files of our certificate cannot be used.
     #[error(transparent)]
     Identity(Box<identity::Error>),
@@ -183,8 +186,9 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let identity = open_identity(&options, &families)?;
     let probes = read_probes(&options)?;
     let bound = bind_all(&options)?;
-    if let Some(workload) = own_workload(&options, bound.inbound_address(), &identity) {
-        leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
+    let workload = own_workload(&options, bound.inbound_address(), &identity)?;
+    if let Some(workload) = &workload {
+        leno_api::Resource::from_json(workload.clone()).map_err(Error::Workload)?;
     }
     let (drain, draining) = watch::channel(false);
     let (published, wanted) = Published::new(options.control_plane.is_some());
@@ -224,8 +228,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     show(&shared, plugins.clone());
     let wishes = Wishes { hosts: wanted, again: asked_again, plugins: plugins.clone() };
     let channels = Channels { updates, wishes };
-    let stopping =
-        source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
+    let stopping = source.start(&options, workload, &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
     for (at, listeners) in bound.workers.into_iter().enumerate() {
         start_worker(at, shared.clone(), listeners)?;

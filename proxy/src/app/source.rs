@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Error;
 use crate::{
-    bootstrap::Options,
+    bootstrap::{Options, Unreachable},
     config::{
         apply::Applier,
         compile::{Own, Proof},
@@ -53,7 +53,7 @@ impl Source {
     pub(super) fn start(
         self,
         options: &Options,
-        inbound: Option<SocketAddr>,
+        workload: Option<serde_json::Value>,
         identity: &Arc<Identity>,
         applier: &mut Applier,
         Channels { updates, wishes }: Channels,
@@ -85,7 +85,7 @@ impl Source {
                     access: access(options, identity),
                     id: proxy_name(options),
                     namespace: options.namespace.clone(),
-                    workload: own_workload(options, inbound, identity),
+                    workload,
                     lease: Duration::from_secs(options.lease.into()),
                     services: services
                         .map(|name| ObjectName::new(&options.namespace, name))
@@ -165,19 +165,19 @@ fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
 }
 
 /// Our own `Workload`, to be registered; `None` when no service was named.
+///
+/// # Errors
+/// Where others could not reach it.
 pub(super) fn own_workload(
     options: &Options,
     inbound: Option<SocketAddr>,
     identity: &Identity,
-) -> Option<serde_json::Value> {
-    let (name, inbound) = (options.name.as_deref()?, inbound?);
+) -> Result<Option<serde_json::Value>, Unreachable> {
+    let (Some(name), Some(inbound)) = (options.name.as_deref(), inbound) else { return Ok(None) };
     if options.services.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let address = options.address.unwrap_or_else(|| match inbound.ip() {
-        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        ip => ip,
-    });
+    let address = options.advertised(inbound)?;
     let labels: BTreeMap<&str, &str> =
         options.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
     let ports: BTreeMap<&str, u16> =
@@ -198,10 +198,10 @@ pub(super) fn own_workload(
     if let Some(zone) = &options.zone {
         spec["zone"] = zone.as_str().into();
     }
-    Some(serde_json::json!({
+    Ok(Some(serde_json::json!({
         "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
         "metadata": {"name": name, "namespace": options.namespace, "labels": labels}, "spec": spec,
-    }))
+    })))
 }
 
 /// What the configuration is compiled for.
