@@ -77,6 +77,7 @@ const PURE: &[&str] = &[
     "proxy/src/config/canary",
     "proxy/src/config/compile",
     "proxy/src/config/inputs",
+    "proxy/src/config/prepare/oci/archive",
     "proxy/src/config/prepare/oci/challenge",
     "proxy/src/config/prepare/oci/manifest",
     "proxy/src/config/source/control_plane/mirror",
