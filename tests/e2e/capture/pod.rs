@@ -203,6 +203,11 @@ impl Pod {
         self.start(self.command(program, &[&own[..], &places].concat()));
         self.until_listening(15010);
         self.until_listening(15012);
+        let (roots, deadline) = (data.join("root.pem"), Instant::now() + PATIENCE);
+        while !roots.exists() {
+            assert!(Instant::now() < deadline, "the control plane has no roots");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         let token = NewToken {
             name: account,
             role: Role::Workload,
@@ -213,7 +218,7 @@ impl Pod {
         };
         let token = TokenFile::open(&data).unwrap().issue(token).unwrap();
         let token = self.private_file("own.token", &token);
-        let roots = fs::read_to_string(data.join("root.pem")).unwrap();
+        let roots = fs::read_to_string(roots).unwrap();
         let roots = self.private_file("root.pem", &roots);
         let proof = ["--ca-file", &roots, "--token-file", &token, "--service-account", account];
         let all = [&["--control-plane", xds][..], &proof, arguments].concat();
