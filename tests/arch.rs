@@ -32,6 +32,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[
+    "redirect/src/cni",
     "redirect/src/iptables",
     "redirect/src/nft",
     "redirect/src/plan",

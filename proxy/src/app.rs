@@ -9,7 +9,10 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,7 +27,7 @@ use tokio::{
 use self::listeners::{Bound, bind_all};
 use self::source::{
     Channels, Source, hear_of_purges, last_good_path, module_folder, own, own_name, own_workload,
-    proxy_name, share_limits,
+    proxy_name, registered, share_limits,
 };
 use crate::{
     admin::{
@@ -201,6 +204,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         access_log,
         limits: limits_of(&options),
         connections: AtomicUsize::new(0),
+        listening: AtomicUsize::new(0),
         max_connections: connection_limit(&options),
         drain: draining,
         on_demand_timeout: ON_DEMAND_TIMEOUT,
@@ -251,6 +255,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         started: Instant::now(),
         failing: Cell::new(false),
         probes,
+        registered: registered(&options),
     });
     let mut serving = serve_operators(admin, bound.admin)?;
     let now = tokio::select! {
@@ -358,7 +363,9 @@ async fn drain_all(
     let finish = async {
         tokio::time::sleep(Duration::from_secs(options.drain_delay.into())).await;
         drain.send_replace(true);
-        while shared.connections.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+        while shared.listening.load(Ordering::Acquire) > 0
+            || shared.connections.load(Ordering::Relaxed) > 0
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -366,7 +373,7 @@ async fn drain_all(
     tokio::select! {
         () = finish => tracing::info!("everything under way has finished"),
         () = tokio::time::sleep(limit) => {
-            let left = shared.connections.load(std::sync::atomic::Ordering::Relaxed);
+            let left = shared.connections.load(Ordering::Relaxed);
             tracing::warn!("{left} connections are cut off after {limit:?}");
         }
         signal = requests.next() => tracing::warn!("{signal} again: ending at once"),

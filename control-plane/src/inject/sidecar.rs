@@ -1,6 +1,7 @@
 //! What is added to a pod.
 
 use leno_api::Invalid;
+use leno_redirect::cni::BY_PLUGIN;
 use serde_json::{Value, json};
 
 use super::{
@@ -103,7 +104,12 @@ pub(super) fn add(
         record.grace = Some(grace);
     }
     if !wishes.native {
-        name_default_container(template, first, &mut record)?;
+        // Ours is the first container then, and nobody wants to read its log first.
+        annotate(template, DEFAULT_CONTAINER, first, &mut record)?;
+    }
+    if wishes.redirect == Redirect::Cni {
+        // The plugin on the node knows nothing of the mesh's settings.
+        annotate(template, names::REDIRECT, BY_PLUGIN.to_owned(), &mut record)?;
     }
     record.write(template)
 }
@@ -114,10 +120,11 @@ fn first_container(spec: &super::manifest::Fields, path: &str) -> Result<String,
     Ok(text(container, "name", at)?.unwrap_or_default().to_owned())
 }
 
-/// Ours is the first container then, and nobody wants to read its log first.
-fn name_default_container(
+/// Adds an annotation, unless the pod has one of that name.
+fn annotate(
     template: &mut Template<'_>,
-    first: String,
+    key: &str,
+    value: String,
     record: &mut Record,
 ) -> Result<(), Invalid> {
     let at = template.at("metadata");
@@ -125,9 +132,9 @@ fn name_default_container(
     record.made.extend(made.map(|absent| ("metadata".to_owned(), absent)));
     let (annotations, made) = made_object(metadata, "annotations", &at)?;
     record.made.extend(made.map(|absent| ("annotations".to_owned(), absent)));
-    if !annotations.contains_key(DEFAULT_CONTAINER) {
-        annotations.insert(DEFAULT_CONTAINER.to_owned(), first.into());
-        record.annotations.push(DEFAULT_CONTAINER.to_owned());
+    if !annotations.contains_key(key) {
+        annotations.insert(key.to_owned(), value.into());
+        record.annotations.push(key.to_owned());
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn manifest(name: &str) -> Value {
     yaml::documents(&text).unwrap().remove(0).value
 }
 
-const MANIFESTS: [&str; 5] = ["deployment", "statefulset", "cronjob", "list", "pod"];
+const MANIFESTS: [&str; 6] = ["deployment", "statefulset", "cronjob", "list", "pod", "cni"];
 
 /// What is printed stands in files beside the manifests; a deliberate change is copied from where the test says.
 #[test]
@@ -502,4 +502,25 @@ fn validation_names_the_fields() {
     assert_eq!(ask(&route("Service", 1)).1, Answer::Valid);
     assert_eq!(ask(&route("Service", -1)).1, Answer::Refused);
     assert_eq!(ask(&route("Gateway", -1)).1, Answer::Passed, "not ours to judge");
+}
+
+/// Where a plugin of the node writes the rules, nothing in the pod has the right to, and the pod says whose they are.
+#[test]
+fn a_plugin_finds_the_pods_that_ask_for_it() {
+    let by_plugin = Settings { redirect: Redirect::Cni, ..settings() };
+    let original = pod(json!({"containers": [app()]}));
+    let mut document = original.clone();
+    inject(&mut document, &by_plugin).unwrap();
+    assert_eq!(document["metadata"]["annotations"][names::REDIRECT], leno_redirect::cni::BY_PLUGIN);
+    assert_eq!(
+        (names::REDIRECT, names::INJECTED),
+        (leno_redirect::cni::REDIRECT, leno_redirect::cni::INJECTED)
+    );
+    assert!(!document.to_string().contains("NET_ADMIN"));
+    uninject(&mut document).unwrap();
+    assert_eq!(document, original);
+    let known: Vec<_> = wishes::RULES.iter().map(|(key, flag, _)| (*key, *flag)).collect();
+    let mut read = leno_redirect::cni::ANNOTATIONS.to_vec();
+    read.sort_unstable();
+    assert!(known.iter().all(|pair| read.contains(pair)) && known.len() == read.len(), "{read:?}");
 }

@@ -79,7 +79,6 @@ impl Source {
                     Some(path) => restore(&path, applier),
                     None => Vec::new(),
                 };
-                let services = options.services.iter();
                 let (source, link) = ControlPlaneSource::new(control_plane::Options {
                     address,
                     access: access(options, identity),
@@ -87,9 +86,7 @@ impl Source {
                     namespace: options.namespace.clone(),
                     workload,
                     lease: Duration::from_secs(options.lease.into()),
-                    services: services
-                        .map(|name| ObjectName::new(&options.namespace, name))
-                        .collect(),
+                    services: own_services(options),
                     held,
                     hosts: applier.hosts(),
                 });
@@ -202,6 +199,19 @@ pub(super) fn own_workload(
         "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
         "metadata": {"name": name, "namespace": options.namespace, "labels": labels}, "spec": spec,
     })))
+}
+
+/// What our own workload serves.
+fn own_services(options: &Options) -> Vec<ObjectName> {
+    options.services.iter().map(|name| ObjectName::new(&options.namespace, name)).collect()
+}
+
+/// Services as one of whose workloads we are registered with the control plane.
+pub(super) fn registered(options: &Options) -> Vec<ObjectName> {
+    match (&options.config, &options.name) {
+        (None, Some(_)) => own_services(options),
+        _ => Vec::new(),
+    }
 }
 
 /// What the configuration is compiled for.

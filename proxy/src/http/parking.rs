@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::Response;
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -33,6 +33,8 @@ pub(super) struct Exchanges {
     under_way: Cell<u32>,
     /// Whether the last request had a body.
     had_body: Cell<bool>,
+    /// Whether the next answer is the last one.
+    ending: Cell<bool>,
 }
 
 impl Exchanges {
@@ -44,6 +46,16 @@ impl Exchanges {
     /// Whether there was one, all are over, and nothing of the last one can still be on its way.
     pub(super) fn are_over(&self) -> bool {
         self.begun.get() > 0 && self.under_way.get() == 0 && !self.had_body.get()
+    }
+
+    /// Whether one is not over.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.get() > 0
+    }
+
+    /// From now on answers tell the caller that the connection ends after them.
+    pub(super) fn end(&self) {
+        self.ending.set(true);
     }
 
     /// One more, answered by `answer`.
@@ -75,8 +87,13 @@ impl Future for Answering {
     type Output = Result<Response<Counted>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(context));
+        let Ok(mut response) = ready!(self.answer.as_mut().poll(context));
         let exchange = self.exchange.take();
+        let ending = exchange.as_ref().is_some_and(|UnderWay(all)| all.ending.get());
+        // What becomes something else than HTTP has no next request.
+        if ending && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Poll::Ready(Ok(response.map(|body| Counted { body, _exchange: exchange })))
     }
 }

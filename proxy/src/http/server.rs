@@ -29,7 +29,7 @@ use super::{
     aside::{Bell, HeadTimer},
     body::{Body, Incoming},
     framing::{Framing, Looked},
-    parking::{Answering, Counted, Exchanges, Resumed, Served},
+    parking::{Answering, Counted, Exchanges, Flushed, Resumed, Served},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -91,9 +91,14 @@ pub enum Ended {
 /// that finds it neither idle nor busy doubles the time to the next one.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 const LOOK_SELDOM: Duration = Duration::from_secs(16);
+/// Once the proxy drains, a connection is closed when nothing was said on it for so long. Until then the next answer
+/// tells the caller that it was the last one (RFC 9112 section 9.6): who sends on a connection that is closed in that very
+/// moment cannot know whether the request was processed. Longer than other sidecars trust an idle connection: what they
+/// send after so long they can send again.
+pub const LINGER: Duration = Duration::from_millis(1500);
 
-/// Serves HTTP/1.1 until the connection ends. When `drain` turns true the current exchange is finished with
-/// `Connection: close`.
+/// Serves HTTP/1.1 until the connection ends. When `drain` turns true all answers say `Connection: close`, and it ends
+/// after the next one, or when there is none for [`LINGER`].
 pub async fn serve_http1<S>(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
@@ -107,7 +112,6 @@ where
     let (mut io, flushed): (Served<_>, _) = Resumed::new(io);
     let exchanges = Rc::<Exchanges>::default();
     let mut codec = Codec { answer, framing, exchanges: exchanges.clone() };
-    let is_idle = || exchanges.are_over() && flushed.load(Ordering::Relaxed);
     // What was read and belongs to the next head.
     let mut first = Bytes::new();
     loop {
@@ -119,6 +123,9 @@ where
                 Err(ended) => return ended,
             };
         }
+        if *drain.borrow() {
+            exchanges.end();
+        }
         io.resume(first);
         let head = HeadTimer::new();
         let builder = builder(limits, head.clone());
@@ -126,7 +133,7 @@ where
         // On the heap, so that a parked connection does not hold room for it.
         let mut connection = Box::new(connection);
         let served =
-            serve_until_idle(&mut connection, &head, &exchanges, is_idle, &mut drain).await;
+            serve_until_idle(&mut connection, &head, &exchanges, &flushed, &mut drain).await;
         if let Some(ended) = served {
             return ended;
         }
@@ -154,7 +161,7 @@ async fn serve_until_idle<I, S>(
     connection: &mut UpgradeableConnection<TokioIo<I>, Codec<S>>,
     head: &HeadTimer,
     exchanges: &Exchanges,
-    is_idle: impl Fn() -> bool,
+    flushed: &Flushed,
     drain: &mut watch::Receiver<bool>,
 ) -> Option<Ended>
 where
@@ -191,12 +198,23 @@ where
             Beside::Ended(ended) => return Some(ended),
             Beside::Drained => {
                 draining = true;
-                Pin::new(&mut *connection).graceful_shutdown();
+                exchanges.end();
+                begun = exchanges.begun();
+                look.as_mut().reset(tokio::time::Instant::now() + LINGER);
+            }
+            Beside::Look if draining => {
+                let quiet = exchanges.begun() == begun && !exchanges.is_under_way();
+                if quiet && flushed.load(Ordering::Relaxed) {
+                    Pin::new(&mut *connection).graceful_shutdown();
+                }
+                begun = exchanges.begun();
+                look.as_mut().reset(tokio::time::Instant::now() + LINGER);
             }
             Beside::Look => {
                 let quiet = exchanges.begun() == begun;
                 let late = head.is_over(head.now());
-                if !late && !draining && quiet && begun > resumed && is_idle() {
+                let idle = exchanges.are_over() && flushed.load(Ordering::Relaxed);
+                if !late && quiet && begun > resumed && idle {
                     return None;
                 }
                 begun = exchanges.begun();
@@ -225,17 +243,28 @@ async fn next_byte(
     drain: &mut watch::Receiver<bool>,
 ) -> Result<Bytes, Ended> {
     let mut byte = [0];
-    tokio::select! {
-        read = io.read(&mut byte) => match read {
-            Ok(0) => Err(Ended::Clean),
-            Ok(_) => Ok(Bytes::copy_from_slice(&byte)),
-            Err(_) => Err(Ended::Broken),
-        },
-        () = tokio::time::sleep(limit) => Err(Ended::TimedOut),
-        () = drained(drain) => {
-            // The caller is told that the connection ends; whether it hears that changes nothing.
-            let _ = io.shutdown().await;
-            Err(Ended::Clean)
+    // One timer for both ends: thousands of idle connections have room for it.
+    let mut end = std::pin::pin!(tokio::time::sleep(limit));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            read = io.read(&mut byte) => return match read {
+                Ok(0) => Err(Ended::Clean),
+                Ok(_) => Ok(Bytes::copy_from_slice(&byte)),
+                Err(_) => Err(Ended::Broken),
+            },
+            () = end.as_mut() => {
+                if !draining {
+                    return Err(Ended::TimedOut);
+                }
+                // The caller is told that the connection ends; whether it hears that changes nothing.
+                let _ = io.shutdown().await;
+                return Err(Ended::Clean);
+            }
+            () = drained(drain), if !draining => {
+                draining = true;
+                end.as_mut().reset(tokio::time::Instant::now() + LINGER);
+            }
         }
     }
 }
@@ -318,7 +347,7 @@ where
 }
 
 /// Waits until draining begins; for ever when nobody can ask for it any more.
-async fn drained(drain: &mut watch::Receiver<bool>) {
+pub(crate) async fn drained(drain: &mut watch::Receiver<bool>) {
     if drain.wait_for(|draining| *draining).await.is_err() {
         std::future::pending::<()>().await;
     }

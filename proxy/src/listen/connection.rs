@@ -179,7 +179,7 @@ pub(super) enum First {
 }
 
 /// Looks at the first bytes without taking them, as `sniffer` tells. After `limit` what is not clear is
-/// [`Protocol::Opaque`]; `None` when the connection has ended or the proxy drains.
+/// [`Protocol::Opaque`]; `None` when the connection has ended.
 pub(super) async fn sniff_by(
     worker: &Worker,
     stream: &TcpStream,
@@ -199,7 +199,7 @@ pub(super) async fn sniff_by(
 }
 
 /// Whose TLS begins here. Only where the application may speak its own (`may_be_foreign`) does that need a look. `None`
-/// when the connection has ended or the proxy drains.
+/// when the connection has ended.
 async fn whose(worker: &Worker, stream: &TcpStream, may_be_foreign: bool) -> Option<Hello> {
     if !may_be_foreign {
         return Some(Hello::Ours);
@@ -229,22 +229,26 @@ enum Looked<T> {
 }
 
 /// Looks at the first bytes, again and again, without taking them, until `verdict` can tell or `deadline` has passed.
-/// `None` when the connection has ended or the proxy drains.
+/// `None` when the connection has ended. Whoever had just connected when the proxy began to drain is waited for a little.
 async fn look<T>(
     worker: &Worker,
     stream: &TcpStream,
-    deadline: Instant,
+    mut deadline: Instant,
     bytes: &mut [u8],
     verdict: impl Fn(&[u8]) -> Option<T>,
 ) -> Option<Looked<T>> {
     let mut drain = worker.shared.drain.clone();
     let mut pause = LOOK_AGAIN;
-    let mut known = 0;
+    let (mut known, mut draining) = (0, false);
     loop {
         let seen = tokio::select! {
             seen = stream.peek(bytes) => seen.ok()?,
             () = tokio::time::sleep_until(deadline) => return Some(Looked::Nothing),
-            _ = drain.wait_for(|draining| *draining) => return None,
+            _ = drain.wait_for(|draining| *draining), if !draining => {
+                draining = true;
+                deadline = deadline.min(Instant::now() + server::LINGER);
+                continue;
+            }
         };
         if seen == 0 {
             return None;
@@ -302,7 +306,7 @@ async fn server_first(
 }
 
 /// Waits for the caller or the endpoint to speak, and says whether it was the caller. `None` when both were silent for
-/// `idle`, or the proxy drains.
+/// `idle`, or for a moment while the proxy drains.
 pub(super) async fn caller_speaks_first(
     worker: &Worker,
     stream: &TcpStream,
@@ -316,7 +320,10 @@ pub(super) async fn caller_speaks_first(
         _ = stream.peek(&mut first) => Some(true),
         () = dialled.spoken() => Some(false),
         () = tokio::time::sleep(idle), if !idle.is_zero() => None,
-        _ = drain.wait_for(|draining| *draining) => None,
+        () = async {
+            server::drained(&mut drain).await;
+            tokio::time::sleep(server::LINGER).await;
+        } => None,
     }
 }
 

@@ -25,12 +25,15 @@ use crate::{
         body::{Body, Incoming, Progress},
         client::{Failure, SendError},
         head,
+        server::LINGER,
     },
 };
 
 /// A pooled connection idle for longer may have been closed by the peer just now; an idempotent request is kept for a
 /// second try then. Cloning each request would cost 3 % of an exchange; over HTTP/2 it has to be.
 const STALE_AFTER: Duration = Duration::from_secs(1);
+/// What a sidecar that drains has not heard of for so long, it closes: that is stale here.
+const _: () = assert!(LINGER.as_millis() > STALE_AFTER.as_millis() + 100, "within a round trip");
 
 /// What all attempts of an exchange have in common.
 #[derive(Clone)]

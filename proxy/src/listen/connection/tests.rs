@@ -97,6 +97,7 @@ fn worker(http: Arc<InboundPort>, tcp: Arc<InboundPort>) -> (Rc<Worker>, watch::
         access_log: None,
         limits: Limits::default(),
         connections: AtomicUsize::new(0),
+        listening: AtomicUsize::new(0),
         max_connections: 10,
         drain,
         on_demand_timeout: Duration::ZERO,
