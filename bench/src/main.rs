@@ -64,7 +64,7 @@ struct Run {
     /// Draw the figures here.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Leno's binary, if it is not beside this one.
+    /// Leno's sidecar (`leno-proxy`, or `leno`), if neither is beside this program.
     #[arg(long, value_name = "PATH")]
     leno: Option<PathBuf>,
     /// Envoy's binary, if it is not on the PATH.

@@ -1,6 +1,7 @@
 //! The composition root: binds, starts the workers and the side thread's tasks, and ends them in order.
 
 mod listeners;
+mod memory;
 mod source;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_daemon::{exposition, files, logs, memory, shutdown};
+use leno_daemon::{exposition, files, logs, shutdown};
 use prometheus::Registry;
 use tokio::{
     runtime,
@@ -140,7 +141,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// When it cannot start; the message says what to do.
 pub fn run(options: Options) -> Result<(), Error> {
-    let small_pages = refuse_huge_pages();
+    let small_pages = memory::refuse_huge_pages();
     let format = if options.log_json { logs::Format::Json } else { logs::Format::Text };
     let logs = match logs::init(&options.log, format) {
         Ok(logs) => Some(logs),
@@ -158,18 +159,6 @@ pub fn run(options: Options) -> Result<(), Error> {
         tracing::debug!("huge pages cannot be switched off ({error}): more memory is used");
     }
     runtime.block_on(side(options, logs))
-}
-
-/// Pages of 2 MiB, which the kernel gives where only a few KiB are used, were half the memory of a sidecar. The allocator
-/// asks for none (its feature `no_thp`); here they are refused where they are given unasked, too.
-#[cfg(target_os = "linux")]
-fn refuse_huge_pages() -> io::Result<()> {
-    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn refuse_huge_pages() -> io::Result<()> {
-    Ok(())
 }
 
 /// Puts into the metrics what is looked up when somebody asks for them.
@@ -242,6 +231,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     share_limits(&options, &identity, &shared);
     hear_of_purges(&options, &identity, &shared);
     announce(&bound.addresses);
+    tokio::task::spawn_local(memory::give_back_always());
     let (stop, mut stops) = mpsc::channel(4);
     let admin = Rc::new(Admin {
         shared: shared.clone(),
@@ -436,7 +426,7 @@ async fn work(worker: Rc<Worker>, listeners: Vec<(std::net::TcpListener, Directi
         worker.pools.sweep(tokio::time::Instant::now());
         worker.tend_plugins();
         if sweep % SWEEPS_PER_RETURN == 0 {
-            memory::give_back();
+            leno_daemon::memory::give_back();
         }
     }
 }

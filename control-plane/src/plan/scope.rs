@@ -1,8 +1,9 @@
 //! What is in one proxy's scope, and why.
 
 use std::{
+    borrow::Borrow,
     collections::{HashMap, HashSet},
-    hash::Hash,
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -28,18 +29,42 @@ pub(super) struct Scope {
     own: Option<Arc<Workload>>,
     /// Served by the own workload.
     served: Vec<ObjectName>,
-    members: HashMap<Key, Arc<Item>>,
+    members: HashSet<Member>,
     pub(super) delta: Delta,
 }
 
 #[derive(Debug)]
 struct Counts<K>(HashMap<K, u32>);
 
+/// An object in scope, found by its key. There is one for each object of each proxy: the key is in the object already.
+#[derive(Debug)]
+struct Member(Arc<Item>);
+
 /// What all scopes share.
 pub(super) struct Shared<'a> {
     pub(super) index: &'a Index,
     pub(super) interest: &'a mut Interest,
 }
+
+impl Borrow<Key> for Member {
+    fn borrow(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+impl Hash for Member {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Member {}
 
 impl Scope {
     pub(super) fn new(id: ProxyId, identity: Identity, shared: &mut Shared<'_>) -> Self {
@@ -52,7 +77,7 @@ impl Scope {
             namespaces: Counts::default(),
             own: None,
             served: Vec::new(),
-            members: HashMap::new(),
+            members: HashSet::new(),
             delta: Delta::default(),
         };
         let index = shared.index;
@@ -71,7 +96,7 @@ impl Scope {
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {
-        self.members.contains_key(key)
+        self.members.contains(key)
     }
 
     /// Takes the scope out of all that is shared, and names what it held.
@@ -94,10 +119,10 @@ impl Scope {
         if let Some(workload) = &self.identity.workload {
             interest.own.remove(workload, self.id);
         }
-        for key in self.members.keys() {
-            interest.left(key);
+        for Member(item) in &self.members {
+            interest.left(&item.key);
         }
-        self.members.into_keys().collect()
+        self.members.into_iter().map(|Member(item)| item.key.clone()).collect()
     }
 
     pub(super) fn add_frontend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
@@ -186,7 +211,7 @@ impl Scope {
     /// Decides again whether the object belongs here, and notes what that changes.
     pub(super) fn reconsider(&mut self, key: &Key, shared: &mut Shared<'_>) {
         let now = shared.index.get(key).filter(|item| self.wants(item)).cloned();
-        let before = self.members.get(key).cloned();
+        let before = self.members.get(key).map(|Member(item)| item.clone());
         match (&before, &now) {
             (None, None) => return,
             (Some(before), Some(now)) if Arc::ptr_eq(before, now) => return,
@@ -195,9 +220,9 @@ impl Scope {
             (Some(_), None) => shared.interest.left(key),
         }
         match &now {
-            Some(item) => self.members.insert(key.clone(), item.clone()),
-            None => self.members.remove(key),
-        };
+            Some(item) => _ = self.members.replace(Member(item.clone())),
+            None => _ = self.members.remove(key),
+        }
         self.delta.items.insert(key.clone(), now.clone());
         self.follow(before.as_deref(), now.as_deref(), shared);
         if before.is_some() != now.is_some() {
@@ -246,7 +271,7 @@ impl Scope {
             Links::Policy { targets, served, routes } => {
                 needed(targets)
                     || *served && targets.iter().any(|name| self.served.contains(name))
-                    || routes.iter().any(|route| self.members.contains_key(route))
+                    || routes.iter().any(|route| self.members.contains(route))
             }
             Links::Peers => self.namespaces.has(&item.key.name.namespace),
             Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),

@@ -526,6 +526,6 @@ fn overflow(cluster: &Cluster, what: &str) -> Error {
 }
 
 fn handshake_failed(endpoint: &Endpoint, error: &dyn std::fmt::Display) -> Error {
-    let detail = format!("handshake with {}: {error}", endpoint.address);
+    let detail = format!("handshake with {}: {error}", endpoint.address());
     Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UF, Retry::Safe, detail)
 }

@@ -225,6 +225,7 @@ impl Applier {
             }
         }
         let (mut refused, mut plugins) = (Vec::new(), Vec::new());
+        let brought = change.upserts.len();
         for Item { mut resource, mut json, .. } in change.upserts {
             if !self.rejected.is_empty() {
                 self.rejected.remove(&resource.key().to_string());
@@ -246,6 +247,10 @@ impl Applier {
                 }
             }
             self.inputs.insert(resource, &json, &mut dirty);
+        }
+        // The first one that brings everything, or as much again as there was.
+        if 2 * brought > self.inputs.len() {
+            self.inputs.pack();
         }
         let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
         if file_was_good {

@@ -375,7 +375,7 @@ fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
     let endpoint = &lease.endpoint;
     let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
     exchange.note(|record| {
-        record.upstream = Some(endpoint.address);
+        record.upstream = Some(endpoint.address());
         record.scope = Some(scope);
     });
     exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());

@@ -80,7 +80,7 @@ pub(super) async fn connect(
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
         record.attempts = 1;
-        record.upstream = Some(lease.endpoint.address);
+        record.upstream = Some(lease.endpoint.address());
         record.scope = Some(lease.endpoint.scope().clone());
     });
     let downstream = upgrade::Pending::of_request(&mut request);

@@ -88,7 +88,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
     };
     let tcp = takes.tcp.filter(|port| port.mode != TlsMode::Strict);
     if let Some(port) = tcp.filter(|_| takes.is_alone) {
-        return opaque(worker, stream, &downstream, port).await;
+        return Box::pin(opaque(worker, stream, &downstream, port)).await;
     }
     let limit = match tcp {
         Some(_) => SERVER_FIRST,
@@ -98,7 +98,8 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
     let sniffer = takes.sniffer;
     let first = match (sniff_by(worker, &stream, limit, sniffer).await, tcp) {
         (Some(First::Nothing), Some(port)) => {
-            match server_first(worker, &mut stream, &downstream, port, sniffer).await {
+            let spoken = server_first(worker, &mut stream, &downstream, port, sniffer);
+            match Box::pin(spoken).await {
                 Some(protocol) => protocol,
                 None => return,
             }
@@ -116,7 +117,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
                 Box::pin(handshake::serve(worker, stream, downstream)).await;
             }
             (Some(Hello::Foreign | Hello::NeedMore), Some(port)) => {
-                opaque(worker, stream, &downstream, port).await;
+                Box::pin(opaque(worker, stream, &downstream, port)).await;
             }
             (Some(_), _) => refuse("tls"),
             (None, _) => refuse("silent"),
@@ -125,7 +126,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
         (Protocol::Http1 | Protocol::Http2, _) => {
             http(worker, stream, downstream, first == Protocol::Http2).await;
         }
-        (_, Some(port)) => opaque(worker, stream, &downstream, port).await,
+        (_, Some(port)) => Box::pin(opaque(worker, stream, &downstream, port)).await,
         (_, None) if takes.tcp.is_some() => refuse("plaintext_refused"),
         (_, None) => refuse("unknown_protocol"),
     }
@@ -390,7 +391,8 @@ pub(super) async fn http(
         move |request| exchange::answer(worker.clone(), downstream.clone(), request)
     };
     let ended = match http2 {
-        true => server::serve_http2(stream, limits, drain, answer).await,
+        // On the heap: connections of HTTP/1.1, which callers have far more of, need no room for it.
+        true => Box::pin(server::serve_http2(stream, limits, drain, answer)).await,
         false => server::serve_http1(stream, limits, drain, answer).await,
     };
     let reason = match ended {

@@ -63,7 +63,7 @@ fn read_spec(spec: Value) -> Result<Settings, Invalid> {
         "spec": spec,
     });
     match Resource::from_json(object)?.model {
-        Model::TrafficPolicy(policy) => Ok(policy.settings.clone()),
+        Model::TrafficPolicy(policy) => Ok((*policy.settings).clone()),
         other => panic!("{other:?}"),
     }
 }

@@ -29,7 +29,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         name: "shop/orders:80".into(),
         destination: None,
         protocol: Protocol::Auto,
-        settings,
+        settings: settings.into(),
         endpoints: addresses.iter().map(endpoint).collect::<Vec<_>>().into(),
         scope: scope(),
         state: Arc::default(),

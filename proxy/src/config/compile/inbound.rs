@@ -209,7 +209,7 @@ fn application(
         ..ScopeLabels::default()
     };
     let key = ClusterKey::Application(service.name.clone(), address);
-    let settings = own_settings(inputs.settings_of(&service.name, &port.name));
+    let settings = Arc::new(own_settings(&inputs.settings_of(&service.name, &port.name)));
     let old = clusters.get(&key).filter(|old| *old.scope.labels() == labels);
     if let Some(same) = old
         && same.protocol == port.protocol
@@ -251,10 +251,10 @@ fn application(
 /// What of a policy concerns the sidecar that serves: how much the application is given at once (and the path of its
 /// health checks, which go first), and how long a connection may take to be made or be idle. The rest is for callers;
 /// here only the process is protected.
-fn own_settings(policy: Settings) -> Settings {
+fn own_settings(policy: &Settings) -> Settings {
     Settings {
-        adaptive_concurrency: policy.adaptive_concurrency,
-        health_check: policy.health_check,
+        adaptive_concurrency: policy.adaptive_concurrency.clone(),
+        health_check: policy.health_check.clone(),
         connect_timeout: policy.connect_timeout,
         idle_timeout: policy.idle_timeout,
         max_connections: 65_536,

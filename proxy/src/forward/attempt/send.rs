@@ -128,7 +128,7 @@ async fn send(
     };
     let SendError { failure, request, detail } = failed;
     let body = context.progress.as_ref().and_then(|progress| progress.ended());
-    let address = lease.endpoint.address;
+    let address = lease.endpoint.address();
     let mut error = match connection.refusal() {
         Some(refusal) => outcome::unwelcome(format!("TLS with {address}: {refusal}")),
         None => outcome::of_send(failure, body, format!("{address}: {detail}")),

@@ -69,7 +69,7 @@ fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
         name: "inbound".into(),
         destination: None,
         protocol,
-        settings: Settings::default(),
+        settings: Arc::new(Settings::default()),
         endpoints: vec![endpoint].into(),
         scope: scope(),
         state: Arc::default(),

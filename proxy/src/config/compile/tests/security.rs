@@ -52,7 +52,7 @@ fn secured(bench: &Bench) -> [String; 2] {
     let ports = &bench.snapshot.service("orders").unwrap().ports;
     let text = |at: usize| match &ports[at].cluster.endpoints[0].security {
         Security::Plain => "plain".to_owned(),
-        Security::Unavailable(reason) => (*reason).to_owned(),
+        Security::Unavailable(why) => why.as_str().to_owned(),
         Security::Mutual(target) => target.expected().to_string(),
     };
     [text(0), text(1)]
@@ -233,7 +233,7 @@ fn describe(bench: &Bench) -> Vec<String> {
                 Security::Mutual(target) => target.expected().to_string(),
                 other => format!("{other:?}"),
             };
-            format!("{name} {} {security}", endpoint.address)
+            format!("{name} {} {security}", endpoint.address())
         };
         cluster.endpoints.iter().map(line).collect::<Vec<_>>()
     });
