@@ -47,14 +47,14 @@ fn what_people_do_with_kubectl_works() {
     story.install();
     let first = story.control_plane("first");
     story.leads(&first);
-    let _second = story.control_plane("second");
+    let second = story.control_plane("second");
     story.namespace();
     story.pods_get_sidecars();
     story.what_is_wrong_is_refused();
     let sidecar = story.sidecar(&first);
     story.routes(&first, &sidecar);
     story.api_server_away(&first, &sidecar);
-    story.leader_gone(first);
+    let _stays = story.leader_gone(first, second);
     story.what_is_missing_after();
     story.uninstall();
 }
@@ -387,15 +387,22 @@ impl Story {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// Another takes over what the leader did.
-    fn leader_gone(&self, first: Program) {
-        let before = self.leader();
-        drop(first);
-        until("another leader", || self.leader().filter(|now| Some(now) != before.as_ref()));
-        self.cluster.kubectl(&["delete", "configmap", "leno-root", "-n", "shop"], "");
-        until("the new leader's word", || {
-            self.cluster.find(&["configmap", "leno-root", "-n", "shop"])
+    /// Another takes over what the leader did; whoever that is.
+    fn leader_gone(&self, first: Program, second: Program) -> Program {
+        let leads = |program: &Program| {
+            let metrics = get(program.address("metrics"), "localhost", "/metrics")?.1;
+            metrics.lines().any(|line| line == "leno_kubernetes_leader 1").then_some(())
+        };
+        let is_first = until("a leader", || {
+            leads(&first).map(|()| true).or_else(|| leads(&second).map(|()| false))
         });
+        let (gone, stays) = if is_first { (first, second) } else { (second, first) };
+        drop(gone);
+        until("another leader", || leads(&stays));
+        self.cluster.kubectl(&["delete", "configmap", "leno-root", "-n", "shop"], "");
+        let root = ["configmap", "leno-root", "-n", "shop"];
+        until("the new leader's word", || self.cluster.find(&root));
+        stays
     }
 
     fn what_is_missing_after(&self) {
