@@ -72,7 +72,8 @@ pub struct Running {
 /// # Errors
 /// [`Error`] says why it cannot start or go on.
 pub async fn run(settings: Settings) -> Result<(), Error> {
-    match logs::init(&settings.log, settings.log_format.into()) {
+    logs::check(&settings.log)?;
+    match logs::init(&filter(&settings.log), settings.log_format.into()) {
         // Two roles in one process share one log.
         Ok(_) | Err(logs::Error::Twice) => {}
         Err(error) => return Err(error.into()),
@@ -362,6 +363,15 @@ fn exposition(metrics: Arc<Metrics>, process: Process, registry: Weak<Registry>)
         .route("/metrics", get(render.clone()))
         .route("/stats/prometheus", get(render))
         .route("/ready", get(|| async { "ready\n" }))
+}
+
+/// The client of Kubernetes has a line for each request that fails; what that means is said once, by whoever asked. Whoever
+/// names the client in a filter of their own gets everything.
+fn filter(wanted: &str) -> String {
+    match wanted.contains("kube_client") {
+        true => wanted.to_owned(),
+        false => format!("kube_client::client::builder=off,{wanted}"),
+    }
 }
 
 /// One line on standard output, for whoever started us.

@@ -114,6 +114,50 @@ pub(super) fn add(
     record.write(template)
 }
 
+/// Leads through the sidecar, which is there, the probes that somebody else added since: another webhook with a container
+/// of its own, for example. Whether there were any. Whatever else was done to our containers stays.
+///
+/// # Errors
+/// When the pod is not as pods must be; it is then half done, and to be thrown away.
+pub(super) fn catch_up(
+    template: &mut Template<'_>,
+    wishes: &Wishes,
+    mut record: Record,
+    warnings: &mut Vec<String>,
+) -> Result<bool, Invalid> {
+    if !wishes.rewrite_probes {
+        return Ok(false);
+    }
+    let path = template.at("spec");
+    let (spec, _) = made_object(template.fields, "spec", &template.path)?;
+    let mut rewritten = probes::Rewritten::default();
+    let mut said = Vec::new();
+    for list in obstacles::LISTS {
+        let ours = record.containers.get(list).map(Vec::as_slice).unwrap_or_default();
+        let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
+        for (at, container) in containers.iter_mut().enumerate() {
+            let Some(container) = container.as_object_mut() else { continue };
+            let place = format!("{}[{at}]", join(&path, list));
+            let name = text(container, "name", &place)?.unwrap_or_default();
+            if !ours.iter().any(|known| known == name) {
+                probes::rewrite(container, &place, &mut rewritten, &mut said)?;
+            }
+        }
+    }
+    if rewritten.targets.is_empty() || !probes::ask_for(spec, rewritten.targets) {
+        return Ok(false);
+    }
+    warnings.append(&mut said);
+    for (name, fields) in rewritten.originals {
+        let known = record.probes.entry(name).or_insert_with(|| json!({}));
+        for (field, probe) in fields.as_object().into_iter().flatten() {
+            known[field] = probe.clone();
+        }
+    }
+    record.write(template)?;
+    Ok(true)
+}
+
 fn first_container(spec: &super::manifest::Fields, path: &str) -> Result<String, Invalid> {
     let containers = super::manifest::objects(spec, "containers", path)?;
     let Some((at, container)) = containers.first() else { return Ok(String::new()) };
@@ -179,7 +223,7 @@ fn proxy(wishes: &Wishes, settings: &Settings, probes: &Value) -> Value {
 }
 
 /// What the sidecar knows.
-fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Value> {
+fn environment(wishes: &Wishes, settings: &Settings, targets: &Value) -> Vec<Value> {
     // Kubernetes would put other variables in place of `$(NAME)`.
     let plain =
         |name: &str, value: String| json!({"name": name, "value": value.replace('$', "$$")});
@@ -205,8 +249,8 @@ fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Valu
     let log = wishes.log.clone().map(|log| plain("LENO_LOG", log));
     environment.extend(log);
     environment.extend(wishes.access_log.clone().map(|log| plain("LENO_ACCESS_LOG", log)));
-    if probes.as_object().is_some_and(|probes| !probes.is_empty()) {
-        environment.push(plain("LENO_PROBES", probes.to_string()));
+    if targets.as_object().is_some_and(|targets| !targets.is_empty()) {
+        environment.push(plain(probes::PROBES, targets.to_string()));
     }
     environment
 }

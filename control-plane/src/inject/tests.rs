@@ -42,6 +42,55 @@ fn real_manifests_become_what_the_golden_files_say() {
     assert!(differing.is_empty(), "these became something else: {differing:?}");
 }
 
+/// Another webhook adds a container after ours, and Kubernetes asks us again (`reinvocationPolicy: IfNeeded`).
+#[test]
+fn probes_that_come_later_are_led_through_the_sidecar_too() {
+    let late = json!({"name": "late", "image": "late", "readinessProbe":
+        {"httpGet": {"path": "/$x", "port": 9999, "scheme": "HTTP"}, "periodSeconds": 3}});
+    let env = |pod: &Value, list: &str| {
+        let containers = pod["spec"][list].as_array().unwrap().iter();
+        let ours =
+            containers.into_iter().find(|one| one["name"] == names::PROXY_CONTAINER).unwrap();
+        let variables = ours["env"].as_array().unwrap().iter();
+        let found: Vec<_> =
+            variables.filter(|variable| variable["name"] == "LENO_PROBES").cloned().collect();
+        assert_eq!(found.len(), 1);
+        found[0]["value"].as_str().unwrap().to_owned()
+    };
+    for (native, list) in [(true, "initContainers"), (false, "containers")] {
+        for probe in [json!(null), json!({"tcpSocket": {"port": 8080}})] {
+            let settings = Settings { native_sidecar: native, ..settings() };
+            let app = json!({"name": "app", "image": "app", "livenessProbe": probe});
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+                "spec": {"containers": [app]}});
+            // Without any, the sidecar has no variable for them yet.
+            let mut original = pod.clone();
+            inject(&mut pod, &settings).unwrap();
+            pod["spec"]["containers"].as_array_mut().unwrap().push(late.clone());
+            original["spec"]["containers"].as_array_mut().unwrap().push(late.clone());
+            // What others did to our containers stays.
+            let at = usize::from(native);
+            pod["spec"][list][at]["image"] = "mirror/proxy".into();
+            let verdicts = inject(&mut pod, &settings).unwrap();
+            assert!(matches!(verdicts[0].outcome, Outcome::Injected { .. }), "{verdicts:?}");
+            assert_eq!(pod["spec"][list][at]["image"], "mirror/proxy");
+            let containers = pod["spec"]["containers"].as_array().unwrap();
+            let asked = &containers.last().unwrap()["readinessProbe"];
+            let expected = json!({"httpGet": {"path": "/probe/late/ready", "port": 15021}, "periodSeconds": 3});
+            assert_eq!(*asked, expected);
+            let probes = env(&pod, list);
+            assert!(probes.contains("/probe/late/ready") && probes.contains("/$$x"), "{probes}");
+            assert_eq!(probes.contains("/probe/app/live"), probe.is_object(), "{probes}");
+            let once = pod.clone();
+            let verdicts = inject(&mut pod, &settings).unwrap();
+            assert_eq!(verdicts[0].outcome, Outcome::Unchanged);
+            assert_eq!(pod, once);
+            uninject(&mut pod).unwrap();
+            assert_eq!(pod, original);
+        }
+    }
+}
+
 #[test]
 fn injection_is_undone_and_done_once() {
     for name in MANIFESTS {

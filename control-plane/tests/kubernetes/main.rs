@@ -248,6 +248,22 @@ async fn a_start_waits_for_pods_that_it_may_not_read() {
     running.stop().await;
 }
 
+/// Leadership, renewed every 2 s, is the clock: what fails is asked for ever more rarely meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_asked_for_ever_more_rarely() {
+    let bench = Bench::new().await;
+    bench.server.forbid("api/v1/pods", None);
+    let mut starting = Box::pin(start(bench.settings("one")));
+    let renewals =
+        || bench.server.requests("PUT /apis/coordination.k8s.io/v1/namespaces/leno-system/leases");
+    tokio::select! {
+        _ = &mut starting => panic!("proxies would be told that their pods are gone"),
+        () = until("leadership", async || (renewals() >= 4).then_some(())) => {}
+    }
+    let asked = bench.server.requests("/api/v1/pods");
+    assert!((2..20).contains(&asked), "{asked} times within four renewals");
+}
+
 /// Opens a stream as a proxy with this token; why it may not.
 async fn admitted(running: &Running, token: &str) -> Result<(), Status> {
     let address = format!("http://{}", running.addresses.xds);
