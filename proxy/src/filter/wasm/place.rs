@@ -3,13 +3,15 @@
 use std::{cell::Cell, rc::Rc};
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
-use leno_wasm_host::ContextId;
+use leno_wasm_host::{Action, ContextId, Instance};
 
 use super::{
     body::Lane,
+    host::ProxyHost,
     plugin::{Chain, Needs},
     run::Failure,
     seat::{Seat, Seats},
+    state::Contents,
 };
 
 /// One plugin of an exchange.
@@ -72,5 +74,22 @@ impl Place {
             bypassed: Cell::new(false),
             lanes: Default::default(),
         }
+    }
+
+    /// Takes what a plugin lets go of; `None` if it does not.
+    pub(super) fn take_back<T>(
+        &self,
+        instance: &mut Instance<ProxyHost>,
+        context: ContextId,
+        action: Action,
+        take: impl FnOnce(&mut Contents) -> Option<T>,
+    ) -> Option<T> {
+        if action != Action::Continue {
+            return None;
+        }
+        let stream = instance.stream_mut(context)?;
+        let taken = take(stream.contents(&self.seat.spare));
+        stream.let_go(&self.seat.spare);
+        taken
     }
 }

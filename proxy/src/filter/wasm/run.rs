@@ -15,7 +15,7 @@ use leno_wasm_host::{Action, ContextId};
 
 use super::{
     answer::Answered,
-    head::{self, RequestHead, ResponseHead},
+    head,
     kept::Kept,
     place::{Place, Places},
     plugin::{Chain, Needs},
@@ -203,15 +203,13 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let mut stream = place.seat.stream(&self.state, at);
-        stream.contents.take_request(request);
-        let count = stream.contents.request().map_or(0, RequestHead::count);
+        let count = stream.contents(&place.seat.spare).take_request(request);
         let called = place.seat.call(&self.state, 2, |instance| {
             let (context, created) = instance.create_context(stream);
             place.context.set(Some((place.seat.generation(), context)));
             created?;
             let action = instance.on_request_headers(context, count, end)?;
-            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.return_request(request)))
+            Ok(place.take_back(instance, context, action, |has| has.return_request(request)))
         });
         match called {
             Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),
@@ -303,12 +301,10 @@ impl Run {
         let place = &self.places[at];
         let called = self.call(place, |instance, context| {
             let count = instance.stream_mut(context).map_or(0, |stream| {
-                stream.contents.take_response(response);
-                stream.contents.response().map_or(0, ResponseHead::count)
+                stream.contents(&place.seat.spare).take_response(response)
             });
             let action = instance.on_response_headers(context, count, end)?;
-            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.return_response(response)))
+            Ok(place.take_back(instance, context, action, |has| has.return_response(response)))
         });
         match called {
             Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),

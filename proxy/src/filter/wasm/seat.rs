@@ -18,7 +18,7 @@ use super::{
     plugin::{Chain, Figures, Needs, Plugin},
     restart::Restart,
     state::{Node, State},
-    stream::PluginStream,
+    stream::{PluginStream, Spare},
 };
 
 /// The instances of one worker.
@@ -56,10 +56,7 @@ pub(super) struct Seat {
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
     tally: Tally,
-    /// A stream that has ended.
-    spare: Cell<Option<PluginStream>>,
-    /// What belongs to no exchange.
-    nobody: Rc<State>,
+    pub(super) spare: Spare,
     inner: RefCell<Inner>,
 }
 
@@ -240,7 +237,6 @@ impl Seat {
             generation: Cell::new(0),
             tally: Tally::default(),
             spare: Cell::new(None),
-            nobody: Rc::new(State::new(None, 1)),
             inner: RefCell::default(),
         }
     }
@@ -248,7 +244,7 @@ impl Seat {
     /// The stream of an exchange or connection in which this is plugin `at`.
     pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
         self.tally.exchanges.set(self.tally.exchanges.get() + 1);
-        PluginStream::new(self.spare.take(), state, at)
+        PluginStream::new(state, at)
     }
 
     /// A stream that held `before` bytes of a body holds `now`. Whether all plugins of the worker may hold as much as they
@@ -263,7 +259,7 @@ impl Seat {
 
     /// Takes a stream back that has ended.
     pub(super) fn release(&self, stream: PluginStream) {
-        self.spare.set(Some(stream.release(&self.nobody)));
+        stream.release(&self.spare);
     }
 
     /// `shop/tag`.
