@@ -7,6 +7,7 @@ use wasmtime::Store;
 use self::{
     exports::{Exports, Finder},
     runner::Runner,
+    together::Together,
 };
 use crate::{
     abi::{BufferType, ContextId},
@@ -23,6 +24,7 @@ pub(crate) mod deadline;
 mod exports;
 mod runner;
 mod streams;
+pub(crate) mod together;
 
 /// A plugin that runs, with the streams that it sees. It belongs to one thread at a time, and every
 /// callback runs to its end before the method returns.
@@ -32,6 +34,8 @@ mod streams;
 pub struct Instance<H: Host> {
     runner: Runner<H>,
     exports: Exports,
+    /// `None` where callbacks are missing.
+    together: Option<Together>,
 }
 
 /// Why a plugin did not start.
@@ -68,7 +72,9 @@ impl<H: Host> Instance<H> {
         let mut runner = Runner::new(plugin.module().engine(), state);
         runner.set_deadline(settings.limits.start_deadline);
         let exports = instantiate(&mut runner, plugin)?;
-        let mut instance = Self { runner, exports };
+        let together = Together::of(plugin.module().engine(), &mut runner.store, &exports)
+            .map_err(|error| StartError::NoRoom(format!("{error:#}")))?;
+        let mut instance = Self { runner, exports, together };
         instance.configure()?;
         instance.runner.set_deadline(settings.limits.deadline);
         Ok(instance)

@@ -11,7 +11,7 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
-use leno_wasm_host::{Action, ContextId};
+use leno_wasm_host::ContextId;
 
 use super::{
     answer::Answered,
@@ -205,10 +205,9 @@ impl Run {
         let mut stream = place.seat.stream(&self.state, at);
         let count = stream.contents(&place.seat.spare).take_request(request);
         let called = place.seat.call(&self.state, 2, |instance| {
-            let (context, created) = instance.create_context(stream);
+            let (context, action) = instance.begin(stream, count, end);
             place.context.set(Some((place.seat.generation(), context)));
-            created?;
-            let action = instance.on_request_headers(context, count, end)?;
+            let action = action?;
             Ok(place.take_back(instance, context, action, |has| has.return_request(request)))
         });
         match called {
