@@ -132,9 +132,9 @@ impl<H: Host> Instance<H> {
         store.data().memory.map_or(0, |memory| memory.data_size(store))
     }
 
-    /// A clock that is as precise as the engine's tick and costs one load: for those who want to know about how long
+    /// Nanoseconds of a clock that is as precise as the engine's tick and costs one load: for those who want to know about how long
     /// something took without asking the system before and after all that takes a fraction of a microsecond.
-    pub fn coarse_time(&self) -> Duration {
+    pub fn coarse_time(&self) -> u64 {
         self.runner.time()
     }
 

@@ -52,7 +52,8 @@ impl<H: Host> Runner<H> {
         self.ticks = self.engine.ticks(half);
     }
 
-    pub(crate) fn time(&self) -> Duration {
+    /// Nanoseconds.
+    pub(crate) fn time(&self) -> u64 {
         self.clock.time()
     }
 
@@ -127,9 +128,7 @@ impl<H: Host> Runner<H> {
             FaultKind::Poisoned => fault,
             _ => Fault { callback: row.name(running.step(&mut self.store)), ..fault },
         });
-        let state = self.store.data_mut();
-        state.catch_up(row.names().len() - 1);
-        state.running = None;
+        self.store.data_mut().catch_up(row.names().len() - 1);
         called
     }
 }

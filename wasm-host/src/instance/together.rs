@@ -131,6 +131,10 @@ impl<H: Host> State<H> {
                 }
             }
         }
+        if running.reached + 1 >= row.names().len() {
+            // Nothing follows.
+            self.running = None;
+        }
     }
 }
 

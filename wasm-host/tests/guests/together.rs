@@ -98,9 +98,12 @@ fn host_functions_find_what_they_would_find_one_by_one() {
 
 #[test]
 fn what_done_returns_means_nothing() {
-    let script = all()
-        .raw("proxy_on_done", "(return (i32.const 0))")
-        .call_in("proxy_on_delete", "env", "proxy_done", &[]);
+    let script = all().raw("proxy_on_done", "(return (i32.const 0))").call_in(
+        "proxy_on_delete",
+        "env",
+        "proxy_done",
+        &[],
+    );
     let mut guest = script.start();
     run(&mut guest).unwrap();
     assert_eq!(guest.lines(), [status(1)], "deleted, and nothing waits for it");

@@ -17,7 +17,7 @@ use super::{
     answer::Answered,
     head,
     kept::Kept,
-    place::{Place, Places},
+    place::{List, Place, Places},
     plugin::{Chain, Needs},
     seat::{Broken, Seats},
     state::{Contents, Facts, Outcome, Returned, State},
@@ -32,7 +32,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 pub struct Run {
     pub(super) state: Rc<State>,
     pub(super) kind: PluginType,
-    pub(super) places: Vec<Place>,
+    pub(super) places: List,
     /// Behind them there is one that cannot run yet, and must not be left out.
     pub(super) blocked: Option<(Phase, Failure)>,
     /// What any of them needs.
@@ -299,9 +299,9 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let called = self.call(place, |instance, context| {
-            let count = instance.stream_mut(context).map_or(0, |stream| {
-                stream.contents(&place.seat.spare).take_response(response)
-            });
+            let count = instance
+                .stream_mut(context)
+                .map_or(0, |stream| stream.contents(&place.seat.spare).take_response(response));
             let action = instance.on_response_headers(context, count, end)?;
             Ok(place.take_back(instance, context, action, |has| has.return_response(response)))
         });
@@ -364,7 +364,7 @@ impl Run {
         if self.finished.replace(true) {
             return;
         }
-        for place in &self.places {
+        for place in self.places.iter() {
             let Some((generation, context)) = place.context.take() else { continue };
             let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
                 let (stream, told) = match self.kind {

@@ -73,8 +73,8 @@ struct Tally {
 
 /// When a call began.
 struct Began {
-    /// By a clock that costs nothing.
-    coarse: Duration,
+    /// By a clock that costs nothing; nanoseconds.
+    coarse: u64,
     /// By the system's, which takes as long to read as a call takes, with how many calls it stands for.
     exact: Option<(Instant, u64)>,
 }
@@ -325,7 +325,9 @@ impl Seat {
         let cost = match (&called, began.exact) {
             (Ok(_), _) => Duration::ZERO,
             (Err(_), Some((exact, _))) => exact.elapsed(),
-            (Err(_), None) => instance.coarse_time().saturating_sub(began.coarse),
+            (Err(_), None) => {
+                Duration::from_nanos(instance.coarse_time().saturating_sub(began.coarse))
+            }
         };
         called.map_err(|fault| {
             self.broke(inner, &fault, cost);

@@ -159,12 +159,10 @@ impl Stream for PluginStream {
                 (Some(head), _) => head.visit(visit),
                 (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
             },
-            MapType::ResponseHeaders => {
-                match (self.response(), self.state.response.get()) {
-                    (Some(head), _) => head.visit(visit),
-                    (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
-                }
-            }
+            MapType::ResponseHeaders => match (self.response(), self.state.response.get()) {
+                (Some(head), _) => head.visit(visit),
+                (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
+            },
             map => {
                 for (name, value) in self.trailers(map).into_iter().flatten() {
                     visit(name.as_str().as_bytes(), value.as_bytes());
