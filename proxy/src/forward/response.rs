@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
+use tokio::time::Instant as Moment;
 
 use super::{
     attempt::Received, exchange::Exchange, limits, outcome, plugins, tunnel, worker::Worker,
@@ -14,10 +15,10 @@ use crate::{
     error::{Error, Flag, Retry},
     filter::{
         headers,
-        wasm::{Run, Side, Stopped},
+        wasm::{Answered, Run, Side, Stopped, Whole},
     },
     http::{
-        body::{Body, End, Limits, Progress, Watch},
+        body::{Body, End, Incoming, Limits, Progress, Watch},
         head, upgrade,
     },
     snapshot::{Backend, Rule},
@@ -55,33 +56,67 @@ pub(super) fn pass_on(
     deliver(exchange, cluster, received)
 }
 
-/// The same, where plugins see it. What becomes a tunnel is no response that they could change.
-pub(super) async fn pass_through(
+/// A response whose head a plugin holds.
+pub(super) struct Paused {
+    cluster: Admitted,
+    received: Received,
+    /// Which plugin.
+    at: usize,
+}
+
+/// The same, where plugins see it. What becomes a tunnel is no response that they could change. Where one holds the head,
+/// [`pass_held`] goes on: on the heap, as most hold nothing and all exchanges would be larger.
+pub(super) fn pass_through(
     exchange: &mut Exchange,
     run: &Run,
     cluster: Admitted,
     changes: Changes<'_>,
     mut received: Received,
     upgrade: Option<(HeaderValue, upgrade::Pending)>,
-) -> Result<Response<Body>, Error> {
+) -> Result<Result<Response<Body>, Error>, Box<Paused>> {
     let response = &mut received.response;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return join(exchange, cluster, changes, received, upgrade);
+        return Ok(join(exchange, cluster, changes, received, upgrade));
     }
-    check_coding(response.headers_mut())?;
+    if let Err(error) = check_coding(response.headers_mut()) {
+        return Ok(Err(error));
+    }
     change_headers(response, changes);
     let end = response.body().is_end_stream();
-    let shown = match run.response_head(response, end) {
-        Ok(answered) => Ok(answered),
-        Err(Stopped::Failed(failure)) => Err(failure),
-        // On the heap, as most plugins hold nothing and all exchanges would be larger.
-        Err(Stopped::Held(at)) => Box::pin(run.held_response_head(at, response, end)).await,
-    };
-    if let Some(answered) = shown.map_err(plugins::error)? {
+    match run.response_head(response, end) {
+        Ok(answered) => Ok(shown(exchange, run, cluster, received, answered)),
+        Err(Stopped::Failed(failure)) => Ok(Err(plugins::error(failure))),
+        Err(Stopped::Held(at)) => Err(Box::new(Paused { cluster, received, at })),
+    }
+}
+
+/// Waits for the plugin that holds the head, and shows it to the others.
+pub(super) async fn pass_held(
+    exchange: &mut Exchange,
+    run: &Run,
+    paused: Box<Paused>,
+) -> Result<Response<Body>, Error> {
+    let Paused { cluster, mut received, at } = *paused;
+    let end = received.response.body().is_end_stream();
+    let answered = run.held_response_head(at, &mut received.response, end).await;
+    let answered = answered.map_err(plugins::error)?;
+    shown(exchange, run, cluster, received, answered)
+}
+
+/// All plugins have seen the head, or one of them answered.
+fn shown(
+    exchange: &mut Exchange,
+    run: &Run,
+    cluster: Admitted,
+    mut received: Received,
+    answered: Option<Answered>,
+) -> Result<Response<Body>, Error> {
+    if let Some(answered) = answered {
         return plugins::respond(exchange, run, answered);
     }
+    let response = &mut received.response;
     run.keep_response(response);
-    if !end {
+    if !response.body().is_end_stream() {
         run.unframe(Side::Response, response.headers_mut());
     }
     deliver(exchange, cluster, received)
@@ -121,6 +156,8 @@ fn deliver(
     received: Received,
 ) -> Result<Response<Body>, Error> {
     let Received { mut response, lease, connection, deadline } = received;
+    let run = exchange.plugins.clone();
+    let whole = show_whole(run.as_ref(), &mut response)?;
     let grpc = outcome::grpc_status_of(response.headers());
     if exchange.downstream.direction == Direction::Outbound
         && outcome::is_overloaded(response.status(), grpc, response.headers())
@@ -140,7 +177,6 @@ fn deliver(
     record.status = response.status().as_u16();
     record.grpc_status = grpc;
     let grpc = record.grpc;
-    let run = exchange.plugins.clone();
     let mut ending = Ending {
         worker: exchange.worker.clone(),
         record,
@@ -149,6 +185,9 @@ fn deliver(
         run: run.clone(),
     };
     Ok(response.map(|mut body| {
+        if let Some((run, whole)) = whole {
+            return seen(run, whole, ending, deadline);
+        }
         if body.is_end_stream() {
             ending.end(End::Complete);
             return Body::Empty;
@@ -165,6 +204,29 @@ fn deliver(
             }
         }
     }))
+}
+
+/// Shows plugins a body that is all here. What goes wrong with it can still be told the caller, whose answer has not begun.
+fn show_whole(
+    run: Option<&Rc<Run>>,
+    response: &mut Response<Incoming>,
+) -> Result<Option<(Rc<Run>, Whole)>, Error> {
+    let Some(run) = run.filter(|run| run.filters(Side::Response)) else { return Ok(None) };
+    let Some(bytes) = response.body_mut().take_whole() else { return Ok(None) };
+    let length = bytes.len();
+    let whole = run.whole(Side::Response, bytes).map_err(plugins::error)?;
+    if matches!(&whole, Whole::Passed(bytes) if bytes.len() != length) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    Ok(Some((run.clone(), whole)))
+}
+
+/// What plugins have made of a body that was all here.
+fn seen(run: Rc<Run>, whole: Whole, mut ending: Ending, deadline: Option<Moment>) -> Body {
+    match whole {
+        Whole::Passed(bytes) => passed(bytes, &mut ending),
+        Whole::Held(held) => run.rest(Side::Response, held, Some(Box::new(ending)), deadline),
+    }
 }
 
 /// Sends a response that this exchange does not read from upstream: one that is kept, or is just being fetched.
