@@ -22,11 +22,6 @@ pub(super) fn refuse_huge_pages() -> io::Result<()> {
 /// Gives back what the start needed, and from then on what each change of the configuration did.
 pub(super) async fn give_back_always() {
     let mut ticks = tokio::time::interval(EVERY);
-    ticks.tick().await;
-    ticks.tick().await;
-    if let Err(error) = memory::forget_start() {
-        tracing::debug!("code that only the start needed stays in memory: {error}");
-    }
     loop {
         memory::give_back();
         ticks.tick().await;
