@@ -165,13 +165,7 @@ pub fn findings_of_all(resources: &[Resource]) -> Vec<Finding> {
 /// Everything odd about `resources`, seen beside each other, in their order. They may be a part of a configuration
 /// only, as long as the services they refer to are among them.
 pub fn findings(resources: &[Resource]) -> Vec<Finding> {
-    let services: HashMap<ObjectName, &Service> = resources
-        .iter()
-        .filter_map(|resource| match &resource.model {
-            Model::Service(service) => Some((service.name.clone(), &**service)),
-            _ => None,
-        })
-        .collect();
+    let services = services_of(resources);
     let mut found = Vec::new();
     for resource in resources {
         for reference in references(resource) {
@@ -187,6 +181,16 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
     access::find_empty(resources, &mut found);
     protocol::find_unfit(resources, &services, &mut found);
     found
+}
+
+type Services<'a> = HashMap<ObjectName, &'a Service>;
+
+fn services_of(resources: &[Resource]) -> Services<'_> {
+    let services = resources.iter().filter_map(|resource| match &resource.model {
+        Model::Service(service) => Some((service.name.clone(), &**service)),
+        _ => None,
+    });
+    services.collect()
 }
 
 fn find_doubles(resources: &[Resource], found: &mut Vec<Finding>) {

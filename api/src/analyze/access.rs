@@ -1,6 +1,6 @@
 //! Policies about access that have no effect, or never match, beside the other resources.
 
-use super::Finding;
+use super::{Finding, Services, services_of};
 use crate::{
     Path, Resource,
     model::{
@@ -17,6 +17,7 @@ struct Known<'a> {
     workloads: Vec<&'a Workload>,
     peers: Vec<&'a PeerAuthentication>,
     requests: Vec<&'a RequestAuthentication>,
+    services: Services<'a>,
 }
 
 /// Policies that deny or note nothing at all.
@@ -33,7 +34,7 @@ pub(super) fn find_empty(resources: &[Resource], found: &mut Vec<Finding>) {
 
 /// Rules that never match. Of a part of a configuration that cannot be said.
 pub(super) fn find_unmatched(resources: &[Resource], found: &mut Vec<Finding>) {
-    let known = Known::of(resources);
+    let known = Known::of(resources, services_of(resources));
     let spec = Path::root("spec");
     let rules_at = spec.field("rules");
     for resource in resources {
@@ -48,8 +49,9 @@ pub(super) fn find_unmatched(resources: &[Resource], found: &mut Vec<Finding>) {
 }
 
 impl<'a> Known<'a> {
-    fn of(resources: &'a [Resource]) -> Self {
-        let mut known = Self { workloads: Vec::new(), peers: Vec::new(), requests: Vec::new() };
+    fn of(resources: &'a [Resource], services: Services<'a>) -> Self {
+        let (workloads, peers, requests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known = Self { workloads, peers, requests, services };
         for resource in resources {
             match &resource.model {
                 Model::Workload(workload) => known.workloads.push(workload),
@@ -71,7 +73,7 @@ impl<'a> Known<'a> {
         let mut covered = self
             .workloads
             .iter()
-            .filter(|workload| policy.applies.covers(namespace, workload, None));
+            .filter(|workload| policy.applies.covers(namespace, workload, None, &self.services));
         covered.find_map(|workload| {
             let name = &workload.name;
             if identity && self.is_plain(workload) {
@@ -87,15 +89,16 @@ impl<'a> Known<'a> {
 
     fn is_plain(&self, workload: &Workload) -> bool {
         let plain = |port: &u16| {
-            mode_of(self.peers.iter().copied(), workload, None, *port) == TlsMode::Disable
+            let peers = self.peers.iter().copied();
+            mode_of(peers, workload, None, *port, &self.services) == TlsMode::Disable
         };
         !workload.ports.is_empty() && workload.ports.values().all(plain)
     }
 
     fn takes_tokens(&self, workload: &Workload) -> bool {
-        self.requests
-            .iter()
-            .any(|policy| policy.applies.covers(&policy.name.namespace, workload, None))
+        self.requests.iter().any(|policy| {
+            policy.applies.covers(&policy.name.namespace, workload, None, &self.services)
+        })
     }
 }
 

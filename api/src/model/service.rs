@@ -1,8 +1,9 @@
 //! `Service`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -54,6 +55,24 @@ impl Subset {
     /// Whether `workload`, one of the whole service's, is in it.
     pub fn has(&self, workload: &Workload) -> bool {
         self.labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    }
+}
+
+/// Says which services are parts of others.
+pub trait Subsets {
+    /// Of what `service` is a part, and which.
+    fn subset(&self, service: &ObjectName) -> Option<&Subset>;
+}
+
+impl Subsets for BTreeMap<ObjectName, Arc<Service>> {
+    fn subset(&self, service: &ObjectName) -> Option<&Subset> {
+        self.get(service)?.subset.as_deref()
+    }
+}
+
+impl Subsets for HashMap<ObjectName, &Service> {
+    fn subset(&self, service: &ObjectName) -> Option<&Subset> {
+        self.get(service)?.subset.as_deref()
     }
 }
 
