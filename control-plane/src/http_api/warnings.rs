@@ -4,12 +4,12 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};
-use leno_api::{Key as ResourceKey, Resource, analyze};
+use leno_api::{Key as ResourceKey, Resource, SYSTEM_NAMESPACE, analyze, model::Model};
 
 use super::Api;
 use crate::store::{Change, Error, Key, Selection, Store, Stored, Watch};
@@ -31,6 +31,8 @@ struct Index {
     watch: Watch,
     resources: HashMap<Key, Resource>,
     by_claim: HashMap<Place, HashSet<Key>>,
+    /// How many policies read tokens, by namespace.
+    token_readers: HashMap<Arc<str>, usize>,
 }
 
 /// What is odd about a resource that has been, or would be, written: `spec.rules[0]: message`.
@@ -40,14 +42,16 @@ pub(super) fn about(api: &Api, resource: &Resource) -> Vec<String> {
 
 /// The same for resources written together, which see each other.
 pub(super) fn about_many(api: &Api, resources: &[&Resource]) -> Vec<Vec<String>> {
-    let beside = api.parsed.look(&*api.store, |index| index.beside(resources));
-    let mut all = beside.unwrap_or_else(|error| {
+    let beside = api
+        .parsed
+        .look(&*api.store, |index| (index.beside(resources), index.without_tokens(resources)));
+    let (mut all, without_tokens) = beside.unwrap_or_else(|error| {
         tracing::warn!(%error, "resources are checked on their own, not beside the others");
-        Vec::new()
+        Default::default()
     });
     all.extend(resources.iter().map(|resource| (*resource).clone()));
     let mut found: HashMap<ResourceKey, Vec<String>> = HashMap::new();
-    for finding in analyze::findings(&all) {
+    for finding in analyze::findings(&all).into_iter().chain(without_tokens) {
         let text = format!("{}: {}", finding.path, finding.message);
         found.entry(finding.key).or_default().push(text);
     }
@@ -96,7 +100,12 @@ impl Index {
     fn read(store: &dyn Store) -> Result<Self, Error> {
         let listing = store.list(&Selection::all());
         let watch = store.watch(listing.revision, Selection::all())?;
-        let mut index = Self { watch, resources: HashMap::new(), by_claim: HashMap::new() };
+        let mut index = Self {
+            watch,
+            resources: HashMap::new(),
+            by_claim: HashMap::new(),
+            token_readers: HashMap::new(),
+        };
         listing.items.iter().for_each(|stored| index.put(stored));
         Ok(index)
     }
@@ -120,11 +129,23 @@ impl Index {
         for place in places(&resource) {
             self.by_claim.entry(place).or_default().insert(stored.key.clone());
         }
+        if reads_tokens(&resource) {
+            *self.token_readers.entry(resource.name().namespace).or_default() += 1;
+        }
         self.resources.insert(stored.key.clone(), resource);
     }
 
     fn remove(&mut self, key: &Key) {
         let Some(resource) = self.resources.remove(key) else { return };
+        let namespace = resource.name().namespace;
+        if reads_tokens(&resource)
+            && let Some(count) = self.token_readers.get_mut(&namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.token_readers.remove(&namespace);
+            }
+        }
         for place in places(&resource) {
             if let Some(claimants) = self.by_claim.get_mut(&place) {
                 claimants.remove(key);
@@ -133,6 +154,23 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Rules that ask for tokens where nobody reads any, neither before nor with what is written.
+    fn without_tokens(&self, resources: &[&Resource]) -> Vec<analyze::Finding> {
+        let written: HashSet<_> = resources
+            .iter()
+            .filter(|resource| reads_tokens(resource))
+            .map(|resource| resource.name().namespace)
+            .collect();
+        let read = |namespace: &str| {
+            self.token_readers.contains_key(namespace) || written.contains(namespace)
+        };
+        if read(SYSTEM_NAMESPACE) {
+            return Vec::new();
+        }
+        let unread = resources.iter().filter(|resource| !read(&resource.name().namespace));
+        unread.flat_map(|resource| analyze::without_tokens(resource)).collect()
     }
 
     /// What has to be seen together with these: what they refer to, and whatever claims
@@ -148,6 +186,10 @@ impl Index {
         }
         wanted.difference(&own).filter_map(|key| self.resources.get(key)).cloned().collect()
     }
+}
+
+fn reads_tokens(resource: &Resource) -> bool {
+    matches!(&resource.model, Model::RequestAuthentication(policy) if !policy.rules.is_empty())
 }
 
 fn key(ResourceKey { kind, name }: ResourceKey) -> Key {
