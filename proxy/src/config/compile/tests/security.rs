@@ -306,7 +306,7 @@ spec: {targetRefs: [{kind: Service, name: orders-v2}], action: DENY, rules: [{}]
 apiVersion: leno.dev/v1alpha1
 kind: RequestAuthentication
 metadata: {name: tokens, namespace: shop}
-spec: {targetRefs: [{kind: Service, name: orders-v2}], jwtRules: [{issuer: i, jwks: '{\x22keys\x22: []}'}]}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], jwtRules: [{issuer: i, jwksUri: 'https://i/k'}]}
 ---
 apiVersion: leno.dev/v1alpha1
 kind: PeerAuthentication
@@ -332,7 +332,7 @@ spec: {targetRefs: [{kind: Service, name: orders-v2}], adaptiveConcurrency: {}}
 #[test]
 fn policies_for_a_part_hold_at_those_workloads_of_the_whole_that_are_in_it() {
     for (version, inside) in [("v2", true), ("v1", false)] {
-        let text = PARTS.replace("VERSION", version).replace("\\x22", "\"");
+        let text = PARTS.replace("VERSION", version);
         let mut bench = beside_orders(&text, proof(Some("mesh")));
         let held = |bench: &Bench| {
             let port = port(bench, "shop/orders:80");
