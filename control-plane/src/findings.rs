@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use leno_api::{Key as ResourceKey, Resource, analyze};
+use leno_api::{Key as ResourceKey, Resource, SYSTEM_NAMESPACE, analyze, model::Model};
 
 use crate::store::{Change, Error, Key, Selection, Store, Stored, Watch};
 
@@ -30,6 +30,8 @@ struct Index {
     by_claim: HashMap<Place, HashSet<Key>>,
     /// Who refers to a resource, whether it is there or not.
     by_referent: HashMap<Key, HashSet<Key>>,
+    /// How many policies read tokens, by namespace.
+    token_readers: HashMap<Arc<str>, usize>,
     /// Of these something else may be odd than when they were last looked at.
     stirred: HashSet<Key>,
 }
@@ -41,13 +43,13 @@ impl Findings {
 
     /// About resources that are to be written together and see each other, in their order.
     pub fn about(&self, resources: &[&Resource]) -> Vec<Said> {
-        let beside = self.look(|index| index.beside(resources));
-        let mut all = beside.unwrap_or_else(|error| {
+        let beside = self.look(|index| (index.beside(resources), index.without_tokens(resources)));
+        let (mut all, without_tokens) = beside.unwrap_or_else(|error| {
             tracing::warn!(%error, "resources are checked on their own, not beside the others");
-            Vec::new()
+            Default::default()
         });
         all.extend(resources.iter().map(|resource| (*resource).clone()));
-        let mut found = by_resource(&all);
+        let mut found = by_resource(&all, without_tokens);
         resources.iter().map(|resource| found.remove(&resource.key()).unwrap_or_default()).collect()
     }
 
@@ -89,6 +91,7 @@ impl Index {
             resources: HashMap::new(),
             by_claim: HashMap::new(),
             by_referent: HashMap::new(),
+            token_readers: HashMap::new(),
             stirred: HashSet::new(),
         };
         listing.items.iter().for_each(|stored| index.put(stored));
@@ -118,6 +121,7 @@ impl Index {
             self.by_referent.entry(referent).or_default().insert(stored.key.clone());
         }
         self.stir(&stored.key, &resource);
+        self.count_token_readers(&resource, |count| count + 1);
         self.resources.insert(stored.key.clone(), resource);
     }
 
@@ -125,6 +129,7 @@ impl Index {
         let Some(resource) = self.resources.remove(key) else { return };
         self.stir(key, &resource);
         self.stirred.remove(key);
+        self.count_token_readers(&resource, |count| count.saturating_sub(1));
         for place in places(&resource) {
             forget(&mut self.by_claim, &place, key);
         }
@@ -142,6 +147,43 @@ impl Index {
         self.stirred.extend(self.by_referent.get(key).into_iter().flatten().cloned());
     }
 
+    /// With the first that reads tokens, and with the last, rules that ask for them mean something else.
+    fn count_token_readers(&mut self, resource: &Resource, count: impl FnOnce(usize) -> usize) {
+        if !reads_tokens(resource) {
+            return;
+        }
+        let namespace = resource.name().namespace;
+        let before = self.token_readers.remove(&namespace).unwrap_or_default();
+        let now = count(before);
+        if now > 0 {
+            self.token_readers.insert(namespace.clone(), now);
+        }
+        if (before == 0) != (now == 0) {
+            let concerned = self.resources.iter().filter(|(_, other)| {
+                matches!(other.model, Model::AuthorizationPolicy(_))
+                    && (*namespace == *SYSTEM_NAMESPACE || other.name().namespace == namespace)
+            });
+            self.stirred.extend(concerned.map(|(key, _)| key.clone()));
+        }
+    }
+
+    /// Rules that ask for tokens where nobody reads any, neither before nor with what is written.
+    fn without_tokens(&self, resources: &[&Resource]) -> Vec<analyze::Finding> {
+        let written: HashSet<_> = resources
+            .iter()
+            .filter(|resource| reads_tokens(resource))
+            .map(|resource| resource.name().namespace)
+            .collect();
+        let read = |namespace: &str| {
+            self.token_readers.contains_key(namespace) || written.contains(namespace)
+        };
+        if read(SYSTEM_NAMESPACE) {
+            return Vec::new();
+        }
+        let unread = resources.iter().filter(|resource| !read(&resource.name().namespace));
+        unread.flat_map(|resource| analyze::without_tokens(resource)).collect()
+    }
+
     fn take_stirred(&mut self, most: usize) -> Vec<Key> {
         let taken: Vec<Key> = self.stirred.iter().take(most).cloned().collect();
         taken.iter().for_each(|key| _ = self.stirred.remove(key));
@@ -152,7 +194,8 @@ impl Index {
         let resource = self.resources.get(key)?;
         let mut all = self.beside(&[resource]);
         all.push(resource.clone());
-        Some(by_resource(&all).remove(&resource.key()).unwrap_or_default())
+        let mut found = by_resource(&all, self.without_tokens(&[resource]));
+        Some(found.remove(&resource.key()).unwrap_or_default())
     }
 
     /// What has to be seen together with these: what they refer to, and whatever claims
@@ -180,12 +223,16 @@ fn forget<K: Eq + Hash>(kept: &mut HashMap<K, HashSet<Key>>, place: &K, key: &Ke
     }
 }
 
-fn by_resource(resources: &[Resource]) -> HashMap<ResourceKey, Said> {
+fn by_resource(resources: &[Resource], more: Vec<analyze::Finding>) -> HashMap<ResourceKey, Said> {
     let mut found: HashMap<ResourceKey, Said> = HashMap::new();
-    for finding in analyze::findings(resources) {
+    for finding in analyze::findings(resources).into_iter().chain(more) {
         found.entry(finding.key).or_default().push((finding.path, finding.message));
     }
     found
+}
+
+fn reads_tokens(resource: &Resource) -> bool {
+    matches!(&resource.model, Model::RequestAuthentication(policy) if !policy.rules.is_empty())
 }
 
 fn referents(resource: &Resource) -> impl Iterator<Item = Key> {

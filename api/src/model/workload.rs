@@ -88,11 +88,16 @@ impl Workload {
     /// The application's port behind the port `name` of `service`: the one that is named for that service
     /// (`<service>.<name>`), else the one of that name, else the only one there is.
     pub fn app_port(&self, service: &str, name: &str) -> Option<u16> {
-        let qualified =
-            self.ports.iter().find(|(key, _)| key.rsplit_once('.') == Some((service, name)));
-        let only =
-            || (self.ports.len() == 1).then(|| self.ports.values().next().copied()).flatten();
-        qualified.map(|(_, port)| *port).or_else(|| self.ports.get(name).copied()).or_else(only)
+        self.ports.get(self.port_name(service, name)?).copied()
+    }
+
+    /// Under which name that port stands here.
+    pub fn port_name(&self, service: &str, name: &str) -> Option<&String> {
+        let mut names = self.ports.keys();
+        let qualified = names.find(|key| key.rsplit_once('.') == Some((service, name)));
+        let same = || self.ports.get_key_value(name).map(|(key, _)| key);
+        let only = || self.ports.keys().next().filter(|_| self.ports.len() == 1);
+        qualified.or_else(same).or_else(only)
     }
 }
 

@@ -9,10 +9,17 @@ use std::{
 
 use leno_api::{
     Key, SYSTEM_NAMESPACE,
-    model::{ObjectName, applies::Applies, wasm_plugin::WasmPlugin, workload::Workload},
+    model::{
+        ObjectName, applies::Applies, service::Subsets, wasm_plugin::WasmPlugin, workload::Workload,
+    },
 };
 
-use super::{Delta, Identity, Item, ProxyId, Wish, build::Links, index::Index, interest::Interest};
+use super::{
+    Delta, Identity, Item, ProxyId, Wish,
+    build::Links,
+    index::{Index, whole},
+    interest::Interest,
+};
 
 #[derive(Debug)]
 pub(super) struct Scope {
@@ -21,8 +28,10 @@ pub(super) struct Scope {
     pub(super) wishes: HashSet<Wish>,
     /// By how many wishes each service is asked for.
     frontends: Counts<ObjectName>,
-    /// By how many frontends (itself) and routes in scope each service is needed.
+    /// By how many frontends (itself), routes in scope and parts of it each service is needed.
     backends: Counts<ObjectName>,
+    /// The whole services that backends are a part of.
+    wholes: HashMap<ObjectName, ObjectName>,
     /// By how many backends each namespace is spoken to; its own and the mesh's once more.
     namespaces: Counts<Arc<str>>,
     /// As it is now, if it is there.
@@ -74,6 +83,7 @@ impl Scope {
             wishes: HashSet::new(),
             frontends: Counts::default(),
             backends: Counts::default(),
+            wholes: HashMap::new(),
             namespaces: Counts::default(),
             own: None,
             served: Vec::new(),
@@ -154,15 +164,43 @@ impl Scope {
             shared.interest.backends.add(service, self.id);
             self.add_namespace(&service.namespace, shared);
             self.reconsider_parts(service, shared);
+            self.follow_whole(service, shared);
         }
     }
 
     fn remove_backend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
         if self.backends.remove(service) {
             shared.interest.backends.remove(service, self.id);
+            self.follow_whole(service, shared);
             self.reconsider_parts(service, shared);
             self.remove_namespace(&service.namespace, shared);
         }
+    }
+
+    /// A backend that is a part of another service needs that, too: its workloads and ports. A part that is here only
+    /// for the sake of the whole needs nothing more.
+    fn follow_whole(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
+        let index = shared.index;
+        let subset = index.subset(service).filter(|_| self.backends.has(service));
+        let now = subset.map(|subset| subset.of.clone());
+        if now.as_ref() == self.wholes.get(service) {
+            return;
+        }
+        let before = match &now {
+            Some(whole) => self.wholes.insert(service.clone(), whole.clone()),
+            None => self.wholes.remove(service),
+        };
+        now.iter().for_each(|whole| self.add_backend(whole, shared));
+        before.iter().for_each(|whole| self.remove_backend(whole, shared));
+    }
+
+    /// A part of a service came, went or has other labels: other policies may hold here.
+    pub(super) fn reconsider_subset(&mut self, subset: &ObjectName, shared: &mut Shared<'_>) {
+        let index = shared.index;
+        for policy in index.policies_of(subset) {
+            self.reconsider(policy, shared);
+        }
+        self.reconsider_guards(shared);
     }
 
     fn add_namespace(&mut self, namespace: &Arc<str>, shared: &mut Shared<'_>) {
@@ -210,7 +248,7 @@ impl Scope {
 
     /// Decides again whether the object belongs here, and notes what that changes.
     pub(super) fn reconsider(&mut self, key: &Key, shared: &mut Shared<'_>) {
-        let now = shared.index.get(key).filter(|item| self.wants(item)).cloned();
+        let now = shared.index.get(key).filter(|item| self.wants(item, shared.index)).cloned();
         let before = self.members.get(key).map(|Member(item)| item.clone());
         match (&before, &now) {
             (None, None) => return,
@@ -233,11 +271,14 @@ impl Scope {
         }
     }
 
-    /// What an object drags in with it: a route its backends, a subset the whole service, the own workload the services it serves.
+    /// What an object drags in with it: a route its backends, the own workload the services it serves.
     fn follow(&mut self, before: Option<&Item>, now: Option<&Item>, shared: &mut Shared<'_>) {
         let (added, removed) = (backends(now), backends(before));
         added.iter().for_each(|service| self.add_backend(service, shared));
         removed.iter().for_each(|service| self.remove_backend(service, shared));
+        if let Some(Links::Service(service)) = now.or(before).map(|item| &item.links) {
+            self.follow_whole(&service.name, shared);
+        }
         if now.or(before).is_some_and(|item| self.is_own(item)) {
             self.own = now.and_then(workload).cloned();
             self.serve(served(now), shared);
@@ -261,21 +302,23 @@ impl Scope {
         }
     }
 
-    fn wants(&self, item: &Item) -> bool {
+    fn wants(&self, item: &Item, index: &Index) -> bool {
         let needed = |services: &[ObjectName]| services.iter().any(|name| self.backends.has(name));
         match &item.links {
+            // Policies for a part concern the workloads of the whole.
             Links::Service(service) => {
-                self.backends.has(&service.name) || self.served.contains(&service.name)
+                let has = |name| self.backends.has(name) || self.served.contains(name);
+                has(&service.name) || whole(service).iter().any(has)
             }
             Links::Workload { services, .. } => self.is_own(item) || needed(services),
             Links::Policy { targets, served, routes } => {
                 needed(targets)
-                    || *served && targets.iter().any(|name| self.served.contains(name))
+                    || *served && targets.iter().any(|name| self.serves(name, index))
                     || routes.iter().any(|route| self.members.contains(route))
             }
             Links::Peers => self.namespaces.has(&item.key.name.namespace),
-            Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies),
-            Links::Plugin { plugin, callees } => needed(callees) || self.runs(plugin),
+            Links::Guard(applies) => self.is_guarded(&item.key.name.namespace, applies, index),
+            Links::Plugin { plugin, callees } => needed(callees) || self.runs(plugin, index),
             Links::Mesh => true,
             Links::Route { parents, .. } => {
                 let namespace = &item.key.name.namespace;
@@ -288,27 +331,36 @@ impl Scope {
         }
     }
 
+    /// Whether the own workload serves `service`, or is in it as a part of what it serves.
+    fn serves(&self, service: &ObjectName, index: &Index) -> bool {
+        let is_in = |own: &Arc<Workload>| {
+            let subset = index.subset(service);
+            subset.is_some_and(|subset| self.served.contains(&subset.of) && subset.has(own))
+        };
+        self.served.contains(service) || self.own.as_ref().is_some_and(is_in)
+    }
+
     /// Whether a policy of `namespace` may guard the own workload. As long as nothing is known of that, all
     /// that might do: too many are harmless, since the proxy looks again, one missing would be a hole.
-    fn is_guarded(&self, namespace: &Arc<str>, applies: &Applies) -> bool {
+    fn is_guarded(&self, namespace: &Arc<str>, applies: &Applies, index: &Index) -> bool {
         let near = *namespace == self.identity.namespace || **namespace == *SYSTEM_NAMESPACE;
         if self.identity.workload.is_none() || !near {
             return false;
         }
-        self.own.as_ref().is_none_or(|own| applies.covers(namespace, own, None))
+        self.own.as_ref().is_none_or(|own| applies.covers(namespace, own, None, index))
     }
 
     /// Whether a plugin may run here for what it is, not for what is called. As with policies, too many are harmless.
-    fn runs(&self, plugin: &WasmPlugin) -> bool {
+    fn runs(&self, plugin: &WasmPlugin, index: &Index) -> bool {
         let namespace = &plugin.name.namespace;
         let near = *namespace == self.identity.namespace || **namespace == *SYSTEM_NAMESPACE;
         let sends = match &plugin.applies {
             Applies::Namespace => near,
-            Applies::Labels(_) => self.is_guarded(namespace, &plugin.applies),
+            Applies::Labels(_) => self.is_guarded(namespace, &plugin.applies, index),
             Applies::Services(_) => false,
         };
         (plugin.is_client() && sends)
-            || (plugin.is_server() && self.is_guarded(namespace, &plugin.applies))
+            || (plugin.is_server() && self.is_guarded(namespace, &plugin.applies, index))
     }
 
     fn is_own(&self, item: &Item) -> bool {
@@ -320,10 +372,6 @@ impl Scope {
 fn backends(item: Option<&Item>) -> &[ObjectName] {
     match item.map(|item| &item.links) {
         Some(Links::Route { backends, .. }) => backends,
-        // Of a part, the whole: its workloads and ports.
-        Some(Links::Service(service)) => {
-            service.subset.as_ref().map_or(&[], |subset| std::slice::from_ref(&subset.of))
-        }
         _ => &[],
     }
 }

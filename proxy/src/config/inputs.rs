@@ -194,6 +194,17 @@ impl Inputs {
         self.workloads.get(service).into_iter().flatten()
     }
 
+    /// The parts of `service` that `workload`, one of its own, is in; in a stable order.
+    pub fn parts_of<'a>(
+        &'a self,
+        service: &ObjectName,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
+        let parts = self.subsets.get(service).into_iter().flatten();
+        let parts = parts.filter_map(|part| self.services.get(part));
+        parts.filter(|part| part.subset.as_ref().is_some_and(|subset| subset.has(workload)))
+    }
+
     /// HTTP and gRPC routes attached to `service`.
     pub fn routes_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<HttpRoute>> {
         self.routes.get(service).into_iter().flat_map(BTreeMap::values)
@@ -252,10 +263,11 @@ impl Inputs {
         let says = |policy: &Arc<PeerAuthentication>| {
             let namespace = &policy.name.namespace;
             policy.says(app_port).is_some()
-                && policy.applies.covers_port(namespace, workload, at, app_port)
+                && policy.applies.covers_port(namespace, workload, at, app_port, &self.services)
         };
         policies().any(says).then(|| {
-            peer_authentication::mode_of(policies().map(|policy| &**policy), workload, at, app_port)
+            let policies = policies().map(|policy| &**policy);
+            peer_authentication::mode_of(policies, workload, at, app_port, &self.services)
         })
     }
 
@@ -266,11 +278,11 @@ impl Inputs {
         let says = |policy: &Arc<PeerAuthentication>| {
             let namespace = &policy.name.namespace;
             policy.says(app_port).is_some()
-                && policy.applies.covers_port(namespace, workload, None, app_port)
+                && policy.applies.covers_port(namespace, workload, None, app_port, &self.services)
         };
         policies().any(says).then(|| {
             let policies = policies().map(|policy| &**policy);
-            peer_authentication::mode_of(policies, workload, None, app_port)
+            peer_authentication::mode_of(policies, workload, None, app_port, &self.services)
         })
     }
 

@@ -272,6 +272,34 @@ fn what_is_on_can_be_switched_off() {
 }
 
 #[test]
+fn what_is_off_has_no_settings() {
+    for (spec, path) in [
+        (json!({"retry": {"mode": "Disabled", "attempts": 3}}), "spec.retry.attempts"),
+        (json!({"retry": {"mode": "Disabled", "on": ["reset"]}}), "spec.retry.on"),
+        (
+            json!({"outlierDetection": {"mode": "Disabled", "interval": "5s"}}),
+            "spec.outlierDetection.interval",
+        ),
+        (
+            json!({"outlierDetection": {"successRate": {"mode": "Disabled", "minimumHosts": 3}}}),
+            "spec.outlierDetection.successRate.minimumHosts",
+        ),
+    ] {
+        let error = with(spec.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains(path) && error.contains("beside `mode: Disabled`"),
+            "{spec}: {error}"
+        );
+    }
+    // Health checks go by it, too; and hedging is no retry.
+    let both = json!({
+        "outlierDetection": {"mode": "Disabled", "panicPercent": 0},
+        "retry": {"mode": "Disabled", "replayBuffer": "1Ki"}, "hedging": {"p95": {}},
+    });
+    assert!(with(both).unwrap().hedging.is_some());
+}
+
+#[test]
 fn slow_calls_open_a_breaker_alone() {
     let circuit = with(json!({"breaker": {"slowCalls": {}, "probes": 1}})).unwrap().circuit;
     assert_eq!((circuit.error_percent, circuit.slow_calls), (None, Some(SlowCalls::default())));
