@@ -16,7 +16,7 @@ use super::{
     run::{Failure, Run, Side},
     state::Waiting,
 };
-use crate::http::body::{Body, BodyError, End, Watch};
+use crate::http::body::{Body, BodyError, End, Watch, dropped};
 
 /// After so long others have their turn on the worker.
 pub(super) const TURN: std::time::Duration = std::time::Duration::from_millis(1);
@@ -56,6 +56,7 @@ impl Run {
             deadline,
             patience: None,
         })
+        .until(deadline)
     }
 }
 
@@ -121,9 +122,10 @@ impl Filtered {
                 let end = match &error {
                     BodyError::TimedOut => End::TimedOut,
                     BodyError::Plugin => End::Plugin,
-                    BodyError::Hyper(_) | BodyError::Upstream(_) | BodyError::CopyCut => {
-                        End::SenderFailed
-                    }
+                    BodyError::Hyper(_)
+                    | BodyError::Upstream(_)
+                    | BodyError::Cut
+                    | BodyError::CopyCut => End::SenderFailed,
                 };
                 self.finish(end);
                 return Poll::Ready(Err(error));
@@ -180,7 +182,7 @@ impl http_body::Body for Filtered {
             }
             // Nobody reads this request any more: an answer has taken its place.
             if this.side == Side::Request && this.run.is_answered() {
-                this.finish(End::Dropped);
+                this.finish(dropped());
                 return Poll::Ready(Some(Err(BodyError::Plugin)));
             }
             if let Err(failure) = this.run.advance(this.side, &mut this.ready) {
@@ -222,7 +224,7 @@ impl http_body::Body for Filtered {
 impl Drop for Filtered {
     fn drop(&mut self) {
         if !self.ended {
-            self.finish(End::Dropped);
+            self.finish(dropped());
         }
     }
 }

@@ -162,3 +162,43 @@ async fn a_parked_connection_ends_in_time() {
     };
     assert_eq!(tokio::join!(served, talk).0, Ended::Clean);
 }
+
+/// What comes of a body after its answer is no head, whatever it looks like: it is not held against the next request.
+#[tokio::test]
+async fn the_rest_of_a_body_that_was_answered_is_no_head() {
+    let (stream, near) = tokio::io::duplex(1024);
+    let (give, mut bodies) = tokio::sync::mpsc::unbounded_channel();
+    let (_drain, draining) = watch::channel(false);
+    let served = serve_http1(near, Limits::default(), draining, move |request| {
+        let (parts, body) = request.into_parts();
+        let both = parts.headers.contains_key(header::CONTENT_LENGTH)
+            && parts.headers.contains_key(header::TRANSFER_ENCODING);
+        give.send(body).unwrap();
+        let text = format!("{} {both}.", parts.uri.path());
+        Box::pin(async move { Ok(Response::new(Body::Full(text.into()))) }) as Answer
+    });
+    let drain = watch::channel(false).0;
+    let mut caller = Caller { stream, room: Arc::default(), drain };
+    let talk = async {
+        let rest = "\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n";
+        let length = rest.len();
+        caller
+            .say(&format!("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"))
+            .await;
+        caller.hear("/1 false.").await;
+        caller.say(rest).await;
+        let body = http_body_util::BodyExt::collect(bodies.recv().await.unwrap()).await.unwrap();
+        assert_eq!(body.to_bytes().len(), length);
+        let chunked = "Host: a\r\nTransfer-Encoding: chunked\r\n";
+        caller.say(&format!("POST /2 HTTP/1.1\r\n{chunked}\r\n0\r\n\r\n")).await;
+        caller.hear("/2 false.").await;
+        http_body_util::BodyExt::collect(bodies.recv().await.unwrap()).await.unwrap();
+        // A body that ended in time leaves no doubt about the next head.
+        caller
+            .say(&format!("POST /3 HTTP/1.1\r\nContent-Length: 1\r\n{chunked}\r\n0\r\n\r\n"))
+            .await;
+        caller.hear("/3 true.").await;
+        drop(caller);
+    };
+    tokio::join!(served, talk);
+}
