@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::watched::Watched;
-use super::{framing::Framing, head, http1::Download, replay::Reader};
+use super::{head, http1::Download, replay::Reader};
 
 /// In gRPC.
 const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
@@ -99,43 +99,17 @@ impl std::error::Error for BodyError {
 pub enum Incoming {
     /// A caller's over HTTP/1.1, or of an upgrade that was refused.
     Hyper(hyper::body::Incoming),
-    /// A caller's over HTTP/1.1 that has a body.
-    Framed(Framed),
     /// Over HTTP/2.
     Http2(hyper::body::Incoming),
     /// An upstream's, over HTTP/1.1.
     Http1(Download),
 }
 
-/// A request's body on a connection whose heads are looked at: only at its end what comes may be one again.
-#[derive(Debug)]
-pub struct Framed {
-    body: hyper::body::Incoming,
-    framing: Arc<Framing>,
-}
-
-impl Framed {
-    pub(super) fn new(body: hyper::body::Incoming, framing: Arc<Framing>) -> Self {
-        Self { body, framing }
-    }
-
-    fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if frame.is_none() || self.body.is_end_stream() {
-            self.framing.body_read();
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Hyper)))
-    }
-}
-
 impl Incoming {
     /// All of it, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         match self {
-            Self::Hyper(_) | Self::Framed(_) | Self::Http2(_) => None,
+            Self::Hyper(_) | Self::Http2(_) => None,
             Self::Http1(download) => download.take_whole(),
         }
     }
@@ -153,7 +127,6 @@ impl HttpBody for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
-            Self::Framed(framed) => framed.poll_frame(context),
             Self::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
                 // hyper takes a stream that was reset without an error for one that has ended. Only END_STREAM ends a
                 // message (RFC 9113 section 8.1); whoever is reset after that is at its end all the same.
@@ -167,7 +140,6 @@ impl HttpBody for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) | Self::Http2(body) => body.is_end_stream(),
-            Self::Framed(framed) => framed.body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
         }
     }
@@ -175,7 +147,6 @@ impl HttpBody for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) | Self::Http2(body) => body.size_hint(),
-            Self::Framed(framed) => framed.body.size_hint(),
             Self::Http1(body) => body.size_hint(),
         }
     }

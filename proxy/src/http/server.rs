@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     aside::{Bell, HeadTimer},
-    body::{Body, Framed, Incoming},
+    body::{Body, Incoming},
     framing::{Framing, Looked},
     parking::{Answering, Counted, Exchanges, Resumed, Served},
     unread::{self, Place, Taken},
@@ -264,11 +264,8 @@ where
     type Future = Answering;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Answering {
+        let request = request.map(Incoming::Hyper);
         let has_body = !request.body().is_end_stream();
-        let request = request.map(|body| match has_body {
-            true => Incoming::Framed(Framed::new(body, self.framing.clone())),
-            false => Incoming::Hyper(body),
-        });
         self.exchanges.begin(has_body, self.answer_checked(request, has_body))
     }
 }
@@ -285,7 +282,16 @@ where
         {
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        (self.answer)(request)
+        let answering = (self.answer)(request);
+        if !has_body {
+            return answering;
+        }
+        let framing = framing.clone();
+        Box::pin(async move {
+            let answer = answering.await;
+            framing.body_read();
+            answer
+        })
     }
 }
 
