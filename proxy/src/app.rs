@@ -51,7 +51,7 @@ use crate::{
         sampler,
         worker::{Shared, Unrouted, Worker},
     },
-    http::{fetch::Fetcher, server::Limits},
+    http::{fetch::Fetcher, server::Limits, unread},
     identity::{self, Identity},
     listen::{accept, bind},
     snapshot::Published,
@@ -273,6 +273,7 @@ fn limits_of(options: &Options) -> Limits {
         head_bytes: usize::from(options.max_head_kib) * 1024,
         head_fields: usize::from(options.max_headers),
         head_timeout: Duration::from_secs(options.head_timeout.into()),
+        send_timeout: Duration::from_secs(options.send_timeout.into()),
         ..Limits::default()
     }
 }
@@ -423,7 +424,9 @@ async fn work(worker: Rc<Worker>, listeners: Vec<(std::net::TcpListener, Directi
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
         worker.limits.borrow_mut().sweep();
-        worker.pools.sweep(tokio::time::Instant::now());
+        let now = tokio::time::Instant::now();
+        worker.pools.sweep(now);
+        unread::sweep(now, worker.shared.limits.send_timeout);
         worker.tend_plugins();
         if sweep % SWEEPS_PER_RETURN == 0 {
             leno_daemon::memory::give_back();

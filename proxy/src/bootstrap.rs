@@ -173,6 +173,9 @@ pub struct Options {
     /// Seconds in which a request head must arrive, and after which an idle downstream connection is closed.
     #[arg(long, env = "LENO_HEAD_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub head_timeout: u32,
+    /// Seconds that a caller may take nothing of its answer before it is given up.
+    #[arg(long, env = "LENO_SEND_TIMEOUT", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub send_timeout: u32,
     /// Seconds that what is under way may take after the proxy was asked to stop.
     #[arg(long, env = "LENO_DRAIN", value_name = "SECONDS", default_value_t = 30)]
     pub drain: u32,

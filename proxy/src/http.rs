@@ -11,5 +11,6 @@ pub mod http1;
 mod parking;
 pub mod replay;
 pub mod server;
+pub mod unread;
 pub mod upgrade;
 mod watched;

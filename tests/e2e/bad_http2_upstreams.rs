@@ -148,17 +148,47 @@ async fn broken_upstreams_fail_their_own_call_only() {
 /// After the head only the end of the connection can tell the caller.
 #[tokio::test]
 async fn a_reset_in_the_body_is_visible() {
-    let origin = scripted(settings(&[]), |_| {
-        vec![Frame::new(HEADERS, END_HEADERS, 1, [0x88]), data(1, 0, "half"), rst_stream(1, 2)]
-    })
-    .await;
-    let proxy = before(&origin).await;
-    let mut wire = client::Wire::connect(proxy.outbound).await;
-    wire.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
-    let cut = wire.try_answer().await.expect_err("half an answer");
-    // A head that was not sent yet when the body broke off need not be sent at all.
-    assert!([0, 200].contains(&cut.answer.status), "{}", cut.answer.status);
-    assert_eq!(proxy.last_outcome(1).await, (200, "UC".to_owned()));
+    for code in [2, NO_ERROR] {
+        let origin = scripted(settings(&[]), move |_| {
+            let head = Frame::new(HEADERS, END_HEADERS, 1, [0x88]);
+            vec![head, data(1, 0, "half"), rst_stream(1, code)]
+        })
+        .await;
+        let proxy = before(&origin).await;
+        let mut wire = client::Wire::connect(proxy.outbound).await;
+        wire.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+        let cut = wire.try_answer().await.expect_err("half an answer");
+        // A head that was not sent yet when the body broke off need not be sent at all.
+        assert!([0, 200].contains(&cut.answer.status), "{}", cut.answer.status);
+        assert_eq!(proxy.last_outcome(1).await, (200, "UC".to_owned()), "code {code}");
+    }
+}
+
+/// Whoever has answered in full may say that it does not want the rest of the request (RFC 9113 section 8.1).
+#[tokio::test]
+async fn a_reset_after_the_end_takes_nothing_away() {
+    for (name, answer) in [
+        ("data", ok(1)),
+        ("no body", vec![Frame::new(HEADERS, END_HEADERS | END_STREAM, 1, [0x88])]),
+        (
+            "trailers",
+            vec![
+                Frame::new(HEADERS, END_HEADERS, 1, [0x88]),
+                data(1, 0, "ok"),
+                headers(1, END_STREAM, &[("x-end", "1")]),
+            ],
+        ),
+    ] {
+        let origin = scripted(settings(&[]), move |_| {
+            [answer.clone(), vec![rst_stream(1, NO_ERROR)]].concat()
+        })
+        .await;
+        let proxy = before(&origin).await;
+        let mut wire = client::Wire::connect(proxy.outbound).await;
+        wire.send("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nhalf").await;
+        assert_eq!(wire.answer().await.status, 200, "{name}");
+        assert_eq!(proxy.last_outcome(1).await, (200, "-".to_owned()), "{name}");
+    }
 }
 
 /// An upstream that lets nobody in: no streams, no window, no answer.

@@ -41,6 +41,8 @@ const LIMITS: Limits = Limits {
     head_fields: 64,
     head_timeout: Duration::from_secs(10),
     streams: 16,
+    // These connections end in any case.
+    send_timeout: OPEN_CONNECTION,
 };
 /// Of those whom everybody reaches: who asks sends at once.
 const OPEN_LIMITS: Limits = Limits { head_timeout: Duration::from_secs(2), ..LIMITS };

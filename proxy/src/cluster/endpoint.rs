@@ -93,12 +93,12 @@ pub struct Endpoint {
 }
 
 impl Security {
-    /// Whether both ask for the same. The name that is called belongs to the cluster.
+    /// Whether both ask for the same: the same identity, as part of the same service.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Plain, Self::Plain) => true,
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
-            (Self::Mutual(one), Self::Mutual(other)) => one.expected() == other.expected(),
+            (Self::Mutual(one), Self::Mutual(other)) => one.is_same(other),
             _ => false,
         }
     }
@@ -295,5 +295,27 @@ impl Candidate for Arc<Endpoint> {
 
     fn active(&self) -> u32 {
         Endpoint::active(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leno_api::model::identity::{SpiffeId, TrustDomain};
+
+    use super::*;
+
+    /// A subset's endpoints are called by another name once it belongs to another service.
+    #[test]
+    fn whoever_is_called_by_another_name_is_another_endpoint() {
+        let mutual = |name: &str, account: &str| {
+            let domain = TrustDomain::parse("leno.local").unwrap();
+            let expected = SpiffeId::new(&domain, "shop", account);
+            Security::Mutual(Box::new(Target::new(name, expected).unwrap()))
+        };
+        let orders = mutual("p80.orders.shop.leno", "orders");
+        assert!(orders.is_same(&mutual("p80.orders.shop.leno", "orders")));
+        assert!(!orders.is_same(&mutual("p80.orders.shop.leno", "users")));
+        assert!(!orders.is_same(&mutual("p81.orders.shop.leno", "orders")));
+        assert!(!orders.is_same(&Security::Plain));
     }
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, Flag, Retry},
-    http::client::{self, Http2Sender, Sender},
+    http::client::{self, Http2Sender, MOST_STREAMS, Sender},
     tls::Inside,
 };
 
@@ -40,6 +40,7 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 /// Exchanges at once on one HTTP/2 connection before another is made: the least that a peer should allow (RFC 9113
 /// section 6.5.2). What exceeds the peer's limit would wait in h2 without end when the streams before it are long.
 const STREAMS: u32 = 100;
+const _: () = assert!(STREAMS <= MOST_STREAMS, "callers that read nothing would stop the others");
 
 /// All upstream connections of a worker, by endpoint.
 #[derive(Debug)]
@@ -84,6 +85,8 @@ struct Shared {
     refusal: Option<Refusal>,
     open: Rc<Cell<bool>>,
     streams: Rc<Cell<u32>>,
+    /// How many its peer takes.
+    most: Rc<Cell<u32>>,
 }
 
 /// One more of something in this worker, until dropped.
@@ -260,7 +263,7 @@ impl Pools {
             None => match self.permit(cluster) {
                 Some(permit) => self.dial_http2(&pool, cluster, endpoint, permit).await,
                 // What is there takes more when there cannot be another.
-                None => match share(&pool, u32::MAX) {
+                None => match share(&pool, MOST_STREAMS) {
                     Some(connection) => return Ok(connection),
                     None => self.dial_http2_later(&pool, cluster, endpoint).await,
                 },
@@ -268,7 +271,7 @@ impl Pools {
             .inspect_err(|error| pool.note_failure(error)),
         };
         drop(dialling);
-        match (share(&pool, u32::MAX), dialled) {
+        match (share(&pool, MOST_STREAMS), dialled) {
             (Some(connection), _) => Ok(connection),
             (None, Err(error)) => Err(error),
             (None, Ok(())) => Err(handshake_failed(endpoint, &"the connection ended at once")),
@@ -293,23 +296,30 @@ impl Pools {
         };
         let stream = self.connect(cluster, endpoint, Inside::Http2).await?;
         let (identity, refusal) = (stream.identity(), stream.refusal());
-        let sender = client::http2(stream, on_end)
+        let most = Rc::new(Cell::new(STREAMS));
+        let tell = {
+            let most = most.clone();
+            move |streams| most.set(u32::try_from(streams).unwrap_or(u32::MAX))
+        };
+        let sender = client::http2_telling(stream, tell, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
         let streams = Rc::default();
-        pool.shared.borrow_mut().push(Shared { sender, identity, refusal, open, streams });
+        pool.shared.borrow_mut().push(Shared { sender, identity, refusal, open, streams, most });
         Ok(())
     }
 
-    /// The same when there is no room for it yet.
+    /// The same when there is no room for it yet; nothing when one of those that are there can take another stream.
     async fn dial_http2_later(
         &self,
         pool: &Pool,
         cluster: &Cluster,
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
-        let permit = self.wait_for_permit(pool, cluster).await?;
-        self.dial_http2(pool, cluster, endpoint, permit).await
+        match self.wait_for_permit(pool, cluster).await? {
+            Some(permit) => self.dial_http2(pool, cluster, endpoint, permit).await,
+            None => Ok(()),
+        }
     }
 
     /// Room for one more connection; when there is none, an idle one of this worker is closed for it.
@@ -332,13 +342,20 @@ impl Pools {
         take()
     }
 
-    /// Waits for room for one more connection, as one of at most `max_pending`.
-    async fn wait_for_permit(&self, pool: &Pool, cluster: &Cluster) -> Result<Permit, Error> {
+    /// Waits for room for one more connection, or for one more stream (`None`), as one of at most `max_pending`.
+    async fn wait_for_permit(
+        &self,
+        pool: &Pool,
+        cluster: &Cluster,
+    ) -> Result<Option<Permit>, Error> {
         let (_pending, deadline) = begin_to_wait(pool, cluster)?;
         while Instant::now() < deadline {
             tokio::time::sleep(WAIT_STEP).await;
             if let Some(permit) = self.permit(cluster) {
-                return Ok(permit);
+                return Ok(Some(permit));
+            }
+            if pool.has_room() {
+                return Ok(None);
             }
         }
         Err(overflow(cluster, "no connection came free in time"))
@@ -420,6 +437,12 @@ impl Pool {
         *self.failure.borrow_mut() = Some(error.clone());
     }
 
+    /// Whether a connection that is there may take one more stream.
+    fn has_room(&self) -> bool {
+        let fits = |shared: &Shared| shared.open.get() && shared.streams.get() < MOST_STREAMS;
+        self.shared.borrow().iter().any(fits)
+    }
+
     /// Closes HTTP/2 connections that carry no exchange.
     fn close_unused(&self) {
         self.shared.borrow_mut().retain(|shared| shared.streams.get() > 0);
@@ -466,17 +489,20 @@ async fn is_soon_ready(sender: &mut Sender) -> bool {
     tokio::time::timeout(READY_WITHIN, sender.ready()).await == Ok(true)
 }
 
-/// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.
+/// A stream of the first HTTP/2 connection that has fewer than `limit`; where that is all there can be, of the one that
+/// has the fewest.
 fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     let mut shared = pool.shared.borrow_mut();
     shared.retain(|shared| {
         let ours = pool.is_ours(shared.identity.as_ref());
         ours && shared.open.get() && !shared.sender.is_closed()
     });
-    let least = || shared.iter().min_by_key(|shared| shared.streams.get());
+    let fits = |shared: &&Shared| shared.streams.get() < limit;
+    // What is beyond the peer's limit waits in h2 until one of the others ends. Who takes none may take some later.
+    let is_taken = |shared: &&Shared| shared.streams.get() < shared.most.get().max(1);
     let found = match limit {
-        u32::MAX => least(),
-        limit => shared.iter().find(|shared| shared.streams.get() < limit),
+        MOST_STREAMS => shared.iter().min_by_key(|shared| shared.streams.get()).filter(fits),
+        _ => shared.iter().find(|shared| fits(shared) && is_taken(shared)),
     }?;
     Some(Connection {
         sender: Sender::Http2(found.sender.clone()),

@@ -51,7 +51,6 @@ pub(super) fn pass_on(
     if received.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return join(exchange, cluster, changes, received, upgrade);
     }
-    check_coding(received.response.headers_mut())?;
     change_headers(&mut received.response, changes);
     deliver(exchange, cluster, received)
 }
@@ -77,9 +76,6 @@ pub(super) fn pass_through(
     let response = &mut received.response;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(join(exchange, cluster, changes, received, upgrade));
-    }
-    if let Err(error) = check_coding(response.headers_mut()) {
-        return Ok(Err(error));
     }
     change_headers(response, changes);
     let end = response.body().is_end_stream();
@@ -330,21 +326,6 @@ fn apply<B>(response: &mut Response<B>, by: Changes<'_>) {
     *response.version_mut() = http::Version::default();
 }
 
-/// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
-/// or make a second response of its rest. Codings other than `chunked` belong to the connection and nobody here
-/// decodes them.
-pub(super) fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
-    if !headers.contains_key(header::TRANSFER_ENCODING) {
-        return Ok(());
-    }
-    if !head::only_chunked(headers) {
-        let detail = "upstream used a transfer coding that is not chunked";
-        return Err(Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail));
-    }
-    headers.remove(header::CONTENT_LENGTH);
-    Ok(())
-}
-
 /// What remains to be done when the response's body ends.
 struct Ending {
     worker: Rc<Worker>,
@@ -386,17 +367,28 @@ impl Watch for Ending {
     }
 
     fn end(&mut self, end: End) {
+        // Whoever does not get the rest of a request need not send the rest of its answer.
+        let broken = match end {
+            End::SenderFailed => {
+                let request = self.request.as_ref().and_then(|request| request.ended());
+                outcome::of_request_body(request)
+            }
+            _ => None,
+        };
         // Otherwise it says already what else there is to say.
         if end != End::Complete {
-            self.record.flag = outcome::of_response_body(end);
-        }
-        if end != End::Complete {
-            self.record.detail = Some(format!("the response's body ended early: {end:?}"));
+            let of_response = || outcome::of_response_body(end);
+            self.record.flag = broken.as_ref().map_or_else(of_response, |error| error.flag);
+            let because = broken.as_ref().map(|error| format!(", as {}", error.detail));
+            let because = because.unwrap_or_default();
+            self.record.detail = Some(format!("the response's body ended early: {end:?}{because}"));
         }
         let now = Instant::now();
         let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
         if let Some(held) = self.held.take() {
+            // The caller's doing is not held against the endpoint.
+            let end = if broken.is_some() { End::Dropped } else { end };
             held.ended(end, request_complete, now);
         }
         if let Some(run) = &self.run {
@@ -406,27 +398,5 @@ impl Watch for Ending {
         if let Some(run) = self.run.take() {
             run.finish();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_beside_chunks_is_not_passed_on() {
-        let checked = |fields: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(*name, HeaderValue::from_static(value));
-            }
-            let checked = check_coding(&mut headers).map_err(|error| error.flag);
-            checked.map(|()| headers.contains_key(header::CONTENT_LENGTH))
-        };
-        let length = ("content-length", "3");
-        assert_eq!(checked(&[length]), Ok(true));
-        assert_eq!(checked(&[length, ("transfer-encoding", "Chunked")]), Ok(false));
-        assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(Flag::UPE));
-        assert_eq!(checked(&[length, ("transfer-encoding", "identity")]), Err(Flag::UPE));
     }
 }

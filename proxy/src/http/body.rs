@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub enum End {
     TimedOut,
     /// The receiver went away before the end.
     Dropped,
+    /// The receiver took nothing for too long.
+    Unread,
     /// A plugin through which it passed failed.
     Plugin,
 }
@@ -60,6 +62,8 @@ pub enum BodyError {
     Hyper(hyper::Error),
     /// How an upstream broke off, or broke the protocol.
     Upstream(String),
+    /// Over HTTP/2: the stream was reset before its end, and no error given.
+    Cut,
     /// Nothing came for too long.
     TimedOut,
     /// A copy whose original broke off, or that was too slow; or a body that now goes to another attempt.
@@ -73,6 +77,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::Hyper(error) => error.fmt(f),
             Self::Upstream(error) => f.write_str(error),
+            Self::Cut => f.write_str("the stream was reset before the end of the body"),
             Self::TimedOut => f.write_str("body timed out"),
             Self::CopyCut => f.write_str("copy cut off"),
             Self::Plugin => f.write_str("ended by a plugin"),
@@ -84,7 +89,7 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
-            Self::Upstream(_) | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
+            Self::Upstream(_) | Self::Cut | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
         }
     }
 }
@@ -92,8 +97,10 @@ impl std::error::Error for BodyError {
 /// A body as it comes in.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A caller's, or over HTTP/2.
+    /// A caller's over HTTP/1.1, or of an upgrade that was refused.
     Hyper(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(hyper::body::Incoming),
     /// An upstream's, over HTTP/1.1.
     Http1(Download),
 }
@@ -102,7 +109,7 @@ impl Incoming {
     /// All of it, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         match self {
-            Self::Hyper(_) => None,
+            Self::Hyper(_) | Self::Http2(_) => None,
             Self::Http1(download) => download.take_whole(),
         }
     }
@@ -120,20 +127,26 @@ impl HttpBody for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
+            Self::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
+                // hyper takes a stream that was reset without an error for one that has ended. Only END_STREAM ends a
+                // message (RFC 9113 section 8.1); whoever is reset after that is at its end all the same.
+                None if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::Cut))),
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Hyper))),
+            },
             Self::Http1(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(body) => body.is_end_stream(),
+            Self::Hyper(body) | Self::Http2(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(body) => body.size_hint(),
+            Self::Hyper(body) | Self::Http2(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
         }
     }
@@ -157,8 +170,25 @@ pub enum Body {
     Other(Other),
 }
 
-/// A body that is made elsewhere.
-pub struct Other(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>);
+/// A body that is made elsewhere, and until when it has to be taken.
+pub struct Other(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>, Option<Instant>);
+
+thread_local! {
+    /// Whether what is being dropped is because its receiver takes nothing.
+    static UNREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops a body whose receiver takes nothing.
+pub(super) fn drop_unread(body: Body) {
+    UNREAD.set(true);
+    drop(body);
+    UNREAD.set(false);
+}
+
+/// How a body ends that is dropped before its end.
+pub fn dropped() -> End {
+    if UNREAD.get() { End::Unread } else { End::Dropped }
+}
 
 impl fmt::Debug for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -224,7 +254,25 @@ impl Body {
 
     /// A body that is made elsewhere.
     pub fn other(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Self {
-        Self::Other(Other(Box::pin(body)))
+        Self::Other(Other(Box::pin(body), None))
+    }
+
+    /// The same, to be taken until `deadline` where it is made elsewhere.
+    #[must_use]
+    pub fn until(self, deadline: Option<Instant>) -> Self {
+        match self {
+            Self::Other(Other(body, _)) => Self::Other(Other(body, deadline)),
+            body => body,
+        }
+    }
+
+    /// Until when it has to be taken.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Passing(passing) => passing.limits.deadline,
+            Self::Other(Other(_, deadline)) => *deadline,
+            Self::Empty | Self::Full(_) | Self::Copy(_) | Self::Replayed(_) => None,
+        }
     }
 }
 
@@ -382,7 +430,7 @@ impl HttpBody for Passing {
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
+        let end = if self.inner.is_end_stream() { End::Complete } else { dropped() };
         self.finish(end);
     }
 }

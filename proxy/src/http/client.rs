@@ -1,6 +1,6 @@
 //! Upstream connections: handshakes and sending.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use futures_util::{FutureExt as _, future::Either};
 use http::{Request, Response};
@@ -17,9 +17,16 @@ use super::{
 
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Exchanges at once on a connection at most: if nobody read a byte of any of them, there would still be a stream's
+/// window left for one more. With as many streams as fill the connection's window, callers that read nothing would
+/// stop all others for as long as they like.
+pub const MOST_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW - 1;
 /// Streams to open before the peer's SETTINGS say how many it takes.
 const INITIAL_STREAMS: usize = 100;
+/// Turns of a connection in which its peer's SETTINGS come; later ones are rare, and looking takes a lock.
+const FIRST_TURNS: u32 = 16;
+const BETWEEN_LOOKS: u32 = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -182,7 +189,7 @@ impl Sender {
         request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<'_> {
         // No `async` block: it would have room for what it waits for twice, and that has room for a request.
-        let (sending, budget) = match self {
+        let (sending, budget, incoming): (_, _, fn(_) -> _) = match self {
             Self::Http1(connection) => {
                 let mut refused = connection.begin(request).err();
                 return Either::Left(poll_fn(move |context| match refused.take() {
@@ -194,15 +201,17 @@ impl Sender {
             }
             Self::Upgrading(sender, budget) => {
                 budget.begin(MAX_BEFORE_HEAD);
-                (Either::Left(sender.try_send_request(request)), Some(&*budget))
+                (Either::Left(sender.try_send_request(request)), Some(&*budget), Incoming::Hyper)
             }
-            Self::Http2(sender) => (Either::Right(sender.try_send_request(request)), None),
+            Self::Http2(sender) => {
+                (Either::Right(sender.try_send_request(request)), None, Incoming::Http2)
+            }
         };
         Either::Right(sending.map(move |result| {
             if let Some(budget) = budget {
                 budget.end();
             }
-            result.map(|response| response.map(Incoming::Hyper)).map_err(SendError::of)
+            result.map(|response| response.map(incoming)).map_err(SendError::of)
         }))
     }
 }
@@ -220,7 +229,19 @@ pub async fn http2(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     on_end: impl FnOnce() + 'static,
 ) -> hyper::Result<http2::SendRequest<Body>> {
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
+    http2_telling(io, |_| (), on_end).await
+}
+
+/// The same, which tells how many streams at once the peer takes.
+///
+/// # Errors
+/// When the connection ends at once.
+pub async fn http2_telling(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    most_streams: impl Fn(usize) + 'static,
+    on_end: impl FnOnce() + 'static,
+) -> hyper::Result<http2::SendRequest<Body>> {
+    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -232,7 +253,16 @@ pub async fn http2(
         .handshake(TokioIo::new(io))
         .await?;
     tokio::task::spawn_local(async move {
-        let _ = connection.await;
+        let mut turn = 0_u32;
+        let _ = poll_fn(|context| {
+            let polled = Pin::new(&mut connection).poll(context);
+            if turn < FIRST_TURNS || turn.is_multiple_of(BETWEEN_LOOKS) {
+                most_streams(connection.current_max_send_streams());
+            }
+            turn = turn.wrapping_add(1);
+            polled
+        })
+        .await;
         on_end();
     });
     Ok(sender)

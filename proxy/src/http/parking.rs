@@ -24,7 +24,12 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{body::Body, framing::Looked, server::Answer};
+use super::{
+    body::BodyError,
+    framing::Looked,
+    server::Answer,
+    unread::{self, Place, Taken},
+};
 
 /// The exchanges of one connection.
 #[derive(Debug, Default)]
@@ -35,6 +40,8 @@ pub(super) struct Exchanges {
     had_body: Cell<bool>,
     /// Whether the next answer is the last one.
     ending: Cell<bool>,
+    /// Where it is noted that the caller does not take the answer.
+    place: Cell<Option<usize>>,
 }
 
 impl Exchanges {
@@ -58,6 +65,11 @@ impl Exchanges {
         self.ending.set(true);
     }
 
+    /// Whether the caller takes nothing of its answer, which is to end with the connection.
+    pub(super) fn are_unread(&self) -> bool {
+        self.place.get().is_some_and(unread::is_over)
+    }
+
     /// One more, answered by `answer`.
     pub(super) fn begin(self: &Rc<Self>, has_body: bool, answer: Answer) -> Answering {
         self.begun.set(self.begun.get() + 1);
@@ -74,6 +86,7 @@ struct UnderWay(Rc<Exchanges>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.place.set(None);
     }
 }
 
@@ -94,20 +107,26 @@ impl Future for Answering {
         if ending && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(Ok(response.map(|body| Counted { body, _exchange: exchange })))
+        Poll::Ready(Ok(response.map(|body| {
+            let body = Taken::by_connection(body, context);
+            if let Some(UnderWay(exchanges)) = &exchange {
+                exchanges.place.set(body.place().map(Place::number));
+            }
+            Counted { body, _exchange: exchange }
+        })))
     }
 }
 
 /// The body of a response; the exchange is over when it is dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
-    body: Body,
+    body: Taken,
     _exchange: Option<UnderWay>,
 }
 
 impl http_body::Body for Counted {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = <Body as http_body::Body>::Error;
+    type Data = Bytes;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -217,6 +236,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::http::body::Body;
 
     #[tokio::test]
     async fn what_was_read_before_comes_first() {

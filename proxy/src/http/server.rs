@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use super::{
     body::{Body, Incoming},
     framing::{Framing, Looked},
     parking::{Answering, Counted, Exchanges, Flushed, Resumed, Served},
+    unread::{self, Place, Taken},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -43,6 +44,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Streams at once on one HTTP/2 connection.
     pub streams: u32,
+    /// How long a caller may take nothing of its answer. A piece of a body is up to 64 KiB: whoever reads 220 bytes a
+    /// second is slow, and not absent.
+    pub send_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -52,6 +56,7 @@ impl Default for Limits {
             head_fields: 128,
             head_timeout: Duration::from_secs(60),
             streams: 256,
+            send_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -180,6 +185,9 @@ where
         let beside = poll_fn(|context| {
             if let Poll::Ready(result) = Pin::new(&mut *connection).poll(context) {
                 return Poll::Ready(Beside::Ended(ended(result)));
+            }
+            if exchanges.are_unread() {
+                return Poll::Ready(Beside::Ended(Ended::TimedOut));
             }
             if let Some(deadline) = head.deadline()
                 && deadline < look.deadline().into_std()
@@ -326,7 +334,7 @@ pub async fn serve_http2<S>(
 where
     S: Fn(Request<Incoming>) -> Answer + 'static,
 {
-    let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
+    let connection = hyper::server::conn::http2::Builder::new(StreamExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -368,12 +376,41 @@ impl<S> Service<Request<hyper::body::Incoming>> for Handler<S>
 where
     S: Fn(Request<Incoming>) -> Answer,
 {
-    type Response = Response<Body>;
+    type Response = Response<Taken>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = AnsweringStream;
 
-    fn call(&self, request: Request<hyper::body::Incoming>) -> Answer {
-        (self.0)(request.map(Incoming::Hyper))
+    fn call(&self, request: Request<hyper::body::Incoming>) -> AnsweringStream {
+        let answer = (self.0)(request.map(Incoming::Http2));
+        // hyper begins its task next.
+        AnsweringStream { answer, place: Some(Place::of_next_task()) }
+    }
+}
+
+/// An answer on its way to a stream.
+struct AnsweringStream {
+    answer: Answer,
+    place: Option<Place>,
+}
+
+impl Future for AnsweringStream {
+    type Output = Result<Response<Taken>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(self.answer.as_mut().poll(context));
+        let place = self.place.take();
+        Poll::Ready(Ok(response.map(|body| Taken::by_task(body, place))))
+    }
+}
+
+/// Runs the streams of callers' connections on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+struct StreamExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for StreamExecutor {
+    fn execute(&self, future: F) {
+        let task = tokio::task::spawn_local(future);
+        unread::begun(|| task.abort_handle());
     }
 }
 

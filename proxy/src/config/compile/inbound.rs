@@ -226,7 +226,7 @@ fn application(
         ..ScopeLabels::default()
     };
     let key = ClusterKey::Application(service.name.clone(), address);
-    let settings = Arc::new(own_settings(served_settings(inputs, served, port)));
+    let settings = Arc::new(own_settings(&served_settings(inputs, served, port)));
     let old = clusters.get(&key).filter(|old| *old.scope.labels() == labels);
     if let Some(same) = old
         && same.protocol == port.protocol
@@ -267,7 +267,7 @@ fn application(
 
 /// What is said of the port: of the service, or of the first part of it for which adaptive concurrency is asked. Other
 /// settings for a part are for callers, and must not take from the application what protects it.
-fn served_settings(inputs: &Inputs, served: &Served<'_>, port: &ServicePort) -> Settings {
+fn served_settings(inputs: &Inputs, served: &Served<'_>, port: &ServicePort) -> Arc<Settings> {
     let of = |service: &Service| inputs.settings_of(&service.name, &port.name);
     let mut parts = served.parts.iter().map(|part| of(part));
     let adaptive = parts.find(|settings| settings.adaptive_concurrency.is_some());

@@ -16,7 +16,7 @@ use super::{
     run::{Failure, Run, Side},
     state::Waiting,
 };
-use crate::http::body::{Body, BodyError, End, Watch};
+use crate::http::body::{Body, BodyError, End, Watch, dropped};
 
 /// After so long others have their turn on the worker.
 pub(super) const TURN: std::time::Duration = std::time::Duration::from_millis(1);
@@ -73,7 +73,7 @@ impl Run {
     ) -> Body {
         let mut rest = Filtered::new(self, side, Body::Empty, watch, deadline);
         (rest.source_ended, rest.ready) = (true, ready);
-        Body::other(rest)
+        Body::other(rest).until(deadline)
     }
 
     /// Lets `body` pass the plugins. `watch` sees what comes out of them, `deadline` is for all of it.
@@ -84,7 +84,7 @@ impl Run {
         watch: Option<Box<dyn Watch>>,
         deadline: Option<Instant>,
     ) -> Body {
-        Body::other(Filtered::new(self, side, body, watch, deadline))
+        Body::other(Filtered::new(self, side, body, watch, deadline)).until(deadline)
     }
 }
 
@@ -170,9 +170,10 @@ impl Filtered {
                 let end = match &error {
                     BodyError::TimedOut => End::TimedOut,
                     BodyError::Plugin => End::Plugin,
-                    BodyError::Hyper(_) | BodyError::Upstream(_) | BodyError::CopyCut => {
-                        End::SenderFailed
-                    }
+                    BodyError::Hyper(_)
+                    | BodyError::Upstream(_)
+                    | BodyError::Cut
+                    | BodyError::CopyCut => End::SenderFailed,
                 };
                 self.finish(end);
                 return Poll::Ready(Err(error));
@@ -229,7 +230,7 @@ impl http_body::Body for Filtered {
             }
             // Nobody reads this request any more: an answer has taken its place.
             if this.side == Side::Request && this.run.is_answered() {
-                this.finish(End::Dropped);
+                this.finish(dropped());
                 return Poll::Ready(Some(Err(BodyError::Plugin)));
             }
             if let Err(failure) = this.run.advance(this.side, &mut this.ready) {
@@ -271,7 +272,7 @@ impl http_body::Body for Filtered {
 impl Drop for Filtered {
     fn drop(&mut self) {
         if !self.ended {
-            self.finish(End::Dropped);
+            self.finish(dropped());
         }
     }
 }
