@@ -160,8 +160,9 @@ impl Index {
         }
         if (before == 0) != (now == 0) {
             let concerned = self.resources.iter().filter(|(_, other)| {
+                let places = [&*namespace, &*other.name().namespace];
                 matches!(other.model, Model::AuthorizationPolicy(_))
-                    && (*namespace == *SYSTEM_NAMESPACE || other.name().namespace == namespace)
+                    && (places.contains(&SYSTEM_NAMESPACE) || places[0] == places[1])
             });
             self.stirred.extend(concerned.map(|(key, _)| key.clone()));
         }
@@ -180,7 +181,12 @@ impl Index {
         if read(SYSTEM_NAMESPACE) {
             return Vec::new();
         }
-        let unread = resources.iter().filter(|resource| !read(&resource.name().namespace));
+        // A policy of the mesh's namespace holds everywhere, also where tokens are read.
+        let nowhere = self.token_readers.is_empty() && written.is_empty();
+        let unread = resources.iter().filter(|resource| match &*resource.name().namespace {
+            SYSTEM_NAMESPACE => nowhere,
+            namespace => !read(namespace),
+        });
         unread.flat_map(|resource| analyze::without_tokens(resource)).collect()
     }
 

@@ -30,10 +30,13 @@ pub fn answer(
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let mut text = Vec::new();
-    let read = input.take(MAX_INPUT).read_to_end(&mut text);
+    let read = input.take(MAX_INPUT + 1).read_to_end(&mut text);
     let version = cni::version(&text);
     let done = match read {
         Err(error) => Err(Refusal::transfer(format!("standard input: {error}"))),
+        Ok(length) if length as u64 > MAX_INPUT => {
+            Err(Refusal::transfer(format!("the question is larger than {MAX_INPUT} bytes")))
+        }
         Ok(_) => cni::read(environment, &text).and_then(|request| perform(request, &version)),
     };
     match &done {

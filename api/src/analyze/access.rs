@@ -135,20 +135,23 @@ impl<'a> Known<'a> {
         if !identity && !token && !ports {
             return None;
         }
-        let mut covered = self
-            .workloads
-            .iter()
-            .filter(|workload| policy.applies.covers(namespace, workload, None, &self.services));
-        covered.find_map(|workload| {
+        let covered = || {
+            self.workloads
+                .iter()
+                .filter(|workload| policy.applies.covers(namespace, workload, None, &self.services))
+        };
+        // What holds for all of a namespace is for those of its workloads that have the port.
+        let named = !matches!(policy.applies, Applies::Namespace);
+        if ports && named && !covered().any(|workload| listens(workload, rule)) {
+            return covered().next().map(|workload| {
+                format!("asks for ports at which Workload {} does not listen, nor any other that the policy is for, so it never matches; ports are the application's (its spec.ports), not the service's", workload.name)
+            });
+        }
+        covered().find_map(|workload| {
             let name = &workload.name;
             if identity && self.is_plain(workload) {
                 return Some(format!(
                     "asks who calls, but a PeerAuthentication lets Workload {name} take plain text only, so it never matches there"
-                ));
-            }
-            if ports && !listens(workload, rule) {
-                return Some(format!(
-                    "asks for ports at which Workload {name} does not listen, so it never matches there; ports are the application's (its spec.ports), not the service's"
                 ));
             }
             (token && !self.takes_tokens(workload)).then(|| {

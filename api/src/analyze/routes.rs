@@ -104,6 +104,10 @@ fn foreign_hostnames(route: &HttpRoute, services: &Services<'_>) -> Vec<(String,
         parents.push(&parent.service);
         let answers: Vec<bool> =
             route.hostnames.iter().map(|host| service.may_answer_to(host)).collect();
+        // They are for the Gateway.
+        if route.has_other_parents && !answers.contains(&true) {
+            continue;
+        }
         let effect = match answers.contains(&true) {
             true => "so no call in the mesh is for it",
             false => {

@@ -26,6 +26,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let at = Path::root("spec");
     let raw: raw::GrpcRouteSpec = read(&at, spec, problems)?;
     let name = ObjectName::of(metadata);
+    let all_parents = raw.parent_refs.len();
     let parents =
         parse_parents(&at.field("parentRefs"), raw.parent_refs, &name.namespace, problems);
     let hostnames = parse_hostnames(&at.field("hostnames"), &raw.hostnames, problems);
@@ -40,7 +41,17 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
         .collect();
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::HttpRoute(
-        HttpRoute { kind: "GRPCRoute", name, created, parents, hostnames, rules, repeated }.into(),
+        HttpRoute {
+            kind: "GRPCRoute",
+            name,
+            created,
+            has_other_parents: all_parents > parents.len(),
+            parents,
+            hostnames,
+            rules,
+            repeated,
+        }
+        .into(),
     ))
 }
 

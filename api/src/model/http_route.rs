@@ -39,6 +39,8 @@ pub struct HttpRoute {
     pub created: String,
     /// At least one.
     pub parents: Vec<Parent>,
+    /// Whether others than Services are among its parents, such as a Gateway: those belong to somebody else.
+    pub has_other_parents: bool,
     /// Any host when empty.
     pub hostnames: Vec<Host>,
     /// At least one.
@@ -150,6 +152,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let at = Path::root("spec");
     let raw: raw::HttpRouteSpec = read(&at, spec, problems)?;
     let name = ObjectName::of(metadata);
+    let all_parents = raw.parent_refs.len();
     let parents =
         parse_parents(&at.field("parentRefs"), raw.parent_refs, &name.namespace, problems);
     let hostnames = parse_hostnames(&at.field("hostnames"), &raw.hostnames, problems);
@@ -167,7 +170,17 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::HttpRoute(
-        HttpRoute { kind: "HTTPRoute", name, created, parents, hostnames, rules, repeated }.into(),
+        HttpRoute {
+            kind: "HTTPRoute",
+            name,
+            created,
+            has_other_parents: all_parents > parents.len(),
+            parents,
+            hostnames,
+            rules,
+            repeated,
+        }
+        .into(),
     ))
 }
 

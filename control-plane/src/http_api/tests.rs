@@ -81,7 +81,7 @@ impl Server {
         let tokens = Arc::new(TokenFile::open(directory.path()).unwrap());
         let authority = authority(directory.path(), theirs.clone(), tokens.clone()).await;
         let metrics = Arc::new(Metrics::new().unwrap());
-        let findings = Findings::new(theirs.clone());
+        let findings = Findings::new(store.clone());
         let (push, task) = Push::new(theirs, findings.clone(), metrics.clone());
         tokio::spawn(task.run());
         let incoming = Incoming::new(listener, PORT, authority.clone(), metrics).unwrap();

@@ -76,6 +76,12 @@ pub(super) fn add(
         init.insert(if wishes.native { 0 } else { before }, redirect(wishes));
         added.push(names::REDIRECT_CONTAINER);
     }
+    if wishes.redirect == Redirect::Cni && !wishes.native && before > 0 {
+        warnings.push(format!(
+            "{path}.initContainers: with {} cni they are led to a sidecar that only starts after them: those that use the network need {} or the user id {}",
+            names::REDIRECT, names::NATIVE_SIDECAR, names::PROXY_USER
+        ));
+    }
     if init.is_empty() {
         super::manifest::unmake(spec, "initContainers", made);
     } else {

@@ -86,7 +86,8 @@ impl Writer {
         let now = timestamp::rfc3339(SystemTime::now());
         let operation = |report: &Report| {
             let key = store_key(&report.key);
-            let said = self.said(&key)?;
+            // What cannot even be read is not beside the others; its report says why.
+            let said = self.said(&key).unwrap_or_default();
             self.operation(key, report.generation, |before| {
                 status(report, names, &said, before, &now)
             })
@@ -156,7 +157,7 @@ pub(super) fn status(
         Value::Object(fields) => fields,
         _ => Map::new(),
     };
-    let conditions = [accepted(report), passed(said), live(report)]
+    let conditions = [accepted(report), live(report), passed(said)]
         .into_iter()
         .map(|words| condition(report.generation, &words, status.get("conditions"), now))
         .collect();

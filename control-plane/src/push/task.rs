@@ -104,8 +104,12 @@ impl Task {
             findings: self.findings.clone(),
             metrics: self.metrics.clone(),
         };
-        let writer = writer.run(report_queue);
-        tokio::join!(self.follow_all(reports), writer);
+        // A task of its own, since it looks at many resources at once: pushes do not wait for that.
+        let writer = tokio::spawn(writer.run(report_queue));
+        self.follow_all(reports).await;
+        if let Err(error) = writer.await {
+            tracing::error!("the writer of statuses ended early: {error}");
+        }
     }
 
     async fn follow_all(&mut self, reports: mpsc::Sender<Reports>) {

@@ -439,8 +439,16 @@ impl Pool {
 
     /// Whether a connection that is there may take one more stream.
     fn has_room(&self) -> bool {
-        let fits = |shared: &Shared| shared.open.get() && shared.streams.get() < MOST_STREAMS;
-        self.shared.borrow().iter().any(fits)
+        self.drop_unusable();
+        self.shared.borrow().iter().any(|shared| shared.streams.get() < MOST_STREAMS)
+    }
+
+    /// Forgets HTTP/2 connections that take no more exchanges, or were made as somebody else.
+    fn drop_unusable(&self) {
+        self.shared.borrow_mut().retain(|shared| {
+            let ours = self.is_ours(shared.identity.as_ref());
+            ours && shared.open.get() && !shared.sender.is_closed()
+        });
     }
 
     /// Closes HTTP/2 connections that carry no exchange.
@@ -492,11 +500,8 @@ async fn is_soon_ready(sender: &mut Sender) -> bool {
 /// A stream of the first HTTP/2 connection that has fewer than `limit`; where that is all there can be, of the one that
 /// has the fewest.
 fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
-    let mut shared = pool.shared.borrow_mut();
-    shared.retain(|shared| {
-        let ours = pool.is_ours(shared.identity.as_ref());
-        ours && shared.open.get() && !shared.sender.is_closed()
-    });
+    pool.drop_unusable();
+    let shared = pool.shared.borrow();
     let fits = |shared: &&Shared| shared.streams.get() < limit;
     // What is beyond the peer's limit waits in h2 until one of the others ends. Who takes none may take some later.
     let is_taken = |shared: &&Shared| shared.streams.get() < shared.most.get().max(1);

@@ -153,7 +153,15 @@ fn deliver(
 ) -> Result<Response<Body>, Error> {
     let Received { mut response, lease, connection, deadline } = received;
     let run = exchange.plugins.clone();
-    let whole = show_whole(run.as_ref(), &mut response)?;
+    let whole = match show_whole(run.as_ref(), &mut response) {
+        Ok(whole) => whole,
+        Err(error) => {
+            // All of it was read: the connection is as good as any.
+            let sent = exchange.progress.as_ref().is_none_or(|request| request.is_sent());
+            Held { connection, cluster, lease }.ended(End::Complete, sent, Instant::now());
+            return Err(error);
+        }
+    };
     let grpc = outcome::grpc_status_of(response.headers());
     if exchange.downstream.direction == Direction::Outbound
         && outcome::is_overloaded(response.status(), grpc, response.headers())

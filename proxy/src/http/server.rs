@@ -211,6 +211,8 @@ where
                 look.as_mut().reset(tokio::time::Instant::now() + LINGER);
             }
             Beside::Look if draining => {
+                // Said here or never: a head that is late ends the connection.
+                let _late = head.is_over(head.now());
                 let quiet = exchanges.begun() == begun && !exchanges.is_under_way();
                 if quiet && flushed.load(Ordering::Relaxed) {
                     Pin::new(&mut *connection).graceful_shutdown();

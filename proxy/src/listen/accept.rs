@@ -1,6 +1,7 @@
 //! The accept loop of one worker and listener.
 
 use std::{
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -67,7 +68,12 @@ fn accept_waiting(worker: &Rc<Worker>, listener: TcpListener, direction: Directi
     // Without the runtime, which may not have heard yet that somebody waits.
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..bind::BACKLOG {
-        let Ok((stream, address)) = listener.accept() else { return };
+        let (stream, address) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // One that is gone again says nothing about those behind it.
+            Err(_) => continue,
+        };
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
             begin(worker, stream, address, direction);

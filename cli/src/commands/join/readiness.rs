@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::http_client::HttpClient;
 
@@ -34,11 +34,16 @@ pub async fn ask(admin: &str) -> Result<(), String> {
 /// What it said last.
 pub async fn wait(admin: &str, limit: Duration) -> Result<(), String> {
     let end = Instant::now() + limit;
+    let mut said = "does not answer".to_owned();
     loop {
-        match ask(admin).await {
-            Err(reason) if Instant::now() >= end => return Err(reason),
-            Err(_) => sleep(PAUSE).await,
-            Ok(()) => return Ok(()),
+        match timeout_at(end, ask(admin)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(reason)) => said = reason,
+            Err(_) => return Err(said),
         }
+        if Instant::now() >= end {
+            return Err(said);
+        }
+        sleep(PAUSE).await;
     }
 }

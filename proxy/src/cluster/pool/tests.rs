@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use http::Request;
 use leno_api::model::{ObjectName, service::Protocol, traffic_policy::Settings};
 use tokio::{
     io::AsyncWriteExt,
@@ -243,7 +244,10 @@ async fn exchanges_beyond_what_the_peer_takes_get_another_connection() {
         let mut lent = vec![pools.http2(&cluster, endpoint).await.unwrap()];
         let told = async {
             while lent[0].pool.shared.borrow()[0].most.get() != 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // What is known of the peer is looked at when something is sent.
+                let mut sender = lent[0].pool.shared.borrow()[0].sender.clone();
+                let request = Request::get("http://orders/").body(Body::Empty).unwrap();
+                timeout(Duration::from_millis(5), sender.send_request(request)).await.ok();
             }
         };
         timeout(PATIENCE, told).await.expect("to be told what the peer takes");

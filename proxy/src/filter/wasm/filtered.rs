@@ -228,8 +228,9 @@ impl http_body::Body for Filtered {
             if this.ended {
                 return Poll::Ready(None);
             }
-            // Nobody reads this request any more: an answer has taken its place.
-            if this.side == Side::Request && this.run.is_answered() {
+            // Nobody reads this request any more: an answer has taken its place. Or it was answered before its end: what
+            // plugins held is lost, and what comes would pass unseen.
+            if this.side == Side::Request && (this.run.is_answered() || this.run.is_finished()) {
                 this.finish(dropped());
                 return Poll::Ready(Some(Err(BodyError::Plugin)));
             }

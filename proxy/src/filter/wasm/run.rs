@@ -382,6 +382,13 @@ impl Run {
                 Err(broken) => tracing::debug!("plugin {}: {broken}", place.seat.label()),
             }
         }
+        // What is left of a request that was answered early waits for plugins that are gone.
+        self.state.wake();
+    }
+
+    /// Whether the plugins have been told that the exchange is over.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.get()
     }
 
     /// Calls a plugin on its stream.

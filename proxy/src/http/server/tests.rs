@@ -198,3 +198,18 @@ async fn a_request_that_began_before_draining_is_answered() {
     };
     assert_eq!(tokio::join!(served, talk).0, Ended::Clean);
 }
+
+/// Half a head keeps neither the drain nor the worker busy: its time ends as it would have.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_stands_still_ends_while_draining() {
+    let (mut caller, served) = Caller::serve(1024, "");
+    let talk = async {
+        caller.say("GET /1 HT").await;
+        for_seconds(1).await;
+        caller.drain.send_replace(true);
+        caller.stream.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    let begun = tokio::time::Instant::now();
+    assert_eq!(tokio::join!(served, talk).0, Ended::TimedOut);
+    assert!(begun.elapsed() < Limits::default().head_timeout + Duration::from_secs(2));
+}
