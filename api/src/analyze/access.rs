@@ -315,12 +315,19 @@ spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
 
     #[test]
     fn ports_are_the_applications() {
-        let rule = |ports: &str| {
-            format!("{{action: DENY, rules: [{{to: [{{operation: {{ports: {ports}}}}}]}}]}}")
-        };
-        for (ports, expected) in [("['80']", 1), ("['9001']", 0), ("['80', '9002']", 0)] {
-            let found = messages(&[("AuthorizationPolicy", &rule(ports))]);
-            assert_eq!(found.len(), expected, "{ports}: {found:?}");
+        let named = "selector: {matchLabels: {app: orders}},";
+        for (scope, ports, expected) in [
+            (named, "['80']", 1),
+            (named, "['9001']", 0),
+            (named, "['80', '9002']", 0),
+            // Among all of a namespace there may be some that nobody wrote down.
+            ("", "['80']", 0),
+        ] {
+            let policy = format!(
+                "{{{scope} action: DENY, rules: [{{to: [{{operation: {{ports: {ports}}}}}]}}]}}"
+            );
+            let found = messages(&[("AuthorizationPolicy", &policy)]);
+            assert_eq!(found.len(), expected, "{scope} {ports}: {found:?}");
             assert!(found.iter().all(|found| found.contains("spec.rules[0] asks for ports")));
         }
     }
