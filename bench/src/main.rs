@@ -58,6 +58,9 @@ struct Run {
     /// Requests a second where the rate is fixed, instead of the suite's own.
     #[arg(long)]
     rate: Option<f64>,
+    /// Print one table, without the spread of each program.
+    #[arg(long)]
+    summary: bool,
     /// Write every value and what follows from it here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -145,7 +148,11 @@ fn measure(run: &Run) -> Result<ExitCode> {
     let mut bench = Bench::new(run.suite, settings, peers, command_line(run))?;
     run.suite.run(&mut bench)?;
     let report = &bench.report;
-    println!("{}", report::table::markdown(report));
+    let text = match run.summary {
+        true => report::table::summary(report),
+        false => report::table::markdown(report),
+    };
+    println!("{text}");
     if let Some(path) = &run.json {
         write(path, &report.to_json()?)?;
     }

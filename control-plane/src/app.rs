@@ -156,13 +156,13 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let hosts = settings.api_hosts.clone();
     let api_access = access(addresses.api);
-    let planes = Planes { authority: authority.clone(), push, purges, findings };
+    let planes = Planes { authority: authority.clone(), push, purges, findings: findings.clone() };
     let source = settings.kubernetes.then_some(http_api::KUBERNETES);
     let api = Api::reading(store, registry.clone(), api_access, hosts, planes, source);
     authority.register(&metrics.registry)?;
     let webhook = webhook_listener.map(|listener| {
         let options = webhook_options(&settings);
-        Webhook::open(listener, options, authority.clone(), &metrics.registry)
+        Webhook::open(listener, options, authority.clone(), findings.clone(), &metrics.registry)
     });
     let webhook = webhook.transpose()?;
     if let (Some(kubernetes), Some(webhook)) = (&mut kubernetes, &webhook) {

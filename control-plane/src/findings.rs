@@ -36,6 +36,12 @@ struct Index {
     stirred: HashSet<Key>,
 }
 
+impl std::fmt::Debug for Findings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Findings").finish_non_exhaustive()
+    }
+}
+
 impl Findings {
     pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self { store, index: Mutex::default() })

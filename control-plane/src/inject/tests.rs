@@ -475,7 +475,7 @@ proptest! {
     #[test]
     fn nonsense_panics_nowhere(text in "\\PC{0,64}") {
         let _ = review::mutate(text.as_bytes(), &settings());
-        let _ = review::validate(text.as_bytes());
+        let _ = review::validate(text.as_bytes(), |_| Vec::new());
     }
 }
 
@@ -511,7 +511,9 @@ fn the_webhook_blocks_no_pod() {
 
 #[test]
 fn what_is_no_review_is_told_so() {
-    let of = |body: Value| review::validate(body.to_string().as_bytes()).unwrap_err().to_string();
+    let of = |body: Value| {
+        review::validate(body.to_string().as_bytes(), |_| Vec::new()).unwrap_err().to_string()
+    };
     assert!(review::mutate(b"{", &settings()).unwrap_err().to_string().contains("is not JSON"));
     assert!(of(json!([])).contains("something without apiVersion and kind"));
     assert!(of(json!({"apiVersion": "v1", "kind": "Pod"})).contains("a `Pod` of `v1`"));
@@ -529,9 +531,13 @@ fn validation_names_the_fields() {
         json!({"apiVersion": "leno.dev/v1alpha1", "kind": "Service", "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {"ports": [{"name": "http", "port": port}]}})
     };
-    let ask = |object: &Value| review::validate(&admission("Service", "leno.dev", object)).unwrap();
+    let ask = |object: &Value| {
+        let odd = |_: &leno_api::Resource| vec!["spec.x: odd".to_owned()];
+        review::validate(&admission("Service", "leno.dev", object), odd).unwrap()
+    };
     let (answer, what) = ask(&service(json!(80)));
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Valid, &true.into()), "{answer}");
+    assert_eq!(answer["response"]["warnings"], json!(["leno: spec.x: odd"]));
     let (answer, what) = ask(&service(json!(0)));
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Refused, &false.into()));
     let mut ending = service(json!(0));
