@@ -120,35 +120,37 @@ impl Index {
     fn put(&mut self, stored: &Stored) {
         self.remove(&stored.key);
         let Some(resource) = parse(stored) else { return };
-        for place in places(&resource) {
+        let places = places(&resource);
+        self.stir(&stored.key, &places);
+        for place in places {
             self.by_claim.entry(place).or_default().insert(stored.key.clone());
         }
         for referent in referents(&resource) {
             self.by_referent.entry(referent).or_default().insert(stored.key.clone());
         }
-        self.stir(&stored.key, &resource);
         self.count_token_readers(&resource, |count| count + 1);
         self.resources.insert(stored.key.clone(), resource);
     }
 
     fn remove(&mut self, key: &Key) {
         let Some(resource) = self.resources.remove(key) else { return };
-        self.stir(key, &resource);
+        let places = places(&resource);
+        self.stir(key, &places);
         self.stirred.remove(key);
         self.count_token_readers(&resource, |count| count.saturating_sub(1));
-        for place in places(&resource) {
-            forget(&mut self.by_claim, &place, key);
+        for place in &places {
+            forget(&mut self.by_claim, place, key);
         }
         for referent in referents(&resource) {
             forget(&mut self.by_referent, &referent, key);
         }
     }
 
-    /// With the resource go those that claim what it claims, and those that refer to it.
-    fn stir(&mut self, key: &Key, resource: &Resource) {
+    /// With the resource go those that claim the same `places`, and those that refer to it.
+    fn stir(&mut self, key: &Key, places: &HashSet<Place>) {
         self.stirred.insert(key.clone());
-        for place in places(resource) {
-            self.stirred.extend(self.by_claim.get(&place).into_iter().flatten().cloned());
+        for place in places {
+            self.stirred.extend(self.by_claim.get(place).into_iter().flatten().cloned());
         }
         self.stirred.extend(self.by_referent.get(key).into_iter().flatten().cloned());
     }

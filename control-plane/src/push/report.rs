@@ -84,15 +84,15 @@ impl Writer {
 
     fn of_reports(&self, reports: &[Report], names: &HashMap<ProxyId, String>) -> Transaction {
         let now = timestamp::rfc3339(SystemTime::now());
-        let operation = |report: &Report| {
+        let write = |report: &Report| {
             let key = store_key(&report.key);
             // What cannot even be read is not beside the others; its report says why.
             let said = self.said(&key).unwrap_or_default();
-            self.operation(key, report.generation, |before| {
-                status(report, names, &said, before, &now)
-            })
+            let (_, before) = self.stored(&key)?;
+            let status = status(report, names, &said, before.clone(), &now);
+            operation(key, report.generation, before, status)
         };
-        reports.iter().filter_map(operation).collect()
+        reports.iter().filter_map(write).collect()
     }
 
     /// For those whose findings may have changed by a change of something else. Those without a status get their first
@@ -103,13 +103,16 @@ impl Writer {
             Vec::new()
         });
         let now = timestamp::rfc3339(SystemTime::now());
-        let operation = |key: Key| {
-            let said = self.said(&key)?;
-            let generation =
-                self.store.get(&key)?.json().ok()?["metadata"]["generation"].as_u64()?;
-            self.operation(key, generation, |before| analysed(&said, generation, before, &now))
+        let write = |key: Key| {
+            let (generation, before) = self.stored(&key)?;
+            let generation = generation?;
+            if !is_reported(&before, generation) {
+                return None;
+            }
+            let status = analysed(&self.said(&key)?, generation, before.clone(), &now);
+            operation(key, generation, before, status)
         };
-        stirred.into_iter().filter_map(operation).collect()
+        stirred.into_iter().filter_map(write).collect()
     }
 
     /// What is odd about a resource; nothing where that cannot be found out, which is logged.
@@ -120,18 +123,22 @@ impl Writer {
         })
     }
 
-    fn operation(
-        &self,
-        key: Key,
-        generation: u64,
-        status: impl FnOnce(Value) -> Value,
-    ) -> Option<Operation> {
-        let mut object = self.store.get(&key)?.json().ok()?;
-        let before = object.get_mut("status").map(Value::take).unwrap_or_default();
-        let status = status(before.clone());
-        // Nothing that is the same is written: each write is a change that everybody who watches the resource hears of.
-        (status != before).then_some(Operation::Status { key, generation, status })
+    /// The generation of a stored object, and its status.
+    fn stored(&self, key: &Key) -> Option<(Option<u64>, Value)> {
+        let mut object = self.store.get(key)?.json().ok()?;
+        let status = object.get_mut("status").map(Value::take).unwrap_or_default();
+        Some((object["metadata"]["generation"].as_u64(), status))
     }
+}
+
+/// Nothing that is the same is written: each write is a change that everybody who watches the resource hears of.
+fn operation(key: Key, generation: u64, before: Value, status: Value) -> Option<Operation> {
+    (status != before).then_some(Operation::Status { key, generation, status })
+}
+
+/// Whether a status is about this generation. What is not will be reported about, and the report says what is odd, too.
+fn is_reported(status: &Value, generation: u64) -> bool {
+    status["observedGeneration"] == generation
 }
 
 /// The place of an object in the store.
@@ -196,7 +203,7 @@ pub(super) fn analysed(
     now: &str,
 ) -> Value {
     let mut status = before;
-    if status["observedGeneration"] != generation {
+    if !is_reported(&status, generation) {
         return status;
     }
     let conditions = status["conditions"].take();

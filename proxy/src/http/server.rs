@@ -210,25 +210,23 @@ where
                 begun = exchanges.begun();
                 look.as_mut().reset(tokio::time::Instant::now() + LINGER);
             }
-            Beside::Look if draining => {
-                // Said here or never: a head that is late ends the connection.
-                let _late = head.is_over(head.now());
-                let quiet = exchanges.begun() == begun && !exchanges.is_under_way();
-                if quiet && flushed.load(Ordering::Relaxed) {
-                    Pin::new(&mut *connection).graceful_shutdown();
-                }
-                begun = exchanges.begun();
-                look.as_mut().reset(tokio::time::Instant::now() + LINGER);
-            }
             Beside::Look => {
-                let quiet = exchanges.begun() == begun;
+                // Said here or never: a head that is late ends the connection, draining or not.
                 let late = head.is_over(head.now());
-                let idle = exchanges.are_over() && flushed.load(Ordering::Relaxed);
-                if !late && quiet && begun > resumed && idle {
-                    return None;
-                }
+                let quiet = exchanges.begun() == begun;
+                let flushed = flushed.load(Ordering::Relaxed);
                 begun = exchanges.begun();
-                pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+                if draining {
+                    if quiet && flushed && !exchanges.is_under_way() {
+                        Pin::new(&mut *connection).graceful_shutdown();
+                    }
+                    pause = LINGER;
+                } else {
+                    if !late && quiet && flushed && begun > resumed && exchanges.are_over() {
+                        return None;
+                    }
+                    pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+                }
                 look.as_mut().reset(tokio::time::Instant::now() + pause);
             }
         }
