@@ -38,7 +38,7 @@ use error::Error;
 
 // The proxy's; its hot path is what it is chosen for.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: leno_daemon::memory::Allocator = leno_daemon::memory::Allocator;
 
 /// A service mesh: a small control plane, and a sidecar proxy beside every service
 #[derive(Debug, Parser)]

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use leno_control_plane::Settings;
 
+#[global_allocator]
+static ALLOCATOR: leno_daemon::memory::Allocator = leno_daemon::memory::Allocator;
+
 /// The Leno control plane: takes resources over its API and tells the proxies
 #[derive(Debug, Parser)]
 #[command(name = "leno-control-plane", version)]

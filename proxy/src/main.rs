@@ -4,7 +4,7 @@ use clap::Parser;
 use leno_proxy::hooks::Hook;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: leno_daemon::memory::Allocator = leno_daemon::memory::Allocator;
 
 /// Leno's sidecar proxy.
 #[derive(Parser)]
