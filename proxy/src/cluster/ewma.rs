@@ -209,6 +209,10 @@ pub fn pick(
     load: impl Fn(usize) -> Load,
     random: &mut dyn FnMut() -> u64,
 ) -> Option<usize> {
+    if draw.len() == 1 {
+        let there = draw.weight(0) > 0.0 && load(0).factor != Factor::NONE;
+        return there.then_some(0);
+    }
     let mut accepted = |draw_one: &mut dyn FnMut(u64) -> Option<usize>| {
         (0..DRAWS).find_map(|_| {
             let place = draw_one(random())?;

@@ -97,7 +97,8 @@ pub(super) enum Decision {
 
 /// Answers one request.
 pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incoming>) -> Answer {
-    Box::pin(async move {
+    // Made where it stays, as it is large: its copy alone would cost as much as reading the request.
+    let answering = Box::write(Box::new_uninit(), async move {
         let mut exchange = Exchange::begin(worker, downstream, &request);
         let response = match exchange.run(request).await {
             Ok(response) => response,
@@ -108,7 +109,8 @@ pub fn answer(worker: Rc<Worker>, downstream: Downstream, request: Request<Incom
             Some(run) => Box::pin(plugins::last(exchange, run, response)).await,
             None => response,
         })
-    })
+    });
+    Box::into_pin(answering)
 }
 
 impl Exchange {

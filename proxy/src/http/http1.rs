@@ -5,6 +5,7 @@
 //! writing.
 
 mod chunks;
+mod names;
 mod request;
 mod response;
 mod wire;

@@ -53,7 +53,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head_bytes: 64 * 1024,
-            head_fields: 128,
+            head_fields: 100,
             head_timeout: Duration::from_secs(60),
             streams: 256,
             send_timeout: Duration::from_secs(300),

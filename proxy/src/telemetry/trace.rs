@@ -30,12 +30,14 @@ pub fn propagate(headers: &mut HeaderMap, random: &mut impl RngExt) {
 
 /// Whether it is a `traceparent` that others must accept (section 3.2).
 fn is_valid(value: &[u8]) -> bool {
-    let lower_hex = |range: std::ops::Range<usize>| {
-        value.get(range).is_some_and(|digits| {
-            digits.iter().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit))
-        })
+    // All digits, also behind a wrong one: so many at once is faster than one after the other.
+    let all = |range: std::ops::Range<usize>, is: fn(u8) -> bool| {
+        let digits = value.get(range).unwrap_or_default();
+        digits.iter().fold(true, |all, digit| all & is(*digit))
     };
-    let zero = |range: std::ops::Range<usize>| value[range].iter().all(|digit| *digit == b'0');
+    let lower_hex =
+        |range| all(range, |digit| digit.is_ascii_digit() | matches!(digit, b'a'..=b'f'));
+    let zero = |range| all(range, |digit| digit == b'0');
     let shaped = match value.len() {
         55 => !value.starts_with(b"ff"),
         // Version 00 is exactly 55 bytes; later ones may append after a dash.

@@ -3,9 +3,11 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
+
+use super::names;
 
 /// Largest response head. Applications do send large cookies, hence more than is taken from callers.
 pub(in crate::http) const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -113,43 +115,71 @@ fn parse(head: &Bytes, method: &Method) -> Result<Option<Head>, HeadError> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
-    *response.headers_mut() = fields_of(head, parsed.headers)?;
+    let seen;
+    (*response.headers_mut(), seen) = fields_of(head, parsed.headers)?;
     if let Some(reason) = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason())
         && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
     {
         response.extensions_mut().insert(reason);
     }
-    let framing = framing(&response, method)?;
-    say_length_once(response.headers_mut())?;
+    let framing = framing(&response, method, seen)?;
+    if seen.length {
+        say_length_once(response.headers_mut())?;
+    }
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-    let keeps = !switches && framing != Framing::Close && keeps(version, response.headers());
+    let lasts = match seen.connection {
+        true => keeps(version, response.headers()),
+        false => version == Version::HTTP_11,
+    };
+    let keeps = !switches && framing != Framing::Close && lasts;
     Ok(Some(Head { response, framing, keeps }))
 }
 
+/// What of a head decides about its body and its connection, found while its fields are gone through: asking for each by
+/// name would cost 300 instructions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    length: bool,
+    coding: bool,
+    connection: bool,
+}
+
 /// They share the memory of the head.
-fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, HeadError> {
+fn fields_of(
+    head: &Bytes,
+    parsed: &[httparse::Header<'_>],
+) -> Result<(HeaderMap, Seen), HeadError> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
+    let mut seen = Seen::default();
     for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = names::read(field.name.as_bytes());
         let value = match field.value {
             // An empty slice may lie anywhere.
             [] => Ok(HeaderValue::from_static("")),
             value => HeaderValue::from_maybe_shared(head.slice_ref(value)),
         };
         let (Ok(name), Ok(value)) = (name, value) else { return Err(HeadError::Field) };
+        match name {
+            header::CONTENT_LENGTH => seen.length = true,
+            header::TRANSFER_ENCODING => seen.coding = true,
+            header::CONNECTION => seen.connection = true,
+            _ => {}
+        }
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, seen))
 }
 
 /// RFC 9112 section 6.3.
-fn framing(response: &Response<()>, method: &Method) -> Result<Framing, HeadError> {
+fn framing(response: &Response<()>, method: &Method, seen: Seen) -> Result<Framing, HeadError> {
     let headers = response.headers();
     let without_body = matches!(response.status().as_u16(), 101 | 204 | 304);
     if without_body || *method == Method::HEAD {
         return Ok(Framing::Length(0));
     }
-    if let Some(codings) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+    if seen.coding
+        && let Some(codings) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back()
+    {
         if response.version() == Version::HTTP_10 {
             return Err(HeadError::Coding);
         }
