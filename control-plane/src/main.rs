@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use leno_control_plane::Settings;
 
+// As in `leno`: what thousands of proxies come with and leave again goes back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The Leno control plane: takes resources over its API and tells the proxies
 #[derive(Debug, Parser)]
 #[command(name = "leno-control-plane", version)]
@@ -15,7 +19,7 @@ struct Command {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match leno_control_plane::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start threads: {error}");
