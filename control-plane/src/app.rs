@@ -1,6 +1,7 @@
 //! Puts the control plane together, starts it, and stops it.
 
 mod error;
+mod runtime;
 
 use std::{
     io::{ErrorKind, Write},
@@ -24,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::error::Error;
+pub use self::{error::Error, runtime::runtime};
 use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},

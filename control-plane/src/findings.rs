@@ -49,6 +49,7 @@ impl Findings {
 
     /// About resources that are to be written together and see each other, in their order.
     pub fn about(&self, resources: &[&Resource]) -> Vec<Said> {
+        // Nobody else waits for more than finding them: what they have to say to each other is looked at apart.
         let beside = self.look(|index| (index.beside(resources), index.without_tokens(resources)));
         let (mut all, without_tokens) = beside.unwrap_or_else(|error| {
             tracing::warn!(%error, "resources are checked on their own, not beside the others");
@@ -64,7 +65,11 @@ impl Findings {
     /// # Errors
     /// Of the store.
     pub fn of(&self, key: &Key) -> Result<Option<Said>, Error> {
-        self.look(|index| index.of(key))
+        let Some((resource, beside, without_tokens)) = self.look(|index| index.of(key))? else {
+            return Ok(None);
+        };
+        let mut found = by_resource(&beside, without_tokens);
+        Ok(Some(found.remove(&resource).unwrap_or_default()))
     }
 
     /// Stored resources of which something else may be odd since this was last asked: `most` of them at a time, and all
@@ -204,12 +209,12 @@ impl Index {
         taken
     }
 
-    fn of(&self, key: &Key) -> Option<Said> {
+    /// A resource with all that has to be seen together with it.
+    fn of(&self, key: &Key) -> Option<(ResourceKey, Vec<Resource>, Vec<analyze::Finding>)> {
         let resource = self.resources.get(key)?;
         let mut all = self.beside(&[resource]);
         all.push(resource.clone());
-        let mut found = by_resource(&all, self.without_tokens(&[resource]));
-        Some(found.remove(&resource.key()).unwrap_or_default())
+        Some((resource.key(), all, self.without_tokens(&[resource])))
     }
 
     /// What has to be seen together with these: what they refer to, and whatever claims

@@ -48,6 +48,6 @@ pub mod webhook;
 pub mod xds;
 
 pub use self::{
-    app::{Addresses, Error, Running, run, start},
+    app::{Addresses, Error, Running, run, runtime, start},
     settings::{LogFormat, Settings},
 };

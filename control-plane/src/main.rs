@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use leno_control_plane::Settings;
 
+// As in `leno`: what thousands of proxies come with and leave again goes back to the system.
 #[global_allocator]
 static ALLOCATOR: leno_daemon::memory::Allocator = leno_daemon::memory::Allocator;
 
@@ -18,7 +19,7 @@ struct Command {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match leno_control_plane::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start threads: {error}");

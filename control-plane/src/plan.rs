@@ -29,12 +29,13 @@
 //! - `build.rs`: an object, read once and serialised once for all proxies
 //! - `index.rs`: objects by the services they are about; which services answer to a host
 //! - `interest.rs`: which proxies are concerned by a service or host
-//! - `scope.rs`: what is in one proxy's scope, and why
+//! - `scope.rs`: what is in one proxy's scope, and why; `held.rs`: how little an object in it takes
 //! - `planner.rs`: all of the above together, kept up to date change by change
 //! - `diff.rs`: what changed for a proxy, and the order in which it may be sent
 
 mod build;
 mod diff;
+mod held;
 mod index;
 mod interest;
 mod planner;
@@ -49,6 +50,7 @@ use leno_api::model::ObjectName;
 pub use self::{
     build::Item,
     diff::{Delta, Verdict, rank},
+    held::Held,
     planner::Planner,
 };
 

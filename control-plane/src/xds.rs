@@ -10,7 +10,8 @@
 //! - `names.rs`: subscriptions as they are written on the wire
 //! - `node.rs`: what a proxy says about itself
 //! - `quota.rs`, `purge.rs`: beside xDS: shares of the limits that proxies have together; what their caches are to forget
-//! - `server.rs`: the service; `server/stream.rs`: one stream, with its lease
+//! - `server.rs`: the service; `server/stream.rs`: one stream, with its lease; `server/messages.rs`: gRPC's messages, of which
+//!   nothing stays once they have passed
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

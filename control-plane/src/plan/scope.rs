@@ -1,9 +1,8 @@
 //! What is in one proxy's scope, and why.
 
 use std::{
-    borrow::Borrow,
     collections::{HashMap, HashSet},
-    hash::{Hash, Hasher},
+    hash::Hash,
     sync::Arc,
 };
 
@@ -17,6 +16,7 @@ use leno_api::{
 use super::{
     Delta, Identity, Item, ProxyId, Wish,
     build::Links,
+    held::Held,
     index::{Index, whole},
     interest::Interest,
 };
@@ -38,42 +38,18 @@ pub(super) struct Scope {
     own: Option<Arc<Workload>>,
     /// Served by the own workload.
     served: Vec<ObjectName>,
-    members: HashSet<Member>,
+    members: HashSet<Held>,
     pub(super) delta: Delta,
 }
 
 #[derive(Debug)]
 struct Counts<K>(HashMap<K, u32>);
 
-/// An object in scope, found by its key. There is one for each object of each proxy: the key is in the object already.
-#[derive(Debug)]
-struct Member(Arc<Item>);
-
 /// What all scopes share.
 pub(super) struct Shared<'a> {
     pub(super) index: &'a Index,
     pub(super) interest: &'a mut Interest,
 }
-
-impl Borrow<Key> for Member {
-    fn borrow(&self) -> &Key {
-        &self.0.key
-    }
-}
-
-impl Hash for Member {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key.hash(state);
-    }
-}
-
-impl PartialEq for Member {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl Eq for Member {}
 
 impl Scope {
     pub(super) fn new(id: ProxyId, identity: Identity, shared: &mut Shared<'_>) -> Self {
@@ -129,10 +105,10 @@ impl Scope {
         if let Some(workload) = &self.identity.workload {
             interest.own.remove(workload, self.id);
         }
-        for Member(item) in &self.members {
+        for Held(item) in &self.members {
             interest.left(&item.key);
         }
-        self.members.into_iter().map(|Member(item)| item.key.clone()).collect()
+        self.members.into_iter().map(|Held(item)| item.key.clone()).collect()
     }
 
     pub(super) fn add_frontend(&mut self, service: &ObjectName, shared: &mut Shared<'_>) {
@@ -249,7 +225,7 @@ impl Scope {
     /// Decides again whether the object belongs here, and notes what that changes.
     pub(super) fn reconsider(&mut self, key: &Key, shared: &mut Shared<'_>) {
         let now = shared.index.get(key).filter(|item| self.wants(item, shared.index)).cloned();
-        let before = self.members.get(key).map(|Member(item)| item.clone());
+        let before = self.members.get(key).map(|Held(item)| item.clone());
         match (&before, &now) {
             (None, None) => return,
             (Some(before), Some(now)) if Arc::ptr_eq(before, now) => return,
@@ -258,7 +234,7 @@ impl Scope {
             (Some(_), None) => shared.interest.left(key),
         }
         match &now {
-            Some(item) => _ = self.members.replace(Member(item.clone())),
+            Some(item) => _ = self.members.replace(Held(item.clone())),
             None => _ = self.members.remove(key),
         }
         self.delta.items.insert(key.clone(), now.clone());

@@ -6,9 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use leno_daemon::background;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::mpsc,
+    task::JoinError,
     time::{MissedTickBehavior, interval},
 };
 
@@ -30,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Resources looked at then; the others wait for the next time.
 const LOOKED_AT: usize = 500;
+/// Statuses in one transaction: a write that comes meanwhile waits until that is on disk.
+const SLICE: usize = 50;
+/// Of the threads that find out what is to be written.
+const THREAD: &str = "status";
 /// Findings that a status shows.
 const MAX_FINDINGS: usize = 10;
 
@@ -43,26 +49,82 @@ pub(super) struct Writer {
     pub(super) metrics: Arc<Metrics>,
 }
 
+/// What becomes of statuses, and where they come from.
+struct Desk {
+    store: Arc<dyn Store>,
+    findings: Arc<Findings>,
+}
+
 impl Writer {
-    /// Writes reports until there will be no more. One transaction for all that are due together.
+    /// Writes reports until there will be no more. Looking at resources beside each other takes what time there is, a few
+    /// at a time: changes of configuration, and whoever makes them, go before.
     pub(super) async fn run(self, mut reports: mpsc::Receiver<Reports>) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked_at = None;
         loop {
-            let transaction = tokio::select! {
+            let going_on = tokio::select! {
                 received = reports.recv() => match received {
-                    Some((reports, names)) => self.of_reports(&reports, &names),
+                    Some(reports) => self.write_reports(reports).await,
                     None => return,
                 },
-                _ = look.tick() => self.of_stirred(),
+                _ = look.tick() => self.write_stirred(&mut looked_at).await,
             };
-            if !transaction.is_empty() && !self.commit(transaction).await {
+            if !going_on {
                 return;
             }
         }
     }
 
+    async fn write_reports(&self, (mut reports, names): Reports) -> bool {
+        let names = Arc::new(names);
+        while !reports.is_empty() {
+            let slice = reports.split_off(reports.len().saturating_sub(SLICE));
+            let (desk, names) = (self.desk(), names.clone());
+            if !self.write(move || desk.of_reports(&slice, &names)).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// For those whose findings may have changed by a change of something else; `looked_at` is the revision up to which
+    /// there are none.
+    async fn write_stirred(&self, looked_at: &mut Option<u64>) -> bool {
+        let revision = self.store.revision();
+        if *looked_at == Some(revision) {
+            return true;
+        }
+        let desk = self.desk();
+        let stirred = background::run(THREAD, move || desk.stirred()).await;
+        let Ok(mut stirred) = stirred.inspect_err(|error| failed(error)) else { return false };
+        // Of those that wait, some may be odd since before.
+        *looked_at = (stirred.len() < LOOKED_AT).then_some(revision);
+        while !stirred.is_empty() {
+            let slice = stirred.split_off(stirred.len().saturating_sub(SLICE));
+            let desk = self.desk();
+            if !self.write(move || desk.of_stirred(slice)).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn desk(&self) -> Desk {
+        Desk { store: self.store.clone(), findings: self.findings.clone() }
+    }
+
     /// Whether there is any use in going on.
+    async fn write(&self, make: impl FnOnce() -> Transaction + Send + 'static) -> bool {
+        match background::run(THREAD, make).await {
+            Ok(transaction) => transaction.is_empty() || self.commit(transaction).await,
+            Err(error) => {
+                failed(&error);
+                false
+            }
+        }
+    }
+
     async fn commit(&self, transaction: Transaction) -> bool {
         self.metrics.status_writes.inc_by(u64::try_from(transaction.len()).unwrap_or(0));
         while let Err(error) = self.store.commit(transaction.clone()).await {
@@ -81,7 +143,13 @@ impl Writer {
         }
         true
     }
+}
 
+fn failed(error: &JoinError) {
+    tracing::error!("the status of resources is written no more: {error}");
+}
+
+impl Desk {
     fn of_reports(&self, reports: &[Report], names: &HashMap<ProxyId, String>) -> Transaction {
         let now = timestamp::rfc3339(SystemTime::now());
         let write = |report: &Report| {
@@ -95,13 +163,15 @@ impl Writer {
         reports.iter().filter_map(write).collect()
     }
 
-    /// For those whose findings may have changed by a change of something else. Those without a status get their first
-    /// with the first report.
-    fn of_stirred(&self) -> Transaction {
-        let stirred = self.findings.stirred(LOOKED_AT).unwrap_or_else(|error| {
+    fn stirred(&self) -> Vec<Key> {
+        self.findings.stirred(LOOKED_AT).unwrap_or_else(|error| {
             tracing::warn!(%error, "resources are not looked at beside each other");
             Vec::new()
-        });
+        })
+    }
+
+    /// Those without a status get their first with the first report.
+    fn of_stirred(&self, stirred: Vec<Key>) -> Transaction {
         let now = timestamp::rfc3339(SystemTime::now());
         let write = |key: Key| {
             let (generation, before) = self.stored(&key)?;

@@ -30,7 +30,7 @@ use crate::{
 const COMMANDS_AT_ONCE: usize = 256;
 /// How often it is looked whether a status is due.
 const TICK: Duration = Duration::from_millis(50);
-/// Statuses in one transaction.
+/// Statuses handed over at a time.
 const REPORTS_AT_ONCE: usize = 500;
 /// Objects of which it is known which version one proxy runs.
 const MAX_RUNNING: usize = wire::node::MAX_PLUGINS;

@@ -1,24 +1,30 @@
 //! What proxies call: `envoy.service.discovery.v3.AggregatedDiscoveryService`, with the certificate authority, the
 //! quotas and the purges beside it.
 
+mod messages;
 mod stream;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::stream::session_request;
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
-
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::{
-        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-    },
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
-use futures_util::{Stream, stream as streams};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME;
+use futures_util::{future::BoxFuture, stream as streams};
+use http::{HeaderValue, header};
 use leno_api::wire::TOKEN_HEADER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Status, body::Body, codegen, metadata::GRPC_CONTENT_TYPE, server::NamedService,
+    transport::Server,
+};
+
+use self::messages::{Requests, Responses};
 
 use super::{
     purge::{self, proto::purges_server::PurgesServer},
@@ -39,8 +45,6 @@ use crate::{
 pub const PORT: Port = Port { purpose: "proxies", most: 3 * MAX_STREAMS };
 /// Streams open at the same time.
 pub const MAX_STREAMS: usize = 10_000;
-/// The largest request; the largest there is names what a reconnecting proxy has.
-const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// Streams per connection: a proxy needs one.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16;
 /// A peer that answers no ping within these is dead.
@@ -48,8 +52,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Responses that wait for the transport; what comes after them stays state.
 const RESPONSES_AHEAD: usize = 2;
-
-type ResponseStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
 
 /// What every stream needs.
 pub struct Discovery {
@@ -64,6 +66,7 @@ pub struct Discovery {
 }
 
 /// The gRPC service; one for all connections.
+#[derive(Clone)]
 struct Service {
     shared: Arc<Discovery>,
     streams: Arc<Semaphore>,
@@ -91,8 +94,6 @@ pub async fn serve(incoming: Incoming, shared: Discovery) -> Result<(), tonic::t
     let purges = purge::Service::new(shared.clone(), open.clone());
     let purges = PurgesServer::new(purges).max_decoding_message_size(purge::MAX_MESSAGE_BYTES);
     let service = Service { shared, streams, open };
-    let service =
-        AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
     let served = Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -170,38 +171,60 @@ impl Service {
     }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Service {
-    type StreamAggregatedResourcesStream =
-        Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-    type DeltaAggregatedResourcesStream = ResponseStream;
+impl NamedService for Service {
+    const NAME: &'static str = SERVICE_NAME;
+}
 
-    async fn stream_aggregated_resources(
-        &self,
-        _request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "Leno speaks incremental xDS only: call DeltaAggregatedResources (api_type: DELTA_GRPC)",
-        ))
+/// By hand: what is generated buffers as tonic does, see [`messages`].
+impl codegen::Service<http::Request<Body>> for Service {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<ResponseStream>, Status> {
-        let caller = caller(&self.shared, &request).await?;
-        if let Some(peer) = request.extensions().get::<Peer>() {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        let status = match request.uri().path().rsplit('/').next() {
+            Some("DeltaAggregatedResources") => {
+                let followed = service.follow(request);
+                return Box::pin(async { Ok(followed.await.unwrap_or_else(Status::into_http)) });
+            }
+            Some("StreamAggregatedResources") => Status::unimplemented(
+                "Leno speaks incremental xDS only: call DeltaAggregatedResources (api_type: DELTA_GRPC)",
+            ),
+            _ => Status::unimplemented("there is no such method"),
+        };
+        Box::pin(async { Ok(status.into_http()) })
+    }
+}
+
+impl Service {
+    /// Opens a proxy's stream.
+    async fn follow(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let (head, body) = request.into_parts();
+        let encoding = head.headers.get("grpc-encoding");
+        if encoding.is_some_and(|encoding| encoding != "identity") {
+            return Err(Status::unimplemented("messages are taken uncompressed only"));
+        }
+        let peer = head.extensions.get::<Peer>();
+        let token = head.headers.get(TOKEN_HEADER).map(HeaderValue::as_bytes);
+        let caller = identified(&self.shared, peer, token).await?;
+        if let Some(peer) = peer {
             peer.admission.grant();
         }
         let permit = self.permit()?;
         let (responses, receiver) = mpsc::channel(RESPONSES_AHEAD);
-        let shared = self.shared.clone();
-        let requests = request.into_inner();
-        let open = self.open.clone();
+        let requests = Requests::new(body);
+        let Self { shared, open, .. } = self;
         tokio::spawn(async move {
             stream::run(&shared, &caller, requests, &responses).await;
             drop((permit, shared, open));
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let mut response = http::Response::new(Body::new(Responses::new(receiver)));
+        response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        Ok(response)
     }
 }

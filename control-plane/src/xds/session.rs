@@ -6,6 +6,9 @@
 //! change is one **round**: a row of responses in safe order, all but the last marked "more follows"; at most
 //! [`MAX_ROUNDS`] may be unanswered, and what changes meanwhile collects as state, not as a queue.
 //!
+//! Nearly always nearly everything is settled: the proxy has accepted what it should have. Of that only the object
+//! is kept, and a slot with all that can be different for what is on its way, refused or to be taken back.
+//!
 //! Nothing is sent before the first request for services, since the scope of every other type hangs on it:
 //! a reconnecting proxy would otherwise be told to drop what it is about to ask for.
 
@@ -22,7 +25,7 @@ use leno_api::{Key, KindInfo, model::ObjectName, wire};
 
 use self::round::Draft;
 use super::names::parse_wish;
-use crate::plan::{Delta, Item, Verdict, Wish};
+use crate::plan::{Delta, Held, Item, Verdict, Wish};
 
 /// Names that one stream may be subscribed to.
 pub const MAX_NAMES: usize = 10_000;
@@ -34,6 +37,9 @@ const GATE: &str = "Service";
 const MAX_NAME_BYTES: usize = 512;
 /// Lines of a rejection that are read.
 const MAX_REJECTION_LINES: usize = 10_000;
+
+/// So many times the room that its slots need, a session may keep; a quarter of it is what growing leaves.
+const SPARE: usize = 4;
 
 /// A request, free of its transport.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +107,9 @@ pub struct Sent {
 #[derive(Debug, Default)]
 pub struct Session {
     types: HashMap<&'static str, TypeState>,
+    /// What the proxy should have, was sent and has accepted, all three in one version.
+    settled: HashSet<Held>,
+    /// Everything else that it should have, or may have.
     slots: HashMap<Key, Slot>,
     /// Slots to look at when the next round starts.
     dirty: BTreeSet<Key>,
@@ -122,7 +131,7 @@ pub struct Session {
 #[derive(Debug)]
 struct TypeState {
     wildcard: bool,
-    names: HashSet<ObjectName>,
+    names: BTreeSet<ObjectName>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +142,29 @@ struct Slot {
     again: bool,
     /// The proxy's last word, and about which version.
     verdict: Option<(Arc<str>, Result<(), String>)>,
+}
+
+impl Slot {
+    /// Of an object of which nothing is to come.
+    fn settled(item: Arc<Item>) -> Self {
+        let version = &item.version;
+        Self {
+            sent: Some(version.clone()),
+            again: false,
+            verdict: Some((version.clone(), Ok(()))),
+            desired: Some(item),
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(item) = &self.desired else { return false };
+        let accepted = matches!(&self.verdict, Some((version, Ok(()))) if *version == item.version);
+        accepted && !self.again && self.sent.as_ref() == Some(&item.version)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.desired.is_none() && self.sent.is_none()
+    }
 }
 
 #[derive(Debug)]
@@ -175,7 +207,7 @@ impl Session {
         let resuming = first && !request.initial_versions.is_empty();
         self.types
             .entry(kind.kind)
-            .or_insert(TypeState { wildcard: implicit, names: HashSet::new() });
+            .or_insert(TypeState { wildcard: implicit, names: BTreeSet::new() });
         if first {
             self.claim(kind, &request.initial_versions);
         }
@@ -203,7 +235,7 @@ impl Session {
         self.revision = revision;
         let mut verdicts = Vec::new();
         for (key, item) in delta.items {
-            let slot = self.slots.entry(key.clone()).or_default();
+            let slot = self.slot_or_new(&key);
             if let (Some(item), Some((version, result))) = (&item, &slot.verdict)
                 && item.version == *version
             {
@@ -265,7 +297,7 @@ impl Session {
             // Other names cannot be ours.
             let Some(name) = ObjectName::parse(name) else { continue };
             let key = Key { kind, name };
-            let slot = self.slots.entry(key.clone()).or_default();
+            let slot = self.slot_or_new(&key);
             let version: Arc<str> = version.as_str().into();
             slot.sent = Some(version.clone());
             slot.verdict = Some((version, Ok(())));
@@ -275,8 +307,41 @@ impl Session {
 
     /// Marks every object of the kind: what of it is asked for has changed.
     fn reconsider(&mut self, kind: &KindInfo) {
-        let keys = self.slots.keys().filter(|key| std::ptr::eq(key.kind, kind)).cloned();
-        self.dirty.extend(keys);
+        let settled = self.settled.iter().map(|Held(item)| &item.key);
+        let keys = self.slots.keys().chain(settled);
+        self.dirty.extend(keys.filter(|key| std::ptr::eq(key.kind, kind)).cloned());
+    }
+
+    /// The slot of an object that is known here, for something about it to change.
+    fn slot(&mut self, key: &Key) -> Option<&mut Slot> {
+        if let Some(Held(item)) = self.settled.take(key) {
+            self.slots.insert(key.clone(), Slot::settled(item));
+        }
+        self.slots.get_mut(key)
+    }
+
+    fn slot_or_new(&mut self, key: &Key) -> &mut Slot {
+        let settled = self.settled.take(key);
+        let slot = || settled.map_or_else(Slot::default, |Held(item)| Slot::settled(item));
+        self.slots.entry(key.clone()).or_insert_with(slot)
+    }
+
+    /// Keeps no more of the object than it needs, once nothing about it is to come.
+    fn settle(&mut self, key: &Key) {
+        match self.slots.get(key) {
+            Some(slot) if slot.is_empty() => {
+                self.slots.remove(key);
+            }
+            Some(slot) if slot.is_settled() => {
+                let item = self.slots.remove(key).and_then(|slot| slot.desired);
+                self.settled.extend(item.map(Held));
+            }
+            _ => return,
+        }
+        // The first round needs the most room, by far.
+        if self.slots.capacity() > SPARE * (self.slots.len() + 1) {
+            self.slots.shrink_to_fit();
+        }
     }
 
     fn subscribe(
@@ -354,7 +419,7 @@ impl Session {
 
     fn send_again(&mut self, kind: &'static KindInfo, name: ObjectName) {
         let key = Key { kind, name };
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slot(&key) {
             slot.again = true;
             self.dirty.insert(key);
         }
@@ -388,8 +453,9 @@ impl Session {
         for (key, version) in sent.items {
             let reason = rejected.as_ref().and_then(|reasons| reasons.get(&key.name));
             let result = reason.map_or(Ok(()), |reason| Err(reason.clone()));
-            if let Some(slot) = self.slots.get_mut(&key) {
+            if let Some(slot) = self.slot(&key) {
                 slot.verdict = Some((version.clone(), result.clone()));
+                self.settle(&key);
             }
             effects.verdicts.push(Verdict { key, version, result });
         }

@@ -6,6 +6,7 @@ mod retire;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,11 +15,12 @@ use leno_api::{
     Key,
     model::{Model, ObjectName},
 };
+use leno_daemon::background;
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::JoinError,
     time::Instant,
 };
 
@@ -369,7 +371,8 @@ impl Applier {
         let path = self.last_good.clone()?;
         let texts: Vec<Text> = self.inputs.texts().cloned().collect();
         let hosts = self.hosts();
-        Some(tokio::task::spawn_blocking(move || last_good::save(&path, &hosts, &texts)))
+        // Ten thousand resources take a while, and requests and the next change none of it.
+        Some(Box::pin(background::run("save", move || last_good::save(&path, &hosts, &texts))))
     }
 
     /// Everything, for people.
@@ -445,7 +448,7 @@ fn describe_services(snapshot: &Snapshot) -> Value {
 }
 
 /// A write under way.
-type Saving = JoinHandle<Result<(), last_good::Error>>;
+type Saving = Pin<Box<dyn Future<Output = Result<Result<(), last_good::Error>, JoinError>> + Send>>;
 
 /// Waits for a write to end, where there is one; for ever where there is none to wait for.
 async fn saved(saving: &mut Option<Saving>) {

@@ -16,7 +16,7 @@ use leno_api::model::{
 use rustc_hash::FxHashMap;
 
 use super::{
-    inputs::{Dirty, Inputs},
+    inputs::{Dirty, Inputs, RouteChanges},
     prepare::Slots,
 };
 use crate::{
@@ -91,9 +91,15 @@ pub fn compile(
     let parts = Parts { inputs, clusters: &clusters, caches: &caches, own, slots };
     let kept: FxHashMap<&ObjectName, &Arc<Service>> =
         previous.services.iter().map(|service| (&service.name, service)).collect();
-    let services = inputs.services().values().map(|service| match kept.get(&service.name) {
-        Some(kept) if !changed.contains(&service.name) => (*kept).clone(),
-        _ => Arc::new(build_service(service, parts)),
+    let services = inputs.services().values().map(|service| {
+        let kept = kept.get(&service.name).filter(|_| !changed.contains(&service.name));
+        match (kept, dirty.single_routes.get(&service.name)) {
+            (Some(kept), None) => (*kept).clone(),
+            (Some(kept), Some(routes)) if !inputs.has_foreign_routes(&service.name) => {
+                Arc::new(build_service(service, parts, Some((kept, routes))))
+            }
+            _ => Arc::new(build_service(service, parts, None)),
+        }
     });
     let services: Vec<_> = services.collect();
     let hosts = if dirty.hosts {
@@ -141,16 +147,29 @@ struct Parts<'a> {
     slots: &'a Slots,
 }
 
-fn build_service(service: &leno_api::model::service::Service, parts: Parts<'_>) -> Service {
+/// Where it is one of the `kept` and nothing but some of its routes changed, the others stay as they are.
+fn build_service(
+    service: &leno_api::model::service::Service,
+    parts: Parts<'_>,
+    kept: Option<(&Arc<Service>, &RouteChanges)>,
+) -> Service {
     let Parts { inputs, clusters, caches, own, slots } = parts;
     let ports = service.ports.iter().filter_map(|port| {
         let cluster = clusters.get(&ClusterKey::Service(service.name.clone(), port.port))?;
         let cache = caches::OfPort::new(caches, inputs, service, port);
+        let routes = rule::Routes { service, port, cache: &cache, parts };
+        let kept = kept.and_then(|(kept, changes)| {
+            let mut ports = kept.ports.iter();
+            Some((ports.find(|kept| kept.number == port.port)?, changes))
+        });
         Some(Port {
             number: port.port,
             name: port.name.clone(),
             protocol: port.protocol,
-            routes: rule::table(service, port, &cache, parts),
+            routes: match kept {
+                Some((kept, changes)) => routes.changed(&kept.routes, changes),
+                None => routes.table(),
+            },
             tcp: rule::tcp(service, port, inputs, clusters, own),
             cluster: cluster.clone(),
             plugins: plugins::outbound(inputs, own, slots, service, port),

@@ -33,7 +33,7 @@ use caches::Caches;
 use index::{
     ByNamespace, Claim, Index, attach, detach, file, first_of, in_force, unfile, unlink_all,
 };
-use links::{calls, mark, mark_plugin};
+use links::{calls, mark, mark_plugin, mark_route};
 
 /// All resources, by kind and by reference.
 #[derive(Debug, Default)]
@@ -71,6 +71,9 @@ struct Held {
     text: Text,
 }
 
+/// Routes of one service, with what was there at the last compilation.
+pub type RouteChanges = BTreeMap<Key, Option<Arc<HttpRoute>>>;
+
 /// What changed since the last compilation.
 #[derive(Clone, Debug, Default)]
 pub struct Dirty {
@@ -78,6 +81,8 @@ pub struct Dirty {
     pub clusters: FxHashSet<ObjectName>,
     /// Services whose routes are to be built anew.
     pub routes: FxHashSet<ObjectName>,
+    /// Of services none of whose other parts need that: the HTTP and gRPC routes that changed, as they were, if they were.
+    pub single_routes: FxHashMap<ObjectName, RouteChanges>,
     /// Whether services came, went or changed their names.
     pub hosts: bool,
     /// Whether what callers of the own application may do has changed.
@@ -92,7 +97,8 @@ impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         let something = self.hosts || self.inbound || self.faults || self.caches;
-        !something && self.clusters.is_empty() && self.routes.is_empty()
+        let services = self.clusters.is_empty() && self.routes.is_empty();
+        !something && services && self.single_routes.is_empty()
     }
 }
 
@@ -208,6 +214,17 @@ impl Inputs {
     /// HTTP and gRPC routes attached to `service`.
     pub fn routes_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<HttpRoute>> {
         self.routes.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One of them.
+    pub fn route_of(&self, service: &ObjectName, route: &Key) -> Option<&Arc<HttpRoute>> {
+        self.routes.get(service)?.get(route)
+    }
+
+    /// Whether any of them is of another namespace.
+    pub fn has_foreign_routes(&self, service: &ObjectName) -> bool {
+        let mut routes = self.routes.get(service).into_iter().flat_map(BTreeMap::keys);
+        routes.any(|route| route.name.namespace != service.namespace)
     }
 
     /// TCP routes attached to `service`.
@@ -346,6 +363,7 @@ impl Inputs {
                         .or_default()
                         .insert(key.clone(), route.clone());
                 }
+                mark_route(key, route, false, dirty);
             }
             Model::TcpRoute(route) => {
                 for parent in &route.parents {
@@ -415,6 +433,7 @@ impl Inputs {
                     key,
                     route.parents.iter().map(|parent| &parent.service),
                 );
+                mark_route(key, route, true, dirty);
             }
             Model::TcpRoute(route) => {
                 unlink_all(

@@ -3,13 +3,14 @@
 //! Precedence is Gateway API's (`HTTPRouteRule.matches`): the most specific hostname, then exact path, regular
 //! expression (which the specification leaves open), longest prefix; then method, number of headers, number of query
 //! parameters, age of the route, its name, order of the rules. Looking up costs one hash per path segment,
-//! whatever the number of routes.
+//! whatever the number of routes. A table with other routes is made of the one before it: what stands at other paths is
+//! shared.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use http::{HeaderMap, Method};
 use leno_api::model::http_route::{HttpMatch, PathMatch, Pattern};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// What a match is decided on.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +40,53 @@ pub struct Entry<R> {
     pub rule: R,
 }
 
-/// RFC 3339 creation time (unknown last), `namespace/name`, rule and match index.
-pub type Rank = (bool, Arc<str>, Arc<str>, usize, usize);
+/// The route that entries are of: the oldest goes before (of unknown age last), then the first by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// Whether nobody knows when it was made.
+    pub undated: bool,
+    /// RFC 3339.
+    pub created: Box<str>,
+    /// `namespace/name`.
+    pub name: Box<str>,
+    /// `HTTPRoute` or `GRPCRoute`.
+    pub kind: &'static str,
+}
+
+/// A place in a route: its rules in their order, and the matches of each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// The route.
+    pub origin: Arc<Origin>,
+    /// Which rule.
+    pub rule: u32,
+    /// Which of its matches.
+    pub at: u32,
+}
+
+/// What is no longer in a table: entries of some routes, at places where they may be.
+#[derive(Debug, Default)]
+pub struct Gone<'a> {
+    /// Kind and name, as in [`Origin`].
+    pub routes: FxHashSet<(&'a str, &'a str)>,
+    /// Hostnames and paths of their entries.
+    pub places: FxHashSet<Place>,
+}
+
+/// Where entries stand among which the first that matches is taken: a hostname and a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    hostname: Option<Arc<str>>,
+    path: Path,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Path {
+    Exact(Arc<str>),
+    /// Every one of them.
+    Regex,
+    Prefix(Arc<str>),
+}
 
 /// A compiled table.
 #[derive(Clone, Debug)]
@@ -53,16 +99,20 @@ pub struct Table<R> {
 
 #[derive(Clone, Debug)]
 struct Paths<R> {
-    exact: FxHashMap<Arc<str>, Vec<Compiled<R>>>,
-    regex: Vec<Compiled<R>>,
-    prefix: FxHashMap<Arc<str>, Vec<Compiled<R>>>,
-    /// Segments of the longest prefix: deeper paths need not be tried.
+    exact: FxHashMap<Arc<str>, Candidates<R>>,
+    regex: Candidates<R>,
+    prefix: FxHashMap<Arc<str>, Candidates<R>>,
+    /// Segments of the longest prefix there has been: deeper paths need not be tried.
     depth: usize,
 }
+
+/// By precedence. Shared with the table before and the one after.
+type Candidates<R> = Arc<[Compiled<R>]>;
 
 #[derive(Clone, Debug)]
 struct Compiled<R> {
     condition: HttpMatch,
+    rank: Rank,
     rule: R,
 }
 
@@ -85,32 +135,78 @@ impl<R> Default for Paths<R> {
     fn default() -> Self {
         Self {
             exact: FxHashMap::default(),
-            regex: Vec::new(),
+            regex: Arc::new([]),
             prefix: FxHashMap::default(),
             depth: 0,
         }
     }
 }
 
-impl<R> Table<R> {
+impl Place {
+    /// Of an entry with these.
+    pub fn new(hostname: Option<Arc<str>>, condition: &HttpMatch) -> Self {
+        let path = match &condition.path {
+            PathMatch::Exact(path) => Path::Exact(path.clone()),
+            PathMatch::Regex(_) => Path::Regex,
+            PathMatch::Prefix(prefix) => Path::Prefix(prefix.clone()),
+        };
+        Self { hostname, path }
+    }
+}
+
+impl<R: Clone> Table<R> {
     /// Sorts `entries` by precedence and indexes them.
-    pub fn new(mut entries: Vec<Entry<R>>) -> Self {
-        entries.sort_by_cached_key(|entry| (specificity(&entry.condition), entry.rank.clone()));
-        let mut table = Self::default();
-        for Entry { hostname, condition, rule, .. } in entries {
-            let paths = match hostname.as_deref() {
-                None => &mut table.any,
-                Some(host) => match host.strip_prefix('*') {
-                    None => table.hosts.entry(host.into()).or_default(),
-                    Some(suffix) => table.wildcard(suffix),
-                },
-            };
-            paths.insert(Compiled { condition, rule });
+    pub fn new(entries: Vec<Entry<R>>) -> Self {
+        Self::default().replace(Gone::default(), entries)
+    }
+
+    /// The table without what is gone and with `entries`. Costs what these do, and a pointer to be copied for each path
+    /// there is.
+    #[must_use]
+    pub fn replace(&self, gone: Gone<'_>, entries: Vec<Entry<R>>) -> Self {
+        let Gone { routes, places } = gone;
+        let mut changes: FxHashMap<Place, Vec<Compiled<R>>> =
+            places.into_iter().map(|place| (place, Vec::new())).collect();
+        for Entry { hostname, condition, rank, rule } in entries {
+            let place = Place::new(hostname, &condition);
+            changes.entry(place).or_default().push(Compiled { condition, rank, rule });
         }
+        let mut table = self.clone();
+        for (Place { hostname, path }, added) in changes {
+            let paths = table.paths(hostname.as_deref());
+            let stays = |compiled: &&Compiled<R>| {
+                let Origin { kind, name, .. } = &*compiled.rank.origin;
+                !routes.contains(&(kind, name))
+            };
+            paths.change(path, stays, added);
+        }
+        table.hosts.retain(|_, paths| !paths.is_empty());
+        table.wildcards.retain(|(_, paths)| !paths.is_empty());
         table.wildcards.sort_by_key(|(suffix, _)| Reverse(suffix.len()));
         table
     }
 
+    fn paths(&mut self, hostname: Option<&str>) -> &mut Paths<R> {
+        match hostname {
+            None => &mut self.any,
+            Some(host) => match host.strip_prefix('*') {
+                None => self.hosts.entry(host.into()).or_default(),
+                Some(suffix) => self.wildcard(suffix),
+            },
+        }
+    }
+
+    fn wildcard(&mut self, suffix: &str) -> &mut Paths<R> {
+        let at =
+            self.wildcards.iter().position(|(known, _)| **known == *suffix).unwrap_or_else(|| {
+                self.wildcards.push((suffix.into(), Paths::default()));
+                self.wildcards.len() - 1
+            });
+        &mut self.wildcards[at].1
+    }
+}
+
+impl<R> Table<R> {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty() && self.wildcards.is_empty() && self.any.is_empty()
@@ -120,11 +216,9 @@ impl<R> Table<R> {
     pub fn rules(&self) -> impl Iterator<Item = &R> {
         let hosts = self.hosts.values().chain(self.wildcards.iter().map(|(_, paths)| paths));
         hosts.chain([&self.any]).flat_map(|paths| {
-            let exact = paths.exact.values().flatten();
-            exact
-                .chain(&paths.regex)
-                .chain(paths.prefix.values().flatten())
-                .map(|compiled| &compiled.rule)
+            let exact = paths.exact.values().flat_map(|candidates| candidates.iter());
+            let prefix = paths.prefix.values().flat_map(|candidates| candidates.iter());
+            exact.chain(paths.regex.iter()).chain(prefix).map(|compiled| &compiled.rule)
         })
     }
 
@@ -145,31 +239,44 @@ impl<R> Table<R> {
         }
         self.any.find(request)
     }
+}
 
-    fn wildcard(&mut self, suffix: &str) -> &mut Paths<R> {
-        let at =
-            self.wildcards.iter().position(|(known, _)| **known == *suffix).unwrap_or_else(|| {
-                self.wildcards.push((suffix.into(), Paths::default()));
-                self.wildcards.len() - 1
-            });
-        &mut self.wildcards[at].1
+impl<R: Clone> Paths<R> {
+    /// Takes out what does not stay at a path, and puts in what is `added`.
+    fn change(
+        &mut self,
+        path: Path,
+        stays: impl Fn(&&Compiled<R>) -> bool,
+        mut added: Vec<Compiled<R>>,
+    ) {
+        let before = match &path {
+            Path::Exact(path) => self.exact.get(path),
+            Path::Regex => Some(&self.regex),
+            Path::Prefix(prefix) => self.prefix.get(prefix),
+        };
+        added.extend(before.into_iter().flat_map(|all| all.iter()).filter(stays).cloned());
+        added.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
+        match path {
+            Path::Exact(path) => put(&mut self.exact, path, added),
+            Path::Regex => self.regex = added.into(),
+            Path::Prefix(prefix) => {
+                self.depth = self.depth.max(prefix.bytes().filter(|byte| *byte == b'/').count());
+                put(&mut self.prefix, prefix, added);
+            }
+        }
+    }
+}
+
+fn put<R>(paths: &mut FxHashMap<Arc<str>, Candidates<R>>, path: Arc<str>, all: Vec<Compiled<R>>) {
+    match all.is_empty() {
+        true => _ = paths.remove(&path),
+        false => _ = paths.insert(path, all.into()),
     }
 }
 
 impl<R> Paths<R> {
     fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty()
-    }
-
-    fn insert(&mut self, compiled: Compiled<R>) {
-        match &compiled.condition.path {
-            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(compiled),
-            PathMatch::Regex(_) => self.regex.push(compiled),
-            PathMatch::Prefix(prefix) => {
-                self.depth = self.depth.max(prefix.bytes().filter(|byte| *byte == b'/').count());
-                self.prefix.entry(prefix.clone()).or_default().push(compiled);
-            }
-        }
     }
 
     fn find(&self, request: Request<'_>) -> Option<Found<'_, R>> {
@@ -216,6 +323,11 @@ impl<R> Paths<R> {
 }
 
 impl<R> Compiled<R> {
+    /// Smaller goes before.
+    fn precedence(&self) -> impl Ord {
+        (specificity(&self.condition), &self.rank)
+    }
+
     /// Whether everything but the path fits.
     fn matches(&self, request: Request<'_>) -> bool {
         let condition = &self.condition;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use envoy_types::pb::{
     envoy::service::discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
@@ -14,9 +15,12 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::Discovery;
+use super::{
+    Discovery,
+    messages::{Requests, framed},
+};
 use crate::{
     access::{Caller, Member},
     push::{Connection, Pending},
@@ -94,10 +98,11 @@ struct Stream<'a> {
 pub(super) async fn run(
     shared: &Discovery,
     caller: &Caller,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
-    responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    mut requests: Requests,
+    responses: &mpsc::Sender<Result<Bytes, Status>>,
 ) {
-    let opened = open(shared, caller, &mut requests).await;
+    // Over in a moment, and larger than what is needed for weeks.
+    let opened = Box::pin(open(shared, caller, &mut requests)).await;
     let ended = match opened {
         Ok(Some((stream, first))) => {
             shared.metrics.connected.inc();
@@ -128,8 +133,8 @@ pub(super) async fn run(
 async fn open<'a>(
     shared: &'a Discovery,
     caller: &Caller,
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
-) -> Result<Option<(Stream<'a>, DeltaDiscoveryRequest)>, Ended> {
+    requests: &mut Requests,
+) -> Result<Option<(Box<Stream<'a>>, Box<DeltaDiscoveryRequest>)>, Ended> {
     let first = timeout(FIRST_REQUEST, requests.message()).await.map_err(|_| Ended::Silent)?;
     let Ok(Some(first)) = first else { return Ok(None) };
     let introduction = node::introduction(first.node.as_ref())?;
@@ -152,7 +157,8 @@ async fn open<'a>(
     let connection = shared.push.connect(member, introduction.identity).await;
     let connection = connection.map_err(|_| Ended::Stopping)?;
     let session = Session::default();
-    Ok(Some((Stream { shared, name, session, connection, lease, since: None }, first)))
+    let stream = Stream { shared, name, session, connection, lease, since: None };
+    Ok(Some((Box::new(stream), first)))
 }
 
 /// A workload's token or certificate is good for one namespace, and for one service account if it names one.
@@ -186,16 +192,16 @@ async fn register(
 
 impl Stream<'_> {
     async fn run(
-        mut self,
-        first: DeltaDiscoveryRequest,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
-        responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+        mut self: Box<Self>,
+        first: Box<DeltaDiscoveryRequest>,
+        requests: &mut Requests,
+        responses: &mpsc::Sender<Result<Bytes, Status>>,
     ) -> Result<(), Ended> {
         let mut stop = self.shared.stop.clone();
         let length = self.lease.as_ref().map_or(registry::MAX_LEASE, |lease| lease.length);
         let mut renewal = interval(length / RENEWALS_PER_LEASE);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.take_up(first).await?;
+        Box::pin(self.take_up(*first)).await?;
         let mut next = self.session.next_response();
         loop {
             tokio::select! {
@@ -203,22 +209,22 @@ impl Stream<'_> {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(response) = next.take() {
                         self.count_response(&response);
-                        permit.send(Ok(encode(response)));
+                        permit.send(framed(&encode(response)));
                     }
                 }
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
                         if node::is_goodbye(request.node.as_ref()) {
-                            self.leave().await;
+                            Box::pin(self.leave()).await;
                             return Ok(());
                         }
-                        self.take_up(request).await?;
+                        Box::pin(self.take_up(*request)).await?;
                     }
                     // A broken stream and one that ended: the lease decides what becomes of the workload.
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 pending = self.connection.changed() => self.offer(pending).await?,
-                _ = renewal.tick() => self.renew().await,
+                _ = renewal.tick() => Box::pin(self.renew()).await,
                 () = stopped(&mut stop) => return Err(Ended::Stopping),
             }
             if next.is_none() {

@@ -37,16 +37,14 @@ pub(super) fn compose(session: &mut Session) -> VecDeque<Draft> {
     let (mut upserts, mut removals) = (Vec::new(), Vec::new());
     for key in std::mem::take(&mut session.dirty) {
         let asked_for = session.is_asked_for(&key);
-        let Some(slot) = session.slots.get_mut(&key) else { continue };
+        let Some(slot) = session.slot(&key) else { continue };
         let aliases = aliases.remove(&key).unwrap_or_default();
         match decide(slot, asked_for) {
             Step::Send(sent) => upserts.push(Sent { aliases, ..sent }),
             Step::Remove => removals.push((key.kind, key.name.to_string())),
             Step::Nothing => {}
         }
-        if slot.desired.is_none() && slot.sent.is_none() {
-            session.slots.remove(&key);
-        }
+        session.settle(&key);
     }
     let unanswered = answers.iter().filter(|(_, answer)| answer.services.is_empty());
     let absent = unanswered.map(|(wish, _)| wish_text(wish));
@@ -73,7 +71,7 @@ fn name_answers(
     for (wish, answer) in answers {
         for name in &answer.services {
             let key = Key { kind, name: name.clone() };
-            if let Some(slot) = session.slots.get_mut(&key) {
+            if let Some(slot) = session.slot(&key) {
                 slot.again |= answer.repeat;
                 session.dirty.insert(key.clone());
             }

@@ -11,40 +11,115 @@ use leno_api::model::{
     service::{Service, ServicePort},
 };
 
-use super::{Clusters, Inputs, Own, Parts, caches::OfPort};
+use super::{Clusters, Inputs, Own, Parts, RouteChanges, caches::OfPort};
 use crate::{
     cluster::{Cluster, ClusterKey},
     route::{
         split::Split,
-        table::{Entry, Table},
+        table::{Entry, Gone, Origin, Place, Rank, Table},
     },
     snapshot::{Backend, Mirror, Rule},
 };
 
-/// The HTTP and gRPC routes that apply to calls from our namespace to this port. A consumer route (of our namespace, for
-/// a service of another) is used instead of the producer's, as GAMMA says (GEP-1426).
-pub(super) fn table(
-    service: &Service,
-    port: &ServicePort,
-    cache: &OfPort<'_>,
-    Parts { inputs, clusters, own, .. }: Parts<'_>,
-) -> Table<Arc<Rule>> {
-    let applies = |parents: &[Parent]| parents.iter().any(|parent| is_for(parent, service, port));
-    let routes: Vec<_> =
-        inputs.routes_of(&service.name).filter(|route| applies(&route.parents)).collect();
-    let consumer = |route: &&&Arc<HttpRoute>| {
-        *route.name.namespace != *service.name.namespace && *route.name.namespace == *own.namespace
-    };
-    let producer = |route: &&&Arc<HttpRoute>| route.name.namespace == service.name.namespace;
-    let chosen: Vec<_> = match routes.iter().any(|route| consumer(&route)) {
-        true => routes.iter().filter(consumer).collect(),
-        false => routes.iter().filter(producer).collect(),
-    };
-    let mut entries = Vec::new();
-    for route in chosen {
-        add_entries(&mut entries, (service, route), cache, inputs, clusters);
+/// The routes of one port, and what they are built of.
+#[derive(Clone, Copy)]
+pub(super) struct Routes<'a> {
+    pub(super) service: &'a Service,
+    pub(super) port: &'a ServicePort,
+    pub(super) cache: &'a OfPort<'a>,
+    pub(super) parts: Parts<'a>,
+}
+
+impl Routes<'_> {
+    /// The HTTP and gRPC routes that apply to calls from our namespace to this port. A consumer route (of our namespace, for
+    /// a service of another) is used instead of the producer's, as GAMMA says (GEP-1426).
+    pub(super) fn table(self) -> Table<Arc<Rule>> {
+        let Self { service, parts: Parts { inputs, own, .. }, .. } = self;
+        let routes: Vec<_> =
+            inputs.routes_of(&service.name).filter(|route| self.applies(route)).collect();
+        let consumer = |route: &&&Arc<HttpRoute>| {
+            *route.name.namespace != *service.name.namespace
+                && *route.name.namespace == *own.namespace
+        };
+        let producer = |route: &&&Arc<HttpRoute>| route.name.namespace == service.name.namespace;
+        let chosen: Vec<_> = match routes.iter().any(|route| consumer(&route)) {
+            true => routes.iter().filter(consumer).collect(),
+            false => routes.iter().filter(producer).collect(),
+        };
+        let mut entries = Vec::new();
+        for route in chosen {
+            self.add_entries(&mut entries, route);
+        }
+        Table::new(entries)
     }
-    Table::new(entries)
+
+    /// The same where it was `kept` before these changes, all of them of producers: there are no others.
+    pub(super) fn changed(
+        self,
+        kept: &Table<Arc<Rule>>,
+        changes: &RouteChanges,
+    ) -> Table<Arc<Rule>> {
+        let before: Vec<_> = changes.values().flatten().collect();
+        let names: Vec<String> = before.iter().map(|route| route.name.to_string()).collect();
+        let places = before.iter().flat_map(|route| {
+            let conditions = route.rules.iter().flat_map(|rule| &rule.matches);
+            let hosts = hostnames(self.service, route);
+            conditions.flat_map(move |condition| {
+                hosts.clone().into_iter().map(|host| Place::new(host, condition))
+            })
+        });
+        let gone = Gone {
+            places: places.collect(),
+            routes: before.iter().zip(&names).map(|(route, name)| (route.kind, &**name)).collect(),
+        };
+        let mut entries = Vec::new();
+        for key in changes.keys() {
+            let now = self.parts.inputs.route_of(&self.service.name, key);
+            if let Some(route) = now.filter(|route| self.applies(route)) {
+                self.add_entries(&mut entries, route);
+            }
+        }
+        kept.replace(gone, entries)
+    }
+
+    fn applies(self, route: &HttpRoute) -> bool {
+        route.parents.iter().any(|parent| is_for(parent, self.service, self.port))
+    }
+
+    fn add_entries(self, entries: &mut Vec<Entry<Arc<Rule>>>, route: &HttpRoute) {
+        let Self { service, cache, parts: Parts { inputs, clusters, .. }, .. } = self;
+        let name: Arc<str> = format!("{} {}", route.kind, route.name).into();
+        let origin = Arc::new(Origin {
+            undated: route.created.is_empty(),
+            created: route.created.as_str().into(),
+            name: route.name.to_string().into(),
+            kind: route.kind,
+        });
+        let hosts = hostnames(service, route);
+        for (rule, rule_at) in route.rules.iter().zip(0..) {
+            let mut compiled = build(&name, rule_at, rule, inputs, clusters);
+            compiled.cache = cache.of_rule(route, rule);
+            let compiled = Arc::new(compiled);
+            for (condition, at) in rule.matches.iter().zip(0..) {
+                entries.extend(hosts.iter().map(|hostname| Entry {
+                    hostname: hostname.clone(),
+                    condition: condition.clone(),
+                    rank: Rank { origin: origin.clone(), rule: rule_at, at },
+                    rule: compiled.clone(),
+                }));
+            }
+        }
+    }
+}
+
+/// The hosts under which a route holds; `None` is any.
+fn hostnames(service: &Service, route: &HttpRoute) -> Vec<Option<Arc<str>>> {
+    // Hostnames of which none means the service are for the route's Gateways (GEP-1426): taken at their word here they
+    // would leave every call of the service without a route.
+    match route.hostnames.iter().any(|host| service.may_answer_to(host)) {
+        true => route.hostnames.iter().map(|host| Some(host.as_str().into())).collect(),
+        false => vec![None],
+    }
 }
 
 /// Where connections to this port go: the oldest TCPRoute decides.
@@ -83,51 +158,7 @@ fn is_for(parent: &Parent, service: &Service, port: &ServicePort) -> bool {
         && parent.section.as_ref().is_none_or(|section| *section == port.name)
 }
 
-fn add_entries(
-    entries: &mut Vec<Entry<Arc<Rule>>>,
-    (service, route): (&Service, &HttpRoute),
-    cache: &OfPort<'_>,
-    inputs: &Inputs,
-    clusters: &Clusters,
-) {
-    let name: Arc<str> = format!("{} {}", route.kind, route.name).into();
-    let (created, full_name): (Arc<str>, Arc<str>) =
-        (route.created.as_str().into(), route.name.to_string().into());
-    // Hostnames of which none means the service are for the route's Gateways (GEP-1426): taken at their word here they
-    // would leave every call of the service without a route.
-    let hostnames = match route.hostnames.iter().any(|host| service.may_answer_to(host)) {
-        true => &route.hostnames[..],
-        false => &[],
-    };
-    for (rule_at, rule) in route.rules.iter().enumerate() {
-        let mut compiled = build(&name, rule_at, rule, inputs, clusters);
-        compiled.cache = cache.of_rule(route, rule);
-        let compiled = Arc::new(compiled);
-        for (match_at, condition) in rule.matches.iter().enumerate() {
-            let rank = (created.is_empty(), created.clone(), full_name.clone(), rule_at, match_at);
-            let entry = |hostname: Option<Arc<str>>| Entry {
-                hostname,
-                condition: condition.clone(),
-                rank: rank.clone(),
-                rule: compiled.clone(),
-            };
-            match hostnames {
-                [] => entries.push(entry(None)),
-                hosts => {
-                    entries.extend(hosts.iter().map(|host| entry(Some(host.as_str().into()))));
-                }
-            }
-        }
-    }
-}
-
-fn build(
-    route: &Arc<str>,
-    at: usize,
-    rule: &HttpRule,
-    inputs: &Inputs,
-    clusters: &Clusters,
-) -> Rule {
+fn build(route: &Arc<str>, at: u32, rule: &HttpRule, inputs: &Inputs, clusters: &Clusters) -> Rule {
     let mut built = Rule {
         route: route.clone(),
         name: rule.name.clone().unwrap_or_else(|| at.to_string()),

@@ -2,6 +2,7 @@ mod caches;
 mod limits;
 mod overload;
 mod plugins;
+mod routes;
 mod security;
 
 use std::net::{IpAddr, Ipv4Addr};

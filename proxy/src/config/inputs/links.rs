@@ -6,8 +6,11 @@ use std::{
 };
 
 use leno_api::{
-    SYSTEM_NAMESPACE,
-    model::{Model, ObjectName, applies::Applies, service::Service, wasm_plugin::WasmPlugin},
+    Key, SYSTEM_NAMESPACE,
+    model::{
+        Model, ObjectName, applies::Applies, backend::Parent, http_route::HttpRoute,
+        service::Service, wasm_plugin::WasmPlugin,
+    },
 };
 
 use super::Dirty;
@@ -26,9 +29,8 @@ pub(super) fn mark(
             dirty.routes.insert(service.name.clone());
         }
         Model::Workload(workload) => dirty.clusters.extend(workload.services.iter().cloned()),
-        Model::HttpRoute(route) => {
-            dirty.routes.extend(route.parents.iter().map(|parent| parent.service.clone()))
-        }
+        // As `mark_route` says.
+        Model::HttpRoute(_) => {}
         Model::TcpRoute(route) => {
             dirty.routes.extend(route.parents.iter().map(|parent| parent.service.clone()))
         }
@@ -54,6 +56,20 @@ pub(super) fn mark(
             dirty.routes.extend(policy.services().map(|target| target.service.clone()));
         }
         Model::TrustBundle(_) => {}
+    }
+}
+
+/// A route came, or went (`was`): for each of its services it is one of many. With the first that consumers have of
+/// their own, and with the last, all others count or do not.
+pub(super) fn mark_route(key: &Key, route: &Arc<HttpRoute>, was: bool, dirty: &mut Dirty) {
+    for Parent { service, .. } in &route.parents {
+        if service.namespace == route.name.namespace {
+            let changes = dirty.single_routes.entry(service.clone()).or_default();
+            // Only what was there at first has been compiled.
+            changes.entry(key.clone()).or_insert_with(|| was.then(|| route.clone()));
+        } else {
+            dirty.routes.insert(service.clone());
+        }
     }
 }
 

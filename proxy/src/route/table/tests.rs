@@ -16,6 +16,12 @@ fn conditions(matches: serde_json::Value) -> Vec<HttpMatch> {
     }
 }
 
+fn rank(name: &str, at: usize) -> Rank {
+    let (created, name) = ("".into(), name.into());
+    let origin = Arc::new(Origin { undated: false, created, name, kind: "HTTPRoute" });
+    Rank { origin, rule: u32::try_from(at).unwrap(), at: 0 }
+}
+
 /// Entries in the order given, each named by its index; `hosts` gives the hostname of each.
 fn entries(matches: serde_json::Value, hosts: &[Option<&str>]) -> Vec<Entry<usize>> {
     let conditions = conditions(matches).into_iter().enumerate();
@@ -23,7 +29,7 @@ fn entries(matches: serde_json::Value, hosts: &[Option<&str>]) -> Vec<Entry<usiz
         .map(|(i, condition)| Entry {
             hostname: hosts.get(i).copied().flatten().map(Into::into),
             condition,
-            rank: (false, "".into(), "".into(), i, 0),
+            rank: rank("", i),
             rule: i,
         })
         .collect()
@@ -166,5 +172,63 @@ proptest! {
             host_fits && method_fits && entry.condition.path.matches(&target)
         });
         prop_assert_eq!(find(&table, host, method, &target, None), walked.map(|entry| entry.rule));
+    }
+}
+
+proptest! {
+    /// Taking routes out and putting others in ends where building all of it anew does.
+    #[test]
+    fn a_changed_table_is_as_one_made_anew(
+        rows in proptest::collection::vec((path(), 0..3u8, any::<bool>(), 0..3usize, 0..3usize), 1..12),
+        changed in proptest::collection::vec((path(), 0..3u8, any::<bool>(), 0..3usize, 0..3usize), 0..6),
+        gone in 0..4usize,
+        targets in proptest::collection::vec(path(), 1..6),
+    ) {
+        let names = ["a", "b", "c", "nobody"];
+        let hostnames = [None, Some("h.x.y"), Some("*.y")];
+        let make = |rows: &[(String, u8, bool, usize, usize)], first: usize| {
+            let matches: Vec<_> = rows.iter().map(|(path, kind, method, ..)| {
+                let kind = ["Exact", "PathPrefix", "RegularExpression"][usize::from(*kind)];
+                let mut row = json!({"path": {"type": kind, "value": path}});
+                if *method {
+                    row["method"] = json!("POST");
+                }
+                row
+            }).collect();
+            let hosts: Vec<_> = rows.iter().map(|row| hostnames[row.3]).collect();
+            let mut made = if rows.is_empty() { Vec::new() } else { entries(json!(matches), &hosts) };
+            for (entry, row) in made.iter_mut().zip(rows) {
+                entry.rule += first;
+                entry.rank = rank(names[row.4], entry.rule);
+            }
+            made
+        };
+        let gone = names[gone];
+        let before = make(&rows, 0);
+        let added = make(&changed, 100);
+        let (out, stay): (Vec<_>, Vec<_>) =
+            before.clone().into_iter().partition(|entry| &*entry.rank.origin.name == gone);
+        let places = out.iter().map(|entry| Place::new(entry.hostname.clone(), &entry.condition));
+        let routes = [("HTTPRoute", gone)].into_iter().collect();
+        let table = Table::new(before);
+        let replaced = table.replace(Gone { routes, places: places.collect() }, added.clone());
+        let anew = Table::new(stay.into_iter().chain(added).collect());
+        for host in ["h.x.y", "z.y", "q"] {
+            for (target, method) in targets.iter().flat_map(|target| [(target, "GET"), (target, "POST")]) {
+                prop_assert_eq!(
+                    find(&replaced, host, method, target, None),
+                    find(&anew, host, method, target, None)
+                );
+            }
+        }
+        let all = |table: &Table<usize>| {
+            let mut rules: Vec<_> = table.rules().copied().collect();
+            rules.sort_unstable();
+            rules
+        };
+        prop_assert_eq!(all(&replaced), all(&anew));
+        prop_assert_eq!(replaced.is_empty(), anew.is_empty());
+        prop_assert_eq!(replaced.hosts.len(), anew.hosts.len());
+        prop_assert_eq!(replaced.wildcards.len(), anew.wildcards.len());
     }
 }
