@@ -78,6 +78,7 @@ const PURE: &[&str] = &[
     "proxy/src/config/canary",
     "proxy/src/config/compile",
     "proxy/src/config/inputs",
+    "proxy/src/config/pack",
     "proxy/src/config/prepare/oci/archive",
     "proxy/src/config/prepare/oci/challenge",
     "proxy/src/config/prepare/oci/manifest",

@@ -23,7 +23,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -37,7 +37,7 @@ use leno_api::model::{
     traffic_policy::{Per, Settings},
 };
 
-use crate::telemetry::scope::{Callers, Scope};
+use crate::telemetry::scope::{Callers, Scope, ScopeLabels};
 use admission::Admission;
 use breaker::Limits;
 use circuit::gate::{Admit, Gate, Probe};
@@ -82,8 +82,8 @@ pub struct Cluster {
     pub settings: Arc<Settings>,
     /// In a stable order.
     pub endpoints: Endpoints,
-    /// For requests that reached no endpoint.
-    pub scope: Arc<Scope>,
+    /// Who calls it; `None` where [`State::counted_for`] says whom requests are counted for.
+    pub calling: Option<Arc<Calling>>,
     /// What carries over from one configuration to the next.
     pub state: Arc<State>,
 }
@@ -93,6 +93,8 @@ pub struct Cluster {
 pub struct State {
     /// Unique in this process.
     pub id: u64,
+    /// For requests that reached no endpoint; made at the first.
+    scope: OnceLock<Arc<Scope>>,
     /// Next place of round robin.
     turn: AtomicU64,
     /// Connections, pending and exchanges in use.
@@ -112,6 +114,7 @@ impl Default for State {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            scope: OnceLock::new(),
             turn: AtomicU64::default(),
             limits: Limits::default(),
             callers: Callers::default(),
@@ -119,6 +122,18 @@ impl Default for State {
             circuit: ArcSwapOption::empty(),
             admission: Admission::default(),
         }
+    }
+}
+
+impl State {
+    /// New, of a cluster whose requests are counted for `scope`.
+    pub fn counted_for(scope: Arc<Scope>) -> Self {
+        Self { scope: scope.into(), ..Self::default() }
+    }
+
+    /// For whom requests that reached no endpoint were counted, if there were any.
+    pub fn known_scope(&self) -> Option<&Arc<Scope>> {
+        self.scope.get()
     }
 }
 
@@ -135,6 +150,20 @@ pub enum Refusal {
 }
 
 impl Cluster {
+    /// For whom requests that reach no endpoint are counted.
+    pub fn scope(&self) -> &Arc<Scope> {
+        let labels = || match &self.calling {
+            Some(calling) => ScopeLabels {
+                reporter: "source",
+                source: calling.source.clone(),
+                service: Some(calling.service.clone()),
+                ..ScopeLabels::default()
+            },
+            None => ScopeLabels::default(),
+        };
+        self.state.scope.get_or_init(|| Scope::new(labels()))
+    }
+
     /// Whether attempts are judged. Of the own application there is one instance: whatever it does, it is asked.
     pub fn is_judged(&self) -> bool {
         matches!(self.key, ClusterKey::Service(..))

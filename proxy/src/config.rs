@@ -7,6 +7,7 @@ mod canary;
 pub mod compile;
 pub mod inputs;
 pub mod last_good;
+pub mod pack;
 pub mod prepare;
 pub mod source;
 pub mod text;

@@ -48,6 +48,7 @@ fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
     let settings = &cluster.settings;
     let endpoints: Vec<Value> = cluster
         .endpoints
+        .shown()
         .iter()
         .map(|endpoint| {
             json!({
@@ -121,7 +122,7 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
         for rest in super::limiting::lines(&snapshot, cluster) {
             line(rest);
         }
-        for endpoint in cluster.endpoints.iter() {
+        for endpoint in &*cluster.endpoints.shown() {
             let address = endpoint.address();
             line(format!("{address}::workload::{}", endpoint.workload()));
             line(format!("{address}::rq_active::{}", endpoint.active()));

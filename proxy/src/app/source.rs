@@ -147,7 +147,7 @@ fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
         Ok(None) => Vec::new(),
         Ok(Some(state)) => {
             tracing::info!("starting with {} resources known from before", state.items.len());
-            let version = |item: &Item| (item.resource.key(), item.version.clone());
+            let version = |item: &Item| (item.resource.key(), item.version.to_string());
             let held = state.items.iter().map(version).collect();
             let hosts = state.hosts.into_iter().map(|host| (host, Some(true))).collect();
             let change = Change { upserts: state.items, hosts, ..Change::default() };

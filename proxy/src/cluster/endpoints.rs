@@ -1,14 +1,23 @@
 //! The endpoints of a cluster, prepared for picking one of them.
 
+pub mod plan;
 pub mod table;
 mod zones;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use leno_api::model::traffic_policy::{Balancer, Settings};
+use leno_api::model::{
+    ObjectName,
+    traffic_policy::{Balancer, Settings},
+};
 
 use super::{
     Endpoint,
@@ -20,6 +29,7 @@ use super::{
     ewma::{self, Load},
     outlier::Factor,
 };
+use plan::{Place, Plan};
 use table::Table;
 use zones::Zones;
 
@@ -29,11 +39,18 @@ const DRAWS: u32 = 8;
 /// cluster has under way has to do: a request must not cost more the more endpoints there are.
 const COUNTED: usize = 64;
 
-/// Endpoints in a stable order.
+/// Endpoints in a stable order, made when the first of them is wanted.
 #[derive(Debug)]
 pub struct Endpoints {
     /// A later list of the same cluster has a higher number.
     pub number: u64,
+    made: OnceLock<Box<Made>>,
+    /// What they are made of, where they are not made yet.
+    plan: Option<Plan>,
+}
+
+#[derive(Debug)]
+struct Made {
     all: Group,
     /// Where the balancer goes by a hash.
     table: Option<Arc<Table>>,
@@ -80,13 +97,103 @@ impl From<Vec<Arc<Endpoint>>> for Group {
 impl From<Vec<Arc<Endpoint>>> for Endpoints {
     /// For a balancer that does not hash, without zones.
     fn from(list: Vec<Arc<Endpoint>>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { number, all: list.into(), table: None, zones: None }
+        Made { all: list.into(), table: None, zones: None }.into()
     }
 }
 
+impl From<Made> for Endpoints {
+    fn from(made: Made) -> Self {
+        Self { number: next_number(), made: Box::new(made).into(), plan: None }
+    }
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl std::ops::Deref for Endpoints {
+    type Target = [Arc<Endpoint>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.made().all.list
+    }
+}
+
+impl Endpoints {
+    /// Those of `plan`. They are made at once where those of `old` were, or where it takes long to prepare for them: a
+    /// request is not to wait for that.
+    pub fn planned(plan: Plan, old: Option<&Self>) -> Self {
+        let old = old.and_then(|old| old.made.get()).map(|made| &**made);
+        if old.is_none() && plan.settings.balancer.keys().is_empty() {
+            return Self { number: next_number(), made: OnceLock::new(), plan: Some(plan) };
+        }
+        Made::of(&plan, old).into()
+    }
+
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| self.make())
+    }
+
+    #[cold]
+    fn make(&self) -> Box<Made> {
+        Box::new(match &self.plan {
+            Some(plan) => Made::of(plan, None),
+            None => Made { all: Vec::new().into(), table: None, zones: None },
+        })
+    }
+
+    /// Those that are made: who only looks makes nothing.
+    pub fn known(&self) -> Option<&[Arc<Endpoint>]> {
+        Some(&self.made.get()?.all.list)
+    }
+
+    /// For people: those that are made, or what they would be.
+    pub fn shown(&self) -> Cow<'_, [Arc<Endpoint>]> {
+        match (self.made.get(), &self.plan) {
+            (None, Some(plan)) => plan.make(|_| None).into(),
+            _ => (&**self).into(),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match (self.made.get(), &self.plan) {
+            (None, Some(plan)) => plan.places.len(),
+            _ => self.len(),
+        }
+    }
+
+    /// Takes in that shares of endpoints have changed: how much of the traffic stays in our zone depends on it.
+    pub fn reweigh(&self) {
+        if let Some(zones) = self.made.get().and_then(|made| made.zones.as_ref()) {
+            zones.reweigh();
+        }
+    }
+
+    /// The share of requests that stays in our own zone, 0 to 1, at random; `None` where zones do not count.
+    pub fn local_share(&self) -> Option<f64> {
+        let share = |made: &Made| made.zones.as_ref().map(Zones::local_share);
+        match (self.made.get(), &self.plan) {
+            (Some(made), _) => share(made),
+            (None, plan) => share(&Made::of(plan.as_ref()?, None)),
+        }
+    }
+
+    /// The place of the next one, not one of those that were tried unless there is no other. `latency` is what the
+    /// endpoint at a place is expected to take; `turn` is counted up with each call.
+    pub fn pick(
+        &self,
+        wish: &Wish<'_>,
+        latency: impl Fn(usize) -> f64,
+        turn: &AtomicU64,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        self.made().pick(wish, latency, turn, random)
+    }
+}
+
+impl std::ops::Deref for Made {
     type Target = [Arc<Endpoint>];
 
     fn deref(&self) -> &Self::Target {
@@ -94,37 +201,35 @@ impl std::ops::Deref for Endpoints {
     }
 }
 
-impl Endpoints {
+impl Made {
     /// For a caller in `zone`. What takes long to prepare is taken over from `old` where that is the same.
-    pub fn new(
+    fn new(
         list: Vec<Arc<Endpoint>>,
         settings: &Settings,
         zone: Option<&str>,
         old: Option<&Self>,
     ) -> Self {
-        let kept = old.and_then(|old| Some((&**old, old.table.as_ref()?)));
+        let kept = old.and_then(|old| Some((&*old.all.list, old.table.as_ref()?)));
         let table = Table::new(&list, &settings.balancer, kept);
         // A key belongs to an endpoint wherever that is.
         let zone = zone.filter(|_| table.is_none());
         let zones = zone.and_then(|zone| Zones::new(&list, &settings.zones, zone));
-        Self { table, zones, ..list.into() }
+        Self { all: list.into(), table, zones }
     }
 
-    /// Takes in that shares of endpoints have changed: how much of the traffic stays in our zone depends on it.
-    pub fn reweigh(&self) {
-        if let Some(zones) = &self.zones {
-            zones.reweigh();
-        }
+    /// Those of `plan`, with what is known from `old`.
+    fn of(plan: &Plan, old: Option<&Self>) -> Self {
+        let list = old.into_iter().flat_map(|old| old.iter());
+        let known: HashMap<(&ObjectName, SocketAddr), &Arc<Endpoint>> =
+            list.filter_map(|endpoint| Some((endpoint.place()?, endpoint))).collect();
+        let at = |place: &Place| {
+            let address = SocketAddr::new(place.workload.address, place.port);
+            known.get(&(&place.workload.name, address)).copied()
+        };
+        Self::new(plan.make(at), &plan.settings, plan.zone.as_deref(), old)
     }
 
-    /// The share of requests that stays in our own zone, 0 to 1, at random; `None` where zones do not count.
-    pub fn local_share(&self) -> Option<f64> {
-        self.zones.as_ref().map(Zones::local_share)
-    }
-
-    /// The place of the next one, not one of those that were tried unless there is no other. `latency` is what the
-    /// endpoint at a place is expected to take; `turn` is counted up with each call.
-    pub fn pick(
+    fn pick(
         &self,
         wish: &Wish<'_>,
         latency: impl Fn(usize) -> f64,

@@ -248,7 +248,7 @@ impl Applier {
                     None => continue,
                 }
             }
-            self.inputs.insert(resource, &json, &mut dirty);
+            self.inputs.insert(resource, json, &mut dirty);
         }
         // The first one that brings everything, or as much again as there was.
         if 2 * brought > self.inputs.len() {

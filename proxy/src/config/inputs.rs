@@ -10,7 +10,7 @@ use std::{
 };
 
 use leno_api::{
-    KINDS, Key, KindInfo, Resource,
+    KINDS, Key, KindInfo,
     model::{
         Model, ObjectName,
         authorization_policy::AuthorizationPolicy,
@@ -28,7 +28,10 @@ use leno_api::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::text::Text;
+use super::{
+    pack::{self, Meaning},
+    text::Text,
+};
 use caches::Caches;
 use index::{
     ByNamespace, Claim, Index, attach, detach, file, first_of, in_force, unfile, unlink_all,
@@ -104,36 +107,35 @@ impl Dirty {
 
 impl Inputs {
     /// Takes a resource in, read from `text`, instead of the one of that key.
-    pub fn insert(&mut self, mut resource: Resource, text: &str, dirty: &mut Dirty) {
-        let key = resource.key();
-        let old = self.take(&key, dirty);
-        if let Model::Workload(workload) = &mut resource.model {
-            match old {
-                // Often only its metadata have changed; endpoints hold it, too.
-                Some(Model::Workload(same)) if same == *workload => *workload = same,
-                _ => {
-                    // A copy, among others that are kept: where it was parsed most things are dropped again.
-                    let mut own = (**workload).clone();
-                    if let Some(sibling) = self.sibling_of(workload) {
-                        own.share(sibling);
-                    }
-                    *workload = Arc::new(own);
-                }
+    pub fn insert(
+        &mut self,
+        resource: impl Into<Meaning>,
+        text: impl Into<Text>,
+        dirty: &mut Dirty,
+    ) {
+        let (Meaning { kind, mut model }, text) = (resource.into(), text.into());
+        let old = self.take(&Key { kind, name: model.name().clone() }, dirty);
+        match (&mut model, old) {
+            // Often only its metadata have changed; endpoints hold it, too.
+            (Model::Workload(workload), Some(Model::Workload(same))) if same == *workload => {
+                *workload = same;
             }
+            (model, _) => self.share(model),
         }
-        let key = Key { name: resource.name(), ..key };
-        let sibling = match &resource.model {
-            Model::Workload(workload) => self.sibling_of(workload),
-            _ => None,
+        let key = Key { kind, name: model.name().clone() };
+        let text = match self.sibling_of(&model).or_else(|| self.neighbour_of(&key)) {
+            Some(held) => text.unless_like(&held.text),
+            None => text,
         };
-        let sibling = sibling
-            .and_then(|sibling| self.resources.get(&Key { name: sibling.name.clone(), ..key }));
-        let text = match sibling.or_else(|| self.neighbour_of(&key)) {
-            Some(held) => Text::like(text, &held.text),
-            None => text.into(),
-        };
-        self.link(&key, &resource.model, dirty);
-        self.resources.insert(key, Held { model: resource.model, text });
+        self.link(&key, &model, dirty);
+        self.resources.insert(key, Held { model, text });
+    }
+
+    /// Keeps what `model` says as another one does once.
+    fn share(&self, model: &mut Model) {
+        if let Some(sibling) = self.sibling_of(model) {
+            pack::share(model, &sibling.model);
+        }
     }
 
     /// Takes a resource out.
@@ -157,9 +159,11 @@ impl Inputs {
         self.resources.values().map(|held| &held.text)
     }
 
-    /// Another workload of the same service: they mostly say the same.
-    fn sibling_of(&self, workload: &Workload) -> Option<&Arc<Workload>> {
-        self.workloads.get(workload.services.first()?)?.first()
+    /// Another workload of the same service, where it is one: they mostly say the same.
+    fn sibling_of(&self, model: &Model) -> Option<&Held> {
+        let Model::Workload(workload) = model else { return None };
+        let sibling = self.workloads.get(workload.services.first()?)?.first()?;
+        self.resources.get(&Key { kind: workload_kind()?, name: sibling.name.clone() })
     }
 
     /// The resource before it of the same kind: of those with names alike, most have the same form.
@@ -188,8 +192,8 @@ impl Inputs {
 
     /// The workload of that name.
     pub fn workload(&self, name: &ObjectName) -> Option<&Arc<Workload>> {
-        let kind = KINDS.iter().find(|kind| kind.kind == "Workload")?;
-        match &self.resources.get(&Key { kind, name: name.clone() })?.model {
+        let key = Key { kind: workload_kind()?, name: name.clone() };
+        match &self.resources.get(&key)?.model {
             Model::Workload(workload) => Some(workload),
             _ => None,
         }
@@ -476,6 +480,10 @@ impl Inputs {
         self.mark_subsets(model, dirty);
         self.mark_cached_routes(model, dirty);
     }
+}
+
+fn workload_kind() -> Option<&'static KindInfo> {
+    KINDS.iter().find(|kind| kind.kind == "Workload")
 }
 
 impl Inputs {

@@ -11,7 +11,10 @@ use std::{
 use leno_api::Resource;
 use sha2::{Digest, Sha256};
 
-use super::{source::Item, text::Text};
+use super::{
+    source::{Item, Packer},
+    text::Text,
+};
 
 /// First line; another number is another format.
 const HEADER: &str = "leno last good configuration 1";
@@ -101,12 +104,13 @@ pub fn load(path: &Path) -> Result<Option<State>, Error> {
     if sum != checksum(body) {
         return Err(damaged("does not fit its checksum".to_owned()));
     }
+    let mut packer = Packer::default();
     let read = |line: &str| {
         let value = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
         let resource =
             Resource::from_json(value).map_err(|invalid| damaged(invalid.to_string()))?;
         let version = resource.metadata.resource_version.clone().unwrap_or_default();
-        Ok(Item { resource, json: line.into(), version })
+        Ok(packer.item(resource, line, &version))
     };
     let mut lines = body.lines();
     let hosts = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();

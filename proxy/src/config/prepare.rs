@@ -20,12 +20,9 @@ mod task;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use leno_api::{
-    Resource,
-    model::{
-        ObjectName,
-        wasm_plugin::{Canary, WasmPlugin},
-    },
+use leno_api::model::{
+    ObjectName,
+    wasm_plugin::{Canary, WasmPlugin},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -37,7 +34,11 @@ pub use self::{
     roster::{Figures, Roster, Row, Running},
     task::Done,
 };
-use super::canary::{self, Decision, Sample};
+use super::{
+    canary::{self, Decision, Sample},
+    pack::Meaning,
+    text::Text,
+};
 use crate::filter::wasm::{Plugin, Runtime, Slot, Unloaded};
 
 /// Largest module, as the runtime allows: the largest Go plugins have 20 MiB.
@@ -56,7 +57,7 @@ const MAX_DONE: usize = 64;
 pub type Slots = BTreeMap<ObjectName, Slot>;
 
 /// A resource and the text it was read from.
-pub type Written = (Resource, Arc<str>);
+pub type Written = (Meaning, Text);
 
 /// Takes care of every plugin.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Preparer {
     /// that could stay, and one that differs in nothing that would have to be loaded.
     pub fn offer(&mut self, spec: &Arc<WasmPlugin>, written: Written) -> Option<Written> {
         let name = &spec.name;
-        if self.entries.get(name).is_some_and(|entry| *entry.offered.1 == *written.1) {
+        if self.entries.get(name).is_some_and(|entry| entry.offered.1 == written.1) {
             return None;
         }
         self.last_id += 1;

@@ -6,12 +6,13 @@ pub mod file;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use leno_api::{Key, Resource};
+use leno_api::Key;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
+pub use super::pack::{Item, Packer};
 use super::prepare::Roster;
 use control_plane::{Command, Link};
 
@@ -45,17 +46,6 @@ pub struct Change {
     pub rejected: Vec<(Name, String)>,
     /// Told when the change is in force, and what of it is not, with the reason.
     pub live: Option<oneshot::Sender<Vec<(Key, String)>>>,
-}
-
-/// A resource with the text it was read from.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// What it means.
-    pub resource: Resource,
-    /// Its JSON, as received.
-    pub json: Arc<str>,
-    /// Version on the wire; empty for files.
-    pub version: String,
 }
 
 /// What a resource that could not be read is called: `HTTPRoute shop/orders`, as far as it is known.

@@ -24,6 +24,15 @@ impl Text {
         }
     }
 
+    /// The same by how it differs from what `other` is like, where that is shorter and it is not kept by differences
+    /// already.
+    pub fn unless_like(self, other: &Self) -> Self {
+        match self.parts {
+            None => Self::like(&self.like, other),
+            Some(_) => self,
+        }
+    }
+
     /// Its value; `None` when it is not JSON.
     pub fn value(&self) -> Option<serde_json::Value> {
         let mut whole = String::new();
@@ -41,6 +50,20 @@ impl Text {
             }
             to.push_str(parts.next_if(|(place, _)| *place == at).map_or(part, |(_, part)| part));
         }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.like, &other.like) {
+            return self.parts == other.parts;
+        }
+        let whole = |text: &Self| {
+            let mut whole = String::new();
+            text.write(&mut whole);
+            whole
+        };
+        whole(self) == whole(other)
     }
 }
 

@@ -245,8 +245,8 @@ fn cluster(original: SocketAddr, direction: Direction, scope: Arc<Scope>) -> Clu
         protocol: Protocol::Auto,
         settings: Settings { connect_timeout: CONNECT_TIMEOUT, ..Settings::default() }.into(),
         endpoints: vec![endpoint].into(),
-        scope,
-        state: Arc::new(State::default()),
+        calling: None,
+        state: Arc::new(State::counted_for(scope)),
     }
 }
 

@@ -191,7 +191,7 @@ impl Exchange {
     pub(super) fn count_for(&mut self, cluster: &Cluster) {
         let scope = self.caller.clone();
         self.note(|record| {
-            record.scope.get_or_insert_with(|| scope.unwrap_or_else(|| cluster.scope.clone()));
+            record.scope.get_or_insert_with(|| scope.unwrap_or_else(|| cluster.scope().clone()));
         });
     }
 

@@ -82,7 +82,7 @@ impl Sampler {
             cluster.is_some()
         });
         self.begin(now, figures, |cluster| {
-            cluster.settings.health_check.is_some() && cluster.endpoints.len() <= CHECKED_UNASKED
+            cluster.settings.health_check.is_some() && cluster.endpoints.count() <= CHECKED_UNASKED
         });
     }
 

@@ -72,7 +72,7 @@ impl Secured {
         }
         let port = inbound.by_destination.get(self.destination.as_deref()?)?.clone();
         let cluster = &port.cluster;
-        let scope = cluster.state.callers.scope(&cluster.scope, &self.id, &self.own);
+        let scope = cluster.state.callers.scope(cluster.scope(), &self.id, &self.own);
         *found = Some(Found {
             inbound: Arc::downgrade(inbound),
             port: Arc::downgrade(&port),
@@ -91,7 +91,6 @@ mod tests {
     use super::*;
     use crate::{
         cluster::{Cluster, ClusterKey},
-        telemetry::scope::ScopeLabels,
         tls::fixture,
     };
 
@@ -104,7 +103,7 @@ mod tests {
             protocol: Protocol::Http,
             settings: Arc::new(Settings::default()),
             endpoints: Vec::new().into(),
-            scope: Scope::new(ScopeLabels::default()),
+            calling: None,
             state: Arc::default(),
         };
         let port = InboundPort {

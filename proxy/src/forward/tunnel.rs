@@ -62,7 +62,7 @@ pub(super) async fn connect(
     let cluster = tcp_cluster(port, exchange.worker.random())?;
     exchange.note(|record| {
         record.cluster = Some(cluster.name.clone());
-        record.scope = Some(cluster.scope.clone());
+        record.scope = Some(cluster.scope().clone());
     });
     let plugins = plugins::connection(
         &exchange.worker,

@@ -11,6 +11,15 @@ use crate::{
 const EWMA: Balancer = Balancer::PeakEwma { decay: Duration::from_secs(10) };
 const ALL: [Balancer; 4] = [EWMA, Balancer::LeastRequest, Balancer::RoundRobin, Balancer::Random];
 
+fn prepared(
+    list: Vec<Arc<Endpoint>>,
+    settings: &Settings,
+    zone: Option<&str>,
+    old: Option<&Endpoints>,
+) -> Endpoints {
+    Made::new(list, settings, zone, old.map(Endpoints::made)).into()
+}
+
 fn endpoints(count: u16) -> Endpoints {
     let endpoint = |port| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -123,7 +132,7 @@ fn who_hashes_keeps_its_endpoint_past_those_that_are_ejected_or_tried() {
     for name in HASHING {
         let settings = hashing(name);
         let list = workloads(&[("a", "x", 1), ("b", "x", 1), ("c", "x", 1), ("d", "x", 1)]);
-        let endpoints = Endpoints::new(list, &settings, Some("x"), None);
+        let endpoints = prepared(list, &settings, Some("x"), None);
         let all = owners(&endpoints, &settings, &[]);
         assert_eq!(all, owners(&endpoints, &settings, &[]));
         assert!((0..4).all(|place| all.iter().filter(|owner| **owner == place).count() > 60));
@@ -145,7 +154,7 @@ fn what_is_busy_beyond_its_bound_spills_also_where_there_are_many() {
         let settings = hashing(name);
         let names: Vec<String> = (0..count).map(|number| format!("w-{number}")).collect();
         let list: Vec<_> = names.iter().map(|name| (&**name, "x", 1)).collect();
-        let endpoints = Endpoints::new(workloads(&list), &settings, None, None);
+        let endpoints = prepared(workloads(&list), &settings, None, None);
         let (mut random, turn, active) = (generator(9), AtomicU64::new(0), AtomicU64::new(0));
         for _ in 0..count * 16 {
             let under_way = || active.load(Ordering::Relaxed);
@@ -165,10 +174,10 @@ fn tables_are_taken_over_while_they_are_right() {
     for name in HASHING {
         let settings = hashing(name);
         let build = |list: &[(&str, &str, u32)], settings: &Settings, old: Option<&Endpoints>| {
-            Endpoints::new(workloads(list), settings, None, old)
+            prepared(workloads(list), settings, None, old)
         };
         let first = build(&[("a", "x", 1), ("b", "x", 2)], &settings, None);
-        let is_kept = |next: &Endpoints| match (&first.table, &next.table) {
+        let is_kept = |next: &Endpoints| match (&first.made().table, &next.made().table) {
             (Some(first), Some(next)) => Arc::ptr_eq(first, next),
             _ => false,
         };
@@ -180,8 +189,8 @@ fn tables_are_taken_over_while_they_are_right() {
         assert!(!is_kept(&build(&[("a", "x", 1), ("c", "x", 2)], &settings, Some(&first))));
         let other = hashing(if name == "ring" { "maglev" } else { "ring" });
         let other = build(&same, &other, Some(&first));
-        assert!(other.table.is_some() && !is_kept(&other));
-        assert!(build(&same, &Settings::default(), Some(&first)).table.is_none());
+        assert!(other.made().table.is_some() && !is_kept(&other));
+        assert!(build(&same, &Settings::default(), Some(&first)).made().table.is_none());
     }
 }
 
@@ -190,7 +199,7 @@ fn the_own_zone_goes_first_as_far_as_its_endpoints_are_well() {
     for balancer in ALL {
         let settings = Settings { balancer: balancer.clone(), ..Settings::default() };
         let list = [("a", "x", 1), ("b", "y", 1), ("c", "x", 1), ("d", "z", 1), ("e", "y", 1)];
-        let endpoints = Endpoints::new(workloads(&list), &settings, Some("x"), None);
+        let endpoints = prepared(workloads(&list), &settings, Some("x"), None);
         let near = counts(&endpoints, &balancer, &[]);
         assert!(near[0] > 1_300 && near[2] > 1_300 && near[0] + near[2] == 3_000, "{near:?}");
         // Half of it: 50 of 70 stay.
@@ -214,7 +223,7 @@ fn the_own_zone_goes_first_as_far_as_its_endpoints_are_well() {
 fn zones_count_only_where_there_are_some_and_they_are_wanted() {
     let list = [("a", "x", 1), ("b", "y", 1)];
     let share = |list: &[(&str, &str, u32)], settings: &Settings, zone| {
-        Endpoints::new(workloads(list), settings, zone, None).local_share()
+        prepared(workloads(list), settings, zone, None).local_share()
     };
     let settings = Settings::default();
     assert_eq!(share(&list, &settings, Some("x")), Some(1.0));

@@ -32,7 +32,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         protocol: Protocol::Auto,
         settings: settings.into(),
         endpoints: addresses.iter().map(endpoint).collect::<Vec<_>>().into(),
-        scope: scope(),
+        calling: None,
         state: Arc::default(),
     }
 }

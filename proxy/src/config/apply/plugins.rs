@@ -105,7 +105,7 @@ impl Applier {
             };
             let key = Key { kind, name };
             if let Some((resource, json)) = insert {
-                self.inputs.insert(resource, &json, &mut dirty);
+                self.inputs.insert(resource, json, &mut dirty);
             }
             self.inputs.touch_plugin(&key.name, &mut dirty);
             match self.preparer.verdict(&key.name) {

@@ -32,14 +32,15 @@ impl Applier {
             }
             let kept: FxHashSet<u64> = new
                 .into_iter()
-                .flat_map(|new| new.endpoints.iter())
+                .flat_map(|new| new.endpoints.known().unwrap_or_default())
                 .map(|endpoint| endpoint.id)
                 .collect();
+            let known = old.endpoints.known().unwrap_or_default();
             let gone: Vec<_> =
-                old.endpoints.iter().filter(|endpoint| !kept.contains(&endpoint.id)).collect();
+                known.iter().filter(|endpoint| !kept.contains(&endpoint.id)).collect();
             let state_kept = new.is_some_and(|new| Arc::ptr_eq(&new.state, &old.state));
             let callers = if state_kept { Vec::new() } else { old.state.callers.retire() };
-            let own = new.is_none().then(|| old.scope.clone());
+            let own = new.is_none().then(|| old.state.known_scope().cloned()).flatten();
             let shared: Vec<_> = callers.into_iter().chain(own).collect();
             if gone.is_empty() && shared.is_empty() {
                 continue;
@@ -49,7 +50,8 @@ impl Applier {
             for cluster in next.of_service(key) {
                 let endpoints = cluster.endpoints.iter();
                 heirs.extend(endpoints.map(|heir| (heir.labels(), Heir::Endpoint(heir))));
-                let scopes = cluster.state.callers.all().into_iter().chain([cluster.scope.clone()]);
+                let scopes =
+                    cluster.state.callers.all().into_iter().chain([cluster.scope().clone()]);
                 heirs.extend(scopes.map(|heir| (heir.labels().clone(), Heir::Scope(heir))));
             }
             for endpoint in gone {

@@ -41,7 +41,8 @@ spec: {action: DENY, rules: [{}]}
 fn items(text: &str) -> Vec<Item> {
     let (good, bad) = yaml::resources(text);
     assert!(bad.is_empty(), "{bad:?}");
-    let item = |resource: Resource| Item { resource, json: "{}".into(), version: String::new() };
+    let item =
+        |resource: Resource| crate::config::source::Packer::default().item(resource, "{}", "");
     good.into_iter().map(item).collect()
 }
 

@@ -1,23 +1,22 @@
 //! Clusters of a service: one per port.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderValue;
 use leno_api::model::{
     ObjectName,
-    identity::SpiffeId,
     peer_authentication::TlsMode,
     service::{Service, ServicePort},
     workload::Workload,
 };
 
 use super::{Clusters, Inputs, Own};
-use crate::{
-    cluster::{
-        Calling, Cluster, ClusterKey, Endpoint, Security, State, Unproven, endpoints::Endpoints,
+use crate::cluster::{
+    Calling, Cluster, ClusterKey, State,
+    endpoints::{
+        Endpoints,
+        plan::{Place, Plan, Secured, Server},
     },
-    telemetry::scope::{Scope, ScopeLabels},
-    tls::client::Target,
 };
 
 /// Replaces the clusters of `service` in `clusters` by what the inputs say now.
@@ -48,37 +47,25 @@ fn build(
         service: (service.name.namespace.clone(), service.name.name.clone()),
         id: own.proof.id.clone(),
     });
-    let known: HashMap<_, &Arc<Endpoint>> = old
-        .into_iter()
-        .flat_map(|old| old.endpoints.iter())
-        .filter_map(|endpoint| Some((endpoint.place()?, endpoint)))
-        .collect();
-    let mut endpoints = Vec::new();
     let whole = whole(service, port, inputs);
     let part = |workload: &&Arc<Workload>| {
         workload.weight > 0 && service.subset.as_ref().is_none_or(|subset| subset.has(workload))
     };
     let workloads = whole.iter().flat_map(|(whole, _)| inputs.workloads_of(&whole.name));
-    let mut expected = None;
-    for (workload, (whole, port)) in workloads.filter(part).zip(whole.iter().cycle()) {
-        let Some((at, via_sidecar)) = reached_at(workload, whole, port) else { continue };
-        let security = security(workload, (whole, port), inputs, own, &mut expected);
-        let place = (&workload.name, SocketAddr::new(workload.address, at));
-        let known = known.get(&place).copied();
-        let vitals = known.and_then(|known| known.known_vitals().cloned());
-        let (workload, calling) = (workload.clone(), calling.clone());
-        let new = Endpoint::new(workload, calling, at, via_sidecar, security, vitals);
-        let kept = known.filter(|known| known.is_same(&new));
-        endpoints.push(kept.map_or(new, Arc::clone));
-    }
+    let workloads = workloads.filter(part).zip(whole.iter().cycle());
+    let places = workloads.filter_map(|(workload, (whole, port))| {
+        let (at, via_sidecar) = reached_at(workload, whole, port)?;
+        let secured = secured(workload, (whole, port), inputs, own);
+        Some(Place { workload: workload.clone(), port: at, via_sidecar, secured })
+    });
+    let places: Box<[Place]> = places.collect();
     let settings = inputs.settings_of(&service.name, &port.name);
-    let zone = own.zone.as_deref();
-    let endpoints = Endpoints::new(endpoints, &settings, zone, old.map(|old| &old.endpoints));
-    let unreached = || ScopeLabels {
-        reporter: "source",
-        source: calling.source.clone(),
-        service: Some(calling.service.clone()),
-        ..ScopeLabels::default()
+    let plan = Plan {
+        calling: calling.clone(),
+        server: whole.and_then(|whole| server(whole, &places, own)),
+        places,
+        settings: settings.clone(),
+        zone: own.zone.clone(),
     };
     Arc::new(Cluster {
         key: key.clone(),
@@ -88,8 +75,8 @@ fn build(
         }),
         protocol: port.protocol,
         settings,
-        endpoints,
-        scope: old.map_or_else(|| Scope::new(unreached()), |old| old.scope.clone()),
+        endpoints: Endpoints::planned(plan, old.map(|old| &old.endpoints)),
+        calling: Some(calling),
         state: old.map_or_else(|| Arc::new(State::default()), |old| old.state.clone()),
     })
 }
@@ -115,28 +102,33 @@ fn reached_at(workload: &Workload, service: &Service, port: &ServicePort) -> Opt
     }
 }
 
-/// How connections to `workload` for that port are secured. `last` is whom the endpoint before this one had to be:
-/// mostly the same, and kept once.
-fn security(
+/// How connections to `workload` for that port are secured.
+fn secured(
     workload: &Workload,
     (service, port): (&Service, &ServicePort),
     inputs: &Inputs,
     own: &Own,
-    last: &mut Option<SpiffeId>,
-) -> Security {
+) -> Secured {
     let due = own.proof.expected && workload.sidecar_port.is_some() && workload.sidecar_tls;
     if !due || inputs.tls_mode(workload, service, port) == Some(TlsMode::Disable) {
-        return Security::Plain;
+        return Secured::Plain;
     }
-    let Some(trust_domain) = &own.proof.trust_domain else {
-        return Security::Unavailable(Unproven::NoCertificate);
-    };
-    let (namespace, account) = (&workload.name.namespace, &workload.service_account);
-    let is_same = |id: &SpiffeId| id.namespace == *namespace && *id.service_account == **account;
-    let same = last.take().filter(is_same);
-    let expected = same.unwrap_or_else(|| SpiffeId::new(trust_domain, namespace, account));
-    *last = Some(expected.clone());
-    leno_api::destination::server_name(&service.name, port.port)
-        .and_then(|name| Target::new(&name, expected))
-        .map_or(Security::Unavailable(Unproven::LongName), |target| Security::Mutual(target.into()))
+    match own.proof.trust_domain {
+        Some(_) => Secured::Mutual,
+        None => Secured::Uncertified,
+    }
+}
+
+/// What those of `places` that have mutual TLS are called there.
+fn server(
+    (service, port): (&Service, &ServicePort),
+    places: &[Place],
+    own: &Own,
+) -> Option<Box<Server>> {
+    if places.iter().all(|place| place.secured != Secured::Mutual) {
+        return None;
+    }
+    let name = leno_api::destination::server_name(&service.name, port.port)?;
+    let trust_domain = own.proof.trust_domain.clone()?;
+    Some(Box::new(Server { name, trust_domain }))
 }

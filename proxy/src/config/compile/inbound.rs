@@ -227,7 +227,7 @@ fn application(
     };
     let key = ClusterKey::Application(service.name.clone(), address);
     let settings = Arc::new(own_settings(&served_settings(inputs, served, port)));
-    let old = clusters.get(&key).filter(|old| *old.scope.labels() == labels);
+    let old = clusters.get(&key).filter(|old| *old.scope().labels() == labels);
     if let Some(same) = old
         && same.protocol == port.protocol
         && same.settings == settings
@@ -243,7 +243,7 @@ fn application(
             protocol: port.protocol,
             settings,
             endpoints: old.endpoints.iter().cloned().collect::<Vec<_>>().into(),
-            scope: old.scope.clone(),
+            calling: None,
             state: old.state.clone(),
         },
         None => {
@@ -256,8 +256,8 @@ fn application(
                 protocol: port.protocol,
                 settings,
                 endpoints: vec![endpoint].into(),
-                scope,
-                state: Arc::new(State::default()),
+                calling: None,
+                state: Arc::new(State::counted_for(scope)),
             }
         }
     });

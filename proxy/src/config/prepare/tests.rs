@@ -1,6 +1,6 @@
 use std::{fs, path::Path, sync::atomic::Ordering::Relaxed};
 
-use leno_api::model::Model;
+use leno_api::{Resource, model::Model};
 use serde_json::{Value, json};
 use tokio::{task::LocalSet, time::timeout};
 
@@ -31,10 +31,10 @@ fn offered(spec: Value) -> (Arc<WasmPlugin>, Written) {
         "apiVersion": "leno.dev/v1alpha1", "kind": "WasmPlugin",
         "metadata": {"name": "tag", "namespace": "shop"}, "spec": spec,
     });
-    let text = object.to_string().into();
+    let text = object.to_string().as_str().into();
     let resource = Resource::from_json(object).unwrap();
     match &resource.model {
-        Model::WasmPlugin(plugin) => (plugin.clone(), (resource.clone(), text)),
+        Model::WasmPlugin(plugin) => (plugin.clone(), (resource.clone().into(), text)),
         other => panic!("{other:?}"),
     }
 }
@@ -125,10 +125,10 @@ async fn thousands_of_plugins_are_taken_up_to_a_bound() {
                 "metadata": {"name": format!("p{number}"), "namespace": "shop"},
                 "spec": {"url": "file:///nowhere.wasm"},
             });
-            let text: Arc<str> = object.to_string().into();
+            let text = object.to_string().as_str().into();
             let resource = Resource::from_json(object).unwrap();
             let Model::WasmPlugin(spec) = resource.model.clone() else { panic!() };
-            preparer.offer(&spec, (resource, text));
+            preparer.offer(&spec, (resource.into(), text));
             preparer.verdict(&spec.name)
         };
         for number in 0..10_000 {

@@ -19,7 +19,7 @@ use notify::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::{Change, Item, Update};
+use super::{Change, Item, Packer, Update};
 
 /// Largest file that is read. A mesh of 10,000 routes is about 5 MB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -220,6 +220,7 @@ fn read(path: &Path) -> Result<String, Error> {
 fn parse(path: &Path, text: &str, known: &[Held]) -> Result<Contents, Error> {
     let mut known = Known { documents: known, next: 0, places: None };
     let mut contents = Contents { documents: Vec::new(), items: Vec::new(), problems: Vec::new() };
+    let mut packer = Packer::default();
     for (lines_before, part) in documents(text) {
         let digest = digest(part);
         if let Some(held) = known.find(digest) {
@@ -242,9 +243,8 @@ fn parse(path: &Path, text: &str, known: &[Held]) -> Result<Contents, Error> {
             });
             match resource {
                 Ok(resource) => {
-                    let json = document.value.to_string().into();
                     keys.push(resource.key());
-                    contents.items.push(Item { resource, json, version: String::new() });
+                    contents.items.push(packer.item(resource, &document.value.to_string(), ""));
                 }
                 Err(invalid) => {
                     whole = false;
@@ -376,11 +376,8 @@ mod tests {
     const SERVICE: &str = "apiVersion: leno.dev/v1alpha1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
 
     fn names(change: &Change) -> (Vec<String>, Vec<String>, usize) {
-        let upserts = change
-            .upserts
-            .iter()
-            .map(|item: &Item| Resource::key(&item.resource).to_string())
-            .collect();
+        let upserts =
+            change.upserts.iter().map(|item: &Item| item.resource.key().to_string()).collect();
         (upserts, change.removed.iter().map(ToString::to_string).collect(), change.rejected.len())
     }
 

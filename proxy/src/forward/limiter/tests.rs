@@ -23,7 +23,7 @@ fn cluster(state: &Arc<State>, limit: Option<AdaptiveConcurrency>) -> Arc<Cluste
         protocol: Protocol::Http,
         settings: Settings { adaptive_concurrency: limit, ..Settings::default() }.into(),
         endpoints: vec![Endpoint::own("orders-1".into(), address, scope.clone())].into(),
-        scope,
+        calling: None,
         state: state.clone(),
     })
 }

@@ -34,7 +34,7 @@ pub(in crate::forward) fn cluster(
         protocol: Protocol::Auto,
         settings: settings.into(),
         endpoints: ports.map(endpoint).collect::<Vec<_>>().into(),
-        scope: scope.clone(),
+        calling: None,
         state: old.map_or_else(Arc::default, |old| old.state.clone()),
     })
 }

@@ -71,7 +71,7 @@ fn cluster(address: SocketAddr, protocol: Declared) -> Arc<Cluster> {
         protocol,
         settings: Arc::new(Settings::default()),
         endpoints: vec![endpoint].into(),
-        scope: scope(),
+        calling: None,
         state: Arc::default(),
     })
 }

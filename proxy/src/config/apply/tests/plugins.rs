@@ -23,7 +23,7 @@ fn plugin(url: &str, module: &[u8]) -> Vec<Item> {
     );
     let mut items = items(&text);
     // What tells one version of a resource from another.
-    items[0].json = text.into();
+    items[0].json = text.as_str().into();
     items
 }
 

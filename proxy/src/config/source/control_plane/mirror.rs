@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use leno_api::{KINDS, Key, KindInfo, Resource, model::ObjectName, wire};
 
 use super::{Change, Command, UPDATES, Update, message};
-use crate::config::{prepare::Running, source::Item};
+use crate::config::{prepare::Running, source::Packer};
 
 /// Hosts asked for at the same time; the control plane takes 10,000 names. One more takes the place of one
 /// that nobody answers to.
@@ -59,6 +59,7 @@ enum Answer {
 #[derive(Debug, Default)]
 struct Round {
     change: Change,
+    packer: Packer,
     /// Type and nonce of each response, with what it brought.
     responses: Vec<Received>,
     bytes: usize,
@@ -220,12 +221,9 @@ impl Mirror {
         match parse(&key, &body) {
             Ok(parsed) => {
                 received.brought.push((key, resource.version.clone()));
-                let json = String::from_utf8_lossy(&body).into();
-                self.round.change.upserts.push(Item {
-                    resource: parsed,
-                    json,
-                    version: resource.version,
-                });
+                let json = String::from_utf8_lossy(&body);
+                let item = self.round.packer.item(parsed, &json, &resource.version);
+                self.round.change.upserts.push(item);
             }
             Err(reason) => {
                 received.brought.push((key.clone(), resource.version));

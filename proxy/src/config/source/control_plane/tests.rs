@@ -622,7 +622,7 @@ async fn what_the_last_run_held_is_not_sent_again() {
     let change = proxy.accepted().await;
     let bundle = proxy.trusted().await;
     let held = change.upserts.iter().chain([&bundle]);
-    let held = held.map(|item| (item.resource.key(), item.version.clone())).collect();
+    let held = held.map(|item| (item.resource.key(), item.version.to_string())).collect();
     drop(proxy);
     let mut proxy = Proxy::start(plane.xds(), |options| {
         options.held = held;
