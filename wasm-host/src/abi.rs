@@ -288,6 +288,11 @@ impl CallToken {
         Self(sequence << 2 | kind as u32)
     }
 
+    /// The call that the guest sees by a number.
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
     /// The number that the guest sees.
     pub fn number(self) -> u32 {
         self.0

@@ -85,7 +85,14 @@ pub trait Host: 'static {
         arguments: &[u8],
     ) -> Result<Vec<u8>, Status>;
 
-    /// Whom to tell that something was put into a queue that the plugin registered.
+    /// Whether a guest may make a buffer of a stream longer by so many bytes: one that is paused, outside of its own
+    /// callbacks, after which the embedder looks at what is held anyway. There may be thousands of them.
+    fn may_grow(&mut self, _stream: &Self::Stream, _buffer: BufferType, _by: usize) -> bool {
+        true
+    }
+
+    /// Whom to tell that something was put into a queue that the plugin registered. Queues keep no reference: with the
+    /// last one, which is the host's, it is told no more, and the one that registered before it is told in its place.
     fn queue_listener(&self) -> Arc<dyn QueueListener>;
 }
 

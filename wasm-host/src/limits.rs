@@ -23,7 +23,8 @@ pub struct Limits {
     pub start_deadline: Duration,
     /// HTTP and gRPC calls that may be under way at once. Default 1,000.
     pub calls: usize,
-    /// Metrics that may be defined. Default 1,000, since each is a line of every scrape.
+    /// Metrics that a plugin may define, all of its instances together, and that one of them may use. Default 1,000, since
+    /// each is a line of every scrape.
     pub metrics: usize,
     /// Bytes that a buffer may have once the guest has put more into it, and those of the body of its own answer. Default
     /// 4 MiB: what is longer is for streaming. Without it a guest makes the host copy its memory again and again.

@@ -1,6 +1,8 @@
 //! The properties that follow from a stream's headers, so that no embedder has to write them again: those of
 //! `request.` and `response.` that Envoy documents as taken from headers. All others are the embedder's.
 
+use std::collections::HashMap;
+
 use crate::{
     abi::{MapType, Status},
     embedder::Stream,
@@ -68,15 +70,21 @@ fn member_of_map(
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let mut joined: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    // A caller may send tens of thousands of names, and chooses them.
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     if stream.has_map(map) {
         stream.visit_headers(map, &mut |name, value| {
             if key.is_some_and(|key| !key.eq_ignore_ascii_case(name)) {
                 return;
             }
-            match joined.iter_mut().find(|(known, _)| known == name) {
-                Some((_, values)) => values.extend([b",", value].concat()),
-                None => joined.push((name.to_vec(), value.to_vec())),
+            let known = places.get(name).and_then(|at| joined.get_mut(*at));
+            if let Some((_, values)) = known {
+                values.push(b',');
+                values.extend_from_slice(value);
+                return;
             }
+            places.insert(name.to_vec(), joined.len());
+            joined.push((name.to_vec(), value.to_vec()));
         });
     }
     match (key, joined.first()) {

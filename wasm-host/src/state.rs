@@ -176,6 +176,18 @@ impl<S: Stream> StreamContext<S> {
         self.open_buffers & bit(buffer as u32) != 0
     }
 
+    /// Whether a callback on what a buffer is of runs.
+    pub(crate) fn runs(&self, buffer: BufferType) -> bool {
+        let direction = match buffer {
+            BufferType::RequestBody => StreamType::Request,
+            BufferType::ResponseBody => StreamType::Response,
+            BufferType::DownstreamData => StreamType::Downstream,
+            BufferType::UpstreamData => StreamType::Upstream,
+            _ => return false,
+        };
+        self.running == Some(direction)
+    }
+
     /// A callback on this direction begins.
     pub(crate) fn enter(&mut self, direction: StreamType, opens: Opens) {
         self.open_maps |= opens.map.map_or(0, |map| bit(map as u32));

@@ -36,6 +36,9 @@ struct Raw {
 
 /// The identity that the caller's sidecar has proven.
 const DEFAULT_PROPERTY: &str = "connection.uri_san_peer_certificate";
+/// Paths that name all of something and have no value: everybody would share one quota.
+const OBJECTS: [&str; 8] =
+    ["request", "response", "source", "destination", "connection", "upstream", "node", "xds"];
 /// More than any proxy serves, and few enough to count in nanoseconds.
 const MOST_REQUESTS: u32 = 1_000_000_000;
 
@@ -51,7 +54,7 @@ impl TryFrom<Raw> for Configuration {
         }
         let caller = raw.caller.unwrap_or_else(|| Caller::Property(DEFAULT_PROPERTY.to_owned()));
         if let Caller::Property(path) = &caller
-            && path.split('.').any(str::is_empty)
+            && (path.split('.').any(str::is_empty) || OBJECTS.contains(&path.as_str()))
         {
             return Err(format!("caller.property: `{path}` is no path: write `source.address`"));
         }
@@ -89,6 +92,10 @@ mod tests {
             (
                 r#"{"requests":1,"per":"1s","caller":{"property":"a..b"}}"#,
                 "caller.property: `a..b`",
+            ),
+            (
+                r#"{"requests":1,"per":"1s","caller":{"property":"connection"}}"#,
+                "caller.property: `connection`",
             ),
             (r#"{"requests":1,"per":"1s","caller":{"cookie":"a"}}"#, "unknown variant `cookie`"),
             (r#"{"requests":1,"per":"1s","rate":1}"#, "unknown field `rate`"),

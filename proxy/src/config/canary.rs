@@ -9,7 +9,7 @@ use leno_api::model::wasm_plugin::Canary;
 pub struct Sample {
     /// Exchanges that it was to see.
     pub exchanges: u64,
-    /// Those in which it trapped, took too long or could not be asked.
+    /// Those in which it failed, and faults of its own.
     pub failures: u64,
 }
 

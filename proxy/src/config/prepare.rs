@@ -281,7 +281,9 @@ impl Entry {
     fn judge(&mut self, now: Duration) -> Option<Option<Written>> {
         let State::Trial { plugin, began, rule } = &self.state else { return None };
         let figures = Figures::of(plugin);
-        let sample = Sample { exchanges: figures.exchanges, failures: figures.failures };
+        // What breaks by itself breaks for whoever comes.
+        let failures = figures.failures.saturating_add(figures.own_faults);
+        let sample = Sample { exchanges: figures.exchanges, failures };
         match canary::judge(rule, now.saturating_sub(*began), sample) {
             Decision::Watch => None,
             Decision::Promote => {

@@ -113,7 +113,6 @@ async fn send(
     attempt::name_destination(&cluster, &lease, &mut request);
     let idle = if http2 { STREAM_IDLE } else { BODY_IDLE };
     let http2 = http2 || matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
-    let sent_whole = matches!(request.body(), Body::Empty);
     let answered = exchange(&worker, &cluster, &lease, request, http2).await;
     let kind = match &answered {
         Ok((response, _)) => {
@@ -128,7 +127,7 @@ async fn send(
     }
     let (response, connection) = answered?;
     let held = Some((connection, cluster, lease));
-    let watch = Box::new(Returning { held, sent_whole });
+    let watch = Box::new(Returning(held));
     let limits = Limits { idle, deadline: None, grpc: false };
     Ok(response.map(|body| Body::passing(body, limits, watch)))
 }
@@ -152,11 +151,7 @@ async fn exchange(
 }
 
 /// Gives the connection back when the answer has been read.
-struct Returning {
-    held: Option<(Connection, Admitted, Lease)>,
-    /// The request had no body: there is nothing that could still be on its way.
-    sent_whole: bool,
-}
+struct Returning(Option<(Connection, Admitted, Lease)>);
 
 impl Watch for Returning {
     fn data(&mut self, _: &Bytes) {}
@@ -164,11 +159,12 @@ impl Watch for Returning {
     fn trailers(&mut self, _: &HeaderMap) {}
 
     fn end(&mut self, end: End) {
-        if let Some((connection, cluster, _)) = self.held.take()
-            && end == End::Complete
-            && self.sent_whole
-        {
-            connection.give_back(&cluster);
+        let Some((connection, cluster, _)) = self.0.take() else { return };
+        match end {
+            // All of the request was sent, too.
+            End::Complete if connection.sender.is_ready() => connection.give_back(&cluster),
+            End::Complete => connection.send_rest(),
+            _ => {}
         }
     }
 }

@@ -60,7 +60,6 @@ async fn send(
         true => worker.pools.http2(&cluster, &lease.endpoint).await?,
         false => worker.pools.http1(&cluster, &lease.endpoint).await?,
     };
-    let sent_whole = matches!(request.body(), Body::Empty);
     let failed = |detail: String| {
         super::outcome::of_send(crate::http::client::Failure::Closed, None, detail)
     };
@@ -69,8 +68,9 @@ async fn send(
     while let Some(frame) = body.frame().await {
         frame.map_err(|error| failed(error.to_string()))?;
     }
-    if sent_whole {
-        connection.give_back(&cluster);
+    match connection.sender.is_ready() {
+        true => connection.give_back(&cluster),
+        false => connection.send_rest(),
     }
     Ok(())
 }

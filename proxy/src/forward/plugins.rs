@@ -127,7 +127,9 @@ fn begin<B>(
             direction: downstream.direction,
             connection: Rc::as_ptr(&downstream.counted).addr() as u64,
             source: downstream.address,
-            destination: port.map(|port| port.address),
+            destination: port
+                .map(|port| port.address)
+                .or_else(|| downstream.captured().map(|captured| captured.original)),
             proven: secured.map(|secured| (secured.id.clone(), secured.own.clone())),
             server_name: secured.and_then(|secured| secured.server_name.clone()),
             version: Some(request.version()),

@@ -31,6 +31,27 @@ async fn a_call_to_a_service_lets_a_paused_request_go_on() {
     assert_eq!(callout.requests().last().unwrap()["body"], "call body");
 }
 
+/// As any request of a caller: whoever has a call in each exchange must not pay a handshake for each.
+#[tokio::test]
+async fn calls_follow_each_other_on_one_connection() {
+    let (running, callout) = with_callout("").await;
+    // One worker, which has one pool of connections.
+    let mut wire = running.wire().await;
+    for call in ["call", "callpost", "call", "callpost"] {
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: orders\r\nx-req-headers: {call}=/check,1\r\n\
+             x-req-headers-callback: cont=0\r\n\r\n"
+        );
+        assert_eq!(wire.ask(request).await.status, 200, "{call}");
+    }
+    let requests = callout.requests();
+    assert_eq!((requests.len(), callout.accepted()), (4, 1));
+    assert_eq!(
+        (&requests[1]["body"], &requests[1]["trailers"]["x-call-trailer"]),
+        (&"call body".into(), &"t".into())
+    );
+}
+
 #[tokio::test]
 async fn a_service_that_does_not_answer_is_an_answer_too() {
     let silent = Origin::raw(|stream, _| async move {

@@ -36,6 +36,38 @@ async fn an_item_of_one_plugin_comes_to_another() {
     running.logged("op enqueue=probe_queue:item => 1").await;
 }
 
+/// Whoever registered last is told of items: an instance that only showed that it does not start must not be it.
+#[tokio::test]
+async fn a_version_that_is_refused_takes_no_queue_over() {
+    let (orders, others) = (Origin::echo("orders").await, Origin::echo("others").await);
+    let mesh = |configuration: &str| {
+        let configuration = format!("pluginConfig: \"{configuration}\"\n");
+        Mesh::default()
+            .service("orders", "http", &[orders.address])
+            .service("others", "http", &[others.address])
+            .yaml(&plugin("probe", "orders", &configuration))
+            .yaml(&plugin("other", "others", ""))
+    };
+    let proxy = cached(mesh("queue")).start().await;
+    for service in ["orders", "others"] {
+        until("the plugins to be loaded", async || {
+            (client::get(proxy.outbound, service, "/").await.status == 200).then_some(())
+        })
+        .await;
+    }
+    proxy.rewrite(mesh("queue,refuse").text());
+    until("the new version to be refused", async || {
+        proxy.errors().contains("proxy_on_configure` returned 0").then_some(())
+    })
+    .await;
+    let fields = "x-req-headers: enqueue=probe_queue:item\r\n";
+    client::get_with(proxy.outbound, "others", "/", fields).await;
+    until("the version before it to be told", async || {
+        proxy.errors().contains("dequeue => 0 \"item\"").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn shared_data_is_seen_by_others_until_it_is_deleted_or_expires() {
     let (running, _others) = two("", "").await;

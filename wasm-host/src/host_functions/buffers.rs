@@ -74,20 +74,26 @@ fn set_bytes<H: Host>(
         let (memory, state) = parts(&mut caller)?;
         let available = state.buffer_length(buffer)?;
         let bytes = GuestSlice::new(data, length).read(memory)?;
-        let dropped = if start == 0 { size.min(available) } else { 0 };
+        let dropped = if start == 0 { size.min(available) as usize } else { 0 };
         let limit = state.settings.limits.buffer_bytes;
-        let whole = (available - dropped) as usize + bytes.len();
+        let whole = available as usize - dropped + bytes.len();
         // What came from elsewhere may be longer, and may always be made shorter.
         if !bytes.is_empty() && whole > limit {
             return Err(Status::InternalFailure);
         }
-        let context = state.stream().filter(|context| context.buffer_is_open(buffer));
+        let context = state.streams.get_mut(state.effective.unwrap_or(state.current));
+        let context = context.filter(|context| context.buffer_is_open(buffer));
         let context = context.filter(|_| buffer.of_stream()).ok_or(Status::BadArgument)?;
         let edit = match start {
-            0 => BufferEdit::Front { dropped: dropped as usize, bytes },
+            0 => BufferEdit::Front { dropped, bytes },
             start if start >= available => BufferEdit::Append(bytes),
             _ => return Err(Status::BadArgument),
         };
+        let more = bytes.len().saturating_sub(dropped);
+        if more > 0 && !context.runs(buffer) && !state.host.may_grow(&context.stream, buffer, more)
+        {
+            return Err(Status::InternalFailure);
+        }
         context.stream.edit_buffer(buffer, edit);
         Ok(())
     };

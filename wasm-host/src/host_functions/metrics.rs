@@ -34,7 +34,8 @@ fn define<H: Host>(
         let name = GuestSlice::new(name, name_length).read(memory)?;
         let kind = MetricKind::from_guest(kind)?;
         GuestPtr::<u32>::new(result).check(memory)?;
-        let metric = state.settings.shared.metrics.define(kind, name)?;
+        let (settings, most) = (&state.settings, state.settings.limits.metrics);
+        let metric = settings.shared.metrics.define(&settings.name, most, kind, name)?;
         GuestPtr::new(result).write(memory, state.metric_id(kind, metric)?)
     };
     status(define())

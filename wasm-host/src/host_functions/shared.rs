@@ -68,7 +68,8 @@ fn register_queue<H: Host>(
         GuestPtr::<u32>::new(result).check(memory)?;
         let name = GuestSlice::new(name, name_length).read(memory)?;
         let listener = state.host.queue_listener();
-        let token = state.settings.shared.queues.register(&state.space, name, listener)?;
+        let (queues, plugin) = (&state.settings.shared.queues, &state.settings.name);
+        let token = queues.register(plugin, &state.space, name, &listener)?;
         GuestPtr::new(result).write(memory, token)
     };
     status(register())

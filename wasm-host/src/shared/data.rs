@@ -1,7 +1,7 @@
 //! Shared data: values by key, per virtual machine id, with compare-and-swap and expiry.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +18,7 @@ pub struct SharedData {
 pub struct DataLimits {
     /// Values. Default 100,000: a quota per caller is one value per caller.
     pub entries: usize,
-    /// Bytes of keys and values, and 64 for each entry. Default 64 MiB.
+    /// Bytes of keys and values, and 128 for each entry. Default 64 MiB.
     pub bytes: usize,
 }
 
@@ -28,25 +28,30 @@ impl Default for DataLimits {
     }
 }
 
-/// What an entry costs beside its bytes.
-const ENTRY_BYTES: usize = 64;
+/// What an entry costs beside its bytes, with what remembers that it expires.
+const ENTRY_BYTES: usize = 128;
 
 #[derive(Debug, Default)]
 struct Inner {
     limits: DataLimits,
-    spaces: HashMap<Box<str>, HashMap<Box<[u8]>, Entry>>,
+    spaces: HashMap<Arc<str>, HashMap<Arc<[u8]>, Entry>>,
+    /// What expires, the soonest first: where there is no room, nobody looks for it among all that is kept.
+    expiring: BTreeMap<Expiry, (Arc<str>, Arc<[u8]>)>,
     entries: usize,
     bytes: usize,
     last_cas: u32,
+    last_expiry: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     value: Box<[u8]>,
     cas: u32,
-    /// Nanoseconds of the wall clock.
-    expires: Option<u64>,
+    expires: Option<Expiry>,
 }
+
+/// When a value expires, in nanoseconds of the wall clock, and a number that tells it from others of the moment.
+type Expiry = (u64, u64);
 
 impl SharedData {
     /// Empty, with limits.
@@ -88,22 +93,13 @@ impl SharedData {
     ) -> Result<(), Status> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        if !inner.spaces.contains_key(vm_id) {
-            inner.spaces.insert(vm_id.into(), HashMap::new());
-        }
         let present = inner.spaces.get(vm_id).and_then(|space| space.get(key));
         let live = present.filter(|entry| !entry.expired(now));
         if live.is_some_and(|entry| cas != 0 && entry.cas != cas) {
             return Err(Status::CasMismatch);
         }
-        let replaced = present.map(|entry| cost(key, &entry.value));
-        if !inner.fits(replaced, cost(key, value)) {
-            inner.drop_expired(now);
-            let replaced = inner.spaces.get(vm_id).and_then(|space| space.get(key));
-            let replaced = replaced.map(|entry| cost(key, &entry.value));
-            if !inner.fits(replaced, cost(key, value)) {
-                return Err(Status::InternalFailure);
-            }
+        if !inner.make_room(vm_id, key, value, now) {
+            return Err(Status::InternalFailure);
         }
         inner.insert(vm_id, key, value);
         Ok(())
@@ -114,11 +110,7 @@ impl SharedData {
     /// # Errors
     /// [`Status::NotFound`].
     pub fn delete(&self, vm_id: &str, key: &[u8], now: u64) -> Result<(), Status> {
-        let mut inner = self.lock();
-        let removed = inner.spaces.get_mut(vm_id).and_then(|space| space.remove(key));
-        let entry = removed.ok_or(Status::NotFound)?;
-        inner.entries -= 1;
-        inner.bytes -= cost(key, &entry.value);
+        let entry = self.lock().remove(vm_id, key).ok_or(Status::NotFound)?;
         if entry.expired(now) { Err(Status::NotFound) } else { Ok(()) }
     }
 
@@ -128,9 +120,19 @@ impl SharedData {
     /// [`Status::NotFound`].
     pub fn expire(&self, vm_id: &str, key: &[u8], at: u64, now: u64) -> Result<(), Status> {
         let mut inner = self.lock();
-        let entry = inner.spaces.get_mut(vm_id).and_then(|space| space.get_mut(key));
-        let entry = entry.filter(|entry| !entry.expired(now)).ok_or(Status::NotFound)?;
-        entry.expires = Some(at);
+        let Inner { spaces, expiring, last_expiry, .. } = &mut *inner;
+        let (name, _) = spaces.get_key_value(vm_id).ok_or(Status::NotFound)?;
+        let name = name.clone();
+        let space = spaces.get_mut(vm_id).ok_or(Status::NotFound)?;
+        let known = space.get_key_value(key).map(|(key, _)| key.clone()).ok_or(Status::NotFound)?;
+        let entry = space.get_mut(key).filter(|entry| !entry.expired(now));
+        let entry = entry.ok_or(Status::NotFound)?;
+        *last_expiry += 1;
+        let expiry = (at, *last_expiry);
+        if let Some(before) = entry.expires.replace(expiry) {
+            expiring.remove(&before);
+        }
+        expiring.insert(expiry, (name, known));
         Ok(())
     }
 
@@ -151,36 +153,55 @@ impl Inner {
         entries <= self.limits.entries && bytes <= self.limits.bytes
     }
 
+    /// Drops what has expired until a value has room. Whether it has.
+    fn make_room(&mut self, vm_id: &str, key: &[u8], value: &[u8], now: u64) -> bool {
+        loop {
+            let present = self.spaces.get(vm_id).and_then(|space| space.get(key));
+            let replaced = present.map(|entry| cost(key, &entry.value));
+            if self.fits(replaced, cost(key, value)) {
+                return true;
+            }
+            let soonest = self.expiring.first_key_value().filter(|((at, _), _)| *at <= now);
+            let Some((_, (space, key))) = soonest else { return false };
+            let (space, key) = (space.clone(), key.clone());
+            self.remove(&space, &key);
+        }
+    }
+
     fn insert(&mut self, vm_id: &str, key: &[u8], value: &[u8]) {
         self.last_cas = self.last_cas.checked_add(1).unwrap_or(1);
         let entry = Entry { value: value.into(), cas: self.last_cas, expires: None };
-        let Some(space) = self.spaces.get_mut(vm_id) else { return };
-        let before = space.insert(key.into(), entry);
-        self.entries += usize::from(before.is_none());
+        if let Some(present) = self.spaces.get_mut(vm_id).and_then(|space| space.get_mut(key)) {
+            let before = std::mem::replace(present, entry);
+            self.forget(key, &before);
+        } else if let Some(space) = self.spaces.get_mut(vm_id) {
+            space.insert(key.into(), entry);
+        } else {
+            self.spaces.insert(vm_id.into(), HashMap::from([(key.into(), entry)]));
+        }
+        self.entries += 1;
         self.bytes += cost(key, value);
-        self.bytes -= before.map_or(0, |entry| cost(key, &entry.value));
     }
 
-    fn drop_expired(&mut self, now: u64) {
-        let (mut entries, mut bytes) = (0, 0);
-        for space in self.spaces.values_mut() {
-            space.retain(|key, entry| {
-                let kept = !entry.expired(now);
-                if kept {
-                    entries += 1;
-                    bytes += cost(key, &entry.value);
-                }
-                kept
-            });
+    fn remove(&mut self, vm_id: &str, key: &[u8]) -> Option<Entry> {
+        let entry = self.spaces.get_mut(vm_id)?.remove(key)?;
+        self.forget(key, &entry);
+        Some(entry)
+    }
+
+    /// An entry is there no more.
+    fn forget(&mut self, key: &[u8], entry: &Entry) {
+        self.entries -= 1;
+        self.bytes -= cost(key, &entry.value);
+        if let Some(expiry) = entry.expires {
+            self.expiring.remove(&expiry);
         }
-        self.entries = entries;
-        self.bytes = bytes;
     }
 }
 
 impl Entry {
     fn expired(&self, now: u64) -> bool {
-        self.expires.is_some_and(|at| at <= now)
+        self.expires.is_some_and(|(at, _)| at <= now)
     }
 }
 
@@ -238,6 +259,26 @@ mod tests {
         assert_eq!(data.write("vm", b"c", b"1", 0, 5), Ok(()));
         assert_eq!(data.write("vm", b"c", &[0; 400], 0, 5), Err(Status::InternalFailure));
         assert_eq!(data.write("vm", b"c", b"22", 0, 5), Ok(()));
+        assert_eq!(data.entries(), 2);
+    }
+
+    #[test]
+    fn for_one_that_has_no_room_only_as_much_goes_as_it_needs() {
+        let data = SharedData::new(DataLimits { entries: 3, bytes: 1_000 });
+        for (key, at) in [(b"a", 9), (b"b", 7), (b"c", 8)] {
+            data.write("vm", key, b"1", 0, 0).unwrap();
+            data.expire("vm", key, at, 0).unwrap();
+        }
+        // What counts is said last.
+        data.expire("vm", b"b", 10, 0).unwrap();
+        assert_eq!(data.write("vm", b"d", b"1", 0, 20), Ok(()));
+        assert_eq!(data.entries(), 3, "none was dropped but one");
+        let expiring = || data.lock().expiring.values().map(|(_, key)| key[0]).collect::<Vec<u8>>();
+        assert_eq!(expiring(), *b"ab");
+        // What is written anew or deleted does not expire.
+        data.write("vm", b"a", b"2", 0, 5).unwrap();
+        data.delete("vm", b"b", 5).unwrap();
+        assert!(expiring().is_empty());
         assert_eq!(data.entries(), 2);
     }
 }

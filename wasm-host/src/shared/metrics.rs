@@ -1,9 +1,9 @@
 //! Metrics that plugins define: counters, gauges, histograms, common to all instances.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -19,11 +19,16 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    metrics: Mutex<ByName>,
+    defined: Mutex<Defined>,
 }
 
-/// By kind and name, so that exposition has them in order.
-type ByName = BTreeMap<(u32, Box<str>), Arc<Metric>>;
+#[derive(Debug, Default)]
+struct Defined {
+    /// By kind and name, so that exposition has them in order.
+    by_name: BTreeMap<(u32, Box<str>), Arc<Metric>>,
+    /// How many of them are whose.
+    by_plugin: HashMap<Box<str>, usize>,
+}
 
 /// One metric. Changing it takes no lock.
 #[derive(Debug)]
@@ -95,36 +100,49 @@ impl Default for Metrics {
 impl Metrics {
     /// None yet; at most `limit`.
     pub fn new(limit: usize) -> Self {
-        Self { inner: Arc::new(Inner { limit, metrics: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { limit, defined: Mutex::default() }) }
     }
 
-    /// The metric of this kind and name, made if it is new.
+    /// The metric of this kind and name. If it is new it is made, and is one of at most `most` of `plugin`, whose instances
+    /// come and go.
     ///
     /// # Errors
     /// [`Status::BadArgument`] for a name that is empty, too long or not UTF-8,
     /// [`Status::InternalFailure`] if there are too many metrics.
-    pub fn define(&self, kind: MetricKind, name: &[u8]) -> Result<Arc<Metric>, Status> {
+    pub fn define(
+        &self,
+        plugin: &str,
+        most: usize,
+        kind: MetricKind,
+        name: &[u8],
+    ) -> Result<Arc<Metric>, Status> {
         let name = std::str::from_utf8(name).map_err(|_| Status::BadArgument)?;
         if name.is_empty() || name.len() > NAME_BYTES {
             return Err(Status::BadArgument);
         }
-        let mut metrics = self.inner.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut defined = self.lock();
+        let Defined { by_name, by_plugin } = &mut *defined;
         let key = (kind as u32, name.into());
-        if let Some(metric) = metrics.get(&key) {
+        if let Some(metric) = by_name.get(&key) {
             return Ok(metric.clone());
         }
-        if metrics.len() >= self.inner.limit {
+        let own = by_plugin.get(plugin).copied().unwrap_or(0);
+        if by_name.len() >= self.inner.limit || own >= most {
             return Err(Status::InternalFailure);
         }
         let metric = Arc::new(Metric::new(kind, name));
-        metrics.insert(key, metric.clone());
+        by_name.insert(key, metric.clone());
+        by_plugin.insert(plugin.into(), own + 1);
         Ok(metric)
     }
 
     /// All metrics, by kind and name, for exposition.
     pub fn all(&self) -> Vec<Arc<Metric>> {
-        let metrics = self.inner.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics.values().cloned().collect()
+        self.lock().by_name.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Defined> {
+        self.inner.defined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,19 +207,19 @@ mod tests {
     #[test]
     fn kinds_take_what_suits_them() {
         let metrics = Metrics::default();
-        let counter = metrics.define(MetricKind::Counter, b"m").unwrap();
+        let counter = metrics.define("p", 100, MetricKind::Counter, b"m").unwrap();
         assert_eq!(counter.increment(3), Ok(()));
         assert_eq!(counter.increment(0), Err(Status::BadArgument));
         assert_eq!(counter.increment(-1), Err(Status::BadArgument));
         counter.record(10);
         assert_eq!(counter.read(), Ok(13));
-        let gauge = metrics.define(MetricKind::Gauge, b"m").unwrap();
+        let gauge = metrics.define("p", 100, MetricKind::Gauge, b"m").unwrap();
         assert_eq!(gauge.increment(3), Ok(()));
         assert_eq!(gauge.increment(-1), Ok(()));
         assert_eq!(gauge.read(), Ok(2));
         gauge.record(10);
         assert_eq!(gauge.read(), Ok(10));
-        let histogram = metrics.define(MetricKind::Histogram, b"m").unwrap();
+        let histogram = metrics.define("p", 100, MetricKind::Histogram, b"m").unwrap();
         assert_eq!(histogram.increment(3), Err(Status::BadArgument));
         assert_eq!(histogram.read(), Err(Status::BadArgument));
     }
@@ -221,16 +239,29 @@ mod tests {
     #[test]
     fn names_are_shared_and_bounded() {
         let metrics = Metrics::new(2);
-        let first = metrics.define(MetricKind::Counter, b"a").unwrap();
+        let first = metrics.define("p", 100, MetricKind::Counter, b"a").unwrap();
         first.record(1);
-        assert_eq!(metrics.define(MetricKind::Counter, b"a").unwrap().read(), Ok(1));
-        metrics.define(MetricKind::Gauge, b"a").unwrap();
-        let third = metrics.define(MetricKind::Gauge, b"b").map(|_| ());
+        assert_eq!(metrics.define("p", 100, MetricKind::Counter, b"a").unwrap().read(), Ok(1));
+        metrics.define("p", 100, MetricKind::Gauge, b"a").unwrap();
+        let third = metrics.define("p", 100, MetricKind::Gauge, b"b").map(|_| ());
         assert_eq!(third, Err(Status::InternalFailure));
         for name in [&b""[..], &[255], &[b'x'; 257]] {
-            let refused = metrics.define(MetricKind::Counter, name).map(|_| ());
+            let refused = metrics.define("p", 100, MetricKind::Counter, name).map(|_| ());
             assert_eq!(refused, Err(Status::BadArgument));
         }
         assert_eq!(metrics.all().len(), 2);
+    }
+
+    #[test]
+    fn one_plugin_leaves_room_for_others() {
+        let metrics = Metrics::new(3);
+        let define =
+            |plugin, name| metrics.define(plugin, 2, MetricKind::Counter, name).map(|_| ());
+        assert_eq!((define("a", b"1"), define("a", b"2")), (Ok(()), Ok(())));
+        assert_eq!(define("a", b"3"), Err(Status::InternalFailure));
+        assert_eq!(define("a", b"1"), Ok(()), "it is there already");
+        assert_eq!(define("b", b"3"), Ok(()));
+        assert_eq!(define("c", b"4"), Err(Status::InternalFailure));
+        assert_eq!(define("c", b"3"), Ok(()), "everybody's");
     }
 }

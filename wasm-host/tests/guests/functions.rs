@@ -355,8 +355,17 @@ fn metrics_are_bounded() {
     let script = Script::new()
         .call("proxy_define_metric", &[Int(0), text("a"), Int(40)])
         .call("proxy_define_metric", &[Int(1), text("b"), Int(40)]);
-    let seen = script.start_with(settings).unwrap().request_log();
+    let seen = script.start_with(settings.clone()).unwrap().request_log();
     assert_eq!(seen, [status(0), status(10)]);
+    // Nor does it get more by starting anew; others get theirs.
+    let define = |name| Script::new().call("proxy_define_metric", &[Int(1), text(name), Int(40)]);
+    let seen = define("c").start_with(settings.clone()).unwrap().request_log();
+    assert_eq!(seen, [status(10)]);
+    let other = PluginSettings { name: "other".to_owned(), ..settings };
+    let names = |settings: &PluginSettings| settings.shared.metrics.all().len();
+    assert_eq!(names(&other), 1, "what is refused is not there");
+    let seen = define("c").start_with(other).unwrap().request_log();
+    assert_eq!(seen, [status(0)]);
 }
 
 #[test]
@@ -384,6 +393,26 @@ fn properties() {
     assert_eq!(guest.lines(), expected);
     guest.instance.on_tick().unwrap();
     assert_eq!(guest.lines(), ["0", "host's", "1"]);
+}
+
+/// A caller chooses how many headers there are, and must not make a plugin overrun that asks for all of them.
+#[test]
+fn a_map_of_many_names_takes_no_time() {
+    let mut settings = PluginSettings::default();
+    // Comparing each name with each takes seconds.
+    settings.limits.deadline = std::time::Duration::from_secs(1);
+    let mut guest = Script::new()
+        .call("proxy_get_property", &[text("request\0headers"), Out])
+        .start_with(settings)
+        .unwrap();
+    let names = (0..24_000).map(|number| (format!("x{number}").into_bytes(), b"1".to_vec()));
+    let stream = crate::embedder::KitStream {
+        maps: [Some(names.collect()), None, None, None],
+        ..Default::default()
+    };
+    let (context, created) = guest.instance.create_context(stream);
+    created.unwrap();
+    guest.instance.on_request_headers(context, 24_000, false).unwrap();
 }
 
 #[test]

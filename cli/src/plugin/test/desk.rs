@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -69,11 +69,11 @@ enum Event {
 }
 
 #[derive(Default)]
-struct Queues(Mutex<Vec<u32>>);
+struct Queues(Mutex<VecDeque<u32>>);
 
 impl QueueListener for Queues {
     fn ready(&self, queue: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(queue);
     }
 }
 
@@ -180,7 +180,7 @@ impl Desk {
     /// # Errors
     /// The fault of a callback.
     pub fn next_until(&mut self, end: u64) -> Result<bool, Fault> {
-        let ready = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let ready = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         if let Some(queue) = ready {
             let told = self.call("proxy_on_queue_ready", |instance| instance.on_queue_ready(queue));
             told.unwrap_or(Ok(()))?;
@@ -217,15 +217,17 @@ impl Desk {
             }
             Event::Answer(token, Reply::Grpc { message, status }) => {
                 self.world.borrow_mut().notes.add(Note::GrpcAnswer { status });
-                if status == 0 {
-                    let told = self.call("proxy_on_grpc_receive", |instance| {
-                        instance.on_grpc_message(token, message)
-                    });
-                    told.unwrap_or(Ok(()))?;
+                match status {
+                    // Its one message says it all.
+                    0 => self.call("proxy_on_grpc_receive", |instance| {
+                        let told = instance.on_grpc_message(token, message);
+                        instance.close_call(token);
+                        told
+                    }),
+                    _ => self.call("proxy_on_grpc_close", |instance| {
+                        instance.on_grpc_close(token, status, Vec::new())
+                    }),
                 }
-                self.call("proxy_on_grpc_close", |instance| {
-                    instance.on_grpc_close(token, status, Vec::new())
-                })
             }
         };
         called.unwrap_or(Ok(()))

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::http::fetch::{FetchError, Fetcher, Wanted};
 
-/// Modules fetched at once: each may have 64 MiB.
-const MAX_FETCHES: usize = 16;
+/// Modules fetched at once: each may have 64 MiB, and a layer that it comes in as much again with what extracts it. Not
+/// fewer: a registry that does not answer must not keep others from being asked.
+const MAX_FETCHES: usize = 4;
 const MAX_REDIRECTS: usize = 5;
 /// A file that was written so shortly before it was read may be written again without its times showing it.
 const SETTLED: Duration = Duration::from_secs(2);

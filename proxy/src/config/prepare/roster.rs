@@ -62,8 +62,11 @@ pub struct Running {
 pub struct Figures {
     /// Exchanges and connections it was to see.
     pub exchanges: u64,
-    /// Those that got its failure policy: it trapped, took too long, or was not there to be asked.
+    /// Those in which it failed: it trapped, took too long, held it for too long, wanted what cannot be done, or was not
+    /// there to be asked.
     pub failures: u64,
+    /// Faults of timers, queues and answers to calls, which are no exchange's.
+    pub own_faults: u64,
     /// Calls into it.
     pub calls: u64,
     /// Time spent in them.
@@ -89,6 +92,7 @@ impl Figures {
         Self {
             exchanges: figures.exchanges.load(Relaxed),
             failures: figures.failures.load(Relaxed),
+            own_faults: figures.own_faults.load(Relaxed),
             calls: figures.calls.load(Relaxed),
             nanoseconds: figures.nanoseconds.load(Relaxed),
             traps: figures.traps.load(Relaxed),

@@ -252,13 +252,16 @@ async fn a_version_on_trial_that_fails_too_often_is_taken_back() {
         bench.offer(on_trial(&new));
         bench.step(100).await;
         let (canary, _) = bench.slot().canary.clone().unwrap();
-        canary.figures().exchanges.store(10, Relaxed);
+        canary.figures().exchanges.store(20, Relaxed);
         canary.figures().failures.store(1, Relaxed);
+        assert!(bench.preparer.judge(Duration::from_secs(100)).is_empty(), "as many as allowed");
+        // It breaks by itself, too.
+        canary.figures().own_faults.store(1, Relaxed);
         let outcomes = bench.preparer.judge(Duration::from_secs(100));
         assert!(outcomes.len() == 1 && outcomes[0].insert.is_none());
         assert!(Arc::ptr_eq(&bench.live(), &first) && bench.slot().canary.is_none());
         let error = bench.verdict().unwrap().unwrap_err();
-        assert!(error.contains("was taken back: it failed in 1 of 10 exchanges"), "{error}");
+        assert!(error.contains("was taken back: it failed in 2 of 20 exchanges"), "{error}");
         assert_eq!(bench.state(), "taken back");
         // The same words again do not try it again.
         assert!(!bench.offer(on_trial(&new)));

@@ -15,6 +15,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// An answer, and which plugin gave it.
 #[derive(Debug)]
 pub struct Answered {
+    /// Which of the plugins.
+    pub(super) at: usize,
     /// How many plugins it passes.
     pub(super) passes: usize,
     pub(super) answer: Box<Answer>,
@@ -39,11 +41,12 @@ impl Run {
     /// # Errors
     /// What the plugin answered is no HTTP.
     pub fn answer(&self, answered: Answered, grpc: bool) -> Result<Response<Vec<u8>>, Failure> {
-        let Answered { passes, answer, label } = answered;
+        let Answered { at, passes, answer, label } = answered;
         self.responding.set(Some(passes));
         let code = u16::try_from(answer.status).ok().filter(|code| (200..=999).contains(code));
         let status = code.and_then(|code| StatusCode::from_u16(code).ok());
         let (Some(status), None) = (status, &answer.forbidden) else {
+            self.places[at].count_failure();
             let what = answer.forbidden.as_deref().unwrap_or("gave a status that ends no request");
             return Err(Failure::of(&label, what));
         };

@@ -29,8 +29,6 @@ pub(super) struct Lane {
     ended: Cell<bool>,
     /// Bytes that it was shown once and does not want to see again.
     hidden: RefCell<Vec<u8>>,
-    /// Bytes that it holds, as they are counted for all.
-    counted: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,7 +160,7 @@ impl Run {
 
     /// Counts what a plugin holds. Whether all of them may hold as much as they do then.
     fn count_held(&self, side: Side, at: usize, bytes: usize) -> bool {
-        let before = self.lane(side, at).counted.replace(bytes);
+        let before = self.state.marks[at].counted[side as usize].replace(bytes);
         before == bytes || self.places[at].seat.holds(before, bytes)
     }
 
@@ -207,6 +205,8 @@ impl Run {
         if end {
             self.lane(side, at).ended.set(true);
         }
+        // What it has let go of so far is not what comes now.
+        self.state.marks[at].continued[side as usize].set(false);
         let mut bytes = Some(bytes);
         let spare = &self.places[at].seat.spare;
         let called = self.call(&self.places[at], |instance, context| {
@@ -272,6 +272,7 @@ impl Run {
     ) -> Result<(), Failure> {
         let count = super::head::count(&trailers);
         self.lane(side, at).ended.set(true);
+        self.state.marks[at].continued[side as usize].set(false);
         let mut trailers = Some(trailers);
         let spare = &self.places[at].seat.spare;
         let called = self.call(&self.places[at], |instance, context| {
@@ -397,6 +398,25 @@ impl Run {
         }
     }
 
+    /// Plugins have held a part for too long: the first of them, and with it what waits behind it.
+    pub(super) fn give_up(&self, side: Side, ready: &mut Pieces) -> Result<(), Failure> {
+        let holds = |at: &usize| self.lane(side, *at).held.get() != Held::Nothing;
+        let passed = self.passed(side);
+        let first = match side {
+            Side::Request => (0..passed).find(holds),
+            Side::Response => (0..passed).rev().find(holds),
+        };
+        let Some(at) = first else { return Ok(()) };
+        self.held_for_too_long(at, "the rest of a body")?;
+        self.resume(side, at, ready)
+    }
+
+    /// Counts those that hold a part among those that failed.
+    pub(super) fn count_holders(&self, side: Side) {
+        let holds = |at: &usize| self.lane(side, *at).held.get() != Held::Nothing;
+        (0..self.passed(side)).filter(holds).for_each(|at| self.places[at].count_failure());
+    }
+
     /// Whether a plugin holds a part.
     pub(super) fn holds(&self, side: Side) -> bool {
         self.has_held[side as usize].get()
@@ -405,7 +425,7 @@ impl Run {
 
     /// Whether a plugin ended it.
     pub(super) fn is_closed(&self) -> bool {
-        self.state.marks.iter().any(|mark| mark.closed.get())
+        self.marks().any(|mark| mark.closed.get())
     }
 
     /// A request can still be answered, by whoever waits for that; a response is under way and can only be cut.
@@ -417,6 +437,7 @@ impl Run {
         let answered = mark.answer.borrow().is_some();
         match side {
             Side::Response if answered => {
+                self.places[at].count_failure();
                 let label = self.places[at].seat.label();
                 Err(Failure::of(label, "answered while the response was under way"))
             }
@@ -425,10 +446,17 @@ impl Run {
     }
 
     pub(super) fn is_answered(&self) -> bool {
-        self.state.marks.iter().any(|mark| mark.answer.borrow().is_some())
+        self.marks().any(|mark| mark.answer.borrow().is_some())
+    }
+
+    /// Those of plugins that are not left out.
+    fn marks(&self) -> impl Iterator<Item = &super::state::Mark> {
+        let marks = self.state.marks.iter().zip(self.places.iter());
+        marks.filter(|(_, place)| !place.bypassed.get()).map(|(mark, _)| mark)
     }
 
     fn too_much(&self, side: Side, at: usize, what: &str, status: StatusCode) -> Failure {
+        self.places[at].count_failure();
         let mut failure = Failure::of(self.places[at].seat.label(), what);
         if side == Side::Request {
             failure.status = status;

@@ -13,7 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::BodyExt as _;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use leno_wasm_host::{
     CallToken, Fault, GrpcCall, Headers, HttpCall, HttpCallResponse, Instance, Status, pairs::Pairs,
 };
@@ -23,7 +24,7 @@ use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
 use self::grpc::{Closed, DEADLINE_EXCEEDED, INTERNAL, follow, framed_head};
 use super::{
     callouts::{Callouts, Sending},
-    head::RequestHead,
+    head::{self, RequestHead},
     host::ProxyHost,
     seat::Seat,
 };
@@ -38,31 +39,95 @@ const MAX_UNSENT: usize = 64;
 /// Bytes of one instance that services have not taken yet, of all its calls: there may be a thousand, to a service that
 /// takes none.
 const MAX_UNSENT_BYTES: usize = 16 << 20;
+/// Bytes of answers that an instance has not been given yet, of all its calls: each of a thousand may be as large as one
+/// may be.
+const MAX_UNREAD_BYTES: usize = 32 << 20;
+/// What a field of a head takes beside its name and value.
+const FIELD_BYTES: usize = 128;
+/// Calls of one instance that are under way or ended by it a moment ago: what ended is dropped when the worker comes to it,
+/// which it does not while the plugin's callback runs.
+const MAX_TASKS: usize = 2_000;
+
 /// The calls of one instance. They end with it.
 pub(super) struct Calls {
     to: To,
     callouts: Option<Rc<dyn Callouts>>,
     on_trial: bool,
     open: FxHashMap<u32, Open>,
+    /// Every task has a reference.
+    tasks: Rc<()>,
     /// Bytes that wait for services.
-    unsent: Arc<AtomicUsize>,
+    unsent: Room,
+    /// Bytes of answers.
+    unread: Room,
+}
+
+/// Room for bytes of all calls of an instance. Clones are the same room.
+#[derive(Clone, Debug)]
+struct Room {
+    used: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// A part of it, which is free again when this is dropped.
+#[derive(Debug)]
+struct Taken {
+    room: Room,
+    bytes: usize,
+}
+
+impl Room {
+    fn new(most: usize) -> Self {
+        Self { used: Arc::default(), most }
+    }
+
+    /// None of it yet.
+    fn part(&self) -> Taken {
+        Taken { room: self.clone(), bytes: 0 }
+    }
+
+    fn take(&self, bytes: usize) -> Result<Taken, Status> {
+        let mut part = self.part();
+        if part.resize(bytes) { Ok(part) } else { Err(Status::InternalFailure) }
+    }
+}
+
+impl Taken {
+    /// Takes so much in all; false, and nothing changes, if there is not as much.
+    fn resize(&mut self, bytes: usize) -> bool {
+        // Only the worker's thread adds.
+        let others = self.room.used.load(Relaxed).saturating_sub(self.bytes);
+        if bytes > self.bytes && others.saturating_add(bytes) > self.room.most {
+            return false;
+        }
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.room.used.fetch_add(more, Relaxed),
+            None => self.room.used.fetch_sub(self.bytes - bytes, Relaxed),
+        };
+        self.bytes = bytes;
+        true
+    }
+
+    fn grow(&mut self, by: usize) -> bool {
+        self.resize(self.bytes.saturating_add(by))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.used.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// Bytes for a service, counted as long as anything keeps them.
 struct Counted {
     bytes: Vec<u8>,
-    unsent: Arc<AtomicUsize>,
+    _taken: Taken,
 }
 
 impl AsRef<[u8]> for Counted {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.unsent.fetch_sub(self.bytes.len(), Relaxed);
     }
 }
 
@@ -86,37 +151,38 @@ impl Calls {
         callouts: Option<&Rc<dyn Callouts>>,
     ) -> Self {
         let to = To { seat, generation };
-        Self {
-            to,
-            callouts: callouts.cloned(),
-            on_trial: false,
-            open: FxHashMap::default(),
-            unsent: Arc::default(),
-        }
+        Self::of(to, callouts.cloned(), false)
     }
 
     /// Takes calls and never answers.
     pub(super) fn on_trial() -> Self {
-        let to = To { seat: Weak::new(), generation: 0 };
+        Self::of(To { seat: Weak::new(), generation: 0 }, None, true)
+    }
+
+    fn of(to: To, callouts: Option<Rc<dyn Callouts>>, on_trial: bool) -> Self {
         Self {
             to,
-            callouts: None,
-            on_trial: true,
+            callouts,
+            on_trial,
             open: FxHashMap::default(),
-            unsent: Arc::default(),
+            tasks: Rc::default(),
+            unsent: Room::new(MAX_UNSENT_BYTES),
+            unread: Room::new(MAX_UNREAD_BYTES),
         }
+    }
+
+    /// For one more task, to be dropped with it.
+    fn task(&self) -> Result<Rc<()>, Status> {
+        if Rc::strong_count(&self.tasks) > MAX_TASKS {
+            return Err(Status::InternalFailure);
+        }
+        Ok(self.tasks.clone())
     }
 
     /// Takes bytes over from the guest, if there is room for more.
     fn taken(&self, bytes: &[&[u8]]) -> Result<Bytes, Status> {
-        let length = bytes.iter().map(|bytes| bytes.len()).sum::<usize>();
-        // Only this thread adds.
-        if self.unsent.load(Relaxed) + length > MAX_UNSENT_BYTES {
-            return Err(Status::InternalFailure);
-        }
-        self.unsent.fetch_add(length, Relaxed);
-        let counted = Counted { bytes: bytes.concat(), unsent: self.unsent.clone() };
-        Ok(Bytes::from_owner(counted))
+        let taken = self.unsent.take(bytes.iter().map(|bytes| bytes.len()).sum())?;
+        Ok(Bytes::from_owner(Counted { bytes: bytes.concat(), _taken: taken }))
     }
 
     fn framed(&self, message: &[u8]) -> Result<Bytes, Status> {
@@ -128,13 +194,27 @@ impl Calls {
             return Ok(());
         }
         let upstream = std::str::from_utf8(call.upstream).map_err(|_| Status::BadArgument)?;
-        let body = Body::Full(self.taken(&[call.body])?);
-        let request = request(call.headers, body).ok_or(Status::BadArgument)?;
+        let (task, mut answer_room) = (self.task()?, self.unread.part());
+        let head = self.unsent.take(size_of(call.headers) + size_of(call.trailers))?;
+        let trailers = trailers(call.trailers).ok_or(Status::BadArgument)?;
+        let announced = announced(&trailers);
+        let body = match call.body {
+            [] if announced.is_none() => Body::Empty,
+            body => body_with(self.taken(&[body])?, trailers),
+        };
+        let mut request = request(call.headers, body).ok_or(Status::BadArgument)?;
+        if let Some(names) = announced {
+            // With a length there is no place for trailers in HTTP/1.1, and none that its head has not named are sent.
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+            request.headers_mut().insert(header::TRAILER, names);
+        }
         let callouts = self.callouts.as_ref().ok_or(Status::BadArgument)?;
         let sending = callouts.send(upstream, request, false).ok_or(Status::BadArgument)?;
         let (to, limit) = (self.to.clone(), patience(call.timeout));
         let task = tokio::task::spawn_local(async move {
-            let answer = match timeout(limit, collect(sending)).await {
+            let _task = task;
+            let collected = collect(sending, head, &mut answer_room);
+            let answer = match timeout(limit, collected).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(reason)) => {
                     tracing::debug!("a plugin's call failed: {reason}");
@@ -160,6 +240,9 @@ impl Calls {
         if self.on_trial {
             return Ok(());
         }
+        let (task, mut unread) = (self.task()?, self.unread.part());
+        let names = call.service.len() + call.method.len() + call.upstream.len();
+        let head = self.unsent.take(size_of(call.metadata) + names)?;
         let (messages, body) = match unary {
             true => (None, Body::Full(self.framed(call.message)?)),
             false => {
@@ -174,8 +257,14 @@ impl Calls {
         let to = self.to.clone();
         let limit = unary.then(|| patience(call.timeout));
         let task = tokio::task::spawn_local(async move {
+            let _task = task;
             let mut reply = None;
-            let following = follow(&to, token, sending, unary.then_some(&mut reply));
+            let sending = Box::pin(async move {
+                let answered = sending.await;
+                drop(head);
+                answered
+            });
+            let following = follow(&to, token, sending, &mut unread, unary.then_some(&mut reply));
             let closed = match limit {
                 None => following.await,
                 Some(limit) => timeout(limit, following)
@@ -231,7 +320,11 @@ impl Calls {
             && let Some(messages) = open.messages.take()
         {
             // Behind whatever waits there.
-            tokio::task::spawn_local(async move { _ = messages.send(Piece::End).await });
+            let task = self.tasks.clone();
+            tokio::task::spawn_local(async move {
+                _ = messages.send(Piece::End).await;
+                drop(task);
+            });
         }
     }
 
@@ -257,9 +350,19 @@ impl To {
     }
 }
 
-async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
+/// `head`: room for that of the request, needed no more when there is an answer. `room`: for the answer.
+async fn collect(
+    sending: Sending,
+    head: Taken,
+    room: &mut Taken,
+) -> Result<HttpCallResponse, String> {
     let response: Response<Body> = sending.await.map_err(|error| error.to_string())?;
+    drop(head);
+    let full = || format!("answers to this plugin's calls have {MAX_UNREAD_BYTES} bytes already");
     let (parts, mut body) = response.into_parts();
+    if !room.grow(size_of_map(&parts.headers)) {
+        return Err(full());
+    }
     let mut headers = vec![(b":status".to_vec(), parts.status.as_str().as_bytes().to_vec())];
     headers.extend(list(&parts.headers));
     let mut answer = HttpCallResponse { headers, ..HttpCallResponse::default() };
@@ -270,8 +373,17 @@ async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
                 if answer.body.len() > MAX_ANSWER {
                     return Err(format!("the answer is larger than {MAX_ANSWER} bytes"));
                 }
+                if !room.grow(data.len()) {
+                    return Err(full());
+                }
             }
-            Err(frame) => answer.trailers = list(&frame.into_trailers().unwrap_or_default()),
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                if !room.grow(size_of_map(&trailers)) {
+                    return Err(full());
+                }
+                answer.trailers = list(&trailers);
+            }
         }
     }
     Ok(answer)
@@ -299,6 +411,42 @@ fn list(headers: &HeaderMap) -> Headers {
         (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec())
     };
     headers.iter().map(bytes).collect()
+}
+
+/// Bytes that a list takes.
+fn size_of(list: Pairs<'_>) -> usize {
+    list.iter().map(|(name, value)| name.len() + value.len() + FIELD_BYTES).sum()
+}
+
+fn size_of_map(headers: &HeaderMap) -> usize {
+    let size = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + FIELD_BYTES
+    };
+    headers.iter().map(size).sum()
+}
+
+/// `None` for what HTTP forbids.
+fn trailers(list: Pairs<'_>) -> Option<HeaderMap> {
+    let (mut trailers, mut forbidden) = (HeaderMap::new(), None);
+    for (name, value) in list.iter() {
+        head::append(&mut trailers, &mut forbidden, None, &name.to_ascii_lowercase(), value);
+    }
+    forbidden.is_none().then_some(trailers)
+}
+
+/// What a head says of trailers, if there are any.
+fn announced(trailers: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|names| !names.is_empty())
+}
+
+fn body_with(bytes: Bytes, trailers: HeaderMap) -> Body {
+    if trailers.is_empty() {
+        return Body::Full(bytes);
+    }
+    let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
+    let frames = data.into_iter().chain([Frame::trailers(trailers)]).map(Ok);
+    Body::other(StreamBody::new(futures_util::stream::iter(frames)))
 }
 
 /// `None` for what HTTP forbids.
@@ -345,6 +493,8 @@ fn service_name(upstream: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use leno_wasm_host::pairs;
+
     use super::{
         grpc::{FRAME_HEAD, frame_head},
         *,
@@ -368,6 +518,106 @@ mod tests {
         assert_eq!(calls.taken(&[b"1"]), Err(Status::InternalFailure), "a part keeps the whole");
         drop(part);
         assert_eq!(calls.taken(&[b"1"]).unwrap(), "1");
+    }
+
+    #[test]
+    fn what_has_come_is_bounded_as_long_as_it_is_kept() {
+        let room = Room::new(100);
+        let (mut one, mut other) = (room.part(), room.take(60).unwrap());
+        assert!(one.grow(30) && one.grow(10) && !one.grow(1), "no more than there is");
+        assert!(other.resize(20) && one.resize(80) && !other.resize(21));
+        assert!(room.take(1).is_err());
+        drop(one);
+        assert_eq!(room.take(80).map(|taken| taken.bytes), Ok(80));
+    }
+
+    /// A service that takes requests and never answers.
+    struct Silent;
+
+    impl Callouts for Silent {
+        fn send(&self, _: &str, request: Request<Body>, _: bool) -> Option<Sending> {
+            Some(Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(request);
+                Ok(Response::default())
+            }))
+        }
+    }
+
+    fn silent() -> Calls {
+        let callouts: Rc<dyn Callouts> = Rc::new(Silent);
+        Calls::new(Weak::new(), 0, Some(&callouts))
+    }
+
+    fn token(sequence: u32) -> CallToken {
+        CallToken::from_number(sequence << 2)
+    }
+
+    #[tokio::test]
+    async fn heads_of_calls_under_way_are_bounded() {
+        let long = "x".repeat(64 << 10);
+        let head = [(":method", "GET"), (":path", "/"), (":authority", "users"), ("x", &*long)];
+        let headers = pairs::encode(head.map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        let nothing = pairs::encode([]);
+        let call = HttpCall {
+            upstream: b"users",
+            headers: Pairs::parse(&headers).unwrap(),
+            body: b"",
+            trailers: Pairs::parse(&nothing).unwrap(),
+            timeout: Duration::ZERO,
+        };
+        let work = async {
+            let mut calls = silent();
+            let sent = (1..1_000).take_while(|number| calls.http(token(*number), &call).is_ok());
+            assert_eq!(sent.count(), MAX_UNSENT_BYTES / size_of(call.headers));
+            calls.forget(token(1));
+            tokio::task::yield_now().await;
+            assert_eq!(calls.http(token(2_000), &call), Ok(()), "what has ended makes room");
+        };
+        tokio::task::LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test]
+    async fn calls_that_end_at_once_are_bounded_until_they_are_dropped() {
+        let nothing = pairs::encode([]);
+        let call = GrpcCall {
+            upstream: b"users",
+            service: b"S",
+            method: b"M",
+            metadata: Pairs::parse(&nothing).unwrap(),
+            message: b"",
+            timeout: Duration::ZERO,
+        };
+        let work = async {
+            let mut calls = silent();
+            let begun = |calls: &mut Calls, number| {
+                let begun = calls.grpc(token(number), &call, false).is_ok();
+                calls.end(token(number), true);
+                begun
+            };
+            let count = (1..10_000).take_while(|number| begun(&mut calls, *number)).count();
+            assert_eq!(count, MAX_TASKS);
+            tokio::task::yield_now().await;
+            assert!(begun(&mut calls, 20_000));
+        };
+        tokio::task::LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sent_with_or_without_a_body() {
+        for (bytes, chunks) in [(&b"hello"[..], 2), (b"", 1)] {
+            let list = pairs::encode([(&b"X-Sum"[..], &b"1"[..])]);
+            let trailers = trailers(Pairs::parse(&list).unwrap()).unwrap();
+            let mut body = body_with(Bytes::from_static(bytes), trailers);
+            let mut frames = Vec::new();
+            while let Some(frame) = body.frame().await {
+                frames.push(frame.unwrap());
+            }
+            assert_eq!(frames.len(), chunks);
+            assert_eq!(frames.last().unwrap().trailers_ref().unwrap()["x-sum"], "1");
+        }
+        let list = pairs::encode([(&b"x y"[..], &b"1"[..])]);
+        assert!(trailers(Pairs::parse(&list).unwrap()).is_none());
     }
 
     #[test]

@@ -198,16 +198,24 @@ impl Filtered {
         Poll::Ready(pushed.map_err(|failure| self.fail(failure)))
     }
 
-    /// Nothing is missing but a plugin's word.
-    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+    /// Nothing is missing but a plugin's word. Ready when it has lost its right to give it.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let limit = Instant::now() + self.run.patience.get();
         let limit = self.deadline.map_or(limit, |deadline| deadline.min(limit));
         let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(limit)));
         if patience.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
-        let detail = "a plugin held the rest of a body for too long".to_owned();
-        Poll::Ready(self.fail(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail }))
+        self.patience = None;
+        let given_up = match self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            true => {
+                self.run.count_holders(self.side);
+                let detail = "a plugin held the rest of a body for too long".to_owned();
+                Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, detail })
+            }
+            false => self.run.give_up(self.side, &mut self.ready),
+        };
+        Poll::Ready(given_up.map_err(|failure| self.fail(failure)))
     }
 }
 
@@ -243,8 +251,11 @@ impl http_body::Body for Filtered {
             }
             if this.source_ended {
                 this.wait(context);
-                let limited = this.poll_patience(context);
-                return limited.map(|error| Some(Err(error)));
+                match this.poll_patience(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                }
             }
             match this.poll_source(context) {
                 Poll::Pending => {

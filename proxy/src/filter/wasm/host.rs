@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     rc::{Rc, Weak},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use leno_wasm_host::{
-    CallToken, GrpcCall, Host, HttpCall, Instance, LogLevel, QueueListener, Status,
+    BufferType, CallToken, GrpcCall, Host, HttpCall, Instance, LogLevel, QueueListener, Status,
 };
 use rand::Rng;
 use tokio::{
@@ -45,13 +45,21 @@ pub(super) struct ProxyHost {
     surroundings: Option<Rc<Surroundings>>,
     current: Rc<RefCell<Option<Rc<State>>>>,
     started: Instant,
+    timer: Rc<Timer>,
     ticking: Option<AbortHandle>,
-    queues: Arc<News>,
+    queues: Arc<Told>,
     listening: OnceCell<AbortHandle>,
     calls: Calls,
     logged: LogBudget,
     /// Where it is only tried: what it says meanwhile, for whoever wants to know why it does not start.
     said: Option<Said>,
+}
+
+/// The timer of an instance: one task, however often it is set.
+#[derive(Debug, Default)]
+struct Timer {
+    period: Cell<Option<Duration>>,
+    set: Notify,
 }
 
 /// The last lines that a plugin logged. Clones are the same lines.
@@ -89,6 +97,16 @@ impl Said {
     }
 }
 
+/// What queues know of an instance: as long as the instance is there. The task that tells it may end later.
+#[derive(Debug, Default)]
+struct Told(Arc<News>);
+
+impl QueueListener for Told {
+    fn ready(&self, queue: u32) {
+        self.0.ready(queue);
+    }
+}
+
 /// News of queues, from any thread to the one where the instance lives.
 #[derive(Debug, Default)]
 struct News {
@@ -96,7 +114,7 @@ struct News {
     told: Notify,
 }
 
-impl QueueListener for News {
+impl News {
     fn ready(&self, queue: u32) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if ready.len() < MAX_NEWS {
@@ -105,9 +123,7 @@ impl QueueListener for News {
         drop(ready);
         self.told.notify_one();
     }
-}
 
-impl News {
     fn next(&self) -> Option<u32> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
@@ -128,6 +144,7 @@ impl ProxyHost {
             started: surroundings.started,
             surroundings: Some(surroundings),
             current,
+            timer: Rc::default(),
             ticking: None,
             queues: Arc::default(),
             listening: OnceCell::new(),
@@ -146,6 +163,7 @@ impl ProxyHost {
             surroundings: None,
             current: Rc::default(),
             started: Instant::now(),
+            timer: Rc::default(),
             ticking: None,
             queues: Arc::default(),
             listening: OnceCell::new(),
@@ -153,6 +171,11 @@ impl ProxyHost {
             logged: LogBudget::default(),
             said: Some(said),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        Rc::strong_count(&self.timer) - 1
     }
 
     /// A call is over.
@@ -169,7 +192,7 @@ impl ProxyHost {
     /// Tells the plugin of queues, on the thread where it lives.
     fn listen(&self) -> AbortHandle {
         let (seat, generation) = (self.seat.clone(), self.generation);
-        let news = self.queues.clone();
+        let news = self.queues.0.clone();
         let listening = tokio::task::spawn_local(async move {
             let mut pace = Pace::default();
             loop {
@@ -189,6 +212,33 @@ impl ProxyHost {
             }
         });
         listening.abort_handle()
+    }
+}
+
+/// Ticks as the timer says, which a tick, too, may set anew.
+async fn tick(timer: Rc<Timer>, seat: Weak<Seat>, generation: u64) {
+    let mut pace = Pace::default();
+    loop {
+        let Some(period) = timer.period.get() else {
+            timer.set.notified().await;
+            continue;
+        };
+        let mut ticks = interval_at(Moment::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = timer.set.notified() => break,
+                _ = ticks.tick() => {}
+            }
+            let Some(seat) = seat.upgrade() else { return };
+            let began = Instant::now();
+            if seat.call_again(generation, None, 1, Instance::on_tick).is_err() {
+                return;
+            }
+            drop(seat);
+            pace.after(began).await;
+        }
     }
 }
 
@@ -260,28 +310,15 @@ impl Host for ProxyHost {
     }
 
     fn set_tick_period(&mut self, period: Option<Duration>) {
-        if let Some(ticking) = self.ticking.take() {
-            ticking.abort();
+        if self.surroundings.is_none() {
+            return;
         }
-        let Some(period) = period.filter(|_| self.surroundings.is_some()) else { return };
-        let (seat, generation) = (self.seat.clone(), self.generation);
-        let period = period.max(MIN_TICK);
-        let ticking = tokio::task::spawn_local(async move {
-            let mut ticks = interval_at(Moment::now() + period, period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut pace = Pace::default();
-            loop {
-                ticks.tick().await;
-                let Some(seat) = seat.upgrade() else { return };
-                let began = Instant::now();
-                if seat.call_again(generation, None, 1, Instance::on_tick).is_err() {
-                    return;
-                }
-                drop(seat);
-                pace.after(began).await;
-            }
-        });
-        self.ticking = Some(ticking.abort_handle());
+        self.timer.period.set(period.map(|period| period.max(MIN_TICK)));
+        self.timer.set.notify_one();
+        if self.ticking.is_none() && period.is_some() {
+            let ticking = tick(self.timer.clone(), self.seat.clone(), self.generation);
+            self.ticking = Some(tokio::task::spawn_local(ticking).abort_handle());
+        }
     }
 
     fn http_call(&mut self, token: CallToken, call: HttpCall<'_>) -> Result<(), Status> {
@@ -318,6 +355,20 @@ impl Host for ProxyHost {
         _arguments: &[u8],
     ) -> Result<Vec<u8>, Status> {
         Err(Status::NotFound)
+    }
+
+    fn may_grow(&mut self, stream: &PluginStream, buffer: BufferType, by: usize) -> bool {
+        let Some((seat, counted)) = self.seat.upgrade().zip(stream.counted(buffer)) else {
+            return true;
+        };
+        let (before, now) = (counted.get(), counted.get().saturating_add(by));
+        let may = seat.holds(before, now);
+        if may {
+            counted.set(now);
+        } else {
+            seat.holds(now, before);
+        }
+        may
     }
 
     fn queue_listener(&self) -> Arc<dyn QueueListener> {

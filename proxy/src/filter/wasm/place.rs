@@ -1,6 +1,6 @@
 //! The plugins of a chain, as one exchange or connection finds them.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 use leno_wasm_host::{Action, ContextId, Instance};
@@ -22,6 +22,8 @@ pub(super) struct Place {
     pub(super) context: Cell<Option<(u64, ContextId)>>,
     /// It failed, and the exchange goes on without it.
     pub(super) bypassed: Cell<bool>,
+    /// The exchange is among those in which it failed.
+    failed: Cell<bool>,
     /// Bodies of the request and the response.
     pub(super) lanes: [Lane; 2],
 }
@@ -116,7 +118,15 @@ impl Place {
             phase,
             context: Cell::new(None),
             bypassed: Cell::new(false),
+            failed: Cell::new(false),
             lanes: Default::default(),
+        }
+    }
+
+    /// Counts the exchange among those in which it failed, once.
+    pub(super) fn count_failure(&self) {
+        if !self.failed.replace(true) {
+            self.seat.figures.failures.fetch_add(1, Relaxed);
         }
     }
 

@@ -69,8 +69,11 @@ impl Needs {
 pub struct Figures {
     /// Exchanges and connections that it saw.
     pub exchanges: AtomicU64,
-    /// Those that got its failure policy, since it broke or could not be asked.
+    /// Those in which it failed: it broke or could not be asked, held it for too long, wanted what cannot be done. They got
+    /// its failure policy, unless they were over already.
     pub failures: AtomicU64,
+    /// Faults in nobody's behalf: of timers, queues, answers to calls.
+    pub own_faults: AtomicU64,
     /// Calls into it.
     pub calls: AtomicU64,
     /// Time spent in them, as some of them are timed.

@@ -13,23 +13,31 @@ use leno_wasm_host::{Status, pairs};
 use super::state::{Facts, Node, Outcome, State};
 use crate::telemetry::record::Direction;
 
+/// What sidecars speak among themselves; they offer and take no other.
+const TLS_VERSION: &[u8] = b"TLSv1.3";
+
 type Value<'a> = Result<Cow<'a, [u8]>, Status>;
 
 /// Envoy's `TrafficDirection`.
 const INBOUND: i64 = 1;
 const OUTBOUND: i64 = 2;
-/// Bits of Envoy's `CoreResponseFlag` for the letters of the access log.
-const FLAGS: [(&str, u32); 10] = [
+/// Bits of Envoy's `CoreResponseFlag` for the letters of the access log. It has none for who may not do something, nor for
+/// plugins that fail.
+const FLAGS: [(&str, u32); 14] = [
     ("UH", 1),
     ("UT", 2),
-    ("UC", 6),
     ("UF", 5),
+    ("UC", 6),
     ("UO", 7),
     ("NR", 8),
-    ("DC", 15),
+    ("DI", 9),
+    ("FI", 10),
+    ("RL", 11),
+    ("DC", 14),
     ("DPE", 18),
-    ("UPE", 19),
-    ("NC", 23),
+    ("DT", 22),
+    ("UPE", 23),
+    ("NC", 24),
 ];
 
 /// A property of an exchange or connection.
@@ -45,6 +53,7 @@ pub(super) fn of_stream<'a>(state: &'a State, path: &[u8]) -> Value<'a> {
         (b"source", Some(member), None) => address(Some(facts.source), member),
         (b"destination", Some(member), None) => address(facts.destination, member),
         (b"connection", Some(member), None) => connection(facts, member),
+        (b"connection_id", None, None) => connection(facts, b"id"),
         (b"upstream", Some(member), None) => upstream(outcome, member),
         (b"xds", Some(member), None) => surroundings(facts, outcome, member),
         (b"cluster_name" | b"route_name" | b"listener_direction", None, None) => {
@@ -158,6 +167,7 @@ fn connection<'a>(facts: &'a Facts, member: &[u8]) -> Option<Cow<'a, [u8]>> {
     match member {
         b"id" => Some(number(facts.connection)),
         b"mtls" => Some(Cow::Owned(vec![u8::from(facts.proven.is_some())])),
+        b"tls_version" => facts.proven.is_some().then_some(Cow::Borrowed(TLS_VERSION)),
         b"requested_server_name" => text(facts.server_name.as_deref()?),
         b"uri_san_peer_certificate" => text(&facts.proven.as_ref()?.0),
         b"uri_san_local_certificate" => text(&facts.proven.as_ref()?.1),
@@ -244,7 +254,9 @@ mod tests {
             ("source.address", b"127.0.0.1:4000".to_vec()),
             ("source.port", number(4000)),
             ("connection.id", number(7)),
+            ("connection_id", number(7)),
             ("connection.mtls", vec![1]),
+            ("connection.tls_version", b"TLSv1.3".to_vec()),
             ("connection.requested_server_name", b"80.orders.shop.leno".to_vec()),
             ("connection.uri_san_peer_certificate", b"spiffe://mesh/caller".to_vec()),
             ("connection.uri_san_local_certificate", b"spiffe://mesh/own".to_vec()),
@@ -290,6 +302,27 @@ mod tests {
             ("xds.route_name", b"HTTPRoute shop/orders".to_vec()),
         ] {
             assert_eq!(asked(&state, path), Ok(expected), "{path}");
+        }
+    }
+
+    /// Numbers as in Envoy's `stream_info.h`, counted from `FailedLocalHealthCheck`.
+    #[test]
+    fn flags_are_those_of_envoy() {
+        for (flag, bit) in [
+            ("-", None),
+            ("UH", Some(1)),
+            ("UC", Some(6)),
+            ("RL", Some(11)),
+            ("DC", Some(14)),
+            ("DPE", Some(18)),
+            ("UPE", Some(23)),
+            ("NC", Some(24)),
+            ("WF", None),
+        ] {
+            let state = state();
+            state.outcome.set(Box::new(Outcome { flag, ..Outcome::default() })).unwrap();
+            let expected = bit.map_or(0, |bit| 1_i64 << bit).to_le_bytes().to_vec();
+            assert_eq!(asked(&state, "response.flags"), Ok(expected), "{flag}");
         }
     }
 

@@ -378,8 +378,13 @@ impl Run {
             });
             match told {
                 Ok(()) => place.seat.served(),
-                // The exchange is over: nobody is left to fail, and the fault was logged.
-                Err(broken) => tracing::debug!("plugin {}: {broken}", place.seat.label()),
+                // The exchange is over: nobody is left to get the policy, and the fault was logged.
+                Err(broken) => {
+                    if matches!(broken, Broken::Fault(_)) {
+                        place.count_failure();
+                    }
+                    tracing::debug!("plugin {}: {broken}", place.seat.label());
+                }
             }
         }
         // What is left of a request that was answered early waits for plugins that are gone.
@@ -408,15 +413,13 @@ impl Run {
     /// An answer that a plugin gave just now.
     pub(super) fn answer_of(&self, at: usize, passes: usize) -> Option<Answered> {
         let answer = self.state.marks[at].answer.take()?;
-        Some(Answered { passes, answer, label: self.places[at].seat.label().clone() })
+        Some(Answered { at, passes, answer, label: self.places[at].seat.label().clone() })
     }
 
     /// What the failure policy says to a plugin that cannot be called.
     pub(super) fn failed(&self, place: &Place, broken: &Broken) -> Result<(), Failure> {
-        if !place.bypassed.replace(true) {
-            let failures = &place.seat.figures.failures;
-            failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
+        place.bypassed.set(true);
+        place.count_failure();
         match place.seat.failure {
             FailurePolicy::Open => Ok(()),
             FailurePolicy::Closed => {
@@ -427,7 +430,9 @@ impl Run {
 
     /// What it says to one that wants what HTTP forbids.
     fn excuse(&self, at: usize, what: &str) -> Result<(), Failure> {
-        let seat = &self.places[at].seat;
+        let place = &self.places[at];
+        place.count_failure();
+        let seat = &place.seat;
         match seat.failure {
             FailurePolicy::Open => Ok(()),
             FailurePolicy::Closed => {
@@ -436,7 +441,12 @@ impl Run {
         }
     }
 
+    /// What becomes of one that was ended by a plugin. That is its right with a connection; an exchange gets no answer of
+    /// it, and one of ours.
     pub(super) fn closed(&self, at: usize) -> Failure {
+        if self.kind == PluginType::Http {
+            self.places[at].count_failure();
+        }
         Failure::of(self.places[at].seat.label(), "closed the stream")
     }
 

@@ -105,7 +105,8 @@ impl Runtime {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut settings = self.settings(label, spec);
         let started = Instant::now();
-        let trial = leno_wasm_host::Plugin::new(&module, settings.clone())?;
+        let trial = PluginSettings { shared: self.on_trial(), ..settings.clone() };
+        let trial = leno_wasm_host::Plugin::new(&module, trial)?;
         let said = Said::default();
         let tried = Instance::start(&trial, ProxyHost::on_trial(label, said.clone()));
         drop(tried.map_err(|error| LoadError::Start { error, said: said.text() })?);
@@ -122,6 +123,12 @@ impl Runtime {
             id: NEXT.fetch_add(1, Relaxed),
             linked: leno_wasm_host::Plugin::new(&module, settings)?,
         }))
+    }
+
+    /// What an instance shares with others that may be refused: it reads what there is, and takes nothing away.
+    fn on_trial(&self) -> Shared {
+        let Shared { data, queues, .. } = &self.shared;
+        Shared { data: data.clone(), queues: queues.on_trial(), metrics: Metrics::default() }
     }
 
     /// What a plugin of this module with these settings says as its version: where it is the same, the plugin is.

@@ -24,6 +24,8 @@ use super::{
 /// The instances of one worker.
 pub struct Seats {
     seats: RefCell<FxHashMap<u64, Rc<Seat>>>,
+    /// Of plugins that nobody uses any more and that are not done yet, and until when they may be so.
+    ending: RefCell<Vec<(Rc<Seat>, Duration)>>,
     surroundings: Rc<Surroundings>,
 }
 
@@ -39,6 +41,10 @@ pub(super) struct Surroundings {
 /// Bytes of bodies that all plugins of a worker may hold: of 64 exchanges with as much as one may have. Without it a caller
 /// with many connections decides how much memory a plugin that waits for whole bodies costs.
 pub(super) const MAX_HELD_IN_ALL: usize = 64 << 20;
+
+/// How long a plugin that nobody uses any more may be about what it has begun, if it says that it is not done: to send what
+/// it has collected, for instance.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Where an instance of one plugin runs. Exchanges hold on to it and not to the plugin, whose references all workers count.
 pub(super) struct Seat {
@@ -56,6 +62,8 @@ pub(super) struct Seat {
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
     tally: Tally,
+    /// `proxy_on_done` of its root was called.
+    told_its_end: Cell<bool>,
     pub(super) spare: Spare,
     inner: RefCell<Inner>,
 }
@@ -163,7 +171,8 @@ impl Seats {
         let node = Arc::new(node);
         let held_bytes = Cell::new(0);
         let surroundings = Surroundings { callouts: OnceCell::new(), node, started, held_bytes };
-        Self { seats: RefCell::default(), surroundings: Rc::new(surroundings) }
+        let surroundings = Rc::new(surroundings);
+        Self { seats: RefCell::default(), ending: RefCell::default(), surroundings }
     }
 
     /// Whom plugins send their own requests by. Without it they can send none.
@@ -190,6 +199,7 @@ impl Seats {
 
     /// Ends the instances of plugins that nobody uses any more, and starts those again that broke.
     pub fn sweep(&self) {
+        self.end_slow();
         if self.seats.borrow().is_empty() {
             return;
         }
@@ -204,12 +214,30 @@ impl Seats {
             }
             keep
         });
-        ended.iter().for_each(|seat| seat.end());
+        for seat in ended {
+            match seat.shut_down() {
+                true => seat.end(),
+                false => self.ending.borrow_mut().push((seat.clone(), seat.now() + LAST_WORDS)),
+            }
+        }
         let seats = self.seats.borrow();
         seats.values().for_each(|seat| seat.tell());
         let broken: Vec<_> = seats.values().filter(|seat| seat.is_empty()).cloned().collect();
         drop(seats);
         broken.iter().for_each(Seat::revive);
+    }
+
+    /// Ends those that have called `proxy_done` since, or have not for too long.
+    fn end_slow(&self) {
+        let mut over = Vec::new();
+        self.ending.borrow_mut().retain(|(seat, until)| {
+            let keep = seat.now() < *until && seat.waits_for_done();
+            if !keep {
+                over.push(seat.clone());
+            }
+            keep
+        });
+        over.iter().for_each(|seat| seat.end());
     }
 
     pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
@@ -236,6 +264,7 @@ impl Seat {
             current: Rc::default(),
             generation: Cell::new(0),
             tally: Tally::default(),
+            told_its_end: Cell::new(false),
             spare: Cell::new(None),
             inner: RefCell::default(),
         }
@@ -330,6 +359,9 @@ impl Seat {
             }
         };
         called.map_err(|fault| {
+            if state.is_none() {
+                self.figures.own_faults.fetch_add(1, Relaxed);
+            }
             self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
@@ -440,21 +472,38 @@ impl Seat {
         }
     }
 
-    /// Nobody uses the plugin any more: it is told so.
+    /// Nobody uses the plugin any more: it is told so. False: it has something left to do.
+    fn shut_down(&self) -> bool {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return true };
+        let Some(instance) = &mut inner.instance else { return true };
+        self.told_its_end.set(true);
+        // Nobody is left for whom it could make a difference.
+        instance.shut_down().unwrap_or_else(|fault| {
+            self.broke_at_its_end(&fault);
+            true
+        })
+    }
+
+    fn waits_for_done(&self) -> bool {
+        let Ok(inner) = self.inner.try_borrow() else { return false };
+        inner.instance.as_ref().is_some_and(Instance::waits_for_done)
+    }
+
     fn end(&self) {
+        if !self.told_its_end.get() {
+            self.shut_down();
+        }
         let Ok(mut inner) = self.inner.try_borrow_mut() else { return };
-        if let Some(instance) = &mut inner.instance {
-            // Nobody is left for whom it could make a difference.
-            let ended = instance.shut_down().and_then(|_| instance.delete_root());
-            if let Err(fault) = ended {
-                tracing::warn!(
-                    "plugin {} ({}) broke at its end: {fault}",
-                    self.label,
-                    self.version
-                );
-            }
+        if let Some(instance) = inner.instance.as_mut().filter(|instance| !instance.is_broken())
+            && let Err(fault) = instance.delete_root()
+        {
+            self.broke_at_its_end(&fault);
         }
         self.remove(&mut inner);
+    }
+
+    fn broke_at_its_end(&self, fault: &Fault) {
+        tracing::warn!("plugin {} ({}) broke at its end: {fault}", self.label, self.version);
     }
 }
 

@@ -133,6 +133,8 @@ pub(super) struct Mark {
     pub(super) closed: Cell<bool>,
     /// The plugin answered it.
     pub(super) answer: RefCell<Option<Box<Answer>>>,
+    /// Bytes that it holds of either side, as they are counted for all.
+    pub(super) counted: [Cell<usize>; 2],
     /// What a broken instance had in hands.
     pub(super) lost: RefCell<Option<Box<Contents>>>,
 }
@@ -313,11 +315,12 @@ impl State {
     /// Keeps a value; false when there are too many.
     pub(super) fn keep(&self, path: &[u8], value: &[u8]) -> bool {
         let mut properties = self.properties.borrow_mut();
-        properties.retain(|(known, _)| **known != *path);
-        let used: usize = properties.iter().map(|(path, value)| path.len() + value.len()).sum();
-        let fits = properties.len() < MAX_PROPERTIES
+        let others = || properties.iter().filter(|(known, _)| **known != *path);
+        let used: usize = others().map(|(path, value)| path.len() + value.len()).sum();
+        let fits = others().count() < MAX_PROPERTIES
             && used + path.len() + value.len() <= MAX_PROPERTY_BYTES;
         if fits {
+            properties.retain(|(known, _)| **known != *path);
             properties.push((path.into(), value.into()));
         }
         fits
@@ -356,6 +359,8 @@ pub(super) mod tests {
         assert_eq!(state.kept(b"a").unwrap(), b"2");
         assert_eq!(state.kept(b"b"), None);
         assert!(!state.keep(b"big", &[0; MAX_PROPERTY_BYTES]));
+        assert!(!state.keep(b"a", &[0; MAX_PROPERTY_BYTES]));
+        assert_eq!(state.kept(b"a").unwrap(), b"2", "what is refused changes nothing");
         let kept = (0..200_u8).filter(|number| state.keep(&[b'x', *number], b"")).count();
         assert_eq!(kept, MAX_PROPERTIES - 1);
         assert_eq!(state.kept(b"a").unwrap(), b"2");

@@ -75,6 +75,11 @@ impl PluginStream {
         self.contents.as_deref_mut()?.response_mut()
     }
 
+    /// How many bytes are counted for the side of a body that this is of, and so for all plugins of the worker.
+    pub(super) fn counted(&self, buffer: BufferType) -> Option<&Cell<usize>> {
+        self.mark()?.counted.get(side_of_buffer(buffer)?)
+    }
+
     fn mark(&self) -> Option<&Mark> {
         self.state.marks.get(self.at)
     }
@@ -266,9 +271,9 @@ impl Stream for PluginStream {
     }
 
     fn edit_buffer(&mut self, buffer: BufferType, edit: BufferEdit<'_>) {
-        let side = side_of_buffer(buffer);
-        let contents = self.contents.as_deref_mut();
-        if let Some(buffer) = contents.zip(side).and_then(|(has, side)| has.buffers.get_mut(side)) {
+        // What was empty when it was paused has no contents, and may get some.
+        let Some(side) = side_of_buffer(buffer) else { return };
+        if let Some(buffer) = self.contents.get_or_insert_default().buffers.get_mut(side) {
             buffer.edit(edit);
         }
     }

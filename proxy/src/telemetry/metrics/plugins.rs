@@ -92,9 +92,7 @@ const COUNTERS: [(&str, &str, Figure); 7] = [
     ("leno_plugin_exchanges_total", "Exchanges and connections a plugin was to see.", |sample| {
         sample.exchanges as f64
     }),
-    ("leno_plugin_failures_total", "Those that got its failure policy.", |sample| {
-        sample.failures as f64
-    }),
+    ("leno_plugin_failures_total", "Those in which it failed.", |sample| sample.failures as f64),
     ("leno_plugin_calls_total", "Calls into a plugin.", |sample| sample.calls as f64),
     ("leno_plugin_call_seconds_total", "Time spent in them.", |sample| sample.seconds),
     ("leno_plugin_traps_total", "Faults of a plugin but overruns.", |sample| sample.traps as f64),

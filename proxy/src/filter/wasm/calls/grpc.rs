@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, response::Parts};
 use http_body_util::BodyExt as _;
 use leno_wasm_host::CallToken;
 
-use super::{Sending, To, list};
+use super::{Sending, Taken, To, list};
 use crate::filter::wasm::{head, pace::Pace};
 
 /// Of one message of gRPC, where its own default is 4 MiB.
@@ -47,11 +47,12 @@ impl Closed {
 }
 
 /// Tells the plugin of everything that comes, up to the end of the call. The `reply` to a unary call is only kept: whether it
-/// is an answer shows at the end.
+/// is an answer shows at the end. `room`: for what has come and was not handed over.
 pub(super) async fn follow(
     to: &To,
     token: CallToken,
     sending: Sending,
+    room: &mut Taken,
     mut reply: Option<&mut Option<Vec<u8>>>,
 ) -> Closed {
     let streams = reply.is_none();
@@ -73,9 +74,17 @@ pub(super) async fn follow(
         match frame.into_data() {
             Ok(data) => {
                 unread.extend_from_slice(&data);
+                let kept = reply.as_deref().and_then(Option::as_ref).map_or(0, Vec::len);
+                if !room.resize(unread.len() + kept) {
+                    let what = "answers to this plugin's calls have too many bytes already";
+                    return Closed::failed(RESOURCE_EXHAUSTED, what);
+                }
                 let reply = reply.as_deref_mut();
                 if let Err(closed) = messages(to, token, &mut unread, &mut pace, reply).await {
                     return closed;
+                }
+                if streams {
+                    room.resize(unread.len());
                 }
             }
             Err(frame) => {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
+use leno_api::model::wasm_plugin::FailurePolicy;
 use leno_wasm_host::Action;
 
 use super::{Failure, Resumed, Run, Side};
@@ -65,8 +66,26 @@ impl Run {
                 Ok(Resumed::Lost)
             }
             Ok(resumed) => resumed,
-            Err(_) => {
-                let what = format!("held it for {:?}", self.patience.get());
+            // Nothing of it has gone on yet: it can do so as the plugin has left it.
+            Err(_) => self.held_for_too_long(at, "it").map(|()| Resumed::Continued),
+        }
+    }
+
+    /// What the failure policy says to a plugin that does not let go.
+    pub(in crate::filter::wasm) fn held_for_too_long(
+        &self,
+        at: usize,
+        what: &str,
+    ) -> Result<(), Failure> {
+        let place = &self.places[at];
+        place.count_failure();
+        match place.seat.failure {
+            FailurePolicy::Open => {
+                place.bypassed.set(true);
+                Ok(())
+            }
+            FailurePolicy::Closed => {
+                let what = format!("held {what} for {:?}", self.patience.get());
                 let failure = Failure::of(place.seat.label(), &what);
                 Err(Failure { status: StatusCode::GATEWAY_TIMEOUT, ..failure })
             }
@@ -110,7 +129,9 @@ impl Run {
             if let Some(failure) = self.failure.borrow().clone() {
                 return Poll::Ready(Err(failure));
             }
-            for at in 0..self.reached.get() {
+            // What one that is left out has wanted, or wants now, counts no more.
+            let heard = |at: &usize| !self.places[*at].bypassed.get();
+            for at in (0..self.reached.get()).filter(heard) {
                 if let Some(answered) = self.answer_of(at, at + 1) {
                     return Poll::Ready(Ok(answered));
                 }

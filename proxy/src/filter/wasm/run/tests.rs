@@ -396,3 +396,277 @@ async fn a_call_of_grpc_is_answered_by_its_message_or_by_its_status() {
     };
     tokio::task::LocalSet::new().run_until(work).await;
 }
+
+/// A guest of these imports of `env`, with its other parts.
+fn module(imports: &[(&str, usize)], parts: &str) -> Vec<u8> {
+    let imports: String = imports
+        .iter()
+        .map(|(name, parameters)| {
+            let parameters = "i32 ".repeat(*parameters);
+            format!("(import \"env\" \"{name}\" (func ${name} (param {parameters}) (result i32)))")
+        })
+        .collect();
+    let text = format!(
+        "(module {imports}
+           (memory (export \"memory\") 1)
+           (data (i32.const 0) \"new body\")
+           (func (export \"proxy_abi_version_0_2_1\"))
+           (func (export \"proxy_on_memory_allocate\") (param i32) (result i32) (i32.const 4096))
+           {parts})"
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// A callback of three parameters.
+fn callback(name: &str, body: &str) -> String {
+    format!("(func (export \"{name}\") (param i32 i32 i32) (result i32) {body})")
+}
+
+fn tick(run: &Run) -> Result<(), Broken> {
+    let seat = run.places[0].seat.clone();
+    seat.call_again(seat.generation(), None, 1, leno_wasm_host::Instance::on_tick)
+}
+
+fn failures(plugin: &Plugin) -> u64 {
+    plugin.figures().failures.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn who_holds_for_ever_and_may_be_left_out_is_left_out() {
+    let (seats, plugin) = (seats(), plugin(&guest(1, 0, ""), FailurePolicy::Open));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    run.patience.set(SHORT);
+    let (request, passed) = ask(&run).await;
+    assert!(matches!(passed, Ok(Passed::On { .. })), "{passed:?}");
+    assert!(request.headers().contains_key("x"), "what it had in hands is back");
+    assert!(!run.filters(Side::Request), "and it gets no more");
+    assert_eq!(failures(&plugin), 1);
+}
+
+#[tokio::test]
+async fn who_holds_a_body_for_ever_and_may_be_left_out_is_left_out() {
+    let plugins = [(); 2].map(|()| plugin(&guest(0, 1, ""), FailurePolicy::Open));
+    let seats = seats();
+    let run = begin(&seats, plugins.iter().map(slot).collect());
+    run.patience.set(SHORT);
+    ask(&run).await.1.unwrap();
+    let body = run.body(Side::Request, Body::Full("hello".into()), None, None);
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    assert_eq!(plugins.map(|plugin| failures(&plugin)), [1, 1]);
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_in_an_exchange_is_counted_once() {
+    const HEADER: (&str, usize) = ("proxy_add_header_map_value", 5);
+    const ANSWER: (&str, usize) = ("proxy_send_local_response", 8);
+    const CLOSE: (&str, usize) = ("proxy_close_stream", 1);
+    // Of 99.
+    let answer = "(drop (call $proxy_send_local_response (i32.const 99) (i32.const 0) (i32.const 0)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))";
+    // The name has a space in it.
+    let forbidden = "(drop (call $proxy_add_header_map_value (i32.const 0) (i32.const 0)
+        (i32.const 8) (i32.const 0) (i32.const 3)))";
+    let close = "(drop (call $proxy_close_stream (i32.const 0)))";
+    let head = |body: &str| callback("proxy_on_request_headers", &format!("{body} (i32.const 0)"));
+    let passes = head("");
+    let body = |body: &str| callback("proxy_on_request_body", &format!("{body} (i32.const 1)"));
+    let log = "(func (export \"proxy_on_log\") (param i32) (unreachable))";
+    for (what, imports, parts) in [
+        ("what HTTP forbids", HEADER, head(forbidden)),
+        ("an answer that is none", ANSWER, head(answer)),
+        ("the stream closed", CLOSE, head(close)),
+        ("the stream closed in a body", CLOSE, passes.clone() + &body(close)),
+        ("too much held", CLOSE, passes.clone() + &body("")),
+        ("a trap in a body", CLOSE, passes.clone() + &body("(unreachable)")),
+        ("a trap when all is over", CLOSE, passes.clone() + log),
+    ] {
+        let (seats, plugin) = (seats(), plugin(&module(&[imports], &parts), FailurePolicy::Closed));
+        let run = begin(&seats, vec![slot(&plugin)]);
+        match ask(&run).await.1 {
+            Ok(Passed::Answered(answered)) => drop(run.answer(answered, false).unwrap_err()),
+            Ok(Passed::On { .. }) => {
+                let large = vec![b'x'; (1 << 20) + 1].into();
+                drop(run.whole(Side::Request, large));
+            }
+            Err(_) => {}
+        }
+        run.finish();
+        assert_eq!(failures(&plugin), 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_into_a_response_that_is_under_way_is_a_failure() {
+    let answers =
+        "(drop (call $proxy_send_local_response (i32.const 200) (i32.const 0) (i32.const 0)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1))) (i32.const 1)";
+    let parts = callback("proxy_on_request_headers", "(i32.const 0)")
+        + &callback("proxy_on_response_body", answers);
+    let bytes = module(&[("proxy_send_local_response", 8)], &parts);
+    let (seats, plugin) = (seats(), plugin(&bytes, FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    ask(&run).await.1.unwrap();
+    assert!(run.whole(Side::Response, "hello".into()).is_err());
+    assert_eq!(failures(&plugin), 1);
+}
+
+#[tokio::test]
+async fn what_breaks_in_nobodys_behalf_is_counted_too() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let parts = callback("proxy_on_request_headers", "(i32.const 0)")
+        + "(func (export \"proxy_on_tick\") (param i32) (unreachable))";
+    let (seats, plugin) = (seats(), plugin(&module(&[], &parts), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    ask(&run).await.1.unwrap();
+    assert!(tick(&run).is_err());
+    run.finish();
+    assert_eq!((failures(&plugin), plugin.figures().own_faults.load(Relaxed)), (0, 1));
+}
+
+/// What a plugin that is left out has wanted before it broke must not come into force later.
+#[tokio::test]
+async fn who_is_left_out_answers_and_closes_no_more() {
+    use futures_util::FutureExt as _;
+    let acts = [
+        ("proxy_close_stream", 1, "(i32.const 0)".to_owned()),
+        ("proxy_send_local_response", 8, "(i32.const 200)".to_owned() + &"(i32.const 0)".repeat(7)),
+    ];
+    for (function, parameters, arguments) in acts {
+        let act = format!("(drop (call ${function} {arguments})) (unreachable)");
+        let parts = callback("proxy_on_request_headers", &act);
+        let bytes = module(&[(function, parameters)], &parts);
+        let (seats, plugin) = (seats(), plugin(&bytes, FailurePolicy::Open));
+        let run = begin(&seats, vec![slot(&plugin)]);
+        let passed = ask(&run).await.1;
+        assert!(matches!(passed, Ok(Passed::On { .. })), "{function}: {passed:?}");
+        let interrupted = run.interrupted().now_or_never();
+        assert!(interrupted.is_none(), "{function}: {interrupted:?}");
+        assert!(!run.is_answered() && !run.is_closed(), "{function}");
+    }
+}
+
+/// Takes bodies whole, and lets a timer put another one in their place.
+fn replacing() -> Vec<u8> {
+    let parts = "(global $held (mut i32) (i32.const 0))".to_owned()
+        + &callback("proxy_on_request_headers", "(global.set $held (local.get 0)) (i32.const 0)")
+        + &callback(
+            "proxy_on_request_body",
+            "(drop (call $proxy_set_buffer_bytes (i32.const 0) (i32.const 0) (local.get 1)
+               (i32.const 0) (i32.const 0))) (i32.const 1)",
+        )
+        + "(func (export \"proxy_on_tick\") (param i32)
+             (drop (call $proxy_set_effective_context (global.get $held)))
+             (if (call $proxy_set_buffer_bytes (i32.const 0) (i32.const 1000000) (i32.const 0)
+               (i32.const 0) (i32.const 8)) (then (unreachable)))
+             (drop (call $proxy_continue_stream (i32.const 0))))";
+    let imports = [
+        ("proxy_set_buffer_bytes", 5),
+        ("proxy_set_effective_context", 1),
+        ("proxy_continue_stream", 1),
+    ];
+    module(&imports, &parts)
+}
+
+#[tokio::test]
+async fn a_body_that_was_taken_whole_gets_another_in_its_place() {
+    let (seats, plugin) = (seats(), plugin(&replacing(), FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    ask(&run).await.1.unwrap();
+    let Ok(Whole::Held(held)) = run.whole(Side::Request, "hello".into()) else {
+        panic!("it holds all of it")
+    };
+    tick(&run).unwrap();
+    let rest = run.rest(Side::Request, held, None, None);
+    assert_eq!(rest.collect().await.unwrap().to_bytes(), "new body");
+}
+
+#[tokio::test]
+async fn what_timers_put_into_bodies_is_counted_as_held() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (seats, plugin) = (seats(), plugin(&replacing(), FailurePolicy::Closed));
+    let begin = async || {
+        let run = begin(&seats, vec![slot(&plugin)]);
+        ask(&run).await.1.unwrap();
+        assert!(matches!(run.whole(Side::Request, "hello".into()), Ok(Whole::Held(_))));
+        run
+    };
+    let held = || plugin.figures().held_bytes.load(Relaxed);
+    let run = begin().await;
+    assert_eq!(held(), 0);
+    tick(&run).unwrap();
+    assert_eq!(held(), 8);
+    drop(run);
+    assert_eq!(held(), 0);
+    let run = begin().await;
+    run.places[0].seat.holds(0, MAX_HELD_IN_ALL - 7);
+    assert!(tick(&run).is_err(), "there is room for seven bytes only");
+}
+
+#[tokio::test]
+async fn who_has_let_go_before_more_came_holds_what_came() {
+    // The first holds the end of a body, the second all of it.
+    let (first, second) = (
+        plugin(&guest_with(0, "(local.get 2)", ""), FailurePolicy::Closed),
+        plugin(&guest(0, 1, ""), FailurePolicy::Closed),
+    );
+    let seats = seats();
+    let run = begin(&seats, vec![slot(&first), slot(&second)]);
+    ask(&run).await.1.unwrap();
+    let mut ready = Pieces::default();
+    for (bytes, end) in [("a", false), ("b", true)] {
+        run.push(Side::Request, Some(0), Piece::Data(bytes.into(), end), &mut ready).unwrap();
+    }
+    for mark in run.state.marks.iter() {
+        mark.continued[0].set(true);
+    }
+    run.advance(Side::Request, &mut ready).unwrap();
+    assert!(ready.is_empty() && run.holds(Side::Request), "it was shown more, and paused");
+    run.state.marks[1].continued[0].set(true);
+    run.advance(Side::Request, &mut ready).unwrap();
+    assert!(matches!(ready.only(), Ok(bytes) if bytes == "ab"));
+}
+
+#[tokio::test]
+async fn a_timer_that_is_set_again_and_again_is_one() {
+    use leno_wasm_host::Host as _;
+    let work = async {
+        let (seats, plugin) = (seats(), plugin(&guest(0, 0, ""), FailurePolicy::Closed));
+        let run = begin(&seats, vec![slot(&plugin)]);
+        ask(&run).await.1.unwrap();
+        let seat = run.places[0].seat.clone();
+        let timers = seat.call_again(seat.generation(), None, 1, |instance| {
+            let host = instance.host_mut();
+            (1..1_000).for_each(|period| host.set_tick_period(Some(Duration::from_secs(period))));
+            host.set_tick_period(None);
+            host.set_tick_period(Some(Duration::from_secs(1)));
+            Ok(host.timers())
+        });
+        assert_eq!(timers.unwrap(), 1);
+    };
+    tokio::task::LocalSet::new().run_until(work).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_nobody_uses_may_finish_what_it_has_begun() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let parts = callback("proxy_on_request_headers", "(i32.const 0)")
+        + "(func (export \"proxy_on_done\") (param i32) (result i32) (i32.const 0))
+           (func (export \"proxy_on_tick\") (param i32) (drop (call $proxy_done)))";
+    let bytes = module(&[("proxy_done", 0)], &parts);
+    let (seats, plugin) = (seats(), plugin(&bytes, FailurePolicy::Closed));
+    let run = begin(&seats, vec![slot(&plugin)]);
+    ask(&run).await.1.unwrap();
+    let seat = Rc::downgrade(&run.places[0].seat);
+    let figures = plugin.figures().clone();
+    drop((run, plugin));
+    for _ in 0..3 {
+        seats.sweep();
+        assert_eq!(figures.instances.load(Relaxed), 1, "it is not done");
+    }
+    let last = seat.upgrade().unwrap();
+    last.call_again(last.generation(), None, 1, leno_wasm_host::Instance::on_tick).unwrap();
+    drop(last);
+    seats.sweep();
+    assert_eq!(figures.instances.load(Relaxed), 0);
+    assert!(seat.upgrade().is_none());
+}
