@@ -187,6 +187,18 @@ enum Left {
 }
 
 impl Download {
+    /// One that came with its head.
+    #[cfg(test)]
+    pub fn of_whole(whole: Bytes) -> Self {
+        let left = Left::Length(0);
+        Self { connection: None, left, keeps: true, whole: Some(whole), fault: None }
+    }
+
+    /// All of the body, if it is here already, where it is.
+    pub fn whole_mut(&mut self) -> Option<&mut Bytes> {
+        self.whole.as_mut()
+    }
+
     /// All of the body, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         self.whole.take()
