@@ -187,13 +187,6 @@ enum Left {
 }
 
 impl Download {
-    /// One that came with its head.
-    #[cfg(test)]
-    pub fn of_whole(whole: Bytes) -> Self {
-        let left = Left::Length(0);
-        Self { connection: None, left, keeps: true, whole: Some(whole), fault: None }
-    }
-
     /// All of the body, if it is here already, where it is.
     pub fn whole_mut(&mut self) -> Option<&mut Bytes> {
         self.whole.as_mut()
@@ -300,6 +293,15 @@ impl HttpBody for Download {
 /// Of somebody who only looks.
 fn looking() -> Context<'static> {
     Context::from_waker(Waker::noop())
+}
+
+#[cfg(test)]
+impl Download {
+    /// One that came with its head.
+    pub fn of_whole(whole: Bytes) -> Self {
+        let left = Left::Length(0);
+        Self { connection: None, left, keeps: true, whole: Some(whole), fault: None }
+    }
 }
 
 #[cfg(test)]
