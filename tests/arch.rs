@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "proxy/src/filter/authz",
     "proxy/src/filter/jwt/verify",
     "proxy/src/filter/rate_limit",
+    "proxy/src/filter/wasm/body/pieces",
     "proxy/src/filter/wasm/buffer",
     "proxy/src/filter/wasm/head",
     "proxy/src/filter/wasm/kept",

@@ -9,7 +9,7 @@ use std::{
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use self::ticker::Ticker;
-use crate::instance::together;
+use crate::instance::{respond, together};
 
 pub(crate) mod ticker;
 
@@ -25,9 +25,12 @@ struct Inner {
     engine: wasmtime::Engine,
     settings: EngineSettings,
     ticker: Ticker,
-    /// Made when the first plugin is linked: where there is none it would be made for nothing.
-    together: OnceLock<Result<wasmtime::Module, String>>,
+    /// Made when the first plugin is linked: where there is none they would be made for nothing.
+    together: OnceLock<Made>,
+    respond: OnceLock<Made>,
 }
+
+type Made = Result<wasmtime::Module, String>;
 
 /// How an engine is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +84,8 @@ impl Default for EngineSettings {
 #[error("the Wasm engine cannot be made: {0}")]
 pub struct EngineError(String);
 
-/// Instances of modules that an instance of a plugin consists of: its own, and what calls its callbacks.
-pub(crate) const INSTANCES: u32 = 2;
+/// Instances of modules that an instance of a plugin consists of: its own, and two that call its callbacks.
+pub(crate) const INSTANCES: u32 = 3;
 
 /// Functions of a backtrace that are told. Deep recursion has thousands of the same.
 const BACKTRACE_FRAMES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -98,7 +101,8 @@ impl Engine {
             .map_err(|error| EngineError(format!("{error:#}")))?;
         let ticker = Ticker::new(engine.weak(), settings.tick)
             .map_err(|error| EngineError(format!("no thread: {error}")))?;
-        Ok(Self { inner: Arc::new(Inner { engine, settings, ticker, together: OnceLock::new() }) })
+        let (together, respond) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { engine, settings, ticker, together, respond }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -115,9 +119,21 @@ impl Engine {
 
     /// The module that calls callbacks of plugins in a row.
     pub(crate) fn together(&self) -> wasmtime::Result<&wasmtime::Module> {
-        let compile =
-            || together::compile(&self.inner.engine).map_err(|error| format!("{error:#}"));
-        let made = self.inner.together.get_or_init(compile);
+        self.made(&self.inner.together, together::compile)
+    }
+
+    /// The module that calls those for a whole response in a row.
+    pub(crate) fn respond(&self) -> wasmtime::Result<&wasmtime::Module> {
+        self.made(&self.inner.respond, respond::compile)
+    }
+
+    fn made<'a>(
+        &self,
+        made: &'a OnceLock<Made>,
+        make: fn(&wasmtime::Engine) -> wasmtime::Result<wasmtime::Module>,
+    ) -> wasmtime::Result<&'a wasmtime::Module> {
+        let make = || make(&self.inner.engine).map_err(|error| format!("{error:#}"));
+        let made = made.get_or_init(make);
         made.as_ref().map_err(|error| wasmtime::Error::msg(error.clone()))
     }
 

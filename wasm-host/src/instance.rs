@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use wasmtime::Store;
 
+pub use self::streams::Responded;
 use self::{
     exports::{Exports, Finder},
+    respond::Respond,
     runner::Runner,
     together::Together,
 };
@@ -22,6 +24,7 @@ use crate::{
 mod answers;
 pub(crate) mod deadline;
 mod exports;
+pub(crate) mod respond;
 mod runner;
 mod streams;
 pub(crate) mod together;
@@ -36,6 +39,7 @@ pub struct Instance<H: Host> {
     exports: Exports,
     /// `None` where callbacks are missing.
     together: Option<Together>,
+    respond: Option<Respond>,
 }
 
 /// Why a plugin did not start.
@@ -72,9 +76,11 @@ impl<H: Host> Instance<H> {
         let mut runner = Runner::new(plugin.module().engine(), state);
         runner.set_deadline(settings.limits.start_deadline);
         let exports = instantiate(&mut runner, plugin)?;
-        let together = Together::of(plugin.module().engine(), &mut runner.store, &exports)
-            .map_err(|error| StartError::NoRoom(format!("{error:#}")))?;
-        let mut instance = Self { runner, exports, together };
+        let (engine, store) = (plugin.module().engine(), &mut runner.store);
+        let no_room = |error| StartError::NoRoom(format!("{error:#}"));
+        let together = Together::of(engine, store, &exports).map_err(no_room)?;
+        let respond = Respond::of(engine, store, &exports).map_err(no_room)?;
+        let mut instance = Self { runner, exports, together, respond };
         instance.configure()?;
         instance.runner.set_deadline(settings.limits.deadline);
         Ok(instance)

@@ -44,7 +44,7 @@ pub use self::{
     engine::{Allocation, Engine, EngineError, EngineSettings},
     fault::{Fault, FaultKind},
     host_functions::FOREIGN_FUNCTIONS,
-    instance::{Instance, StartError},
+    instance::{Instance, Responded, StartError},
     limits::Limits,
     module::{CacheError, Digest, LoadError, Module, WeakModule},
     plugin::{Plugin, PluginSettings},

@@ -16,7 +16,8 @@ pub struct Limits {
     /// How long one callback may run. Default 50 ms. Rounded up to the engine's tick. The second half of it is by what the
     /// thread has run, so that a busy machine ends no callback; but after ten times as long it ends in any case.
     /// Callbacks that follow each other in any case have it together: the first two of an HTTP stream
-    /// ([`crate::Instance::begin`]) and the last three ([`crate::Instance::finish`]).
+    /// ([`crate::Instance::begin`]), those for a response that came whole ([`crate::Instance::on_response`]) and the last
+    /// three ([`crate::Instance::finish`]).
     pub deadline: Duration,
     /// How long each callback of the start may run: the start function, `proxy_on_vm_start`,
     /// `proxy_on_configure`. Default 2 s: rule sets are compiled there.

@@ -71,6 +71,7 @@ impl<H: Host> Plugin<H> {
         let linked = link(module, &settings).and_then(|linked| {
             // Here there is time to compile; where an instance starts there is none.
             module.engine().together()?;
+            module.engine().respond()?;
             Ok(linked)
         });
         let linked = linked.map_err(|error| LoadError::Import(format!("{error:#}")))?;

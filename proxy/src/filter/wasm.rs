@@ -48,7 +48,7 @@ pub use self::{
     connection::Inspected,
     filtered::Whole,
     plugin::{Chain, Plugin, Slot, Unloaded},
-    run::{Failure, Passed, Run, Side, Stopped},
+    run::{Failure, Passed, Run, Shown, Side, Stopped},
     runtime::{LoadError, Runtime},
     seat::Seats,
     state::{Facts, Node, Outcome},

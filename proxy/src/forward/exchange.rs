@@ -22,7 +22,7 @@ use crate::{
     filter::{
         jwt::CHALLENGE,
         rate_limit::{Standing, headers},
-        wasm::Run,
+        wasm::{Run, Stopped},
     },
     http::{
         body::{Body, Incoming, Limits, Progress},
@@ -298,18 +298,20 @@ impl Exchange {
         &mut self,
         admitted: Admitted,
         changes: response::Changes<'_>,
-        received: Received,
+        mut received: Received,
         upgrade: Option<(HeaderValue, upgrade::Pending)>,
     ) -> Result<Response<Body>, Error> {
-        match self.plugins.clone() {
-            None => response::pass_on(self, admitted, changes, received, upgrade),
-            Some(run) => {
-                let shown =
-                    response::pass_through(self, &run, admitted, changes, received, upgrade);
-                match shown {
-                    Ok(response) => response,
-                    Err(paused) => Box::pin(response::pass_held(self, &run, paused)).await,
-                }
+        // What becomes a tunnel is no response that plugins could change.
+        let tunnel = received.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let Some(run) = self.plugins.clone().filter(|_| !tunnel) else {
+            return response::pass_on(self, admitted, changes, received, upgrade);
+        };
+        match response::show(&run, changes, &mut received.response) {
+            Ok(shown) => response::shown(self, &run, admitted, received, shown),
+            Err(Stopped::Failed(failure)) => Err(plugins::error(failure)),
+            Err(Stopped::Held(at)) => {
+                // On the heap, as most hold nothing and all exchanges would be larger.
+                Box::pin(response::pass_held(self, &run, admitted, received, at)).await
             }
         }
     }

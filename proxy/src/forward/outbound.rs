@@ -49,7 +49,7 @@ pub(super) async fn decide(
         };
         match shown.inspect_err(|_| exchange.count_for(&port.cluster))? {
             Seen::On(target) => retargeted = target,
-            Seen::Answered(response) => return Ok(Decision::Respond(Box::new(response))),
+            Seen::Answered(response) => return Ok(Decision::Respond(response)),
         }
     }
     let target = retargeted.as_ref().unwrap_or(target);

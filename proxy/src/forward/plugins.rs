@@ -27,12 +27,11 @@ use crate::{
 };
 
 /// What became of a request.
-#[expect(clippy::large_enum_variant, reason = "taken apart where it is returned")]
 pub(super) enum Seen {
     /// It goes on, to another host or path where there is one.
     On(Option<Target>),
-    /// A plugin answered.
-    Answered(Response<Body>),
+    /// A plugin answered. Boxed, since the other is what every request pays for.
+    Answered(Box<Response<Body>>),
 }
 
 /// A request's head is in the hands of a plugin, and which one it is in its chain.
@@ -63,7 +62,7 @@ pub(super) async fn inbound(
             Err(held) => wait(exchange, held, phase, request).await,
         };
         match shown? {
-            Seen::Answered(response) => return Ok(Some(response)),
+            Seen::Answered(response) => return Ok(Some(*response)),
             Seen::On(None) => {}
             Seen::On(Some(other)) => target = other,
         }
@@ -180,7 +179,7 @@ fn seen(
         Ok(Passed::On { retargeted: true }) => Ok(Seen::On(Some(retarget(request)?))),
         Ok(Passed::Answered(answered)) => {
             run.keep_request(request);
-            Ok(Seen::Answered(respond(exchange, run, answered)?))
+            Ok(Seen::Answered(Box::new(respond(exchange, run, answered)?)))
         }
         Err(failure) => {
             run.keep_request(request);

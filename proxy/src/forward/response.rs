@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Flag, Retry},
     filter::{
         headers,
-        wasm::{Answered, Run, Side, Stopped, Whole},
+        wasm::{Failure, Run, Shown, Side, Stopped, Whole},
     },
     http::{
         body::{Body, End, Incoming, Limits, Progress, Watch},
@@ -52,70 +52,50 @@ pub(super) fn pass_on(
         return join(exchange, cluster, changes, received, upgrade);
     }
     change_headers(&mut received.response, changes);
-    deliver(exchange, cluster, received)
+    deliver(exchange, cluster, received, None)
 }
 
-/// A response whose head a plugin holds.
-pub(super) struct Paused {
-    cluster: Admitted,
-    received: Received,
-    /// Which plugin.
-    at: usize,
-}
-
-/// The same, where plugins see it. What becomes a tunnel is no response that they could change. Where one holds the head,
-/// [`pass_held`] goes on: on the heap, as most hold nothing and all exchanges would be larger.
-pub(super) fn pass_through(
-    exchange: &mut Exchange,
+/// Shows a response to plugins: its head, and its body where [`Run::response`] does.
+pub(super) fn show(
     run: &Run,
-    cluster: Admitted,
     changes: Changes<'_>,
-    mut received: Received,
-    upgrade: Option<(HeaderValue, upgrade::Pending)>,
-) -> Result<Result<Response<Body>, Error>, Box<Paused>> {
-    let response = &mut received.response;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(join(exchange, cluster, changes, received, upgrade));
-    }
+    response: &mut Response<Incoming>,
+) -> Result<Shown, Stopped> {
     change_headers(response, changes);
-    let end = response.body().is_end_stream();
-    match run.response_head(response, end) {
-        Ok(answered) => Ok(shown(exchange, run, cluster, received, answered)),
-        Err(Stopped::Failed(failure)) => Ok(Err(plugins::error(failure))),
-        Err(Stopped::Held(at)) => Err(Box::new(Paused { cluster, received, at })),
-    }
+    run.response(response)
 }
 
 /// Waits for the plugin that holds the head, and shows it to the others.
 pub(super) async fn pass_held(
     exchange: &mut Exchange,
     run: &Run,
-    paused: Box<Paused>,
+    cluster: Admitted,
+    mut received: Received,
+    at: usize,
 ) -> Result<Response<Body>, Error> {
-    let Paused { cluster, mut received, at } = *paused;
     let end = received.response.body().is_end_stream();
     let answered = run.held_response_head(at, &mut received.response, end).await;
     let answered = answered.map_err(plugins::error)?;
-    shown(exchange, run, cluster, received, answered)
+    shown(exchange, run, cluster, received, Shown { answered, whole: None })
 }
 
 /// All plugins have seen the head, or one of them answered.
-fn shown(
+pub(super) fn shown(
     exchange: &mut Exchange,
     run: &Run,
     cluster: Admitted,
     mut received: Received,
-    answered: Option<Answered>,
+    Shown { answered, whole }: Shown,
 ) -> Result<Response<Body>, Error> {
     if let Some(answered) = answered {
         return plugins::respond(exchange, run, answered);
     }
     let response = &mut received.response;
     run.keep_response(response);
-    if !response.body().is_end_stream() {
+    if whole.is_some() || !response.body().is_end_stream() {
         run.unframe(Side::Response, response.headers_mut());
     }
-    deliver(exchange, cluster, received)
+    deliver(exchange, cluster, received, whole)
 }
 
 fn join(
@@ -145,15 +125,16 @@ fn join(
     Ok(response)
 }
 
-/// Sends a response whose head is as it is to be.
+/// Sends a response whose head is as it is to be. `shown`: what plugins have made of its body, if they have seen that.
 fn deliver(
     exchange: &mut Exchange,
     cluster: Admitted,
     received: Received,
+    shown: Option<Result<Whole, Failure>>,
 ) -> Result<Response<Body>, Error> {
     let Received { mut response, lease, connection, deadline } = received;
     let run = exchange.plugins.clone();
-    let whole = match show_whole(run.as_ref(), &mut response) {
+    let whole = match show_whole(run.as_ref(), &mut response, shown) {
         Ok(whole) => whole,
         Err(error) => {
             // All of it was read: the connection is as good as any.
@@ -214,7 +195,11 @@ fn deliver(
 fn show_whole(
     run: Option<&Rc<Run>>,
     response: &mut Response<Incoming>,
+    shown: Option<Result<Whole, Failure>>,
 ) -> Result<Option<(Rc<Run>, Whole)>, Error> {
+    if let (Some(run), Some(whole)) = (run, shown) {
+        return whole.map(|whole| Some((run.clone(), whole))).map_err(plugins::error);
+    }
     let Some(run) = run.filter(|run| run.filters(Side::Response)) else { return Ok(None) };
     let Some(bytes) = response.body_mut().take_whole() else { return Ok(None) };
     let length = bytes.len();

@@ -188,6 +188,11 @@ enum Left {
 }
 
 impl Download {
+    /// All of the body, if it is here already, where it is.
+    pub fn whole_mut(&mut self) -> Option<&mut Bytes> {
+        self.whole.as_mut()
+    }
+
     /// All of the body, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         self.whole.take()
@@ -289,6 +294,15 @@ impl HttpBody for Download {
 /// Of somebody who only looks.
 fn looking() -> Context<'static> {
     Context::from_waker(Waker::noop())
+}
+
+#[cfg(test)]
+impl Download {
+    /// One that came with its head.
+    pub fn of_whole(whole: Bytes) -> Self {
+        let left = Left::Length(0);
+        Self { connection: None, left, keeps: true, whole: Some(whole), fault: None }
+    }
 }
 
 #[cfg(test)]

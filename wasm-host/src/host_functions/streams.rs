@@ -57,6 +57,7 @@ fn close_stream<H: Host>(mut caller: Caller<'_, State<H>>, direction: u32) -> u3
         if let Some(context) = state.stream().filter(|context| !context.ended) {
             context.stream.close_stream(direction);
         }
+        stop_row(&mut caller);
         Ok(())
     };
     status(close())
@@ -100,9 +101,17 @@ fn send_local_response<H: Host>(
             let text = b"proxy_send_local_response after the stream ended does nothing";
             super::runtime::write_line(state, LogLevel::Warn, text);
         }
+        stop_row(&mut caller);
         Ok(())
     };
     status(send())
+}
+
+/// Something was done to a stream that the embedder has to see before its next callback is called.
+fn stop_row<H: Host>(caller: &mut Caller<'_, State<H>>) {
+    if let Some(running) = caller.data().running {
+        running.stop(caller);
+    }
 }
 
 /// A list that cannot be read counts as empty, as plugins find it elsewhere.

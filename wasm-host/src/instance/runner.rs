@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use wasmtime::{Global, Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
+use wasmtime::{Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
 use super::{
     deadline::{Deadline, thread_time},
     exports::Callback,
-    together::{Row, Running},
+    together::Running,
 };
 use crate::{
     embedder::Host,
@@ -112,23 +112,20 @@ impl<H: Host> Runner<H> {
         Err(fault)
     }
 
-    /// Calls a row of callbacks in a context. They have one deadline together.
+    /// Calls a row of callbacks in a context. They have one deadline together. What follows has to say where the row
+    /// ended: [`State::end_row`].
     pub(crate) fn row<P: WasmParams, R: WasmResults>(
         &mut self,
-        row: Row,
-        step: Global,
+        running: Running,
         function: &TypedFunc<P, R>,
         context: u32,
         parameters: P,
     ) -> Result<R, Fault> {
-        let running = Running::new(row, step);
         self.store.data_mut().running = Some(running);
-        let called = self.run(row.name(0), context, |store| function.call(store, parameters));
-        let called = called.map_err(|fault| match fault.kind {
+        let called = self.run(running.name(0), context, |store| function.call(store, parameters));
+        called.map_err(|fault| match fault.kind {
             FaultKind::Poisoned => fault,
-            _ => Fault { callback: row.name(running.step(&mut self.store)), ..fault },
-        });
-        self.store.data_mut().catch_up(row.names().len() - 1);
-        called
+            _ => Fault { callback: running.name(running.step(&mut self.store)), ..fault },
+        })
     }
 }

@@ -2,13 +2,26 @@
 
 use wasmtime::TypedFunc;
 
-use super::{Instance, exports::HeadersCallback, together::Row};
+use super::{
+    Instance,
+    exports::HeadersCallback,
+    together::{LAST_OF_RESPONSE, Row, Running},
+};
 use crate::{
     abi::{Action, BufferType, ClosedBy, ContextId, MapType, StreamType},
     embedder::Host,
     fault::Fault,
     state::{Opens, StreamContext},
 };
+
+/// How far a guest has seen a response that came whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Responded {
+    /// Its headers, and what it said to them. If they go on, the body is still to be shown.
+    Headers(Action),
+    /// Its body, too, and what it said to that. The headers go on.
+    Body(Action),
+}
 
 /// Which of a stream's callbacks: its direction and what it opens.
 #[derive(Clone, Copy)]
@@ -41,8 +54,9 @@ impl<H: Host> Instance<H> {
         };
         let id = self.runner.store.data_mut().streams.insert(StreamContext::new(stream));
         let parameters = (id, ContextId::ROOT.0, count, u32::from(end));
-        let (step, begin) = (together.step, &together.begin);
-        let seen = self.runner.row(Row::Begin, step, begin, id, parameters);
+        let running = Running::new(Row::Begin, together.step);
+        let seen = self.runner.row(running, &together.begin, id, parameters);
+        self.runner.store.data_mut().end_row(1);
         let phase = map(StreamType::Request, MapType::RequestHeaders);
         let context = ContextId(id);
         (context, seen.map(|action| self.leave(context, phase, Action::of_headers(action))))
@@ -112,6 +126,39 @@ impl<H: Host> Instance<H> {
         let callback = &self.exports.response_headers;
         let result = headers(&mut self.runner, callback, context, count, end);
         Ok(self.leave(context, phase, Action::of_headers(result?)))
+    }
+
+    /// A response came with all of its body, `size` bytes and no trailers: [`Instance::on_response_headers`], and
+    /// [`Instance::on_response_body`] if the headers go on, in one call where the plugin has both callbacks. The body is
+    /// left to be shown where there is a callback missing, or the guest answered or closed a stream meanwhile.
+    ///
+    /// # Errors
+    /// A [`Fault`] of a callback.
+    pub fn on_response(
+        &mut self,
+        context: ContextId,
+        count: u32,
+        size: u32,
+    ) -> Result<Responded, Fault> {
+        let Some(respond) = &self.respond else {
+            return self.on_response_headers(context, count, false).map(Responded::Headers);
+        };
+        let headers = map(StreamType::Response, MapType::ResponseHeaders);
+        if let Some(context) = self.runner.store.data_mut().streams.get_mut(context.0) {
+            context.enter(headers.direction, headers.opens);
+        }
+        let (running, parameters) = (respond.running(), (context.0, count, size));
+        let seen = self.runner.row(running, &respond.respond, context.0, parameters);
+        let last = seen.as_ref().map_or(0, |(last, _)| *last);
+        self.runner.store.data_mut().end_row(last as usize);
+        let (_, action) = seen?;
+        Ok(match last {
+            0 => Responded::Headers(self.leave(context, headers, Action::of_headers(action))),
+            _ => {
+                let body = Phase { direction: StreamType::Response, opens: LAST_OF_RESPONSE };
+                Responded::Body(self.leave(context, body, Action::of_data(action)))
+            }
+        })
     }
 
     /// Bytes of a response's body came. See [`Instance::on_request_body`].
@@ -221,8 +268,10 @@ impl<H: Host> Instance<H> {
         self.end(context, true);
         let told = match &self.together {
             Some(together) => {
-                let (step, finish) = (together.step, &together.finish);
-                self.runner.row(Row::Finish, step, finish, context.0, context.0)
+                let running = Running::new(Row::Finish, together.step);
+                let told = self.runner.row(running, &together.finish, context.0, context.0);
+                self.runner.store.data_mut().end_row(2);
+                told
             }
             None => self
                 .log(context)

@@ -1,11 +1,11 @@
 //! Callbacks that follow each other in any case, called in one go: a call into the guest takes longer than a callback that
 //! does little, and one callback of the guest calling another takes next to nothing.
 
-use wasmtime::{Extern, Global, Instance, Store, TypedFunc};
+use wasmtime::{Extern, Global, Instance, Store, TypedFunc, Val};
 
 use super::exports::{Exports, HeadersCallback};
 use crate::{
-    abi::{MapType, StreamType},
+    abi::{BufferType, MapType, StreamType},
     embedder::Host,
     engine::Engine,
     state::{Opens, State},
@@ -39,6 +39,8 @@ pub(crate) struct Together {
 pub(crate) enum Row {
     /// A stream begins with the headers of its request.
     Begin,
+    /// The response of a stream came whole.
+    Respond,
     /// An HTTP stream ends.
     Finish,
 }
@@ -48,6 +50,8 @@ pub(crate) enum Row {
 pub(crate) struct Running {
     row: Row,
     step: Global,
+    /// What keeps those that follow from being called, where they do not follow in any case.
+    stop: Option<Global>,
     /// The step to which the state of the context was brought.
     reached: usize,
 }
@@ -57,6 +61,7 @@ impl Row {
     pub(crate) fn names(self) -> &'static [&'static str] {
         match self {
             Self::Begin => &["proxy_on_context_create", "proxy_on_request_headers"],
+            Self::Respond => &["proxy_on_response_headers", "proxy_on_response_body"],
             Self::Finish => &["proxy_on_log", "proxy_on_done", "proxy_on_delete"],
         }
     }
@@ -69,7 +74,25 @@ impl Row {
 
 impl Running {
     pub(crate) fn new(row: Row, step: Global) -> Self {
-        Self { row, step, reached: 0 }
+        Self { row, step, stop: None, reached: 0 }
+    }
+
+    pub(crate) fn stopped_by(self, stop: Global) -> Self {
+        Self { stop: Some(stop), ..self }
+    }
+
+    /// The name of one of its callbacks.
+    pub(crate) fn name(self, step: usize) -> &'static str {
+        self.row.name(step)
+    }
+
+    /// The guest did something to a stream after which its next callback may not be called.
+    pub(crate) fn stop(self, store: impl wasmtime::AsContextMut) {
+        if let Some(stop) = self.stop {
+            // It is ours, mutable and an `i32`.
+            let set = stop.set(store, Val::I32(1));
+            debug_assert!(set.is_ok());
+        }
     }
 
     /// Which of the callbacks runs, or ran when the guest broke.
@@ -113,6 +136,9 @@ pub(crate) fn compile(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::M
 /// What the headers of a request make accessible.
 pub(crate) const REQUEST_HEADERS: Opens =
     Opens { map: Some(MapType::RequestHeaders), buffer: None };
+/// What the last part of a response's body does.
+pub(crate) const LAST_OF_RESPONSE: Opens =
+    Opens { map: Some(MapType::ResponseTrailers), buffer: Some(BufferType::ResponseBody) };
 
 impl<H: Host> State<H> {
     /// Does what is to be done between the callbacks of a row, up to the one that runs: whatever they call finds
@@ -126,6 +152,10 @@ impl<H: Host> State<H> {
             if let Some(context) = self.streams.get_mut(self.current) {
                 match row {
                     Row::Begin => context.enter(StreamType::Request, REQUEST_HEADERS),
+                    Row::Respond => {
+                        context.leave(StreamType::Response, false);
+                        context.enter(StreamType::Response, LAST_OF_RESPONSE);
+                    }
                     // Only while it is logged everything can be read.
                     Row::Finish => context.logging = false,
                 }
@@ -135,6 +165,12 @@ impl<H: Host> State<H> {
             // Nothing follows.
             self.running = None;
         }
+    }
+
+    /// The row is over. `step`: which of its callbacks was the last that was called.
+    pub(crate) fn end_row(&mut self, step: usize) {
+        self.catch_up(step);
+        self.running = None;
     }
 }
 

@@ -13,6 +13,7 @@ mod lifecycle;
 mod loading;
 mod phases;
 mod random;
+mod respond;
 mod script;
 mod targets;
 mod together;

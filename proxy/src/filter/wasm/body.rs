@@ -1,22 +1,26 @@
 //! Bodies and trailers on their way through the plugins of an exchange. A plugin that holds a part gets more of it until
 //! it lets go, up to a bound; what only passes is not copied.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-};
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use leno_api::model::wasm_plugin::PluginType;
-use leno_wasm_host::{Action, ContextId, Instance};
+use leno_wasm_host::{Action, ContextId, Fault, Instance};
 
 use super::{
     host::ProxyHost,
     run::{Failure, Run, Side},
     seat::{Broken, MAX_HELD_IN_ALL},
-    stream::Spare,
 };
+
+pub(super) use self::{
+    hands::{Released, give, let_go, release},
+    pieces::{Piece, Pieces},
+};
+
+mod hands;
+mod pieces;
 
 /// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
 const MAX_HELD: usize = 1 << 20;
@@ -39,57 +43,10 @@ enum Held {
     Trailers,
 }
 
-/// What moves.
-#[derive(Debug)]
-pub(super) enum Piece {
-    /// Bytes, and whether they are the last.
-    Data(Bytes, bool),
-    Trailers(Box<HeaderMap>),
-}
-
-/// Pieces in their order. Mostly there is one at a time.
-#[derive(Debug, Default)]
-pub(super) struct Pieces {
-    first: Option<Piece>,
-    others: VecDeque<Piece>,
-}
-
-impl Pieces {
-    pub(super) fn push(&mut self, piece: Piece) {
-        match &self.first {
-            None => self.first = Some(piece),
-            Some(_) => self.others.push_back(piece),
-        }
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Piece> {
-        let first = self.first.take()?;
-        if !self.others.is_empty() {
-            self.first = self.others.pop_front();
-        }
-        Some(first)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// The bytes, if nothing else is here and nothing follows.
-    pub(super) fn only(mut self) -> Result<Bytes, Self> {
-        match self.first.take() {
-            Some(Piece::Data(bytes, true)) if self.others.is_empty() => Ok(bytes),
-            first => Err(Self { first, others: self.others }),
-        }
-    }
-}
-
-/// What a plugin let go of.
-struct Released {
-    action: Action,
-    bytes: Bytes,
-    trailers: Option<Box<HeaderMap>>,
-    /// What it still holds.
-    held: usize,
+/// What moves on from a plugin.
+pub(super) struct Gone {
+    pub(super) bytes: Bytes,
+    pub(super) trailers: Option<Box<HeaderMap>>,
 }
 
 impl Run {
@@ -112,7 +69,7 @@ impl Run {
         self.needs.edits && (0..self.passed(side)).any(edits)
     }
 
-    fn sees(&self, at: usize, side: Side) -> bool {
+    pub(super) fn sees(&self, at: usize, side: Side) -> bool {
         let place = &self.places[at];
         (place.seat.needs.body(side) || self.kind == PluginType::Network)
             && !place.bypassed.get()
@@ -137,7 +94,8 @@ impl Run {
         }
     }
 
-    fn next(&self, side: Side, at: usize) -> Option<usize> {
+    /// The one that sees it after plugin `at`.
+    pub(super) fn next(&self, side: Side, at: usize) -> Option<usize> {
         match side {
             Side::Request => Some(at + 1).filter(|next| *next < self.reached.get()),
             Side::Response => at.checked_sub(1),
@@ -146,6 +104,11 @@ impl Run {
 
     fn lane(&self, side: Side, at: usize) -> &Lane {
         &self.places[at].lanes[side as usize]
+    }
+
+    /// The last byte has come.
+    pub(super) fn has_come(&self, side: Side, at: usize) {
+        self.lane(side, at).ended.set(true);
     }
 
     fn hold(&self, side: Side, at: usize, held: Held) {
@@ -202,48 +165,80 @@ impl Run {
         end: bool,
         ready: &mut Pieces,
     ) -> Result<(), Failure> {
+        match self.show(side, at, bytes, end)? {
+            Some(gone) => self.pass(side, at, gone, end, ready),
+            None => Ok(()),
+        }
+    }
+
+    /// Shows a part of a body to plugin `at`. What moves on; `None` if it holds everything.
+    pub(super) fn show(
+        &self,
+        side: Side,
+        at: usize,
+        bytes: Bytes,
+        end: bool,
+    ) -> Result<Option<Gone>, Failure> {
+        let (place, lane) = (&self.places[at], self.lane(side, at));
         if end {
-            self.lane(side, at).ended.set(true);
+            lane.ended.set(true);
         }
         // What it has let go of so far is not what comes now.
         self.state.marks[at].continued[side as usize].set(false);
+        // Where the plugin can call nothing that would look at it, and holds nothing before it, it stays here.
+        let stays = !place.seat.needs.bodies && lane.held.get() == Held::Nothing;
+        let spare = &place.seat.spare;
         let mut bytes = Some(bytes);
-        let spare = &self.places[at].seat.spare;
-        let called = self.call(&self.places[at], |instance, context| {
-            let size = instance.stream_mut(context).map_or(0, |stream| {
-                let buffer = &mut stream.contents(spare).buffers[side as usize];
-                buffer.push(bytes.take().unwrap_or_default());
-                u32::try_from(buffer.len()).unwrap_or(u32::MAX)
-            });
-            let action = match (self.kind, side) {
-                (PluginType::Http, Side::Request) => {
-                    instance.on_request_body(context, size, end)?
-                }
-                (PluginType::Http, Side::Response) => {
-                    instance.on_response_body(context, size, end)?
-                }
-                (PluginType::Network, Side::Request) => {
-                    instance.on_downstream_data(context, size, end)?
-                }
-                (PluginType::Network, Side::Response) => {
-                    instance.on_upstream_data(context, size, end)?
-                }
+        let called = self.call(place, |instance, context| {
+            let size = match &bytes {
+                Some(bytes) if stays => bytes.len(),
+                _ => give(instance, spare, context, side, &mut bytes),
             };
-            Ok(release(instance, spare, context, side, action, end))
+            let size = u32::try_from(size).unwrap_or(u32::MAX);
+            let action = self.tell(side, instance, context, size, end)?;
+            Ok(let_go(instance, spare, context, side, action, end, &mut bytes))
         });
-        let released = match called {
-            Ok(released) => released,
-            Err(broken) => {
-                self.failed(&self.places[at], &broken)?;
-                return self.go_on_without(side, at, bytes, ready);
+        match called {
+            Ok(released) => {
+                self.check_effects(side, at)?;
+                self.take(side, at, released)
             }
-        };
-        self.check_effects(side, at)?;
+            Err(broken) => {
+                self.failed(place, &broken)?;
+                Ok(Some(self.left(side, at, bytes)))
+            }
+        }
+    }
+
+    /// Calls the callback for a part of a body.
+    fn tell(
+        &self,
+        side: Side,
+        instance: &mut Instance<ProxyHost>,
+        context: ContextId,
+        size: u32,
+        end: bool,
+    ) -> Result<Action, Fault> {
+        match (self.kind, side) {
+            (PluginType::Http, Side::Request) => instance.on_request_body(context, size, end),
+            (PluginType::Http, Side::Response) => instance.on_response_body(context, size, end),
+            (PluginType::Network, Side::Request) => instance.on_downstream_data(context, size, end),
+            (PluginType::Network, Side::Response) => instance.on_upstream_data(context, size, end),
+        }
+    }
+
+    /// Takes what a plugin let go of, and keeps account of what it holds.
+    pub(super) fn take(
+        &self,
+        side: Side,
+        at: usize,
+        released: Released,
+    ) -> Result<Option<Gone>, Failure> {
         let lane = self.lane(side, at);
         match released.action {
             Action::Continue => {
                 self.let_go(side, at);
-                return self.pass(side, at, released.bytes, released.trailers, end, ready);
+                return Ok(Some(self.gone(side, at, released.bytes, released.trailers)));
             }
             Action::PauseWithoutView => {
                 lane.hidden.borrow_mut().extend_from_slice(&released.bytes);
@@ -260,7 +255,17 @@ impl Run {
             let what = format!("wanted to hold a body while plugins hold {MAX_HELD_IN_ALL} bytes");
             return Err(self.too_much(side, at, &what, StatusCode::SERVICE_UNAVAILABLE));
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// What a plugin lets go of, behind what it had hidden.
+    fn gone(&self, side: Side, at: usize, bytes: Bytes, trailers: Option<Box<HeaderMap>>) -> Gone {
+        let mut hidden = self.lane(side, at).hidden.take();
+        if hidden.is_empty() {
+            return Gone { bytes, trailers };
+        }
+        hidden.extend_from_slice(&bytes);
+        Gone { bytes: hidden.into(), trailers }
     }
 
     fn trailers(
@@ -289,7 +294,7 @@ impl Run {
             Ok(released) => released,
             Err(broken) => {
                 self.failed(&self.places[at], &broken)?;
-                self.go_on_without(side, at, None, ready)?;
+                self.go_on_without(side, at, ready)?;
                 let Some(trailers) = trailers else { return Ok(()) };
                 return self.push(side, self.next(side, at), Piece::Trailers(trailers), ready);
             }
@@ -297,30 +302,22 @@ impl Run {
         self.check_effects(side, at)?;
         if released.action == Action::Continue {
             self.let_go(side, at);
-            return self.pass(side, at, released.bytes, released.trailers, true, ready);
+            let gone = self.gone(side, at, released.bytes, released.trailers);
+            return self.pass(side, at, gone, true, ready);
         }
         self.hold(side, at, Held::Trailers);
         Ok(())
     }
 
-    /// What a plugin let go of moves on, what it had hidden first.
-    fn pass(
+    /// What a plugin let go of moves on.
+    pub(super) fn pass(
         &self,
         side: Side,
         at: usize,
-        bytes: Bytes,
-        trailers: Option<Box<HeaderMap>>,
+        Gone { bytes, trailers }: Gone,
         end: bool,
         ready: &mut Pieces,
     ) -> Result<(), Failure> {
-        let mut hidden = self.lane(side, at).hidden.take();
-        let bytes = match hidden.is_empty() {
-            true => bytes,
-            false => {
-                hidden.extend_from_slice(&bytes);
-                hidden.into()
-            }
-        };
         let next = self.next(side, at);
         let last = end && trailers.is_none();
         if last || !bytes.is_empty() {
@@ -333,13 +330,13 @@ impl Run {
     }
 
     /// A plugin broke that may be left out: what it had in hands moves on as it left it, and what it was not shown.
-    fn go_on_without(
-        &self,
-        side: Side,
-        at: usize,
-        unseen: Option<Bytes>,
-        ready: &mut Pieces,
-    ) -> Result<(), Failure> {
+    fn go_on_without(&self, side: Side, at: usize, ready: &mut Pieces) -> Result<(), Failure> {
+        let gone = self.left(side, at, None);
+        self.pass(side, at, gone, self.lane(side, at).ended.get(), ready)
+    }
+
+    /// What is left of a plugin that broke, and behind it what it was not shown.
+    pub(super) fn left(&self, side: Side, at: usize, unseen: Option<Bytes>) -> Gone {
         let mut lost = self.state.marks[at].lost.borrow_mut();
         let taken = lost.as_mut().map(|lost| {
             let bytes = lost.buffers[side as usize].take();
@@ -353,7 +350,7 @@ impl Run {
             None => bytes,
         };
         self.let_go(side, at);
-        self.pass(side, at, bytes, trailers, self.lane(side, at).ended.get(), ready)
+        self.gone(side, at, bytes, trailers)
     }
 
     /// Looks which plugins let go since.
@@ -374,7 +371,7 @@ impl Run {
             let mark = &self.state.marks[at];
             if mark.lost.borrow().is_some() {
                 self.failed(&self.places[at], &Broken::Lost)?;
-                self.go_on_without(side, at, None, ready)?;
+                self.go_on_without(side, at, ready)?;
             } else if mark.continued[side as usize].take() {
                 self.resume(side, at, ready)?;
             }
@@ -390,10 +387,13 @@ impl Run {
             Ok(release(instance, spare, context, side, Action::Continue, ended))
         });
         match released {
-            Ok(released) => self.pass(side, at, released.bytes, released.trailers, ended, ready),
+            Ok(released) => {
+                let gone = self.gone(side, at, released.bytes, released.trailers);
+                self.pass(side, at, gone, ended, ready)
+            }
             Err(broken) => {
                 self.failed(&self.places[at], &broken)?;
-                self.go_on_without(side, at, None, ready)
+                self.go_on_without(side, at, ready)
             }
         }
     }
@@ -429,7 +429,7 @@ impl Run {
     }
 
     /// A request can still be answered, by whoever waits for that; a response is under way and can only be cut.
-    fn check_effects(&self, side: Side, at: usize) -> Result<(), Failure> {
+    pub(super) fn check_effects(&self, side: Side, at: usize) -> Result<(), Failure> {
         let mark = &self.state.marks[at];
         if mark.closed.get() {
             return Err(self.closed(at));
@@ -463,33 +463,4 @@ impl Run {
         }
         failure
     }
-}
-
-/// Takes out of the stream what the plugin let go of.
-fn release(
-    instance: &mut Instance<ProxyHost>,
-    spare: &Spare,
-    context: ContextId,
-    side: Side,
-    action: Action,
-    end: bool,
-) -> Released {
-    let mut released = Released { action, bytes: Bytes::new(), trailers: None, held: 0 };
-    let Some(stream) = instance.stream_mut(context) else { return released };
-    let contents = stream.contents(spare);
-    let buffer = &mut contents.buffers[side as usize];
-    match action {
-        Action::Continue => {
-            released.bytes = buffer.take();
-            if end {
-                let trailers = contents.trailers[side as usize].take();
-                released.trailers = trailers.filter(|trailers| !trailers.is_empty());
-            }
-        }
-        Action::Pause => released.held = buffer.len(),
-        Action::PauseWithoutView => released.bytes = buffer.take(),
-        Action::Discard => drop(buffer.take()),
-    }
-    stream.let_go(spare);
-    released
 }

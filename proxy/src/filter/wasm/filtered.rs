@@ -12,7 +12,7 @@ use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    body::{Piece, Pieces},
+    body::{Gone, Piece, Pieces},
     run::{Failure, Run, Side},
     state::Waiting,
 };
@@ -46,7 +46,7 @@ pub enum Whole {
 }
 
 /// What has passed of a body, while plugins hold the rest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Held(Pieces);
 
 impl Run {
@@ -55,12 +55,35 @@ impl Run {
     /// # Errors
     /// A plugin failed that may not be left out.
     pub fn whole(&self, side: Side, bytes: Bytes) -> Result<Whole, Failure> {
-        let mut passed = Pieces::default();
-        self.push(side, self.first(side), Piece::Data(bytes, true), &mut passed)?;
-        Ok(match passed.only() {
-            Ok(bytes) => Whole::Passed(bytes),
-            Err(pieces) => Whole::Held(Held(pieces)),
-        })
+        let (mut passing, mut next) = (bytes, self.first(side));
+        while let Some(at) = next {
+            next = self.next(side, at);
+            if !self.sees(at, side) {
+                continue;
+            }
+            match self.show(side, at, passing, true)? {
+                Some(Gone { bytes, trailers: None }) => passing = bytes,
+                gone => return self.whole_of(side, at, gone),
+            }
+        }
+        Ok(Whole::Passed(passing))
+    }
+
+    /// What becomes of a whole body of which this is what has gone on from plugin `at`; no other one sees mere bytes.
+    pub(super) fn whole_of(
+        &self,
+        side: Side,
+        at: usize,
+        gone: Option<Gone>,
+    ) -> Result<Whole, Failure> {
+        let gone = match gone {
+            None => return Ok(Whole::Held(Held::default())),
+            Some(Gone { bytes, trailers: None }) => return Ok(Whole::Passed(bytes)),
+            Some(gone) => gone,
+        };
+        let mut ready = Pieces::default();
+        self.pass(side, at, gone, true, &mut ready)?;
+        Ok(Whole::Held(Held(ready)))
     }
 
     /// What [`Run::whole`] left, as it comes.

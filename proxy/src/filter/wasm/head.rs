@@ -80,10 +80,7 @@ impl RequestHead {
 
     /// How many a plugin sees.
     pub(super) fn count(&self) -> u32 {
-        // Mostly the first of them, which takes less than a look-up.
-        let host = self.headers.keys().any(|name| *name == header::HOST);
-        let authority = host || self.uri.authority().is_some();
-        count(&self.headers) - u32::from(host) + 3 + u32::from(authority)
+        count_request(&self.uri, &self.headers)
     }
 
     pub(super) fn set_all(&mut self, pairs: Pairs<'_>) {
@@ -212,7 +209,7 @@ impl ResponseHead {
     }
 
     pub(super) fn count(&self) -> u32 {
-        count(&self.headers) + 1
+        count_response(&self.headers)
     }
 
     pub(super) fn set_all(&mut self, pairs: Pairs<'_>) {
@@ -322,6 +319,19 @@ pub(super) fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> 
         return found.map(|(_, value)| value.as_bytes());
     }
     headers.get(std::str::from_utf8(name).ok()?).map(HeaderValue::as_bytes)
+}
+
+/// How many fields a plugin sees of a request's head.
+pub(super) fn count_request(uri: &Uri, headers: &HeaderMap) -> u32 {
+    // Mostly the first of them, which takes less than a look-up.
+    let host = headers.keys().any(|name| *name == header::HOST);
+    let authority = host || uri.authority().is_some();
+    count(headers) - u32::from(host) + 3 + u32::from(authority)
+}
+
+/// How many of a response's.
+pub(super) fn count_response(headers: &HeaderMap) -> u32 {
+    count(headers) + 1
 }
 
 pub(super) fn count(headers: &HeaderMap) -> u32 {

@@ -2,16 +2,19 @@
 
 use std::{cell::Cell, rc::Rc, sync::atomic::Ordering::Relaxed};
 
+use http::{Request, Response};
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
 use leno_wasm_host::{Action, ContextId, Instance};
 
 use super::{
     body::Lane,
+    head,
     host::ProxyHost,
     plugin::{Chain, Needs},
     run::Failure,
     seat::{Seat, Seats},
-    state::Contents,
+    state::{Contents, Returned},
+    stream::PluginStream,
 };
 
 /// One plugin of an exchange.
@@ -130,16 +133,45 @@ impl Place {
         }
     }
 
-    /// Takes what a plugin lets go of; `None` if it does not.
-    pub(super) fn take_back<T>(
+    /// Gives a request's head to the plugin, if it can call anything that would look at it. How many fields it has.
+    pub(super) fn take_request<B>(
+        &self,
+        stream: &mut PluginStream,
+        request: &mut Request<B>,
+    ) -> u32 {
+        match self.seat.needs.heads {
+            true => stream.contents(&self.seat.spare).take_request(request),
+            false => head::count_request(request.uri(), request.headers()),
+        }
+    }
+
+    /// The same for a response's.
+    pub(super) fn take_response<B>(
+        &self,
+        instance: &mut Instance<ProxyHost>,
+        context: ContextId,
+        response: &mut Response<B>,
+    ) -> u32 {
+        match instance.stream_mut(context).filter(|_| self.seat.needs.heads) {
+            Some(stream) => stream.contents(&self.seat.spare).take_response(response),
+            None => head::count_response(response.headers()),
+        }
+    }
+
+    /// Takes the head that a plugin lets go of; `None` if it does not.
+    pub(super) fn take_back(
         &self,
         instance: &mut Instance<ProxyHost>,
         context: ContextId,
         action: Action,
-        take: impl FnOnce(&mut Contents) -> Option<T>,
-    ) -> Option<T> {
+        take: impl FnOnce(&mut Contents) -> Option<Returned>,
+    ) -> Option<Returned> {
         if action != Action::Continue {
             return None;
+        }
+        if !self.seat.needs.heads {
+            // It never had it.
+            return Some(Returned::default());
         }
         let stream = instance.stream_mut(context)?;
         let taken = take(stream.contents(&self.seat.spare));

@@ -34,6 +34,10 @@ pub(super) struct Needs {
     pub(super) response_body: bool,
     /// It can change what it is told of.
     pub(super) edits: bool,
+    /// It can read or change heads and trailers.
+    pub(super) heads: bool,
+    /// It can read or change bodies.
+    pub(super) bodies: bool,
     /// It can read headers when the exchange is over, or in the other direction.
     pub(super) reads: bool,
     /// It can answer a request, or end it, also when that has gone on.
@@ -57,6 +61,8 @@ impl Needs {
             request_body: self.request_body | other.request_body,
             response_body: self.response_body | other.response_body,
             edits: self.edits | other.edits,
+            heads: self.heads | other.heads,
+            bodies: self.bodies | other.bodies,
             reads: self.reads | other.reads,
             interrupts: self.interrupts | other.interrupts,
             logs: self.logs | other.logs,

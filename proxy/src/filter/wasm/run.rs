@@ -24,6 +24,9 @@ use super::{
 };
 
 mod held;
+mod whole;
+
+pub use self::whole::Shown;
 
 /// A plugin may hold an exchange this long. Whoever waits for an answer has timeouts of its own, much shorter.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
@@ -203,7 +206,7 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let mut stream = place.seat.stream(&self.state, at);
-        let count = stream.contents(&place.seat.spare).take_request(request);
+        let count = place.take_request(&mut stream, request);
         let called = place.seat.call(&self.state, 2, |instance| {
             let (context, action) = instance.begin(stream, count, end);
             place.context.set(Some((place.seat.generation(), context)));
@@ -299,9 +302,7 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let called = self.call(place, |instance, context| {
-            let count = instance
-                .stream_mut(context)
-                .map_or(0, |stream| stream.contents(&place.seat.spare).take_response(response));
+            let count = place.take_response(instance, context, response);
             let action = instance.on_response_headers(context, count, end)?;
             Ok(place.take_back(instance, context, action, |has| has.return_response(response)))
         });

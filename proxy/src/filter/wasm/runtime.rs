@@ -220,16 +220,30 @@ fn limits(allowed: &Allowed) -> Limits {
 fn needs(module: &Module) -> Needs {
     let exports = |names: [&str; 2]| module.exports().any(|export| names.contains(&export));
     let imports = |names: &[&str]| module.imports().any(|import| names.contains(&import));
+    // Properties tell of heads, too.
+    let reads = imports(&[
+        "proxy_get_header_map_value",
+        "proxy_get_header_map_pairs",
+        "proxy_get_header_map_size",
+        "proxy_get_property",
+    ]);
     Needs {
         request_body: exports(["proxy_on_request_body", "proxy_on_request_trailers"]),
         response_body: exports(["proxy_on_response_body", "proxy_on_response_trailers"]),
         edits: imports(&["proxy_set_buffer_bytes"]),
-        reads: imports(&[
-            "proxy_get_header_map_value",
-            "proxy_get_header_map_pairs",
-            "proxy_get_header_map_size",
-            "proxy_get_property",
+        heads: reads
+            || imports(&[
+                "proxy_add_header_map_value",
+                "proxy_replace_header_map_value",
+                "proxy_remove_header_map_value",
+                "proxy_set_header_map_pairs",
+            ]),
+        bodies: imports(&[
+            "proxy_get_buffer_bytes",
+            "proxy_get_buffer_status",
+            "proxy_set_buffer_bytes",
         ]),
+        reads,
         interrupts: imports(&["proxy_send_local_response", "proxy_close_stream"]),
         logs: imports(&["proxy_log", "fd_write"]),
     }

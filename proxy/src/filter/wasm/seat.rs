@@ -330,6 +330,11 @@ impl Seat {
         self.run(&mut inner, state, calls, call)
     }
 
+    /// The call that is under way was one callback more than it was said to be.
+    pub(super) fn called_once_more(&self) {
+        self.tally.called(1);
+    }
+
     fn run<T>(
         &self,
         inner: &mut Inner,

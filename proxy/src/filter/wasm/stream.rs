@@ -39,6 +39,11 @@ impl PluginStream {
         self.contents.get_or_insert_with(|| spare.take().unwrap_or_default())
     }
 
+    /// Whether it may have something in hands.
+    pub(super) fn has_anything(&self) -> bool {
+        self.contents.is_some()
+    }
+
     /// The plugin has let go of something, and perhaps of everything.
     pub(super) fn let_go(&mut self, spare: &Spare) {
         if self.contents.as_ref().is_some_and(|contents| contents.is_clear()) {

@@ -18,7 +18,10 @@ use crate::{
         seat::MAX_HELD_IN_ALL,
         state::tests::facts,
     },
-    http::body::{Body, BodyError},
+    http::{
+        body::{Body, BodyError, Incoming},
+        http1::Download,
+    },
 };
 
 /// Instead of a minute.
@@ -161,6 +164,86 @@ async fn a_whole_body_passes_at_once_or_is_held() {
             }
             (Err(failed), None) => assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR),
             (found, _) => panic!("{found:?} instead of {expected:?}"),
+        }
+    }
+}
+
+/// What becomes of `hello` in a response, and what is left of it where it was.
+fn respond(run: &Run) -> (Result<Shown, Stopped>, Response<Incoming>) {
+    let mut response = Response::new(Incoming::Http1(Download::of_whole("hello".into())));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
+    (run.response(&mut response), response)
+}
+
+#[tokio::test]
+async fn head_and_body_of_a_response_are_shown_together() {
+    #[derive(Debug, PartialEq)]
+    enum Found {
+        Passed(&'static str),
+        HeldBody,
+        HeldHead,
+        Failed,
+    }
+    use FailurePolicy::{Closed, Open};
+    use Found::{Failed, HeldBody, HeldHead, Passed};
+    const WRITE: &str = "(drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0)
+        (i32.const 0)))";
+    let write = "(import \"env\" \"proxy_set_buffer_bytes\" (func $write
+        (param i32 i32 i32 i32 i32) (result i32)))";
+    let add = "(import \"env\" \"proxy_add_header_map_value\" (func $add
+        (param i32 i32 i32 i32 i32) (result i32)))";
+    let cut_then_trap = format!("{WRITE} (unreachable)");
+    for (imports, head, body, failure, expected) in [
+        ("", "", "", Closed, Passed("hello")),
+        (add, "", "", Closed, Passed("hello")),
+        (write, "", "", Closed, Passed("hello")),
+        (write, "", WRITE, Closed, Passed("ello")),
+        ("", "(return (i32.const 1))", "(unreachable)", Closed, HeldHead),
+        (add, "(return (i32.const 1))", "(unreachable)", Closed, HeldHead),
+        (write, "(return (i32.const 1))", "(unreachable)", Closed, HeldHead),
+        ("", "", "(return (i32.const 1))", Closed, HeldBody),
+        (write, "", "(return (i32.const 1))", Closed, HeldBody),
+        ("", "(unreachable)", "", Closed, Failed),
+        ("", "(unreachable)", "", Open, Passed("hello")),
+        ("", "", "(unreachable)", Closed, Failed),
+        (write, "", "(unreachable)", Open, Passed("hello")),
+        (write, "", &cut_then_trap, Open, Passed("ello")),
+    ] {
+        let text = format!(
+            "(module {imports}
+               (memory (export \"memory\") 1)
+               (func (export \"proxy_abi_version_0_2_1\"))
+               (func (export \"proxy_on_memory_allocate\") (param i32) (result i32) (i32.const 4096))
+               (func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32)
+                 {head} (i32.const 0))
+               (func (export \"proxy_on_response_body\") (param i32 i32 i32) (result i32)
+                 {body} (i32.const 0)))"
+        );
+        let case = format!("{imports} {head} {body} {failure:?}");
+        let (seats, plugin) = (seats(), plugin(&wat::parse_str(text).unwrap(), failure));
+        let run = begin(&seats, vec![slot(&plugin)]);
+        run.patience.set(SHORT);
+        ask(&run).await.1.unwrap();
+        let (shown, mut response) = respond(&run);
+        let left = response.body_mut().take_whole();
+        match (shown, expected) {
+            (Ok(Shown { answered: None, whole: Some(Ok(Whole::Passed(bytes))) }), Passed(text)) => {
+                assert_eq!((bytes, left), (text.into(), None), "{case}");
+                let length = response.headers().contains_key(header::CONTENT_LENGTH);
+                assert_eq!(length, text == "hello", "{case}");
+                assert!(run.has_responded(), "{case}");
+            }
+            (Ok(Shown { whole: Some(Ok(Whole::Held(held))), .. }), HeldBody) => {
+                let rest = run.rest(Side::Response, held, None, None);
+                let ended = rest.collect().await.map(|_| ());
+                assert!(matches!(ended, Err(BodyError::Plugin)), "{case}: {ended:?}");
+            }
+            (Err(Stopped::Held(0)), HeldHead) => {
+                assert_eq!(left, Some("hello".into()), "{case}");
+                assert!(!run.has_responded(), "{case}");
+            }
+            (Err(Stopped::Failed(_)), Failed) => assert_eq!(run.responding.get(), Some(0)),
+            (shown, expected) => panic!("{case}: {shown:?} instead of {expected:?}"),
         }
     }
 }
@@ -623,7 +706,8 @@ async fn who_has_let_go_before_more_came_holds_what_came() {
     assert!(ready.is_empty() && run.holds(Side::Request), "it was shown more, and paused");
     run.state.marks[1].continued[0].set(true);
     run.advance(Side::Request, &mut ready).unwrap();
-    assert!(matches!(ready.only(), Ok(bytes) if bytes == "ab"));
+    assert!(matches!(ready.pop(), Some(Piece::Data(bytes, true)) if bytes == "ab"));
+    assert!(ready.is_empty());
 }
 
 #[tokio::test]
