@@ -12,8 +12,8 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use http::HeaderMap;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame};
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
