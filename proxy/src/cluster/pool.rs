@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     error::{Error, Flag, Retry},
-    http::client::{self, Http2Sender, Sender},
+    http::{
+        client::{self, Sender},
+        http2::Http2,
+    },
     tls::Inside,
 };
 
@@ -79,7 +82,7 @@ struct Idle {
 
 #[derive(Debug)]
 struct Shared {
-    sender: Http2Sender,
+    sender: Http2,
     identity: Option<Arc<str>>,
     refusal: Option<Refusal>,
     open: Rc<Cell<bool>>,

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::watched::Watched;
-use super::{head, http1::Download, replay::Reader};
+use super::{head, http1::Download, http2::Received, replay::Reader};
 
 /// In gRPC.
 const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
@@ -58,6 +58,8 @@ pub trait Watch {
 pub enum BodyError {
     /// What hyper says of the sending side.
     Hyper(hyper::Error),
+    /// What h2 says of the sending side.
+    Http2(h2::Error),
     /// How an upstream broke off, or broke the protocol.
     Upstream(String),
     /// Nothing came for too long.
@@ -72,6 +74,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hyper(error) => error.fmt(f),
+            Self::Http2(error) => error.fmt(f),
             Self::Upstream(error) => f.write_str(error),
             Self::TimedOut => f.write_str("body timed out"),
             Self::CopyCut => f.write_str("copy cut off"),
@@ -84,6 +87,7 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
+            Self::Http2(error) => Some(error),
             Self::Upstream(_) | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
         }
     }
@@ -92,8 +96,12 @@ impl std::error::Error for BodyError {
 /// A body as it comes in.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A caller's, or over HTTP/2.
+    /// A caller's over HTTP/1.1, or that of an answer that may upgrade.
     Hyper(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(Received),
+    /// None at all.
+    Empty,
     /// An upstream's, over HTTP/1.1.
     Http1(Download),
 }
@@ -102,7 +110,7 @@ impl Incoming {
     /// All of it, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         match self {
-            Self::Hyper(_) => None,
+            Self::Hyper(_) | Self::Http2(_) | Self::Empty => None,
             Self::Http1(download) => download.take_whole(),
         }
     }
@@ -120,6 +128,8 @@ impl HttpBody for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
+            Self::Http2(body) => Pin::new(body).poll_frame(context),
+            Self::Empty => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -127,6 +137,8 @@ impl HttpBody for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
         }
     }
@@ -134,6 +146,8 @@ impl HttpBody for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
         }
     }

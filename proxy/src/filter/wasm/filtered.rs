@@ -121,9 +121,10 @@ impl Filtered {
                 let end = match &error {
                     BodyError::TimedOut => End::TimedOut,
                     BodyError::Plugin => End::Plugin,
-                    BodyError::Hyper(_) | BodyError::Upstream(_) | BodyError::CopyCut => {
-                        End::SenderFailed
-                    }
+                    BodyError::Hyper(_)
+                    | BodyError::Http2(_)
+                    | BodyError::Upstream(_)
+                    | BodyError::CopyCut => End::SenderFailed,
                 };
                 self.finish(end);
                 return Poll::Ready(Err(error));
