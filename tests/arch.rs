@@ -24,7 +24,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
     &["error"],
     &["telemetry", "store", "access", "plan", "inject", "quota"],
     &["objects"],
-    &["registry"],
+    &["registry", "findings"],
     &["push", "ca", "purge"],
     &["transport", "kubernetes"],
     &["xds", "http_api", "webhook", "settings"],
@@ -32,6 +32,7 @@ const CONTROL_PLANE: &[&[&str]] = &[
 ];
 /// Decide, never act: no tasks, sockets, clocks or global randomness.
 const PURE: &[&str] = &[
+    "redirect/src/cni",
     "redirect/src/iptables",
     "redirect/src/nft",
     "redirect/src/plan",
@@ -77,6 +78,7 @@ const PURE: &[&str] = &[
     "proxy/src/config/canary",
     "proxy/src/config/compile",
     "proxy/src/config/inputs",
+    "proxy/src/config/prepare/oci/archive",
     "proxy/src/config/prepare/oci/challenge",
     "proxy/src/config/prepare/oci/manifest",
     "proxy/src/config/source/control_plane/mirror",

@@ -4,21 +4,24 @@
 //! shown as warnings by the API and the command line.
 
 mod access;
+mod claims;
+mod ports;
 mod protocol;
 mod routes;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use access::without_tokens;
+pub use claims::{Claim, claims};
+
 use crate::{
     KINDS, Key, Path, Resource,
     model::{
         Model, ObjectName,
-        applies::Applies,
         backend::{Backend, Parent},
         cache_policy::CacheTarget,
         filter::Filter,
         http_route::HttpRoute,
-        request_authentication::RequestAuthentication,
         service::Service,
         traffic_policy::Target,
     },
@@ -38,6 +41,8 @@ pub struct Reference {
     pub port: Option<u16>,
     /// The port meant, by name.
     pub section: Option<String>,
+    /// Whether it means one port, so that one must be named where there are several.
+    pub one_port: bool,
     /// What happens while it is missing.
     pub effect: &'static str,
 }
@@ -150,6 +155,11 @@ pub fn check_reference(reference: &Reference, service: Option<&Service>) -> Opti
         (_, Some(name)) if !service.ports.iter().any(|port| port.name == *name) => {
             Some(format!("Service {} has no port named `{name}`; {effect}", reference.service))
         }
+        (None, None) if reference.one_port && service.resolve_port(None).is_none() => {
+            let count = service.ports.len();
+            let name = &reference.service;
+            Some(format!("Service {name} has {count} ports; name one by `port`; {effect}"))
+        }
         _ => None,
     }
 }
@@ -159,19 +169,14 @@ pub fn check_reference(reference: &Reference, service: Option<&Service>) -> Opti
 pub fn findings_of_all(resources: &[Resource]) -> Vec<Finding> {
     let mut found = findings(resources);
     access::find_unmatched(resources, &mut found);
+    access::find_unselected(resources, &mut found);
     found
 }
 
 /// Everything odd about `resources`, seen beside each other, in their order. They may be a part of a configuration
 /// only, as long as the services they refer to are among them.
 pub fn findings(resources: &[Resource]) -> Vec<Finding> {
-    let services: HashMap<ObjectName, &Service> = resources
-        .iter()
-        .filter_map(|resource| match &resource.model {
-            Model::Service(service) => Some((service.name.clone(), &**service)),
-            _ => None,
-        })
-        .collect();
+    let services = services_of(resources);
     let mut found = Vec::new();
     for resource in resources {
         for reference in references(resource) {
@@ -182,11 +187,23 @@ pub fn findings(resources: &[Resource]) -> Vec<Finding> {
         }
     }
     routes::find_missing(resources, &mut found);
+    routes::find_idle(resources, &services, &mut found);
     find_doubles(resources, &mut found);
-    find_lost_claims(resources, &mut found);
+    claims::find_lost(resources, &services, &mut found);
+    ports::find_unserved(resources, &services, &mut found);
     access::find_empty(resources, &mut found);
     protocol::find_unfit(resources, &services, &mut found);
     found
+}
+
+type Services<'a> = HashMap<ObjectName, &'a Service>;
+
+fn services_of(resources: &[Resource]) -> Services<'_> {
+    let services = resources.iter().filter_map(|resource| match &resource.model {
+        Model::Service(service) => Some((service.name.clone(), &**service)),
+        _ => None,
+    });
+    services.collect()
 }
 
 fn find_doubles(resources: &[Resource], found: &mut Vec<Finding>) {
@@ -197,122 +214,6 @@ fn find_doubles(resources: &[Resource], found: &mut Vec<Finding>) {
             found.push(Finding { key: resource.key(), path: "metadata.name".to_owned(), message });
         }
     }
-}
-
-/// A place that only one resource can have: a target of policies, requests that a route matches. Of several the oldest
-/// has it, and the others do nothing there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// Where the resource makes it: `spec.targetRefs[0]`.
-    pub path: String,
-    /// Equal for resources that claim the same.
-    pub place: String,
-    lost: &'static str,
-}
-
-/// Every claim that `resource` makes.
-pub fn claims(resource: &Resource) -> Vec<Claim> {
-    match &resource.model {
-        Model::TrafficPolicy(policy) => target_claims("policy", &policy.targets),
-        Model::FaultPolicy(policy) => target_claims("fault", &policy.targets),
-        Model::CachePolicy(policy) => cache_claims(&policy.targets),
-        Model::HttpRoute(route) => {
-            let mut claims = Vec::new();
-            for (rule_at, rule) in route.rules.iter().enumerate() {
-                for (match_at, condition) in rule.matches.iter().enumerate() {
-                    for parent in &route.parents {
-                        // Consumer routes only meet routes of the same namespace.
-                        let own = parent.service.namespace == route.name.namespace;
-                        let scope = if own { "" } else { &route.name.namespace };
-                        let hosts = &route.hostnames;
-                        claims.push(Claim {
-                            path: format!("spec.rules[{rule_at}].matches[{match_at}]"),
-                            place: format!("match {scope} {parent:?} {hosts:?} {condition:?}"),
-                            lost: "matches the same requests, so this never does",
-                        });
-                    }
-                }
-            }
-            claims
-        }
-        Model::RequestAuthentication(policy) => issuer_claims(policy),
-        Model::Service(_)
-        | Model::Workload(_)
-        | Model::TcpRoute(_)
-        | Model::PeerAuthentication(_)
-        | Model::AuthorizationPolicy(_)
-        // Of several all limits hold.
-        | Model::RateLimitPolicy(_)
-        | Model::WasmPlugin(_)
-        | Model::TrustBundle(_) => Vec::new(),
-    }
-}
-
-/// Every target of a policy of which only one applies.
-fn target_claims(kind: &str, targets: &[Target]) -> Vec<Claim> {
-    let claim = |(i, target): (usize, &Target)| Claim {
-        path: format!("spec.targetRefs[{i}]"),
-        place: format!("{kind} {} {:?}", target.service, target.section),
-        lost: "already applies there, so this one does not",
-    };
-    targets.iter().enumerate().map(claim).collect()
-}
-
-fn cache_claims(targets: &[CacheTarget]) -> Vec<Claim> {
-    let claim = |(i, target): (usize, &CacheTarget)| Claim {
-        path: format!("spec.targetRefs[{i}]"),
-        place: format!("cache {target:?}"),
-        lost: "already applies there, so this one does not",
-    };
-    targets.iter().enumerate().map(claim).collect()
-}
-
-/// Every issuer that the policy has a rule for, at each place it is for.
-fn issuer_claims(policy: &RequestAuthentication) -> Vec<Claim> {
-    let namespace = &policy.name.namespace;
-    let places: Vec<String> = match &policy.applies {
-        Applies::Namespace => vec!["all".to_owned()],
-        Applies::Labels(labels) => vec![format!("{labels:?}")],
-        Applies::Services(targets) => targets
-            .iter()
-            .map(|target| format!("{} {:?}", target.service, target.section))
-            .collect(),
-    };
-    let claims = policy.rules.iter().enumerate().flat_map(|(i, rule)| {
-        places.iter().map(move |place| Claim {
-            path: format!("spec.jwtRules[{i}]"),
-            place: format!("issuer {namespace} {place} {}", rule.issuer),
-            lost: "has a rule for tokens of the same issuer there; keep one of them",
-        })
-    });
-    claims.collect()
-}
-
-fn find_lost_claims(resources: &[Resource], found: &mut Vec<Finding>) {
-    let mut owners: HashMap<String, Key> = HashMap::new();
-    for resource in in_precedence(resources) {
-        let key = resource.key();
-        for Claim { path, place, lost } in claims(resource) {
-            match owners.get(&place) {
-                Some(owner) if *owner != key => {
-                    let message = format!("{owner} is older and {lost}");
-                    found.push(Finding { key: key.clone(), path, message });
-                }
-                Some(_) => {}
-                None => _ = owners.insert(place, key.clone()),
-            }
-        }
-    }
-}
-
-/// Gateway API: older first, then by namespace and name.
-fn in_precedence(resources: &[Resource]) -> Vec<&Resource> {
-    let mut sorted: Vec<_> = resources.iter().collect();
-    sorted.sort_by_key(|resource| {
-        let created = resource.metadata.creation_timestamp.clone();
-        (created.is_none(), created, resource.name())
-    });
-    sorted
 }
 
 fn http_references(spec: &Path<'_>, route: &HttpRoute, found: &mut Vec<Reference>) {
@@ -368,7 +269,8 @@ fn target_references(
 }
 
 fn backend_reference(path: &Path<'_>, backend: &Backend, effect: &'static str) -> Reference {
-    reference(path, &backend.service, backend.port, None, effect)
+    let found = reference(path, &backend.service, backend.port, None, effect);
+    Reference { one_port: true, ..found }
 }
 
 fn reference(
@@ -378,5 +280,12 @@ fn reference(
     section: Option<String>,
     effect: &'static str,
 ) -> Reference {
-    Reference { path: path.to_string(), service: service.clone(), port, section, effect }
+    Reference {
+        path: path.to_string(),
+        service: service.clone(),
+        port,
+        section,
+        one_port: false,
+        effect,
+    }
 }

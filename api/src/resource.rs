@@ -68,6 +68,7 @@ impl Resource {
             return problems.finish(None);
         };
         let spec = fields.remove("spec").unwrap_or_else(|| Value::Object(Default::default()));
+        refuse_nulls(info.kind, &spec, &mut problems);
         let model = (info.parse)(spec, &metadata, &mut problems);
         problems.finish(model.map(|model| Self { kind: info, metadata, model }))
     }
@@ -145,6 +146,48 @@ pub(crate) fn read<T: DeserializeOwned>(
             problems.add(path.replace(".?", "").replace(".[", "["), error.inner().to_string());
             None
         }
+    }
+}
+
+/// Of these kinds a field that is left out means more than any that is written: everybody, every request, the whole
+/// namespace. Nobody who writes `from: null` means that.
+const WIDE_WHERE_LEFT_OUT: [&str; 6] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+    "RateLimitPolicy",
+    "FaultPolicy",
+    "WasmPlugin",
+];
+/// What plugins are told is their own affair.
+const PLUGIN_CONFIG: &str = "pluginConfig";
+
+fn refuse_nulls(kind: &str, spec: &Value, problems: &mut Problems) {
+    if WIDE_WHERE_LEFT_OUT.contains(&kind) {
+        refuse_nulls_at(&Path::root("spec"), spec, problems);
+    }
+}
+
+/// As deep as the parser of JSON goes.
+fn refuse_nulls_at(at: &Path<'_>, value: &Value, problems: &mut Problems) {
+    match value {
+        Value::Null => {
+            problems.add(
+                at,
+                "is null; leave the field out if it is to ask nothing, or say what it asks",
+            );
+        }
+        Value::Array(values) => {
+            for (i, value) in values.iter().enumerate() {
+                refuse_nulls_at(&at.index(i), value, problems);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != PLUGIN_CONFIG) {
+                refuse_nulls_at(&at.field(name), value, problems);
+            }
+        }
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! `http1` drives keep-alive connections with plain epoll, because a generator dearer than the
 //! proxy would measure itself; `http2` drives the `h2` client, for HTTP/2 and gRPC; `tls` drives
-//! rustls, for handshakes and bulk under mutual TLS. All fill in one [`Sample`].
+//! rustls, for handshakes and bulk under mutual TLS. All fill in one [`Sample`]. `proxies` are sidecars of a control plane
+//! that do nothing but stay.
 
 pub mod http1;
 pub mod http2;
+pub mod proxies;
 pub mod response;
 pub mod tls;
 

@@ -58,13 +58,16 @@ struct Run {
     /// Requests a second where the rate is fixed, instead of the suite's own.
     #[arg(long)]
     rate: Option<f64>,
+    /// Print one table, without the spread of each program.
+    #[arg(long)]
+    summary: bool,
     /// Write every value and what follows from it here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw the figures here.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Leno's binary, if it is not beside this one.
+    /// Leno's sidecar (`leno-proxy`, or `leno`), if neither is beside this program.
     #[arg(long, value_name = "PATH")]
     leno: Option<PathBuf>,
     /// Envoy's binary, if it is not on the PATH.
@@ -145,7 +148,11 @@ fn measure(run: &Run) -> Result<ExitCode> {
     let mut bench = Bench::new(run.suite, settings, peers, command_line(run))?;
     run.suite.run(&mut bench)?;
     let report = &bench.report;
-    println!("{}", report::table::markdown(report));
+    let text = match run.summary {
+        true => report::table::summary(report),
+        false => report::table::markdown(report),
+    };
+    println!("{text}");
     if let Some(path) = &run.json {
         write(path, &report.to_json()?)?;
     }

@@ -263,6 +263,18 @@ pub fn managed(programs: &Programs) -> Box<dyn Peer> {
     Box::new(managed::LenoManaged { program: programs.leno.clone() })
 }
 
+/// Leno's control plane alone, on the proxy's core, with the configuration for `setup`; and where proxies connect to it.
+pub fn control_plane(
+    programs: &Programs,
+    place: &Place,
+    setup: &Setup,
+) -> Result<(Process, SocketAddr)> {
+    let peer = managed::LenoManaged { program: programs.leno.clone() };
+    let found = peer.find().map_err(|missing| anyhow::anyhow!(missing.reason))?;
+    peer.configure(place, setup)?;
+    managed::control_plane(&found, place, place.cores.proxy)
+}
+
 /// Two sidecars of Leno that speak plain text to each other, for what TLS costs.
 pub fn plain(programs: &Programs) -> Box<dyn Peer> {
     Box::new(leno::LenoPlain(leno::Leno { program: programs.leno.clone() }))

@@ -64,7 +64,7 @@ pub enum Suite {
     Instructions,
     /// One slow, one failing and one crashed instance of eleven; twice the load that an application can carry.
     Resilience,
-    /// Memory for 1,000 services of 10 workloads each.
+    /// Memory for 1,000 services of 10 workloads each; a control plane's for each of 1,000 proxies.
     Scale,
     /// Proxy-Wasm plugins: what the same modules add to a request in Leno and in Envoy, and what they weigh.
     Wasm,

@@ -125,7 +125,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Check(args) => block_on(commands::check::run(&args, out)),
         Command::Install(args) => commands::install::run(&args, out),
         Command::Uninstall(args) => commands::uninstall::run(&args, out),
-        Command::Join(args) => commands::join::run(&args, out),
+        Command::Join(args) => block_on(commands::join::run(&args, out)),
         Command::Leave(args) => commands::leave::run(&args, out),
         Command::Token(args) => commands::token::run(&args, out),
         Command::Inject(args) => commands::inject::run(&args, out),

@@ -28,6 +28,7 @@ pub use self::error::Error;
 use crate::{
     access::{Access, TokenFile},
     ca::{self, Authority},
+    findings::Findings,
     http_api::{self, Api, Planes},
     inject::names,
     kubernetes::{self, Kubernetes},
@@ -71,7 +72,8 @@ pub struct Running {
 /// # Errors
 /// [`Error`] says why it cannot start or go on.
 pub async fn run(settings: Settings) -> Result<(), Error> {
-    match logs::init(&settings.log, settings.log_format.into()) {
+    logs::check(&settings.log)?;
+    match logs::init(&filter(&settings.log), settings.log_format.into()) {
         // Two roles in one process share one log.
         Ok(_) | Err(logs::Error::Twice) => {}
         Err(error) => return Err(error.into()),
@@ -127,7 +129,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     }
     let process = Process::register(&metrics.registry)?;
     let registry = Registry::new(store.clone());
-    let (push, push_task) = Push::new(store.clone(), metrics.clone());
+    let findings = Findings::new(store.clone());
+    let (push, push_task) = Push::new(store.clone(), findings.clone(), metrics.clone());
     let tokens = Arc::new(TokenFile::open(&settings.data_dir)?);
     let authority = Authority::open(authority(&settings), store.clone(), tokens.clone()).await?;
     let incoming = |listener, port| {
@@ -153,13 +156,13 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     };
     let hosts = settings.api_hosts.clone();
     let api_access = access(addresses.api);
-    let planes = Planes { authority: authority.clone(), push, purges };
+    let planes = Planes { authority: authority.clone(), push, purges, findings: findings.clone() };
     let source = settings.kubernetes.then_some(http_api::KUBERNETES);
     let api = Api::reading(store, registry.clone(), api_access, hosts, planes, source);
     authority.register(&metrics.registry)?;
     let webhook = webhook_listener.map(|listener| {
         let options = webhook_options(&settings);
-        Webhook::open(listener, options, authority.clone(), &metrics.registry)
+        Webhook::open(listener, options, authority.clone(), findings.clone(), &metrics.registry)
     });
     let webhook = webhook.transpose()?;
     if let (Some(kubernetes), Some(webhook)) = (&mut kubernetes, &webhook) {
@@ -360,6 +363,15 @@ fn exposition(metrics: Arc<Metrics>, process: Process, registry: Weak<Registry>)
         .route("/metrics", get(render.clone()))
         .route("/stats/prometheus", get(render))
         .route("/ready", get(|| async { "ready\n" }))
+}
+
+/// The client of Kubernetes has a line for each request that fails; what that means is said once, by whoever asked. Whoever
+/// names the client in a filter of their own gets everything.
+fn filter(wanted: &str) -> String {
+    match wanted.contains("kube_client") {
+        true => wanted.to_owned(),
+        false => format!("kube_client::client::builder=off,{wanted}"),
+    }
 }
 
 /// One line on standard output, for whoever started us.

@@ -50,9 +50,10 @@ use axum::{
 use tokio::sync::{Semaphore, watch as switch};
 
 pub use self::serve::{PORT, serve};
-use self::{failure::Failure, openapi::Documents, warnings::Parsed};
+use self::{failure::Failure, openapi::Documents};
 use crate::{
-    access::Access, ca::Authority, purge::Purges, push::Push, registry::Registry, store::Store,
+    access::Access, ca::Authority, findings::Findings, purge::Purges, push::Push,
+    registry::Registry, store::Store,
 };
 
 /// Largest request body for one resource.
@@ -80,7 +81,7 @@ pub struct Api {
     ending: switch::Sender<bool>,
     writes: Semaphore,
     documents: Documents,
-    parsed: Parsed,
+    findings: Arc<Findings>,
     /// Who writes resources, where people do not write them here.
     source: Option<&'static str>,
 }
@@ -90,6 +91,7 @@ pub struct Planes {
     pub authority: Arc<Authority>,
     pub push: Arc<Push>,
     pub purges: Arc<Purges>,
+    pub findings: Arc<Findings>,
 }
 
 /// Whoever asks is sent there.
@@ -115,7 +117,7 @@ impl Api {
         planes: Planes,
         source: Option<&'static str>,
     ) -> Arc<Self> {
-        let Planes { authority, push, purges } = planes;
+        let Planes { authority, push, purges, findings } = planes;
         Arc::new(Self {
             store,
             registry,
@@ -129,7 +131,7 @@ impl Api {
             ending: switch::Sender::new(false),
             writes: Semaphore::new(MAX_WRITES),
             documents: Documents::new(),
-            parsed: Parsed::default(),
+            findings,
             source,
         })
     }

@@ -157,8 +157,12 @@ fn inject_pod(
         return Ok(Outcome::LeftAlone(reason));
     }
     let before = Record::read(template)?;
-    if before.as_ref().is_some_and(|record| record.version == settings.image_tag) {
-        return Ok(Outcome::Unchanged);
+    if let Some(record) = before.as_ref().filter(|record| record.version == settings.image_tag) {
+        let wishes = wishes::read(template, settings, &mut Vec::new())?;
+        return match sidecar::catch_up(template, &wishes, record.clone(), warnings)? {
+            true => Ok(Outcome::Injected { replaced: Some(settings.image_tag.clone()) }),
+            false => Ok(Outcome::Unchanged),
+        };
     }
     if let Some(record) = &before {
         record.undo(template)?;

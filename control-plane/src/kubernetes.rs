@@ -216,6 +216,20 @@ async fn config(settings: &Settings) -> Result<Config, Error> {
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| bad(&error))
 }
 
+/// The error with its causes: "connection refused" is only in the last.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Until the mirror says so, or has ended.
 async fn all_read(mut synced: channel::Receiver<bool>) -> Result<(), Error> {
     synced.wait_for(|synced| *synced).await.map(|_| ()).map_err(|_| Error::Ended)

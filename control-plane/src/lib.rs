@@ -12,6 +12,7 @@
 //! - [`access`]: bearer tokens and roles
 //! - [`ca`]: certificates for whoever has proven who they are
 //! - [`inject`]: the sidecar beside the containers of a pod
+//! - [`findings`]: what is odd about resources beside each other
 //! - [`plan`]: what each proxy gets, pure
 //! - [`push`]: the single writer that plans changes and leaves them for the streams
 //! - [`purge`]: what the caches of proxies are to forget, and who has done so
@@ -27,6 +28,7 @@
 pub mod access;
 mod app;
 pub mod ca;
+pub mod findings;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod http_api;

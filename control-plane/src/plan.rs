@@ -12,9 +12,11 @@
 //!   consumer routes (in any other namespace) only for proxies of that namespace;
 //! - **backends**: the frontends, and whatever those routes send or mirror traffic to. Routes of a service
 //!   that is only a backend do not apply (Gateway API for meshes), so they are not sent;
-//! - of every backend the `Service`, its policies and its workloads;
+//! - of every backend the `Service`, its policies and its workloads, and the `Service`s that are a part of it
+//!   (`subset`), since policies for those concern some of the workloads;
 //! - the proxy's own workload and the services that it serves, with their traffic policies, but neither
-//!   routes nor other workloads;
+//!   routes nor other workloads; the `Service`s that are a part of those, with the traffic policies of such as the
+//!   workload is in;
 //! - how the workloads of its own namespace, of the mesh and of the backends' namespaces are spoken to
 //!   (`PeerAuthentication`);
 //! - what is let in to its own workload (`AuthorizationPolicy`, `RequestAuthentication`), from its own

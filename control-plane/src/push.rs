@@ -39,6 +39,7 @@ pub use self::{
 };
 use crate::{
     access::Member,
+    findings::Findings,
     plan::{Identity, ProxyId, Verdict, Wish},
     store::Store,
     telemetry::Metrics,
@@ -106,10 +107,14 @@ pub struct Connection {
 
 impl Push {
     /// Reads the whole store; the task must then be run for anything to move.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> (Arc<Self>, Task) {
+    pub fn new(
+        store: Arc<dyn Store>,
+        findings: Arc<Findings>,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<Self>, Task) {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (gone, gone_queue) = mpsc::unbounded_channel();
-        let task = Task::new(store, metrics, command_queue, gone_queue);
+        let task = Task::new(store, findings, metrics, command_queue, gone_queue);
         (Arc::new(Self { commands, gone, next: AtomicU64::new(1) }), task)
     }
 

@@ -19,7 +19,7 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
 
 use self::{certificate::Certificates, metrics::Metrics};
-use crate::{ca::Authority, inject};
+use crate::{ca::Authority, findings::Findings, inject};
 
 /// What the port is like.
 #[derive(Clone, Debug)]
@@ -70,13 +70,15 @@ impl Webhook {
         listener: TcpListener,
         options: Options,
         authority: Arc<Authority>,
+        findings: Arc<Findings>,
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
         let metrics = Metrics::register(registry)?;
         let proof = options.client_ca.is_some();
         let expiry = metrics.expiry.clone();
         let certificates = Certificates::new(authority, options.hosts, options.client_ca, expiry)?;
-        let shared = Arc::new(serve::Shared { settings: options.inject, metrics, proof });
+        let settings = options.inject;
+        let shared = Arc::new(serve::Shared { settings, findings, metrics, proof });
         Ok(Self { listener, certificates, shared })
     }
 

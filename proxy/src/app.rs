@@ -1,6 +1,7 @@
 //! The composition root: binds, starts the workers and the side thread's tasks, and ends them in order.
 
 mod listeners;
+mod memory;
 mod source;
 
 use std::{
@@ -9,12 +10,15 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use leno_daemon::{exposition, files, logs, memory, shutdown};
+use leno_daemon::{exposition, files, logs, shutdown};
 use prometheus::Registry;
 use tokio::{
     runtime,
@@ -24,7 +28,7 @@ use tokio::{
 use self::listeners::{Bound, bind_all};
 use self::source::{
     Channels, Source, hear_of_purges, last_good_path, module_folder, own, own_name, own_workload,
-    proxy_name, share_limits,
+    proxy_name, registered, share_limits,
 };
 use crate::{
     admin::{
@@ -47,7 +51,7 @@ use crate::{
         sampler,
         worker::{Shared, Unrouted, Worker},
     },
-    http::{fetch::Fetcher, server::Limits},
+    http::{fetch::Fetcher, server::Limits, unread},
     identity::{self, Identity},
     listen::{accept, bind},
     snapshot::Published,
@@ -89,6 +93,9 @@ pub enum Error {
     /// The control plane could be anybody.
     #[error(transparent)]
     Unproven(#[from] bootstrap::Unproven),
+    /// Nobody would reach us.
+    #[error(transparent)]
+    Unreachable(#[from] bootstrap::Unreachable),
     /// The files of our certificate cannot be used.
     #[error(transparent)]
     Identity(Box<identity::Error>),
@@ -134,7 +141,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// When it cannot start; the message says what to do.
 pub fn run(options: Options) -> Result<(), Error> {
-    let small_pages = refuse_huge_pages();
+    let small_pages = memory::refuse_huge_pages();
     let format = if options.log_json { logs::Format::Json } else { logs::Format::Text };
     let logs = match logs::init(&options.log, format) {
         Ok(logs) => Some(logs),
@@ -154,18 +161,6 @@ pub fn run(options: Options) -> Result<(), Error> {
     runtime.block_on(side(options, logs))
 }
 
-/// Pages of 2 MiB, which the kernel gives where only a few KiB are used, were half the memory of a sidecar. The allocator
-/// asks for none (its feature `no_thp`); here they are refused where they are given unasked, too.
-#[cfg(target_os = "linux")]
-fn refuse_huge_pages() -> io::Result<()> {
-    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn refuse_huge_pages() -> io::Result<()> {
-    Ok(())
-}
-
 /// Puts into the metrics what is looked up when somebody asks for them.
 fn show(shared: &Shared, plugins: Arc<Roster>) {
     shared.families.plugins.show(move || plugins.shown());
@@ -183,8 +178,9 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     let identity = open_identity(&options, &families)?;
     let probes = read_probes(&options)?;
     let bound = bind_all(&options)?;
-    if let Some(workload) = own_workload(&options, bound.inbound_address(), &identity) {
-        leno_api::Resource::from_json(workload).map_err(Error::Workload)?;
+    let workload = own_workload(&options, bound.inbound_address(), &identity)?;
+    if let Some(workload) = &workload {
+        leno_api::Resource::from_json(workload.clone()).map_err(Error::Workload)?;
     }
     let (drain, draining) = watch::channel(false);
     let (published, wanted) = Published::new(options.control_plane.is_some());
@@ -197,6 +193,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         access_log,
         limits: limits_of(&options),
         connections: AtomicUsize::new(0),
+        listening: AtomicUsize::new(0),
         max_connections: connection_limit(&options),
         drain: draining,
         on_demand_timeout: ON_DEMAND_TIMEOUT,
@@ -224,8 +221,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     show(&shared, plugins.clone());
     let wishes = Wishes { hosts: wanted, again: asked_again, plugins: plugins.clone() };
     let channels = Channels { updates, wishes };
-    let stopping =
-        source.start(&options, bound.inbound_address(), &identity, &mut applier, channels);
+    let stopping = source.start(&options, workload, &identity, &mut applier, channels);
     let applying = tokio::task::spawn_local(applier.run(incoming, asked));
     for (at, listeners) in bound.workers.into_iter().enumerate() {
         start_worker(at, shared.clone(), listeners)?;
@@ -235,6 +231,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
     share_limits(&options, &identity, &shared);
     hear_of_purges(&options, &identity, &shared);
     announce(&bound.addresses);
+    tokio::task::spawn_local(memory::give_back_always());
     let (stop, mut stops) = mpsc::channel(4);
     let admin = Rc::new(Admin {
         shared: shared.clone(),
@@ -248,6 +245,7 @@ async fn side(options: Options, logs: Option<logs::Logs>) -> Result<(), Error> {
         started: Instant::now(),
         failing: Cell::new(false),
         probes,
+        registered: registered(&options),
     });
     let mut serving = serve_operators(admin, bound.admin)?;
     let now = tokio::select! {
@@ -275,6 +273,7 @@ fn limits_of(options: &Options) -> Limits {
         head_bytes: usize::from(options.max_head_kib) * 1024,
         head_fields: usize::from(options.max_headers),
         head_timeout: Duration::from_secs(options.head_timeout.into()),
+        send_timeout: Duration::from_secs(options.send_timeout.into()),
         ..Limits::default()
     }
 }
@@ -355,7 +354,9 @@ async fn drain_all(
     let finish = async {
         tokio::time::sleep(Duration::from_secs(options.drain_delay.into())).await;
         drain.send_replace(true);
-        while shared.connections.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+        while shared.listening.load(Ordering::Acquire) > 0
+            || shared.connections.load(Ordering::Relaxed) > 0
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -363,7 +364,7 @@ async fn drain_all(
     tokio::select! {
         () = finish => tracing::info!("everything under way has finished"),
         () = tokio::time::sleep(limit) => {
-            let left = shared.connections.load(std::sync::atomic::Ordering::Relaxed);
+            let left = shared.connections.load(Ordering::Relaxed);
             tracing::warn!("{left} connections are cut off after {limit:?}");
         }
         signal = requests.next() => tracing::warn!("{signal} again: ending at once"),
@@ -423,10 +424,12 @@ async fn work(worker: Rc<Worker>, listeners: Vec<(std::net::TcpListener, Directi
         // An idle worker would otherwise keep an old configuration, and its endpoints, for ever.
         drop(worker.snapshot());
         worker.limits.borrow_mut().sweep();
-        worker.pools.sweep(tokio::time::Instant::now());
+        let now = tokio::time::Instant::now();
+        worker.pools.sweep(now);
+        unread::sweep(now, worker.shared.limits.send_timeout);
         worker.tend_plugins();
         if sweep % SWEEPS_PER_RETURN == 0 {
-            memory::give_back();
+            leno_daemon::memory::give_back();
         }
     }
 }

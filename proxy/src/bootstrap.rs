@@ -95,16 +95,25 @@ pub struct Options {
         env = "LENO_SERVICES",
         value_name = "NAME",
         value_delimiter = ',',
-        requires = "name"
+        requires = "name",
+        conflicts_with = "config"
     )]
     pub services: Vec<String>,
     /// A port of the application by the name of its service port: http=9001. May be repeated.
-    #[arg(long = "app", env = "LENO_APP", value_name = "PORT_NAME=PORT", value_delimiter = ',', value_parser = pair::<u16>)]
+    #[arg(
+        long = "app",
+        env = "LENO_APP",
+        value_name = "PORT_NAME=PORT",
+        value_delimiter = ',',
+        value_parser = pair::<u16>,
+        requires = "services"
+    )]
     pub ports: Vec<(String, u16)>,
     /// A label of the workload: version=v1. May be repeated.
     #[arg(long = "label", env = "LENO_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = pair::<String>)]
     pub labels: Vec<(String, String)>,
-    /// Address under which others reach the inbound port; that of --inbound when left out.
+    /// Address under which others reach the inbound port; that of --inbound when left out. Has to be given where
+    /// --inbound is all addresses and the control plane is elsewhere.
     #[arg(long, env = "LENO_ADDRESS", value_name = "IP")]
     pub address: Option<IpAddr>,
     /// Address at which the application listens; 127.0.0.1 when left out, with --capture that of --address.
@@ -119,7 +128,8 @@ pub struct Options {
         long,
         env = "LENO_UNKNOWN_DESTINATIONS",
         value_enum,
-        default_value_t = UnknownDestinations::Pass
+        default_value_t = UnknownDestinations::Pass,
+        requires = "capture"
     )]
     pub unknown_destinations: UnknownDestinations,
     /// Service account of the workload.
@@ -131,7 +141,8 @@ pub struct Options {
     /// Seconds the workload stays registered after the control plane has lost sight of its proxy.
     #[arg(long, env = "LENO_LEASE", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub lease: u32,
-    /// Folder for the last good configuration; none is kept when left out.
+    /// Folder for the last good configuration of the control plane, and for modules of plugins; neither is kept when
+    /// left out.
     #[arg(long, env = "LENO_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Folder for the modules of plugins, so that they need not be fetched and compiled again; `modules` in
@@ -142,7 +153,7 @@ pub struct Options {
     #[arg(long, env = "LENO_ACCESS_LOG", value_enum, default_value_t = AccessLog::Off)]
     pub access_log: AccessLog,
     /// File for the access log; standard output when left out.
-    #[arg(long, env = "LENO_ACCESS_LOG_FILE", value_name = "FILE")]
+    #[arg(long, env = "LENO_ACCESS_LOG_FILE", value_name = "FILE", requires = "access_log")]
     pub access_log_file: Option<PathBuf>,
     /// Log filter: info, or info,leno_proxy=debug.
     #[arg(long, env = "LENO_LOG", value_name = "FILTER", default_value = "info")]
@@ -162,6 +173,9 @@ pub struct Options {
     /// Seconds in which a request head must arrive, and after which an idle downstream connection is closed.
     #[arg(long, env = "LENO_HEAD_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub head_timeout: u32,
+    /// Seconds that a caller may take nothing of its answer before it is given up.
+    #[arg(long, env = "LENO_SEND_TIMEOUT", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub send_timeout: u32,
     /// Seconds that what is under way may take after the proxy was asked to stop.
     #[arg(long, env = "LENO_DRAIN", value_name = "SECONDS", default_value_t = 30)]
     pub drain: u32,
@@ -176,6 +190,14 @@ pub struct Options {
     "the control plane {0} is not on this machine: give its roots with --ca-file FILE, so that nobody else can pose as it"
 )]
 pub struct Unproven(String);
+
+/// Nobody but this machine would reach what it registers.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the control plane {0} is not on this machine, and the inbound port listens on all addresses: say with --address IP \
+     under which one others reach it"
+)]
+pub struct Unreachable(String);
 
 /// What becomes of what the application sends to somebody whom the mesh does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -209,6 +231,22 @@ impl Options {
     pub fn application(&self) -> IpAddr {
         let own = self.address.filter(|_| self.capture);
         self.app_address.or(own).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Address under which others reach the inbound port, which listens at `inbound`.
+    ///
+    /// # Errors
+    /// Where it cannot be known, and others are told of it.
+    pub fn advertised(&self, inbound: SocketAddr) -> Result<IpAddr, Unreachable> {
+        let elsewhere = || self.control_plane.as_ref().filter(|address| !is_loopback(address));
+        match (self.address, inbound.ip()) {
+            (Some(address), _) => Ok(address),
+            (None, ip) if !ip.is_unspecified() => Ok(ip),
+            (None, _) => match elsewhere() {
+                None => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                Some(control_plane) => Err(Unreachable(control_plane.clone())),
+            },
+        }
     }
 
     /// Where the proxy's certificate comes from; `proxy` is what people know it by. Files and a Workload API come before
@@ -325,6 +363,32 @@ mod tests {
         }
         for address in ["localhost:15012", "127.0.0.1:15012", "[::1]:15012"] {
             assert!(source(&format!("--control-plane {address}")).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_registered_can_be_reached() {
+        for (flags, inbound, expected) in [
+            ("--control-plane 127.0.0.1:1", "0.0.0.0:15006", Some("127.0.0.1")),
+            ("--control-plane cp:1", "10.0.0.7:15006", Some("10.0.0.7")),
+            ("--control-plane cp:1 --address 10.0.0.8", "0.0.0.0:15006", Some("10.0.0.8")),
+            ("--control-plane cp:1", "[::]:15006", None),
+        ] {
+            let found = options(flags).unwrap().advertised(inbound.parse().unwrap());
+            let found = found.map(|address| address.to_string());
+            assert_eq!(found.as_deref().ok(), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused() {
+        for flags in [
+            "--config mesh.yaml --name a --service orders",
+            "--control-plane 127.0.0.1:1 --app http=9001",
+            "--config mesh.yaml --unknown-destinations refuse",
+            "--config mesh.yaml --access-log-file log",
+        ] {
+            assert!(options(flags).is_err(), "{flags}");
         }
     }
 

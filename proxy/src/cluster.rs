@@ -41,7 +41,7 @@ use crate::telemetry::scope::{Callers, Scope};
 use admission::Admission;
 use breaker::Limits;
 use circuit::gate::{Admit, Gate, Probe};
-pub use endpoint::{Calling, Endpoint, Security};
+pub use endpoint::{Calling, Endpoint, Security, Unproven};
 use endpoints::{Endpoints, Wish};
 use tally::Verdict;
 
@@ -79,7 +79,7 @@ pub struct Cluster {
     /// What is spoken there.
     pub protocol: Protocol,
     /// The policy in force.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// In a stable order.
     pub endpoints: Endpoints,
     /// For requests that reached no endpoint.

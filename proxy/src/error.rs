@@ -53,7 +53,7 @@ pub enum Flag {
     DC,
     /// What the caller sent was not acceptable.
     DPE,
-    /// The caller was too slow to send.
+    /// The caller was too slow to send, or to take its answer.
     DT,
     /// The caller may not do this.
     AD,
@@ -106,6 +106,8 @@ pub struct Error {
     pub fault: Fault,
     /// Whether trying again is safe.
     pub retry: Retry,
+    /// Whether it was sent on a connection that its peer had ended while it lay idle: nothing got to anybody.
+    pub stale: bool,
     /// When to come back, where that is known.
     pub retry_after: Option<Duration>,
     /// The `grpc-status` of the answer, where it is not for the status to say.
@@ -126,6 +128,7 @@ impl Error {
             flag,
             fault: Fault::Downstream,
             retry: Retry::Unsafe,
+            stale: false,
             retry_after: None,
             grpc: None,
             detail: detail.into(),
@@ -144,6 +147,7 @@ impl Error {
             flag,
             fault: Fault::Upstream,
             retry,
+            stale: false,
             retry_after: None,
             grpc: None,
             detail: detail.into(),
@@ -157,6 +161,7 @@ impl Error {
             flag,
             fault: Fault::Ours,
             retry: Retry::Unsafe,
+            stale: false,
             retry_after: None,
             grpc: None,
             detail: detail.into(),

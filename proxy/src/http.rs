@@ -12,5 +12,6 @@ pub mod http2;
 mod parking;
 pub mod replay;
 pub mod server;
+pub mod unread;
 pub mod upgrade;
 mod watched;

@@ -180,6 +180,7 @@ fn part_written(part: &Match) -> String {
         Match::Source(range) => format!("-s {range}"),
         Match::Destination(range) => format!("-d {range}"),
         Match::NotDestination(range) => format!("! -d {range}"),
+        Match::NotLocal => "-m addrtype ! --dst-type LOCAL".to_owned(),
         Match::In(name) => format!("-i {}", interface(name)),
         Match::Out(name) => format!("-o {}", interface(name)),
         Match::Loopback => "-o lo".to_owned(),

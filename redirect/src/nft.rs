@@ -101,6 +101,7 @@ fn part_written(part: &Match) -> String {
         Match::Source(range) => format!("{} saddr {}", protocol(range), address(range)),
         Match::Destination(range) => format!("{} daddr {}", protocol(range), address(range)),
         Match::NotDestination(range) => format!("{} daddr != {}", protocol(range), address(range)),
+        Match::NotLocal => "fib daddr type != local".to_owned(),
         Match::In(name) => format!("iifname {}", interface(name)),
         Match::Out(name) => format!("oifname {}", interface(name)),
         Match::Loopback => "oifname \"lo\"".to_owned(),

@@ -61,6 +61,8 @@ pub enum Match {
     Destination(Range),
     /// To anywhere else.
     NotDestination(Range),
+    /// To an address that this machine does not have.
+    NotLocal,
     /// Comes in by this interface.
     In(Interface),
     /// Goes out by this interface.
@@ -130,6 +132,9 @@ pub fn rules(plan: &Plan) -> Vec<(Chain, Vec<Rule>)> {
 }
 
 fn inbound(plan: &Plan) -> Vec<Rule> {
+    // What only passes through, on its way between others, is not for the application here: a machine may be a router, and
+    // one that runs containers is. Istio's rules, which are for pods only, leave this out.
+    let passing = Rule::new([Match::NotLocal], Action::Return);
     let interfaces = plan.exclude_interfaces.iter().map(|name| Match::In(name.clone()));
     // Other sidecars connect to the sidecar itself: nothing to be translated, and nothing to be remembered.
     let own = [Match::Port(Ports::one(plan.inbound_port))];
@@ -143,7 +148,7 @@ fn inbound(plan: &Plan) -> Vec<Rule> {
             ports.iter().map(|ports| Rule::new([Match::Port(*ports)], jump)).collect()
         }
     };
-    excluded.chain(included).collect()
+    [passing].into_iter().chain(excluded).chain(included).collect()
 }
 
 fn output(plan: &Plan) -> Vec<Rule> {
@@ -251,7 +256,7 @@ mod tests {
             Match::NotDestination(range) => {
                 range.address.is_ipv4() && !within(range, packet.destination)
             }
-            Match::In(_) => false,
+            Match::In(_) | Match::NotLocal => false,
             Match::Out(name) => name.parts() == ("eth0", false) && !packet.loopback,
             Match::Loopback => packet.loopback,
             Match::Port(ports) => (ports.first..=ports.last).contains(&packet.port),
@@ -347,6 +352,8 @@ mod tests {
             })
         };
         let plan = Plan::default();
+        let passing = decide(&plan, Chain::Inbound, |part| *part == Match::NotLocal);
+        assert_eq!(passing, Action::Return, "it is on its way to somebody else");
         assert_eq!(at(&plan, 9001), Action::Jump(Chain::InRedirect));
         for own in [15006, 15020, 15021, 15090] {
             assert_eq!(at(&plan, own), Action::Return, "{own}");

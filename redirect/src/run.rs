@@ -41,6 +41,9 @@ pub enum Error {
         /// Whether IPv6 was asked for.
         ipv6: bool,
     },
+    /// The rules are not there, or not as they should be.
+    #[error("the rules are not in force: {}", joined(.0))]
+    NotInForce(Vec<Failure>),
     /// Something of ours may still be there.
     #[error("rules of ours may still be there: {}", joined(.0))]
     NotRemoved(Vec<Failure>),
@@ -71,7 +74,9 @@ fn hint(failures: &[Failure], ipv6: bool) -> &'static str {
         true => {
             ". Without rules for IPv6 its connections would pass the sidecar by; where that is meant, say --ipv6 off"
         }
-        false => ". Does the kernel have NAT (nf_nat, nft_redir or xt_REDIRECT, xt_owner)?",
+        false => {
+            ". Does the kernel have NAT (nf_nat; nft_redir and nft_fib_inet, or xt_REDIRECT, xt_owner and xt_addrtype)?"
+        }
     }
 }
 
@@ -125,6 +130,23 @@ fn install(args: &InstallArgs, out: &mut impl Write) -> Result<(), Error> {
         plan.inbound_port
     )?;
     Ok(())
+}
+
+/// Looks whether what `args` ask for is in force, whichever tool has installed it.
+///
+/// # Errors
+/// What each tool has instead.
+pub fn verify(args: &InstallArgs) -> Result<(), Error> {
+    let plan = args.plan(args.ipv6 == Ipv6::Auto && has_ipv6())?;
+    allowed()?;
+    let mut failures = Vec::new();
+    for tool in Tool::of(args.backend) {
+        match tool.verify(&plan) {
+            Ok(()) => return Ok(()),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Err(Error::NotInForce(failures))
 }
 
 fn rules_of(shown: &str) -> Vec<&str> {

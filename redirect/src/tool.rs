@@ -57,7 +57,7 @@ pub enum Failure {
         said: String,
     },
     /// What is in force is not what was asked for.
-    #[error("{program} took the rules, but what is in force differs: {difference}")]
+    #[error("{program}: what is in force is not what was asked for: {difference}")]
     Differs {
         /// Which.
         program: String,
@@ -107,14 +107,30 @@ impl Tool {
         match self {
             Self::Nft => {
                 self.run("nft", &["-f", "-"], &nft::install(plan))?;
-                let listed = self.run("nft", &["list", "table", "inet", "leno"], "");
-                let same = listed.and_then(|listed| self.same(nft::difference(plan, &listed)));
+                let same = self.verify(plan);
                 if same.is_err() {
                     self.run("nft", &["-f", "-"], &nft::remove())?;
                 }
                 same
             }
             Self::Iptables(_) => self.install_by_family(plan),
+        }
+    }
+
+    /// Whether `plan` is in force.
+    pub fn verify(self, plan: &Plan) -> Result<(), Failure> {
+        match self {
+            Self::Nft => {
+                let listed = self.run("nft", &["list", "table", "inet", "leno"], "")?;
+                self.same(nft::difference(plan, &listed))
+            }
+            Self::Iptables(_) => families(plan).try_for_each(|family| {
+                let saved = match self.may_have(family) {
+                    true => self.saved(family)?,
+                    false => String::new(),
+                };
+                self.same(iptables::difference(plan, family, &saved))
+            }),
         }
     }
 

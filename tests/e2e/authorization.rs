@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::{
     certificates::{self, Authority, Issued},
     client::{self, Wire},
-    mesh::{PATIENCE, Proxy, until},
+    mesh::{Mesh, PATIENCE, Proxy, until},
     mtls::{Pair, authorization, echo_bytes, mode, pair, refused, side, tunnel},
     origin::Origin,
 };
@@ -566,4 +566,39 @@ async fn strictness_under_load() {
     mesh.some_more().await;
     plain.end().await;
     mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_denial_for_a_part_of_a_service_holds_at_its_instances_however_they_are_called() {
+    let shop = Origin::echo("shop").await;
+    let part = "apiVersion: leno.dev/v1alpha1\nkind: Service\nmetadata: {name: shop-v2, namespace: default}\n\
+                spec: {ports: [{name: main, port: 80, protocol: http}], subset: {of: shop, matchLabels: {version: v2}}}";
+    let deny = authorization(
+        "no-admin",
+        "{targetRefs: [{kind: Service, name: shop-v2}], action: DENY, \
+         rules: [{to: [{operation: {paths: [/admin]}}]}]}",
+    );
+    for (version, status) in [("v2", 403), ("v1", 200)] {
+        let authority = Authority::new();
+        let mesh = |sidecar: String| {
+            let workload = format!(
+                "apiVersion: leno.dev/v1alpha1\nkind: Workload\n\
+                 metadata: {{name: callee, namespace: default, labels: {{version: {version}}}}}\n\
+                 spec: {{services: [shop], address: 127.0.0.1, serviceAccount: callee, ports: {{main: {}}}{sidecar}}}",
+                shop.address.port()
+            );
+            let mesh = Mesh::default().service("shop", "http", &[]);
+            mesh.yaml(part).yaml(&deny).yaml(&workload)
+        };
+        let callee = mesh(String::new()).arguments(&["--name", "callee"]);
+        let callee = callee.identity(&authority, "callee").start().await;
+        let sidecar = format!(", sidecar: {{port: {}, mutualTls: true}}", callee.inbound.port());
+        let caller = mesh(sidecar).identity(&authority, "caller").start().await;
+        let hosts = if version == "v2" { &["shop", "shop-v2"][..] } else { &["shop"] };
+        for host in hosts {
+            let answer = client::get(caller.outbound, host, "/admin").await;
+            assert_eq!(answer.status, status, "{version} {host}: {}", answer.text());
+            assert_eq!(client::get(caller.outbound, host, "/open").await.status, 200, "{host}");
+        }
+    }
 }

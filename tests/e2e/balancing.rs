@@ -95,6 +95,35 @@ async fn a_key_stays_with_its_endpoint_and_a_new_one_moves_few() {
     }
 }
 
+/// That its endpoint ended an idle connection is no reason to ask another one.
+#[tokio::test]
+async fn a_key_stays_with_its_endpoint_when_a_connection_had_ended() {
+    let mut origins = Vec::new();
+    for name in &NAMES[..4] {
+        let origin = Origin::raw(move |mut stream, _| async move {
+            let mut asked = std::time::Instant::now();
+            while origin::read_request(&mut stream).await.is_some() {
+                // It has given up the connection in the very moment in which it is used again.
+                if asked.elapsed() > std::time::Duration::from_secs(1) {
+                    return;
+                }
+                asked = std::time::Instant::now();
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nx-origin: {name}\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        origins.push(origin.await);
+    }
+    let policy = "balancer: {ringHash: {hashOn: [{header: {name: x-user}}]}}";
+    let mesh = Mesh::default().service("shop", "http", &addresses(&origins)).policy("shop", policy);
+    let proxy = mesh.start().await;
+    let first = owners(&proxy, 4).await;
+    // A connection that was idle for over a second may have been ended meanwhile.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(owners(&proxy, 4).await, first);
+}
+
 #[tokio::test]
 async fn who_has_no_key_goes_anywhere() {
     let origins = origins(3).await;

@@ -122,3 +122,55 @@ async fn waiting_for_a_connection(slower: u32) {
     assert_eq!(holder.answer().await.status, 200);
     is_not_blamed(&proxy).await;
 }
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_passed_on_is_its_endpoints() {
+    for head in
+        ["200 OK\r\nTransfer-Encoding: gzip, chunked", "101 Switching Protocols\r\nUpgrade: a"]
+    {
+        let shop = Origin::canned(format!("HTTP/1.1 {head}\r\n\r\n0\r\n\r\n")).await;
+        let mesh = Mesh::default().service("shop", "http", &[shop.address]);
+        let proxy = mesh.policy("shop", TOUCHY).start().await;
+        for turn in 1..=4 {
+            assert_eq!(client::get(proxy.outbound, "shop", "/").await.status, 502, "{head}");
+            assert_eq!(proxy.last_outcome(turn).await, (502, "UPE".to_owned()), "{head}");
+        }
+        let shown = proxy.cluster(CLUSTER).await;
+        assert_eq!(shown["endpoints"][0]["health"]["failures"], 4, "{shown}");
+    }
+}
+
+/// The answer has begun; what breaks off then is the request, and the rest of the answer only because of it.
+#[tokio::test]
+async fn an_upload_that_breaks_off_late_is_its_callers() {
+    let shop = Origin::raw(|mut stream, _| async move {
+        // Of a body in chunks no more than the head is waited for.
+        while let Some((head, _)) = origin::read_request(&mut stream).await {
+            let answer = match head.contains(" /quick ") {
+                true => OK,
+                false => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+            };
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+            if answer != OK {
+                origin::drain(&mut stream).await;
+                return;
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::default().service("shop", "http", &[shop.address]);
+    let proxy = mesh.policy("shop", TOUCHY).start().await;
+    for turn in 1..=TIMES {
+        let mut wire = Wire::connect(proxy.outbound).await;
+        wire.send(
+            "POST /slow HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+        )
+        .await;
+        assert_eq!(wire.head().await.unwrap().status, 200);
+        wire.send("no chunk\r\n").await;
+        assert_eq!(proxy.last_outcome(turn).await, (200, "DPE".to_owned()));
+    }
+    is_not_blamed(&proxy).await;
+}

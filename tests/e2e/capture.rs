@@ -1,7 +1,10 @@
 //! Connections that the kernel leads through sidecars: programs that know nothing of it, real rules, in network namespaces
 //! of their own. Needs root; says so where it is missing.
 
+mod on_demand;
+mod plugin;
 mod pod;
+mod rules;
 
 use crate::certificates::Authority;
 use pod::{Network, obstacle};

@@ -29,8 +29,9 @@ fn trailers(status: &'static str) -> HeaderMap {
     trailers
 }
 
-/// A gRPC server: echoes messages as they come, as long as they come; what a call does is its method's name.
-async fn server(name: &'static str) -> (Origin, mpsc::UnboundedReceiver<&'static str>) {
+/// A gRPC server: echoes messages as they come, as long as they come, and says OK; but for some methods by whose name it
+/// does something else.
+pub async fn server(name: &'static str) -> (Origin, mpsc::UnboundedReceiver<&'static str>) {
     let (events, seen) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, _| {
         let events = events.clone();
@@ -54,7 +55,8 @@ async fn call(
     let response =
         Response::builder().header("content-type", "application/grpc").header("x-origin", name);
     let (parts, mut incoming) = request.into_parts();
-    match parts.uri.path().rsplit('/').next().unwrap() {
+    let method = parts.uri.path().rsplit('/').next().unwrap().to_owned();
+    match &*method {
         "Refuse" => {
             let mut response = response.body(()).unwrap();
             response.headers_mut().extend(trailers("5"));
@@ -69,11 +71,13 @@ async fn call(
             let mut stream = respond.send_response(response.body(()).unwrap(), false).unwrap();
             while let Some(Ok(data)) = incoming.data().await {
                 incoming.flow_control().release_capacity(data.len()).unwrap();
-                if !data.is_empty() {
+                if !data.is_empty() && method != "Empty" {
                     stream.send_data(data, false).unwrap();
                 }
             }
-            stream.send_trailers(trailers("0")).unwrap();
+            let status = if method == "Fails" { "9" } else { "0" };
+            let _ = events.send("ended");
+            stream.send_trailers(trailers(status)).unwrap();
         }
     }
 }

@@ -6,7 +6,10 @@ mod calls;
 mod connections;
 mod enemies;
 mod faults;
+mod grpc;
 mod lifecycle;
+mod registries;
+mod sharing;
 
 use std::{
     path::{Path, PathBuf},

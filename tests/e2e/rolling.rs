@@ -36,6 +36,8 @@ const MOST_AT_ONCE: usize = 64;
 /// Seconds that a sidecar goes on after it has told that it leaves, as `leno join` sets it: what a caller has just begun
 /// to send must still be taken.
 const DRAIN_DELAY: &str = "5";
+/// As a sidecar is that nobody has told to wait: callers hear of its end by its answers.
+const NO_DELAY: &str = "0";
 /// Every so many requests take the application this long: there is always something to finish.
 const SLOW_EVERY: usize = 10;
 const SLOW: Duration = Duration::from_millis(200);
@@ -60,12 +62,13 @@ struct Instance {
 struct Rollout {
     control_plane: ControlPlane,
     told: Told,
+    drain_delay: &'static str,
     started: usize,
     instances: VecDeque<Instance>,
 }
 
 impl Rollout {
-    async fn begin(told: Told, instances: usize) -> Self {
+    async fn begin(told: Told, drain_delay: &'static str, count: usize) -> Self {
         let control_plane = ControlPlane::start(&[]).await;
         let service = json!({
             "apiVersion": "leno.dev/v1alpha1", "kind": "Service",
@@ -73,8 +76,9 @@ impl Rollout {
             "spec": {"ports": [{"name": "http", "port": 80, "protocol": "http"}]},
         });
         control_plane.create("leno.dev/v1alpha1", "services", service).await;
-        let mut rollout = Self { control_plane, told, started: 0, instances: VecDeque::new() };
-        for _ in 0..instances {
+        let instances = VecDeque::new();
+        let mut rollout = Self { control_plane, told, drain_delay, started: 0, instances };
+        for _ in 0..count {
             rollout.start().await;
         }
         rollout
@@ -88,11 +92,11 @@ impl Rollout {
         let port = application.address.port();
         let mesh = Mesh::default().managed(&mut self.control_plane, &name);
         let app = format!("http={port}");
-        let flags = ["--service", "orders", "--app", &app, "--drain-delay", DRAIN_DELAY];
+        let flags = ["--service", "orders", "--app", &app, "--drain-delay", self.drain_delay];
         let sidecar = match self.told {
             Told::BySidecar => mesh.arguments(&flags),
             // The hook before the end of a container waits as long.
-            Told::ByOthers => mesh.arguments(&["--drain-delay", DRAIN_DELAY]),
+            Told::ByOthers => mesh.arguments(&["--drain-delay", self.drain_delay]),
         };
         let sidecar = sidecar.start().await;
         ready(&sidecar).await;
@@ -178,7 +182,7 @@ async fn knows(caller: &Proxy, instances: usize) {
 async fn application() -> Origin {
     Origin::raw(|mut stream, _| async move {
         while let Some((head, _)) = origin::read_request(&mut stream).await {
-            if head.starts_with("get /slow") {
+            if head.contains(" /slow ") {
                 sleep(SLOW).await;
             }
             let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -207,7 +211,7 @@ struct Load {
 }
 
 impl Load {
-    fn begin(caller: &Proxy) -> Self {
+    fn begin(caller: &Proxy, method: &'static str) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let failures = Arc::new(Mutex::new(Vec::new()));
         let outbound = caller.outbound;
@@ -230,7 +234,7 @@ impl Load {
                 {
                     ended(result);
                 }
-                let call = call(outbound, Arc::clone(&idle), number);
+                let call = call(outbound, method, Arc::clone(&idle), number);
                 under_way.spawn(async move { timeout(PATIENCE, call).await.expect("an answer") });
                 while let Some(result) = under_way.try_join_next() {
                     ended(result);
@@ -260,14 +264,21 @@ impl Load {
 }
 
 /// One request on a connection to the caller's own sidecar that is kept.
-async fn call(outbound: std::net::SocketAddr, idle: Arc<Mutex<Vec<Wire>>>, number: usize) {
+async fn call(
+    outbound: std::net::SocketAddr,
+    method: &str,
+    idle: Arc<Mutex<Vec<Wire>>>,
+    number: usize,
+) {
     let kept = idle.lock().unwrap().pop();
     let mut wire = match kept {
         Some(wire) => wire,
         None => Wire::connect(outbound).await,
     };
     let path = if number.is_multiple_of(SLOW_EVERY) { "/slow" } else { "/fast" };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: orders\r\nx-number: {number}\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: orders\r\nx-number: {number}\r\nContent-Length: 0\r\n\r\n"
+    );
     let answer = wire.ask(request).await;
     assert_eq!(answer.status, 200, "request {number}: {:?} {}", answer.headers, answer.text());
     if answer.header("connection") != Some("close") {
@@ -294,9 +305,9 @@ async fn nobody_noticed(load: Load) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_are_replaced_and_nobody_notices() {
-    let mut rollout = Rollout::begin(Told::ByOthers, INSTANCES).await;
+    let mut rollout = Rollout::begin(Told::ByOthers, DRAIN_DELAY, INSTANCES).await;
     let caller = caller(&mut rollout).await;
-    let load = Load::begin(&caller);
+    let load = Load::begin(&caller, "GET");
     load.goes_on().await;
     for _ in 0..INSTANCES {
         rollout.start().await;
@@ -309,9 +320,24 @@ async fn pods_are_replaced_and_nobody_notices() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn machines_leave_and_nobody_notices() {
-    let mut rollout = Rollout::begin(Told::BySidecar, 2 * INSTANCES).await;
+    let mut rollout = Rollout::begin(Told::BySidecar, DRAIN_DELAY, 2 * INSTANCES).await;
     let caller = caller(&mut rollout).await;
-    let load = Load::begin(&caller);
+    let load = Load::begin(&caller, "GET");
+    load.goes_on().await;
+    for _ in 0..INSTANCES {
+        rollout.end_oldest(&caller).await;
+        load.goes_on().await;
+    }
+    nobody_noticed(load).await;
+}
+
+/// Nobody hears of the end before it comes, and nothing may be sent twice: no connection is closed while somebody may
+/// be about to use it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_end_at_once_lose_nothing() {
+    let mut rollout = Rollout::begin(Told::BySidecar, NO_DELAY, 2 * INSTANCES).await;
+    let caller = caller(&mut rollout).await;
+    let load = Load::begin(&caller, "POST");
     load.goes_on().await;
     for _ in 0..INSTANCES {
         rollout.end_oldest(&caller).await;
@@ -324,7 +350,7 @@ async fn machines_leave_and_nobody_notices() {
 /// signal, and a program beside a classic one by asking.
 #[tokio::test]
 async fn a_job_ends_with_its_sidecar() {
-    let mut rollout = Rollout::begin(Told::ByOthers, 1).await;
+    let mut rollout = Rollout::begin(Told::ByOthers, DRAIN_DELAY, 1).await;
     for classic in [false, true] {
         let name = if classic { "classic-job" } else { "native-job" };
         let mesh = Mesh::default().managed(&mut rollout.control_plane, name);

@@ -104,6 +104,23 @@ spec:
 }
 
 #[tokio::test]
+async fn hostnames_that_are_for_gateways_leave_calls_of_the_service_alone() {
+    let a = Origin::echo("a").await;
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: both, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: shop}, {name: edge}]
+  hostnames: [shop.example.com]
+  rules: [{backendRefs: [{name: a, port: 80}]}]";
+    let mesh = Mesh::default().service("shop", "http", &[]).service("a", "http", &[a.address]);
+    let proxy = mesh.yaml(route).start().await;
+    for host in ["shop", "shop.default"] {
+        assert_eq!(origin_of(&client::get(proxy.outbound, host, "/").await), "a", "{host}");
+    }
+}
+
+#[tokio::test]
 async fn weights_share_traffic_and_missing_backends_answer_for_their_share() {
     let (proxy, _a, _b) = shop(
         "\

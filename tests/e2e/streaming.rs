@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     client::Wire,
+    frames::{self, RST_STREAM, Raw},
     mesh::{Mesh, Proxy, until},
     origin::{self, Origin},
 };
@@ -190,6 +191,102 @@ async fn slow_readers_share_a_connection_with_fast_ones() {
         assert_eq!(answer.body().len(), 10);
     }
     assert_eq!(origin.accepted(), 1);
+}
+
+/// As many callers as share a connection, and none of them reads a byte: there is still room on it for one that does.
+#[tokio::test]
+async fn a_connection_full_of_callers_that_read_nothing_serves_one_more() {
+    const UNREAD: u64 = 99;
+    const WINDOW: u64 = 64 * 1024;
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = sent.clone();
+    let origin = Origin::raw(move |stream, _| {
+        let counter = counter.clone();
+        async move {
+            let mut connection = crate::http2::serve(stream).await;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                if request.uri().path() != "/large" {
+                    stream.send_data(vec![0; 10].into(), true).unwrap();
+                    continue;
+                }
+                let counter = counter.clone();
+                tokio::spawn(async move {
+                    stream.reserve_capacity(4 << 20);
+                    while let Some(Ok(room)) =
+                        std::future::poll_fn(|context| stream.poll_capacity(context)).await
+                    {
+                        counter.fetch_add(room as u64, Ordering::Relaxed);
+                        stream.send_data(vec![0; room].into(), false).unwrap();
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    let proxy = before(&origin, "http2").await;
+    let sender = crate::http2::connect(&proxy).await;
+    let mut unread = Vec::new();
+    for _ in 0..UNREAD {
+        let mut sender = sender.clone().ready().await.unwrap();
+        let request = http::Request::get("http://shop/large").body(()).unwrap();
+        unread.push(sender.send_request(request, true).unwrap().0.await.unwrap());
+    }
+    let held = stalled(&sent).await;
+    assert!(
+        held >= UNREAD * WINDOW,
+        "{held} bytes: the connection was full before its streams were"
+    );
+    let request = http::Request::get("http://shop/small").body(()).unwrap();
+    let answer = crate::http2::ask(&crate::http2::connect(&proxy).await, request, b"").await;
+    assert_eq!(answer.body().len(), 10);
+    assert_eq!(origin.accepted(), 1);
+}
+
+/// A caller that asks and takes nothing holds what is held upstream for it until its deadline, and never for ever.
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends() {
+    crate::mesh::at_any_pace(ends_what_nobody_takes).await;
+}
+
+async fn ends_what_nobody_takes(slower: u32) {
+    for (seconds, timeout) in [(slower, "300"), (3600, "1")] {
+        let (origin, _) = fountain().await;
+        let proxy = Mesh::default()
+            .service("shop", "http", &[origin.address])
+            .policy("shop", &format!("timeouts: {{request: {seconds}s}}"))
+            .arguments(&["--send-timeout", timeout])
+            .start()
+            .await;
+        for http2 in [true, false] {
+            let mut raw = None;
+            let mut wire = None;
+            match http2 {
+                true => {
+                    let caller = raw.insert(Raw::with_settings(&proxy, &[(4, 0)]).await);
+                    caller.send(&frames::get(1)).await;
+                    assert_eq!(caller.status(1).await, Some(200));
+                    caller.until(|frame| (frame.kind, frame.stream) == (RST_STREAM, 1)).await;
+                }
+                false => {
+                    let caller = wire.insert(Wire::connect(proxy.outbound).await);
+                    caller.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+                    assert_eq!(caller.head().await.unwrap().status, 200);
+                }
+            }
+            until("the upstream connection to close", async || (origin.open() == 0).then_some(()))
+                .await;
+            let turn = if http2 { 1 } else { 2 };
+            assert_eq!(
+                proxy.last_outcome(turn).await,
+                (200, "DT".to_owned()),
+                "{seconds} {timeout}"
+            );
+            proxy.quiet("default/shop:80").await;
+            let shown = proxy.cluster("default/shop:80").await;
+            assert_eq!(shown["endpoints"][0]["health"]["failures"], 0, "{shown}");
+        }
+    }
 }
 
 /// Small messages that nobody reads: many frames, few bytes. They are held back, not answered by an end of the

@@ -106,9 +106,8 @@ fn per_request(module: &Module) -> f64 {
     for _ in 0..ROUNDS {
         let started = Instant::now();
         for _ in 0..CALLS {
-            let (context, created) = instance.create_context(Exchange::default());
-            created.unwrap();
-            instance.on_request_headers(context, 10, false).unwrap();
+            let (context, seen) = instance.begin(Exchange::default(), 10, false);
+            seen.unwrap();
             instance.on_response_headers(context, 10, true).unwrap();
             let (_, told) = instance.finish(context);
             told.unwrap();

@@ -1,10 +1,15 @@
 //! The engine: how modules are compiled, and the clock that interrupts guests.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use self::ticker::Ticker;
+use crate::instance::together;
 
 pub(crate) mod ticker;
 
@@ -20,6 +25,8 @@ struct Inner {
     engine: wasmtime::Engine,
     settings: EngineSettings,
     ticker: Ticker,
+    /// Made when the first plugin is linked: where there is none it would be made for nothing.
+    together: OnceLock<Result<wasmtime::Module, String>>,
 }
 
 /// How an engine is made.
@@ -74,6 +81,9 @@ impl Default for EngineSettings {
 #[error("the Wasm engine cannot be made: {0}")]
 pub struct EngineError(String);
 
+/// Instances of modules that an instance of a plugin consists of: its own, and what calls its callbacks.
+pub(crate) const INSTANCES: u32 = 2;
+
 /// Functions of a backtrace that are told. Deep recursion has thousands of the same.
 const BACKTRACE_FRAMES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
@@ -88,7 +98,7 @@ impl Engine {
             .map_err(|error| EngineError(format!("{error:#}")))?;
         let ticker = Ticker::new(engine.weak(), settings.tick)
             .map_err(|error| EngineError(format!("no thread: {error}")))?;
-        Ok(Self { inner: Arc::new(Inner { engine, settings, ticker }) })
+        Ok(Self { inner: Arc::new(Inner { engine, settings, ticker, together: OnceLock::new() }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -101,6 +111,14 @@ impl Engine {
 
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.inner.ticker
+    }
+
+    /// The module that calls callbacks of plugins in a row.
+    pub(crate) fn together(&self) -> wasmtime::Result<&wasmtime::Module> {
+        let compile =
+            || together::compile(&self.inner.engine).map_err(|error| format!("{error:#}"));
+        let made = self.inner.together.get_or_init(compile);
+        made.as_ref().map_err(|error| wasmtime::Error::msg(error.clone()))
     }
 
     /// How many ticks a deadline is. The tick under way counts as none, hence one more.
@@ -123,7 +141,7 @@ fn config(settings: &EngineSettings) -> Config {
         .wasm_multi_memory(false);
     if let Allocation::Pooled { instances, memory_bytes } = settings.allocation {
         let mut pool = PoolingAllocationConfig::default();
-        pool.total_core_instances(instances)
+        pool.total_core_instances(instances.saturating_mul(INSTANCES))
             .total_memories(instances)
             .total_tables(instances)
             .max_memory_size(memory_bytes)

@@ -2,6 +2,8 @@
 
 use wasmtime::{Trap, WasmBacktrace};
 
+use crate::instance::together;
+
 /// A callback that did not end as it should. The instance is of no use afterwards: drop it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{callback}: {message}")]
@@ -102,5 +104,6 @@ fn functions(error: &wasmtime::Error) -> Vec<String> {
     let name = |frame: &wasmtime::FrameInfo| {
         frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), str::to_owned)
     };
-    backtrace.frames().iter().map(name).collect()
+    let guest = |frame: &&wasmtime::FrameInfo| frame.module().name() != Some(together::NAME);
+    backtrace.frames().iter().filter(guest).map(name).collect()
 }

@@ -63,6 +63,10 @@ fn parts<'a, H: Host>(
     if state.current == 0 || state.allocating {
         return Err(Status::InternalFailure);
     }
+    if let Some(running) = state.running {
+        let step = running.step(&mut *caller);
+        caller.data_mut().catch_up(step);
+    }
     any_parts(caller)
 }
 

@@ -7,6 +7,7 @@ use wasmtime::Store;
 use self::{
     exports::{Exports, Finder},
     runner::Runner,
+    together::Together,
 };
 use crate::{
     abi::{BufferType, ContextId},
@@ -23,6 +24,7 @@ pub(crate) mod deadline;
 mod exports;
 mod runner;
 mod streams;
+pub(crate) mod together;
 
 /// A plugin that runs, with the streams that it sees. It belongs to one thread at a time, and every
 /// callback runs to its end before the method returns.
@@ -32,6 +34,8 @@ mod streams;
 pub struct Instance<H: Host> {
     runner: Runner<H>,
     exports: Exports,
+    /// `None` where callbacks are missing.
+    together: Option<Together>,
 }
 
 /// Why a plugin did not start.
@@ -68,7 +72,9 @@ impl<H: Host> Instance<H> {
         let mut runner = Runner::new(plugin.module().engine(), state);
         runner.set_deadline(settings.limits.start_deadline);
         let exports = instantiate(&mut runner, plugin)?;
-        let mut instance = Self { runner, exports };
+        let together = Together::of(plugin.module().engine(), &mut runner.store, &exports)
+            .map_err(|error| StartError::NoRoom(format!("{error:#}")))?;
+        let mut instance = Self { runner, exports, together };
         instance.configure()?;
         instance.runner.set_deadline(settings.limits.deadline);
         Ok(instance)
@@ -126,9 +132,9 @@ impl<H: Host> Instance<H> {
         store.data().memory.map_or(0, |memory| memory.data_size(store))
     }
 
-    /// A clock that is as precise as the engine's tick and costs one load: for those who want to know about how long
+    /// Nanoseconds of a clock that is as precise as the engine's tick and costs one load: for those who want to know about how long
     /// something took without asking the system before and after all that takes a fraction of a microsecond.
-    pub fn coarse_time(&self) -> Duration {
+    pub fn coarse_time(&self) -> u64 {
         self.runner.time()
     }
 

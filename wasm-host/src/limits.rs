@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+use crate::engine::INSTANCES;
+
 /// What one instance of a plugin may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -13,6 +15,8 @@ pub struct Limits {
     pub table_elements: usize,
     /// How long one callback may run. Default 50 ms. Rounded up to the engine's tick. The second half of it is by what the
     /// thread has run, so that a busy machine ends no callback; but after ten times as long it ends in any case.
+    /// Callbacks that follow each other in any case have it together: the first two of an HTTP stream
+    /// ([`crate::Instance::begin`]) and the last three ([`crate::Instance::finish`]).
     pub deadline: Duration,
     /// How long each callback of the start may run: the start function, `proxy_on_vm_start`,
     /// `proxy_on_configure`. Default 2 s: rule sets are compiled there.
@@ -101,7 +105,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        1
+        INSTANCES as usize
     }
 
     fn memories(&self) -> usize {

@@ -75,6 +75,9 @@ pub enum LoadError {
 /// Exports that allocate memory for the host. C++ and AssemblyScript have the first, Rust and Go the second.
 const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
+/// What a module begins with, WebAssembly 1.0 section 5.5.16.
+const MAGIC: &[u8] = b"\0asm";
+
 impl Module {
     /// Compiles a module. Takes about a second for 3 MiB: not for a thread that serves requests.
     ///
@@ -84,6 +87,11 @@ impl Module {
         let limit = engine.settings().module_bytes;
         if bytes.len() > limit {
             return Err(LoadError::TooLarge { bytes: bytes.len(), limit });
+        }
+        if !bytes.starts_with(MAGIC) {
+            // The compiler would say so, too, in a dozen lines.
+            let reason = "it does not begin with the bytes 00 61 73 6d, as modules do";
+            return Err(LoadError::Invalid(reason.to_owned()));
         }
         let module = wasmtime::Module::from_binary(engine.wasmtime(), bytes)
             .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;

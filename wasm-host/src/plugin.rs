@@ -68,8 +68,12 @@ impl<H: Host> Plugin<H> {
     /// # Errors
     /// [`LoadError::Import`] for an import that no Proxy-Wasm host has.
     pub fn new(module: &Module, settings: PluginSettings) -> Result<Self, LoadError> {
-        let linked =
-            link(module, &settings).map_err(|error| LoadError::Import(format!("{error:#}")))?;
+        let linked = link(module, &settings).and_then(|linked| {
+            // Here there is time to compile; where an instance starts there is none.
+            module.engine().together()?;
+            Ok(linked)
+        });
+        let linked = linked.map_err(|error| LoadError::Import(format!("{error:#}")))?;
         Ok(Self { module: module.clone(), settings: Arc::new(settings), linked })
     }
 

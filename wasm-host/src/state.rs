@@ -9,7 +9,7 @@ use wasmtime::{Memory, TypedFunc};
 use crate::{
     abi::{AbiVersion, BufferType, CallKind, CallToken, ContextId, MapType, Status, StreamType},
     embedder::{Host, Stream},
-    instance::deadline::Deadline,
+    instance::{deadline::Deadline, together::Running},
     limits::Limiter,
     pairs::PairsWriter,
     plugin::PluginSettings,
@@ -37,6 +37,8 @@ pub(crate) struct State<H: Host> {
     pub(crate) streams: Contexts<StreamContext<H::Stream>>,
     /// The context of the callback that runs; 0 while the module starts.
     pub(crate) current: u32,
+    /// Several callbacks run, one after the other.
+    pub(crate) running: Option<Running>,
     /// What `proxy_set_effective_context` chose, until the callback ends.
     pub(crate) effective: Option<u32>,
     pub(crate) configuring: Option<BufferType>,
@@ -265,6 +267,7 @@ impl<H: Host> State<H> {
             limiter,
             streams: Contexts::default(),
             current: 0,
+            running: None,
             effective: None,
             configuring: None,
             answer: Answer::default(),

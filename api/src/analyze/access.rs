@@ -1,10 +1,11 @@
 //! Policies about access that have no effect, or never match, beside the other resources.
 
-use super::Finding;
+use super::{Finding, NO_EFFECT, Services, services_of};
 use crate::{
     Path, Resource,
     model::{
         Model,
+        applies::Applies,
         authorization_policy::{Action, AuthorizationPolicy, ConditionKey, Rule, Source},
         peer_authentication::{PeerAuthentication, TlsMode, mode_of},
         request_authentication::RequestAuthentication,
@@ -17,23 +18,72 @@ struct Known<'a> {
     workloads: Vec<&'a Workload>,
     peers: Vec<&'a PeerAuthentication>,
     requests: Vec<&'a RequestAuthentication>,
+    services: Services<'a>,
 }
 
-/// Policies that deny or note nothing at all.
+/// Policies that say nothing at all.
 pub(super) fn find_empty(resources: &[Resource], found: &mut Vec<Finding>) {
     for resource in resources {
-        let Model::AuthorizationPolicy(policy) = &resource.model else { continue };
-        if policy.rules.is_empty() && policy.action != Action::Allow {
-            let path = "spec.rules".to_owned();
-            let message = "is empty, so the policy has no effect; `[{}]` is every request";
-            found.push(Finding { key: resource.key(), path, message: message.to_owned() });
+        let (path, message) = match &resource.model {
+            Model::AuthorizationPolicy(policy)
+                if policy.rules.is_empty() && policy.action != Action::Allow =>
+            {
+                ("spec.rules", "is empty, so the policy has no effect; `[{}]` is every request")
+            }
+            Model::RequestAuthentication(policy) if policy.rules.is_empty() => {
+                ("spec.jwtRules", "is empty, so the policy has no effect: no token is looked at")
+            }
+            Model::PeerAuthentication(policy)
+                if policy.mode.is_none() && policy.ports.is_empty() =>
+            {
+                (
+                    "spec.mtls",
+                    "says no mode, so the policy has no effect; write `{mode: STRICT}`, say",
+                )
+            }
+            _ => continue,
+        };
+        let path = path.to_owned();
+        found.push(Finding { key: resource.key(), path, message: message.to_owned() });
+    }
+}
+
+/// Selectors that no workload has the labels for. Where no workload of the namespace is known, they register later.
+pub(super) fn find_unselected(resources: &[Resource], found: &mut Vec<Finding>) {
+    let workloads = resources.iter().filter_map(|resource| match &resource.model {
+        Model::Workload(workload) => Some(workload),
+        _ => None,
+    });
+    let workloads: Vec<_> = workloads.collect();
+    for resource in resources {
+        let applies = match &resource.model {
+            Model::PeerAuthentication(policy) => &policy.applies,
+            Model::AuthorizationPolicy(policy) => &policy.applies,
+            Model::RequestAuthentication(policy) => &policy.applies,
+            Model::WasmPlugin(plugin) => &plugin.applies,
+            _ => continue,
+        };
+        if !matches!(applies, Applies::Labels(_)) {
+            continue;
+        }
+        let namespace = resource.name().namespace;
+        let none = Services::new();
+        let mut near = workloads
+            .iter()
+            .filter(|workload| Applies::Namespace.covers(&namespace, workload, None, &none))
+            .peekable();
+        let some = near.peek().is_some();
+        if some && !near.any(|workload| applies.covers(&namespace, workload, None, &none)) {
+            let path = "spec.selector.matchLabels".to_owned();
+            let message = format!("no Workload has all of these labels; {NO_EFFECT}");
+            found.push(Finding { key: resource.key(), path, message });
         }
     }
 }
 
 /// Rules that never match. Of a part of a configuration that cannot be said.
 pub(super) fn find_unmatched(resources: &[Resource], found: &mut Vec<Finding>) {
-    let known = Known::of(resources);
+    let known = Known::of(resources, services_of(resources));
     let spec = Path::root("spec");
     let rules_at = spec.field("rules");
     for resource in resources {
@@ -47,9 +97,25 @@ pub(super) fn find_unmatched(resources: &[Resource], found: &mut Vec<Finding>) {
     }
 }
 
+/// Rules of `resource` that never match where no RequestAuthentication is in its namespace or in that of the mesh: who
+/// asks knows that there is none.
+pub fn without_tokens(resource: &Resource) -> Vec<Finding> {
+    let Model::AuthorizationPolicy(policy) = &resource.model else { return Vec::new() };
+    let rules = policy.rules.iter().enumerate().filter(|(_, rule)| needs_token(rule));
+    let finding = |(i, _)| {
+        Finding {
+        key: resource.key(),
+        path: format!("spec.rules[{i}]"),
+        message: "asks for a token, but no RequestAuthentication is in its namespace or the mesh's, so it never matches".to_owned(),
+    }
+    };
+    rules.map(finding).collect()
+}
+
 impl<'a> Known<'a> {
-    fn of(resources: &'a [Resource]) -> Self {
-        let mut known = Self { workloads: Vec::new(), peers: Vec::new(), requests: Vec::new() };
+    fn of(resources: &'a [Resource], services: Services<'a>) -> Self {
+        let (workloads, peers, requests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known = Self { workloads, peers, requests, services };
         for resource in resources {
             match &resource.model {
                 Model::Workload(workload) => known.workloads.push(workload),
@@ -65,14 +131,23 @@ impl<'a> Known<'a> {
     fn why_never(&self, policy: &AuthorizationPolicy, rule: &Rule) -> Option<String> {
         let namespace = &policy.name.namespace;
         let (identity, token) = (needs_identity(rule), needs_token(rule));
-        if !identity && !token {
+        let ports = !rule.to.is_empty() && rule.to.iter().all(|to| !to.ports.any_of.is_empty());
+        if !identity && !token && !ports {
             return None;
         }
-        let mut covered = self
-            .workloads
-            .iter()
-            .filter(|workload| policy.applies.covers(namespace, workload, None));
-        covered.find_map(|workload| {
+        let covered = || {
+            self.workloads
+                .iter()
+                .filter(|workload| policy.applies.covers(namespace, workload, None, &self.services))
+        };
+        // What holds for all of a namespace is for those of its workloads that have the port.
+        let named = !matches!(policy.applies, Applies::Namespace);
+        if ports && named && !covered().any(|workload| listens(workload, rule)) {
+            return covered().next().map(|workload| {
+                format!("asks for ports at which Workload {} does not listen, nor any other that the policy is for, so it never matches; ports are the application's (its spec.ports), not the service's", workload.name)
+            });
+        }
+        covered().find_map(|workload| {
             let name = &workload.name;
             if identity && self.is_plain(workload) {
                 return Some(format!(
@@ -87,16 +162,26 @@ impl<'a> Known<'a> {
 
     fn is_plain(&self, workload: &Workload) -> bool {
         let plain = |port: &u16| {
-            mode_of(self.peers.iter().copied(), workload, None, *port) == TlsMode::Disable
+            let peers = self.peers.iter().copied();
+            mode_of(peers, workload, None, *port, &self.services) == TlsMode::Disable
         };
         !workload.ports.is_empty() && workload.ports.values().all(plain)
     }
 
     fn takes_tokens(&self, workload: &Workload) -> bool {
-        self.requests
-            .iter()
-            .any(|policy| policy.applies.covers(&policy.name.namespace, workload, None))
+        self.requests.iter().any(|policy| {
+            policy.applies.covers(&policy.name.namespace, workload, None, &self.services)
+        })
     }
+}
+
+/// Whether `workload` has one of the ports that the rule asks for, as far as is known of it.
+fn listens(workload: &Workload, rule: &Rule) -> bool {
+    let matches = |port: &u16| {
+        let text = port.to_string();
+        rule.to.iter().any(|to| to.ports.any_of.iter().any(|pattern| pattern.matches(&text)))
+    };
+    workload.ports.is_empty() || workload.ports.values().any(matches)
 }
 
 /// Whether callers without a certificate never match.
@@ -142,7 +227,7 @@ fn needs(
 mod tests {
     use crate::{
         Resource,
-        analyze::{findings, findings_of_all},
+        analyze::{findings, findings_of_all, without_tokens},
         yaml,
     };
 
@@ -189,6 +274,65 @@ spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
     }
 
     #[test]
+    fn policies_that_say_nothing_are_found() {
+        for (kind, spec, expected) in [
+            ("RequestAuthentication", "{}", &["spec.jwtRules is empty"][..]),
+            ("RequestAuthentication", "{jwtRules: [{issuer: i, jwksUri: 'https://i/k'}]}", &[]),
+            ("PeerAuthentication", "{}", &["spec.mtls says no mode"]),
+            ("PeerAuthentication", "{mtls: {mode: UNSET}}", &["spec.mtls says no mode"]),
+            ("PeerAuthentication", "{portLevelMtls: {9001: {mode: STRICT}}}", &[]),
+        ] {
+            let found = messages(&[(kind, spec)]);
+            assert_eq!(found.len(), expected.len(), "{kind} {spec}: {found:?}");
+            assert!(
+                found.iter().zip(expected).all(|(found, part)| found.contains(part)),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn selectors_that_nobody_has_the_labels_for_are_found() {
+        for (label, expected) in [("orders", 0), ("users", 1)] {
+            let selector = format!("selector: {{matchLabels: {{app: {label}}}}}");
+            for (kind, rest) in [
+                ("AuthorizationPolicy", "rules: [{}]"),
+                ("PeerAuthentication", "mtls: {mode: STRICT}"),
+                ("RequestAuthentication", "jwtRules: [{issuer: i, jwksUri: 'https://i/k'}]"),
+                ("WasmPlugin", "url: 'file:///a'"),
+            ] {
+                let documents = [(kind, &*format!("{{{selector}, {rest}}}"))];
+                let found = messages(&documents);
+                assert_eq!(found.len(), expected, "{kind} {label}: {found:?}");
+                let message = "spec.selector.matchLabels no Workload has all of these labels";
+                assert!(found.iter().all(|found| found.contains(message)), "{found:?}");
+                // Workloads register themselves: where none is written down, that says nothing.
+                let alone = resources(&documents).split_off(1);
+                assert_eq!(findings_of_all(&alone), []);
+            }
+        }
+    }
+
+    #[test]
+    fn ports_are_the_applications() {
+        let named = "selector: {matchLabels: {app: orders}},";
+        for (scope, ports, expected) in [
+            (named, "['80']", 1),
+            (named, "['9001']", 0),
+            (named, "['80', '9002']", 0),
+            // Among all of a namespace there may be some that nobody wrote down.
+            ("", "['80']", 0),
+        ] {
+            let policy = format!(
+                "{{{scope} action: DENY, rules: [{{to: [{{operation: {{ports: {ports}}}}}]}}]}}"
+            );
+            let found = messages(&[("AuthorizationPolicy", &policy)]);
+            assert_eq!(found.len(), expected, "{scope} {ports}: {found:?}");
+            assert!(found.iter().all(|found| found.contains("spec.rules[0] asks for ports")));
+        }
+    }
+
+    #[test]
     fn identities_are_not_asked_of_plain_text() {
         let plain = ("PeerAuthentication", "{mtls: {mode: DISABLE}}");
         let partly = (
@@ -212,7 +356,6 @@ spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
         for spec in [
             "{rules: [{from: [{source: {notPrincipals: ['*']}}]}]}",
             "{rules: [{from: [{source: {principals: ['*']}}, {source: {ipBlocks: [10.0.0.0/8]}}]}]}",
-            "{selector: {matchLabels: {app: users}}, rules: [{from: [{source: {principals: ['*']}}]}]}",
             "{rules: [{when: [{key: source.principal, notValues: [a/b]}]}]}",
         ] {
             assert_eq!(messages(&[("AuthorizationPolicy", spec), plain]), [""; 0], "{spec}");
@@ -229,8 +372,12 @@ spec: {address: 127.0.0.1, ports: {http: 9001, admin: 9002}}
             found.len() == 1 && found[0].contains("spec.rules[0] asks for a token"),
             "{found:?}"
         );
+        let alone = &resources(&[policy])[1];
+        assert_eq!(without_tokens(alone).len(), 1);
+        assert_eq!(without_tokens(&resources(&[("AuthorizationPolicy", "{rules: [{}]}")])[1]), []);
         let other = format!("{{selector: {{matchLabels: {{app: users}}}}, {rules}}}");
-        assert_eq!(messages(&[policy, ("RequestAuthentication", &other)]).len(), 1);
+        let found = messages(&[policy, ("RequestAuthentication", &other)]);
+        assert_eq!(found.iter().filter(|found| found.contains("asks for a token")).count(), 1);
         let own = format!("{{{rules}}}");
         assert_eq!(messages(&[policy, ("RequestAuthentication", &own)]), [""; 0]);
     }

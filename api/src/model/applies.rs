@@ -9,6 +9,7 @@ use crate::{
         ObjectName,
         name::check_label_pair,
         pattern::check_list,
+        service::Subsets,
         traffic_policy::{Target, parse_targets},
         workload::Workload,
     },
@@ -23,7 +24,8 @@ pub enum Applies {
     /// Those of the policy's namespace that have all these labels (at least one); in [`SYSTEM_NAMESPACE`] those of
     /// the mesh.
     Labels(BTreeMap<String, String>),
-    /// Those that serve these services, and as far as they are reached as such. At least one.
+    /// Those that serve these services, and as far as they are reached as such. At least one. Of a subset those of
+    /// the whole service that are in it, as far as they are reached as that: they do not know themselves as the subset.
     Services(Vec<Target>),
 }
 
@@ -31,18 +33,18 @@ impl Applies {
     /// Whether a policy of the namespace `policy_namespace` is for `workload`.
     ///
     /// `port` is the service and the name of the port of it under which the workload is reached. `None` asks whether
-    /// the policy is for it under any.
+    /// the policy is for it under any. `subsets` says which services are parts of others.
     pub fn covers(
         &self,
         policy_namespace: &str,
         workload: &Workload,
         port: Option<(&ObjectName, &str)>,
+        subsets: &impl Subsets,
     ) -> bool {
-        self.covers_where(policy_namespace, workload, |target| match port {
+        self.covers_where(policy_namespace, workload, subsets, |served, section| match port {
             None => true,
             Some((service, name)) => {
-                target.service == *service
-                    && target.section.as_deref().is_none_or(|section| section == name)
+                served == service && section.is_none_or(|section| section == name)
             }
         })
     }
@@ -55,15 +57,13 @@ impl Applies {
         workload: &Workload,
         port: Option<(&ObjectName, &str)>,
         app_port: u16,
+        subsets: &impl Subsets,
     ) -> bool {
         if port.is_some() {
-            return self.covers(policy_namespace, workload, port);
+            return self.covers(policy_namespace, workload, port, subsets);
         }
-        self.covers_where(policy_namespace, workload, |target| {
-            let section = target.section.as_deref();
-            section.is_none_or(|section| {
-                workload.app_port(&target.service.name, section) == Some(app_port)
-            })
+        self.covers_where(policy_namespace, workload, subsets, |served, section| {
+            section.is_none_or(|section| workload.app_port(&served.name, section) == Some(app_port))
         })
     }
 
@@ -89,7 +89,8 @@ impl Applies {
         &self,
         policy_namespace: &str,
         workload: &Workload,
-        reached: impl Fn(&Target) -> bool,
+        subsets: &impl Subsets,
+        reached: impl Fn(&ObjectName, Option<&str>) -> bool,
     ) -> bool {
         let in_reach =
             policy_namespace == SYSTEM_NAMESPACE || policy_namespace == &*workload.name.namespace;
@@ -99,9 +100,15 @@ impl Applies {
                 let has = |(key, value)| workload.labels.get(key) == Some(value);
                 in_reach && labels.iter().all(has)
             }
-            Self::Services(targets) => targets
-                .iter()
-                .any(|target| workload.services.contains(&target.service) && reached(target)),
+            Self::Services(targets) => targets.iter().any(|target| {
+                let serves = |service: &ObjectName| {
+                    workload.services.contains(service)
+                        && reached(service, target.section.as_deref())
+                };
+                let subset = subsets.subset(&target.service);
+                serves(&target.service)
+                    || subset.is_some_and(|subset| subset.has(workload) && serves(&subset.of))
+            }),
         }
     }
 }

@@ -233,6 +233,10 @@ fn parse_methods(
     if get > 1 || head > 1 {
         problems.add(at.field("methods"), "names a method twice");
     }
+    if get == 0 && head > 0 {
+        let message = "keeps nothing: HEAD is answered from what GET has brought; add GET";
+        problems.add(at.field("methods"), message);
+    }
     (get > 0, head > 0)
 }
 

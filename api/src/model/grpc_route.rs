@@ -26,18 +26,32 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let at = Path::root("spec");
     let raw: raw::GrpcRouteSpec = read(&at, spec, problems)?;
     let name = ObjectName::of(metadata);
+    let all_parents = raw.parent_refs.len();
     let parents =
         parse_parents(&at.field("parentRefs"), raw.parent_refs, &name.namespace, problems);
     let hostnames = parse_hostnames(&at.field("hostnames"), &raw.hostnames, problems);
     let rules_at = at.field("rules");
     check_count(&rules_at, raw.rules.len(), 1, MAX_RULES, problems);
+    let mut repeated = Vec::new();
     let rules = raw.rules.into_iter().enumerate();
     let rules = rules
-        .map(|(i, rule)| parse_rule(&rules_at.index(i), rule, &name.namespace, problems))
+        .map(|(i, rule)| {
+            parse_rule(&rules_at.index(i), rule, &name.namespace, &mut repeated, problems)
+        })
         .collect();
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::HttpRoute(
-        HttpRoute { kind: "GRPCRoute", name, created, parents, hostnames, rules }.into(),
+        HttpRoute {
+            kind: "GRPCRoute",
+            name,
+            created,
+            has_other_parents: all_parents > parents.len(),
+            parents,
+            hostnames,
+            rules,
+            repeated,
+        }
+        .into(),
     ))
 }
 
@@ -45,6 +59,7 @@ fn parse_rule(
     at: &Path<'_>,
     raw: raw::GrpcRouteRule,
     namespace: &str,
+    repeated: &mut Vec<String>,
     problems: &mut Problems,
 ) -> HttpRule {
     let matches_at = at.field("matches");
@@ -57,7 +72,7 @@ fn parse_rule(
             Some(method) => parse_method(&here.field("method"), &method, problems),
             None => Some(PathMatch::Prefix("".into())),
         };
-        let headers = parse_headers(&here.field("headers"), raw.headers, problems);
+        let headers = parse_headers(&here.field("headers"), raw.headers, repeated, problems);
         matches.extend(path.map(|path| HttpMatch {
             path,
             method: Some(Method::POST),

@@ -39,10 +39,15 @@ pub struct HttpRoute {
     pub created: String,
     /// At least one.
     pub parents: Vec<Parent>,
+    /// Whether others than Services are among its parents, such as a Gateway: those belong to somebody else.
+    pub has_other_parents: bool,
     /// Any host when empty.
     pub hostnames: Vec<Host>,
     /// At least one.
     pub rules: Vec<HttpRule>,
+    /// Where further conditions on a header or query parameter stand that has one already: of several Gateway API lets
+    /// only the first count.
+    pub repeated: Vec<String>,
 }
 
 /// One rule.
@@ -147,18 +152,35 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let at = Path::root("spec");
     let raw: raw::HttpRouteSpec = read(&at, spec, problems)?;
     let name = ObjectName::of(metadata);
+    let all_parents = raw.parent_refs.len();
     let parents =
         parse_parents(&at.field("parentRefs"), raw.parent_refs, &name.namespace, problems);
     let hostnames = parse_hostnames(&at.field("hostnames"), &raw.hostnames, problems);
     let rules_at = at.field("rules");
     check_count(&rules_at, raw.rules.len(), 1, MAX_RULES, problems);
-    let mut rules = Vec::new();
+    let (mut rules, mut repeated) = (Vec::new(), Vec::new());
     for (i, rule) in raw.rules.into_iter().enumerate() {
-        rules.extend(parse_rule(&rules_at.index(i), rule, &name.namespace, problems));
+        rules.extend(parse_rule(
+            &rules_at.index(i),
+            rule,
+            &name.namespace,
+            &mut repeated,
+            problems,
+        ));
     }
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::HttpRoute(
-        HttpRoute { kind: "HTTPRoute", name, created, parents, hostnames, rules }.into(),
+        HttpRoute {
+            kind: "HTTPRoute",
+            name,
+            created,
+            has_other_parents: all_parents > parents.len(),
+            parents,
+            hostnames,
+            rules,
+            repeated,
+        }
+        .into(),
     ))
 }
 
@@ -166,6 +188,7 @@ fn parse_rule(
     at: &Path<'_>,
     raw: raw::HttpRouteRule,
     namespace: &str,
+    repeated: &mut Vec<String>,
     problems: &mut Problems,
 ) -> Option<HttpRule> {
     let matches_at = at.field("matches");
@@ -174,7 +197,7 @@ fn parse_rule(
     let raw_matches =
         if raw.matches.is_empty() { vec![raw::HttpRouteMatch::default()] } else { raw.matches };
     for (i, raw) in raw_matches.into_iter().enumerate() {
-        matches.extend(parse_match(&matches_at.index(i), raw, problems));
+        matches.extend(parse_match(&matches_at.index(i), raw, repeated, problems));
     }
     let filters_at = at.field("filters");
     let filters = parse_filters(&filters_at, raw.filters, namespace, Place::HttpRule, problems);
@@ -257,6 +280,7 @@ pub(crate) fn parse_backends(
 fn parse_match(
     at: &Path<'_>,
     raw: raw::HttpRouteMatch,
+    repeated: &mut Vec<String>,
     problems: &mut Problems,
 ) -> Option<HttpMatch> {
     let path = match raw.path {
@@ -264,15 +288,16 @@ fn parse_match(
         None => Some(PathMatch::Prefix("".into())),
     };
     let method = raw.method.and_then(|method| parse_method(&at.field("method"), &method, problems));
-    let headers = parse_headers(&at.field("headers"), raw.headers, problems);
+    let headers = parse_headers(&at.field("headers"), raw.headers, repeated, problems);
     let query_at = at.field("queryParams");
     let mut query: Vec<(String, Pattern)> = Vec::new();
     for (i, raw) in raw.query_params.into_iter().enumerate() {
         let here = query_at.index(i);
-        // Gateway API: of several conditions on one parameter only the first counts.
-        let repeated = query.iter().any(|(name, _)| *name == raw.name);
         let pattern = parse_pattern(&here.field("value"), raw.kind, raw.value, problems);
-        query.extend(pattern.filter(|_| !repeated).map(|pattern| (raw.name, pattern)));
+        match query.iter().any(|(name, _)| *name == raw.name) {
+            true => repeated.push(here.to_string()),
+            false => query.extend(pattern.map(|pattern| (raw.name, pattern))),
+        }
     }
     Some(HttpMatch { path: path?, method, headers, query })
 }
@@ -288,6 +313,7 @@ pub(crate) fn parse_method(at: &Path<'_>, method: &str, problems: &mut Problems)
 pub(crate) fn parse_headers(
     at: &Path<'_>,
     raw: Vec<raw::ValueMatch>,
+    repeated: &mut Vec<String>,
     problems: &mut Problems,
 ) -> Vec<(HeaderName, Pattern)> {
     let mut headers: Vec<(HeaderName, Pattern)> = Vec::new();
@@ -296,9 +322,9 @@ pub(crate) fn parse_headers(
         let name = header_name(&here.field("name"), &raw.name, problems);
         let pattern = parse_pattern(&here.field("value"), raw.kind, raw.value, problems);
         let (Some(name), Some(pattern)) = (name, pattern) else { continue };
-        // Gateway API: of several conditions on one header only the first counts.
-        if !headers.iter().any(|(other, _)| *other == name) {
-            headers.push((name, pattern));
+        match headers.iter().any(|(other, _)| *other == name) {
+            true => repeated.push(here.to_string()),
+            false => headers.push((name, pattern)),
         }
     }
     headers

@@ -11,6 +11,7 @@ use crate::{
         Model, ObjectName,
         applies::{Applies, parse_applies},
         pattern::check_list,
+        service::Subsets,
         workload::Workload,
     },
     resource::read,
@@ -68,10 +69,11 @@ pub fn mode_of<'a>(
     workload: &Workload,
     service_port: Option<(&ObjectName, &str)>,
     app_port: u16,
+    subsets: &impl Subsets,
 ) -> TlsMode {
     let applies = |policy: &&PeerAuthentication| {
         let namespace = &policy.name.namespace;
-        policy.applies.covers_port(namespace, workload, service_port, app_port)
+        policy.applies.covers_port(namespace, workload, service_port, app_port, subsets)
     };
     let said = policies.into_iter().filter(applies).filter_map(|policy| {
         let mode = policy.says(app_port)?;

@@ -138,6 +138,13 @@ impl<'a, 'p> Fields<'a, 'p> {
         }
     }
 
+    /// Refuses those of `fields` that are there, beside a switch that takes their effect.
+    pub(crate) fn nothing_beside(&mut self, switch: &str, fields: &[(&str, bool)]) {
+        for (field, _) in fields.iter().filter(|(_, set)| *set) {
+            self.problem(field, format!("has no effect beside `{switch}`; keep one of them"));
+        }
+    }
+
     /// Whether exactly one of these fields is set.
     pub(crate) fn exactly_one(&mut self, fields: &[(&str, bool)]) {
         if fields.iter().filter(|(_, set)| *set).count() != 1 {

@@ -1,8 +1,9 @@
 //! `Service`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -57,6 +58,24 @@ impl Subset {
     }
 }
 
+/// Says which services are parts of others.
+pub trait Subsets {
+    /// Of what `service` is a part, and which.
+    fn subset(&self, service: &ObjectName) -> Option<&Subset>;
+}
+
+impl Subsets for BTreeMap<ObjectName, Arc<Service>> {
+    fn subset(&self, service: &ObjectName) -> Option<&Subset> {
+        self.get(service)?.subset.as_deref()
+    }
+}
+
+impl Subsets for HashMap<ObjectName, &Service> {
+    fn subset(&self, service: &ObjectName) -> Option<&Subset> {
+        self.get(service)?.subset.as_deref()
+    }
+}
+
 /// A port as callers see it.
 #[derive(Clone, Debug)]
 pub struct ServicePort {
@@ -91,6 +110,20 @@ impl Service {
             || self.is_at(host)
             || self.hosts.iter().any(|named| {
                 named.matches(host) && (host.contains('.') || namespace == &*self.name.namespace)
+            })
+    }
+
+    /// Whether a caller of its own namespace may mean this service by a name that `hostname` stands for.
+    pub fn may_answer_to(&self, hostname: &Host) -> bool {
+        let Some(suffix) = hostname.as_str().strip_prefix('*') else {
+            return self.answers_to(hostname.as_str(), &self.name.namespace);
+        };
+        let ObjectName { namespace, name } = &self.name;
+        let own = ["", ".svc", ".svc.cluster.local"];
+        own.iter().any(|end| hostname.matches(&format!("{name}.{namespace}{end}")))
+            || self.hosts.iter().any(|host| match host.as_str().strip_prefix('*') {
+                Some(other) => suffix.ends_with(other) || other.ends_with(suffix),
+                None => hostname.matches(host.as_str()),
             })
     }
 
@@ -260,6 +293,34 @@ mod tests {
         ] {
             let error = parse(&addresses).unwrap_err();
             assert!(error.contains(part), "{addresses}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_hostname_may_stand_for_names_of_the_service() {
+        let service = json!({
+            "apiVersion": "leno.dev/v1alpha1", "kind": "Service",
+            "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {"ports": [{"port": 80}], "hosts": ["o.example.com", "*.a.example.com"]},
+        });
+        let Model::Service(service) = Resource::from_json(service).unwrap().model else {
+            unreachable!()
+        };
+        for (hostname, expected) in [
+            ("orders", true),
+            ("orders.shop", true),
+            ("orders.shop.svc.cluster.local", true),
+            ("O.example.com", true),
+            ("x.a.example.com", true),
+            ("*.example.com", true),
+            ("*.b.a.example.com", true),
+            ("*.shop", true),
+            ("users.shop", false),
+            ("p.example.com", false),
+            ("*.example.org", false),
+        ] {
+            let hostname = crate::model::Host::parse(hostname).unwrap();
+            assert_eq!(service.may_answer_to(&hostname), expected, "{hostname}");
         }
     }
 

@@ -16,7 +16,7 @@ pub use retry::{
     Backoff, Conditions, GrpcCode, HedgeAfter, Hedging, Retry, RetryBudget, grpc_number,
 };
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ pub struct TrafficPolicy {
     /// At least one.
     pub targets: Vec<Target>,
     /// What it says.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
 }
 
 /// A service, or one port of it.
@@ -142,7 +142,7 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     let name = ObjectName::of(metadata);
     let target_refs = std::mem::take(&mut raw.target_refs);
     let targets = parse_targets(&at.field("targetRefs"), target_refs, &name, problems);
-    let settings = parse_settings(at, raw, problems);
+    let settings = parse_settings(at, raw, problems).into();
     let created = metadata.creation_timestamp.clone().unwrap_or_default();
     Some(Model::TrafficPolicy(TrafficPolicy { name, created, targets, settings }.into()))
 }

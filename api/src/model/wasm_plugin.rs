@@ -19,6 +19,7 @@ use crate::{
         pattern::check_list,
         quantity,
         range::Fields,
+        service::Subsets,
         workload::Workload,
     },
     resource::read,
@@ -163,6 +164,7 @@ impl WasmPlugin {
         workload: &Workload,
         (service, port_name, number): (&ObjectName, &str, u16),
         app_port: u16,
+        subsets: &impl Subsets,
     ) -> bool {
         self.takes(number, |side| side.server)
             && self.applies.covers_port(
@@ -170,6 +172,7 @@ impl WasmPlugin {
                 workload,
                 Some((service, port_name)),
                 app_port,
+                subsets,
             )
     }
 
@@ -180,6 +183,7 @@ impl WasmPlugin {
         namespace: &str,
         workload: Option<&Workload>,
         (service, port_name, number): (&ObjectName, &str, u16),
+        subsets: &impl Subsets,
     ) -> bool {
         if !self.takes(number, |side| side.client) {
             return false;
@@ -189,8 +193,9 @@ impl WasmPlugin {
                 target.service == *service
                     && target.section.as_deref().is_none_or(|section| section == port_name)
             }),
-            Applies::Labels(_) => workload
-                .is_some_and(|workload| self.applies.covers(&self.name.namespace, workload, None)),
+            Applies::Labels(_) => workload.is_some_and(|workload| {
+                self.applies.covers(&self.name.namespace, workload, None, subsets)
+            }),
             Applies::Namespace => {
                 let own = &*self.name.namespace;
                 own == namespace || own == crate::SYSTEM_NAMESPACE

@@ -21,16 +21,23 @@ pub const LEASE_ANNOTATION: &str = "leno.dev/lease";
 const MAX_WEIGHT: i64 = 1000;
 const MAX_SERVICES: usize = 64;
 
-/// One running instance. What instances of a service usually have in common can be shared between them
-/// ([`Workload::share`]): a proxy may know ten thousand.
+/// One running instance. A proxy may know ten thousand: what those of a service mostly have in common is kept apart, so
+/// that it can be shared between them ([`Workload::share`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// Which one.
     pub name: ObjectName,
-    /// The services it serves.
-    pub services: Arc<[ObjectName]>,
     /// Where it listens.
     pub address: IpAddr,
+    /// All that is not its own.
+    pub shape: Arc<Shape>,
+}
+
+/// What instances of a service mostly say alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// The services it serves.
+    pub services: Arc<[ObjectName]>,
     /// The application's ports by the name of the service port, or by `<service>.<port>` where services that it serves
     /// mean different ones by the same name.
     pub ports: Arc<BTreeMap<String, u16>>,
@@ -48,31 +55,49 @@ pub struct Workload {
     pub labels: Arc<BTreeMap<String, String>>,
 }
 
+impl std::ops::Deref for Workload {
+    type Target = Shape;
+
+    fn deref(&self) -> &Shape {
+        &self.shape
+    }
+}
+
 impl Workload {
     /// Takes over from `sibling` what both say alike, so that it is kept once.
     pub fn share(&mut self, sibling: &Self) {
         if self.name.namespace == sibling.name.namespace {
             self.name.namespace = sibling.name.namespace.clone();
         }
-        if self.services == sibling.services {
-            self.services = sibling.services.clone();
+        if self.shape == sibling.shape {
+            self.shape = sibling.shape.clone();
+            return;
         }
-        if self.ports == sibling.ports {
-            self.ports = sibling.ports.clone();
+        let shape = Arc::make_mut(&mut self.shape);
+        if shape.services == sibling.services {
+            shape.services = sibling.services.clone();
         }
-        if self.labels == sibling.labels {
-            self.labels = sibling.labels.clone();
+        if shape.ports == sibling.ports {
+            shape.ports = sibling.ports.clone();
+        }
+        if shape.labels == sibling.labels {
+            shape.labels = sibling.labels.clone();
         }
     }
 
     /// The application's port behind the port `name` of `service`: the one that is named for that service
     /// (`<service>.<name>`), else the one of that name, else the only one there is.
     pub fn app_port(&self, service: &str, name: &str) -> Option<u16> {
-        let qualified =
-            self.ports.iter().find(|(key, _)| key.rsplit_once('.') == Some((service, name)));
-        let only =
-            || (self.ports.len() == 1).then(|| self.ports.values().next().copied()).flatten();
-        qualified.map(|(_, port)| *port).or_else(|| self.ports.get(name).copied()).or_else(only)
+        self.ports.get(self.port_name(service, name)?).copied()
+    }
+
+    /// Under which name that port stands here.
+    pub fn port_name(&self, service: &str, name: &str) -> Option<&String> {
+        let mut names = self.ports.keys();
+        let qualified = names.find(|key| key.rsplit_once('.') == Some((service, name)));
+        let same = || self.ports.get_key_value(name).map(|(key, _)| key);
+        let only = || self.ports.keys().next().filter(|_| self.ports.len() == 1);
+        qualified.or_else(same).or_else(only)
     }
 }
 
@@ -112,16 +137,18 @@ pub(crate) fn parse(spec: Value, metadata: &Metadata, problems: &mut Problems) -
     }
     Some(Model::Workload(
         Workload {
-            services: services.into(),
-            address: address?,
-            ports: ports.into(),
-            sidecar_port,
-            sidecar_tls,
-            service_account,
-            zone: raw.zone,
-            weight: u32::try_from(weight).unwrap_or(0),
-            labels: metadata.labels.clone().into(),
             name,
+            address: address?,
+            shape: Arc::new(Shape {
+                services: services.into(),
+                ports: ports.into(),
+                sidecar_port,
+                sidecar_tls,
+                service_account,
+                zone: raw.zone,
+                weight: u32::try_from(weight).unwrap_or(0),
+                labels: metadata.labels.clone().into(),
+            }),
         }
         .into(),
     ))
@@ -182,6 +209,19 @@ mod tests {
         }
         let only = parse(&json!({"http": 7})).unwrap();
         assert_eq!(only.app_port("orders", "whatever"), Some(7));
+    }
+
+    #[test]
+    fn instances_share_what_they_say_alike() {
+        let (one, other) = (parse(&json!({"http": 1})), parse(&json!({"http": 1})));
+        let (one, mut other) = (one.unwrap(), (*other.unwrap()).clone());
+        assert!(!Arc::ptr_eq(&one.shape, &other.shape));
+        other.share(&one);
+        assert!(Arc::ptr_eq(&one.shape, &other.shape));
+        let mut another = (*parse(&json!({"http": 2})).unwrap()).clone();
+        another.share(&one);
+        assert!(Arc::ptr_eq(&one.services, &another.services), "part of it");
+        assert_eq!((one.ports["http"], another.ports["http"]), (1, 2));
     }
 
     #[test]

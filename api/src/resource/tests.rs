@@ -459,3 +459,70 @@ fn schemas_say_what_kubernetes_takes_for_bytes() {
     assert_eq!(buffer["x-kubernetes-int-or-string"], true, "{retry}");
     assert_eq!(retry["required"], Value::Null, "{retry}");
 }
+
+#[test]
+fn null_is_not_everybody() {
+    let targets = || serde_json::json!([{"kind": "Service", "name": "orders"}]);
+    let limit = || serde_json::json!({"name": "a", "requests": 1, "per": "1s"});
+    let rows = [
+        (
+            "AuthorizationPolicy",
+            serde_json::json!({"rules": [{"from": null}]}),
+            "spec.rules[0].from",
+        ),
+        ("AuthorizationPolicy", serde_json::json!({"rules": [{"to": null}]}), "spec.rules[0].to"),
+        ("AuthorizationPolicy", serde_json::json!({"selector": null}), "spec.selector"),
+        ("AuthorizationPolicy", serde_json::json!({"targetRefs": null}), "spec.targetRefs"),
+        ("PeerAuthentication", serde_json::json!({"selector": null}), "spec.selector"),
+        (
+            "RequestAuthentication",
+            serde_json::json!({"jwtRules": [{"issuer": "i", "jwksUri": "https://i/k", "audiences": null}]}),
+            "spec.jwtRules[0].audiences",
+        ),
+        (
+            "RateLimitPolicy",
+            {
+                let mut limit = limit();
+                limit["matches"] = serde_json::Value::Null;
+                serde_json::json!({"targetRefs": targets(), "limits": [limit]})
+            },
+            "spec.limits[0].matches",
+        ),
+        (
+            "FaultPolicy",
+            serde_json::json!({"targetRefs": targets(), "rules": [{"delay": "1s", "matches": null}]}),
+            "spec.rules[0].matches",
+        ),
+        ("WasmPlugin", serde_json::json!({"url": "file:///a", "match": null}), "spec.match"),
+    ];
+    for (kind, mut spec, path) in rows {
+        let parse = |spec: &serde_json::Value| {
+            Resource::from_json(serde_json::json!({
+                "apiVersion": "leno.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec,
+            }))
+        };
+        let problems = parse(&spec).expect_err(path).problems;
+        assert!(
+            problems.iter().any(|p| p.path == path && p.message.starts_with("is null")),
+            "{path}: {problems:?}"
+        );
+        remove_nulls(&mut spec);
+        assert!(parse(&spec).is_ok(), "{kind} {spec}");
+    }
+    let config = serde_json::json!({"url": "file:///a", "pluginConfig": {"a": null}});
+    let plugin = serde_json::json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "WasmPlugin", "metadata": {"name": "a"}, "spec": config,
+    });
+    assert!(Resource::from_json(plugin).is_ok());
+}
+
+fn remove_nulls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}

@@ -16,8 +16,15 @@ use super::{
 pub const CONFIG: &str = "mesh.yaml";
 pub const PORT: u16 = 80;
 
+/// What can be a sidecar, the first that is there counts: the program that the image has, and the one that can be
+/// everything, with twice the code.
+const PROGRAMS: [&str; 2] = [ALONE, WHOLE];
+const ALONE: &str = "leno-proxy";
+/// Also the control plane, and the command for its users.
+const WHOLE: &str = "leno";
+
 pub struct Leno {
-    /// Where it is, if it is not beside the rig.
+    /// Where it is, if it is not beside the rig. Either program.
     pub program: Option<PathBuf>,
 }
 
@@ -34,16 +41,9 @@ impl Peer for Leno {
     }
 
     fn find(&self) -> Result<Found, Missing> {
-        let missing = |reason| Missing {
-            reason,
-            remedy: "cargo build --release -p leno (then name it with --leno if it is elsewhere)"
-                .to_owned(),
-        };
-        let beside = || Some(std::env::current_exe().ok()?.with_file_name("leno"));
-        let program = self.program.clone().or_else(beside).filter(|program| program.is_file());
-        let program = program.ok_or_else(|| missing("there is no leno binary".to_owned()))?;
-        let version = version_of(&program, "--version").map_err(missing)?;
-        Ok(Found { program, version })
+        let beside = |name: &&str| Some(std::env::current_exe().ok()?.with_file_name(name));
+        let usual = PROGRAMS.iter().filter_map(beside).find(|program| program.is_file());
+        found(self.program.clone().or(usual), ALONE)
     }
 
     fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
@@ -55,8 +55,8 @@ impl Peer for Leno {
         let any = "127.0.0.1:0";
         // The workload it stands beside: that of the service, as its configuration calls it.
         let name = if setup.hop == Hop::Service { "origin-0" } else { "caller" };
-        let mut arguments = vec![
-            "proxy",
+        let mut arguments = sidecar(found);
+        arguments.extend([
             "--config",
             CONFIG,
             "--outbound",
@@ -71,7 +71,7 @@ impl Peer for Leno {
             "bench",
             "--name",
             name,
-        ];
+        ]);
         if let Some(identity) = &setup.identity {
             arguments.extend(["--tls-certificate", text(&identity.certificate)?]);
             arguments.extend(["--tls-key", text(&identity.key)?]);
@@ -130,6 +130,38 @@ impl Peer for LenoPlain {
 
     fn reload(&self, running: &Running) -> Result<()> {
         self.0.reload(running)
+    }
+}
+
+impl Leno {
+    /// The program that is also the control plane: the one that was named, or beside that, or beside the rig.
+    pub fn whole(&self) -> Result<Found, Missing> {
+        if let Ok(named) = found(self.program.clone(), WHOLE)
+            && !sidecar(&named).is_empty()
+        {
+            return Ok(named);
+        }
+        let neighbour = self.program.clone().or_else(|| std::env::current_exe().ok());
+        found(neighbour.map(|path| path.with_file_name(WHOLE)), WHOLE)
+    }
+}
+
+/// The program that is there, with what it says that it is; `wanted` is how it is built.
+fn found(program: Option<PathBuf>, wanted: &str) -> Result<Found, Missing> {
+    let remedy =
+        format!("cargo build --release -p {wanted} (then name it with --leno if it is elsewhere)");
+    let missing = |reason| Missing { reason, remedy: remedy.clone() };
+    let program = program.filter(|program| program.is_file());
+    let program = program.ok_or_else(|| missing(format!("there is no {wanted} binary")))?;
+    let version = version_of(&program, "--version").map_err(missing)?;
+    Ok(Found { program, version })
+}
+
+/// The first arguments with which `found` is a sidecar.
+pub fn sidecar(found: &Found) -> Vec<&'static str> {
+    match found.version.starts_with(ALONE) {
+        true => Vec::new(),
+        false => vec!["proxy"],
     }
 }
 
@@ -282,6 +314,13 @@ fn origin(text: &mut String, setup: &Setup) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sidecar_alone_needs_no_subcommand() {
+        let found = |version: &str| Found { program: PathBuf::new(), version: version.to_owned() };
+        assert!(sidecar(&found("leno-proxy 0.1.0")).is_empty());
+        assert_eq!(sidecar(&found("leno 0.1.0")), ["proxy"]);
+    }
 
     #[test]
     fn what_leno_gets_is_what_its_parser_takes() {

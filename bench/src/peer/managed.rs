@@ -40,7 +40,7 @@ impl Peer for LenoManaged {
     }
 
     fn find(&self) -> Result<Found, Missing> {
-        Leno { program: self.program.clone() }.find()
+        Leno { program: self.program.clone() }.whole()
     }
 
     fn configure(&self, place: &Place, setup: &Setup) -> Result<Instant> {
@@ -57,20 +57,13 @@ impl Peer for LenoManaged {
 
     fn start(&self, found: &Found, place: &Place, _setup: &Setup) -> Result<Running> {
         let any = "127.0.0.1:0";
-        let directory = place.path("control-plane");
-        std::fs::create_dir(&directory).context("make a directory")?;
-        let arguments =
-            ["control-plane", "--data-dir", "data", "--api", any, "--xds", any, "--metrics", any];
         let core = place.cores.load;
-        let mut control_plane = Process::spawn(&found.program, &arguments, &directory, core, core)?;
-        let line = control_plane.first_line()?;
-        let addresses: Addresses = serde_json::from_str(&line)
-            .with_context(|| format!("the control plane printed no addresses but: {line}"))?;
-        apply(found, place, addresses.api)?;
-        place.write(ADDRESSES, &line)?;
-        let xds = addresses.xds.to_string();
-        let arguments = [
-            "proxy",
+        let (control_plane, xds) = control_plane(found, place, core)?;
+        let xds = xds.to_string();
+        let beside_caller = Leno { program: self.program.clone() }.find();
+        let beside_caller = beside_caller.map_err(|missing| anyhow::anyhow!(missing.reason))?;
+        let mut arguments = leno::sidecar(&beside_caller);
+        arguments.extend([
             "--control-plane",
             &xds,
             "--outbound",
@@ -87,8 +80,8 @@ impl Peer for LenoManaged {
             "bench",
             "--namespace",
             "bench",
-        ];
-        let process = place.spawn(&found.program, &arguments)?;
+        ]);
+        let process = place.spawn(&beside_caller.program, &arguments)?;
         let running = leno::running(process, Hop::Alone, None)?;
         Ok(Running { _beside: vec![control_plane], ..running })
     }
@@ -97,6 +90,23 @@ impl Peer for LenoManaged {
         // The control plane tells it.
         Ok(())
     }
+}
+
+/// A control plane on `core` that knows the configuration written before, and where proxies connect to it.
+pub fn control_plane(found: &Found, place: &Place, core: usize) -> Result<(Process, SocketAddr)> {
+    let any = "127.0.0.1:0";
+    let directory = place.path("control-plane");
+    std::fs::create_dir(&directory).context("make a directory")?;
+    let arguments =
+        ["control-plane", "--data-dir", "data", "--api", any, "--xds", any, "--metrics", any];
+    let home = place.cores.load;
+    let mut control_plane = Process::spawn(&found.program, &arguments, &directory, core, home)?;
+    let line = control_plane.first_line()?;
+    let addresses: Addresses = serde_json::from_str(&line)
+        .with_context(|| format!("the control plane printed no addresses but: {line}"))?;
+    apply(found, place, addresses.api)?;
+    place.write(ADDRESSES, &line)?;
+    Ok((control_plane, addresses.xds))
 }
 
 fn apply(found: &Found, place: &Place, api: SocketAddr) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Better, Bound, Figure, Report, number};
+use super::{Better, Bound, Figure, Report, Verdict, number};
 use crate::peer::LENO;
 use crate::statistics::Spread;
 
@@ -28,6 +28,53 @@ pub fn markdown(report: &Report) -> String {
     }
     targets(&mut text, report);
     text
+}
+
+/// The report as one table: a row a figure with the median of each program, Leno as a multiple of each peer, and what was
+/// to be reached.
+pub fn summary(report: &Report) -> String {
+    let programs: Vec<&str> = report.figures.iter().fold(Vec::new(), |mut programs, figure| {
+        let new = figure.series.iter().map(|series| series.program);
+        programs.extend(new.filter(|new| !programs.contains(new)).collect::<Vec<_>>());
+        programs
+    });
+    let has_ratio = |peer: &&str| report.figures.iter().any(|one| one.leno_of(peer).is_some());
+    let peers: Vec<&str> = programs.iter().copied().filter(has_ratio).collect();
+    let rounds = report.figures.iter().flat_map(|one| &one.series).map(|one| one.rounds.len());
+    let mut text = format!("### {}\n\n    {}\n\n", report.title, report.command);
+    let _ = writeln!(text, "{} rounds. {}.\n", rounds.max().unwrap_or(0), report.work.join("; "));
+    let heads = peers.iter().map(|peer| format!(" leno of {peer} |")).collect::<String>();
+    let _ = writeln!(text, "| | {} |{heads} target |", programs.join(" | "));
+    let _ = writeln!(text, "|---|{}---|", "---:|".repeat(programs.len() + peers.len()));
+    for figure in &report.figures {
+        let _ = write!(text, "| {} ({}) |", figure.title, figure.unit);
+        for program in &programs {
+            let median =
+                figure.spread_of(program).map(|found| number(found.median, figure.decimals));
+            let _ = write!(text, " {} |", median.unwrap_or_default());
+        }
+        for peer in &peers {
+            let _ = write!(text, " {} |", factor(figure.leno_of(peer)));
+        }
+        let judged: Vec<String> = figure.verdicts().map(|verdict| judgement(&verdict)).collect();
+        let _ = writeln!(text, " {} |", judged.join("; "));
+    }
+    text
+}
+
+/// `≤ 1.10 × haproxy: reached`.
+fn judgement(verdict: &Verdict<'_>) -> String {
+    let (relation, bound) = match verdict.target.bound {
+        Bound::AtMost(bound) => ("≤", bound),
+        Bound::AtLeast(bound) => ("≥", bound),
+    };
+    let bound = match verdict.target.against {
+        Some(peer) => format!("{bound:.2} × {peer}"),
+        None => number(bound, verdict.figure.decimals),
+    };
+    let who = if verdict.program == LENO { "" } else { verdict.program };
+    let answer = if verdict.reached { "reached" } else { "**missed**" };
+    format!("{who}{relation} {bound}: {answer}")
 }
 
 fn list(text: &mut String, title: &str, items: &[String]) {

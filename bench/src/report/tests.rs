@@ -66,6 +66,18 @@ fn the_table_says_all_of_it() {
 }
 
 #[test]
+fn the_summary_has_a_row_a_figure() {
+    let text = table::summary(&report());
+    let row = "| CPU per request <1 KiB> (µs) | 12.0 | 10.0 | 18.0 | 1.50 (1.50 to 1.50) | 1.20 (1.20 to 1.20) | \
+               ≤ 1.10 × haproxy: **missed**; ≤ 10.0: **missed** |";
+    assert!(text.contains(row), "{text}");
+    assert!(text.contains("| core busy (%) |  |  | 99.0 |  |  |  |"), "{text}");
+    assert!(text.contains(
+        "| | null relay | haproxy | leno | leno of null relay | leno of haproxy | target |"
+    ));
+}
+
+#[test]
 fn the_plot_is_well_formed_and_shows_each_program() {
     let svg = svg::plot(&report());
     assert_eq!(svg.matches("<rect").count(), 1 + 3);

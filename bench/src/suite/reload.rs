@@ -61,9 +61,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
          {CHANGES_ROUTES} routes, each as soon as the last has its effect, under {rate} requests a \
          second on {CONNECTIONS} keep-alive connections"
     ));
-    if let Some((_, found)) = bench.peers.iter().find(|(peer, _)| peer.name() == LENO) {
-        let found = found.clone();
-        bench.peers.push((managed(&bench.settings.programs), found));
+    if bench.peers.iter().any(|(peer, _)| peer.name() == LENO) {
+        bench.add(managed(&bench.settings.programs), bench.peers.len())?;
     }
     if bench.peers.iter().any(|(peer, _)| peer.name() == HAPROXY) {
         bench.report.remarks.push(format!(

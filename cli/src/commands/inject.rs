@@ -59,8 +59,10 @@ fn transform(
                 continue;
             }
         };
+        // Once for all documents of a file: there may be thousands.
+        let lines: Vec<&str> = text.lines().collect();
         for mut document in documents {
-            octal::restore(&mut document, &text);
+            octal::restore(&mut document, &lines);
             match transform_one(&document, work) {
                 Ok((after, verdicts)) => {
                     texts.push(text::print(&after, &document));

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! flags ─▶ sidecar.rs (what the sidecar is told, checked) ─▶ files of a systemd unit ─▶ machine.rs writes, starts
+//!                                                        │                             readiness.rs waits
 //!                                                        ╰─▶ --foreground: this process becomes the sidecar
 //! ```
 
-use std::{io::Write, os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write, os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use self::{
     machine::{Machine, Written},
@@ -14,6 +17,7 @@ use self::{
 use crate::error::Error;
 
 pub mod machine;
+pub mod readiness;
 pub mod sidecar;
 
 /// Make this machine's service part of the mesh: keep its sidecar running as a systemd service
@@ -33,9 +37,13 @@ pub struct JoinArgs {
     /// Write the files below this folder and start nothing: for images of machines
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+
+    /// Seconds to wait until the sidecar is ready: it has its certificate, and knows its service; 0 does not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    wait: u32,
 }
 
-pub fn run(args: &JoinArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
+pub async fn run(args: &JoinArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
     let sidecar = Sidecar::new(&args.sidecar).map_err(Error::Usage)?;
     if args.foreground {
         return Err(become_the_sidecar(&sidecar));
@@ -50,7 +58,24 @@ pub fn run(args: &JoinArgs, out: &mut impl Write) -> Result<ExitCode, Error> {
         writeln!(out, "{} {}", path.display(), change.word())?;
     }
     machine.start(&sidecar.name, Written::any(&written), out)?;
+    if args.root.is_none() && args.wait > 0 {
+        has_joined(&sidecar, args.wait, out).await?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That the process runs says little: callers are sent here only when the mesh knows the service and the sidecar does, too.
+async fn has_joined(sidecar: &Sidecar, seconds: u32, out: &mut impl Write) -> Result<(), Error> {
+    let name = &sidecar.name;
+    let limit = Duration::from_secs(seconds.into());
+    readiness::wait(&sidecar.admin.to_string(), limit).await.map_err(|reason| {
+        Error::Usage(format!(
+            "{name} has not joined within {seconds} s, and goes on trying: it {reason}; \
+             `journalctl -u leno-proxy@{name}` has what it says"
+        ))
+    })?;
+    writeln!(out, "{name} has joined: callers are sent here")?;
+    Ok(())
 }
 
 /// Returns only when it fails.

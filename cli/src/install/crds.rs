@@ -146,7 +146,9 @@ fn columns(kind: &KindInfo) -> Value {
             json!({"name": column.name, "type": "string", "jsonPath": path})
         })
         .collect();
-    let live = |field: &str| format!(".status.conditions[?(@.type==\"Live\")].{field}");
+    // A route has a status for each of its parents.
+    let of = if kind.group == GATEWAY_GROUP { ".status.parents[*]" } else { ".status" };
+    let live = |field: &str| format!("{of}.conditions[?(@.type==\"Live\")].{field}");
     columns.push(json!({"name": "Live", "type": "string", "jsonPath": live("status")}));
     columns
         .push(json!({"name": "Why", "type": "string", "priority": 1, "jsonPath": live("message")}));

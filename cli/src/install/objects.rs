@@ -145,7 +145,8 @@ fn volume_claim(source: &Source<'_>) -> Value {
 
 /// The API for people is not among its ports: it is on the pod's loopback, where `kubectl port-forward` leads.
 fn service() -> Value {
-    let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": name});
+    // With the protocol, by which server-side apply tells ports apart: not every API server fills it in before.
+    let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP"});
     let ports = [
         port("grpc-xds", XDS_PORT),
         port("https-webhook", WEBHOOK_PORT),
@@ -194,7 +195,8 @@ fn deployment(source: &Source<'_>) -> Value {
 }
 
 fn container(source: &Source<'_>) -> Value {
-    let port = |name: &str, port: u16| json!({"name": name, "containerPort": port});
+    let port =
+        |name: &str, port: u16| json!({"name": name, "containerPort": port, "protocol": "TCP"});
     let environment =
         SIDECARS.map(|(name, text)| json!({"name": name, "value": source.text(text)}));
     json!({

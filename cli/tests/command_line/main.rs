@@ -8,5 +8,6 @@ mod demo;
 mod identity;
 mod inject;
 mod install;
+mod machine;
 mod plugin;
 mod process;

@@ -20,6 +20,7 @@ use tokio::{
 use super::*;
 use crate::{
     access::TokenFile,
+    findings::Findings,
     store::{Key, MemoryStore},
     telemetry::Metrics,
     transport::{Incoming, tests::authority},
@@ -80,12 +81,13 @@ impl Server {
         let tokens = Arc::new(TokenFile::open(directory.path()).unwrap());
         let authority = authority(directory.path(), theirs.clone(), tokens.clone()).await;
         let metrics = Arc::new(Metrics::new().unwrap());
-        let (push, task) = Push::new(theirs, metrics.clone());
+        let findings = Findings::new(store.clone());
+        let (push, task) = Push::new(theirs, findings.clone(), metrics.clone());
         tokio::spawn(task.run());
         let incoming = Incoming::new(listener, PORT, authority.clone(), metrics).unwrap();
         let access = Access::new(tokens, address, require_token);
         let hosts = vec!["leno.example".into()];
-        let planes = Planes { authority, push, purges: Purges::new() };
+        let planes = Planes { authority, push, purges: Purges::new(), findings };
         let api = Api::new(store.clone(), registry.clone(), access, hosts, planes);
         let (stop, stopped) = switch::channel(false);
         let serving = tokio::spawn(serve(incoming, api.clone(), stopped));

@@ -6,8 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     manifest::{Fields, join, list, object, objects, text},
-    names,
+    names, obstacles,
 };
+
+/// The sidecar's variable with what it is to ask.
+pub(super) const PROBES: &str = "LENO_PROBES";
 
 /// Field of a container, and what it is called in a path.
 const KINDS: [(&str, &str); 3] =
@@ -38,8 +41,11 @@ pub(super) fn rewrite(
     for (field, word) in KINDS {
         let place = join(path, field);
         let Some(probe) = object(container, field, path)? else { continue };
-        let Some(target) = target(container, probe, &place, warnings)? else { continue };
         let asked = format!("/probe/{name}/{word}");
+        if is_led(probe, &asked) {
+            continue;
+        }
+        let Some(target) = target(container, probe, &place, warnings)? else { continue };
         let mut changed = probe.clone();
         let original = Value::Object(probe.clone());
         ASKS.iter().for_each(|ask| drop(changed.remove(*ask)));
@@ -50,6 +56,42 @@ pub(super) fn rewrite(
         of[field] = original;
     }
     Ok(())
+}
+
+/// Whether the probe goes through the sidecar already.
+fn is_led(probe: &Fields, path: &str) -> bool {
+    let of = |field| probe.get("httpGet").and_then(|ask| ask.get(field));
+    of("path").and_then(Value::as_str) == Some(path)
+        && of("port").and_then(Value::as_u64) == Some(names::READY_PORT.into())
+}
+
+/// Tells the sidecar of a pod that has one to answer these, too. Whether it has one.
+pub(super) fn ask_for(spec: &mut Fields, targets: Map<String, Value>) -> bool {
+    let sidecar = obstacles::LISTS.into_iter().find_map(|list| {
+        let at = spec.get(list)?.as_array()?.iter().position(is_sidecar)?;
+        Some((list, at))
+    });
+    let Some((list, at)) = sidecar else { return false };
+    let Some(container) = spec.get_mut(list).and_then(|list| list.get_mut(at)) else {
+        return false;
+    };
+    let Some(environment) = container.get_mut("env").and_then(Value::as_array_mut) else {
+        return false;
+    };
+    let is_probes = |variable: &Value| variable.get("name").and_then(Value::as_str) == Some(PROBES);
+    let before = environment.iter().position(is_probes).map(|at| environment.remove(at));
+    // As Kubernetes reads it: `$$` stands for one.
+    let text = before.as_ref().and_then(|variable| variable.get("value")?.as_str());
+    let known = text.and_then(|text| serde_json::from_str(&text.replace("$$", "$")).ok());
+    let mut all: Map<String, Value> = known.unwrap_or_default();
+    all.extend(targets);
+    let text = Value::Object(all).to_string().replace('$', "$$");
+    environment.push(json!({"name": PROBES, "value": text}));
+    true
+}
+
+fn is_sidecar(container: &Value) -> bool {
+    container.get("name").and_then(Value::as_str) == Some(names::PROXY_CONTAINER)
 }
 
 /// What the sidecar is to ask. `None` for what is not asked over the network, or not of this pod.

@@ -113,11 +113,15 @@ pub fn mutate(body: &[u8], settings: &Settings) -> Result<(Value, Answer), BadRe
     }
 }
 
-/// Answers the validating webhook: what this mesh would not take is refused, with its fields.
+/// Answers the validating webhook: what this mesh would not take is refused, with its fields. What is `odd` about the rest
+/// is a warning.
 ///
 /// # Errors
 /// When `body` is no review.
-pub fn validate(body: &[u8]) -> Result<(Value, Answer), BadReview> {
+pub fn validate(
+    body: &[u8],
+    odd: impl Fn(&Resource) -> Vec<String>,
+) -> Result<(Value, Answer), BadReview> {
     let review = read(body)?;
     let request = request(&review)?;
     let written = ["CREATE", "UPDATE"].contains(&request.operation);
@@ -139,7 +143,10 @@ pub fn validate(body: &[u8]) -> Result<(Value, Answer), BadReview> {
     }
     let is_ours = group != GATEWAY_GROUP || is_for_services(request.object);
     match Resource::from_json(request.object.clone()) {
-        Ok(_) => Ok((allow(request.uid, Vec::new(), None), Answer::Valid)),
+        Ok(resource) => {
+            let warnings = odd(&resource).into_iter().map(|odd| format!("leno: {odd}")).collect();
+            Ok((allow(request.uid, warnings, None), Answer::Valid))
+        }
         // Routes of gateways belong to others, who know fields that we do not.
         Err(_) if !is_ours => Ok((allow(request.uid, Vec::new(), None), Answer::Passed)),
         Err(invalid) => Ok((refuse(&request, &invalid), Answer::Refused)),

@@ -1,6 +1,7 @@
 //! What is added to a pod.
 
 use leno_api::Invalid;
+use leno_redirect::cni::BY_PLUGIN;
 use serde_json::{Value, json};
 
 use super::{
@@ -75,6 +76,12 @@ pub(super) fn add(
         init.insert(if wishes.native { 0 } else { before }, redirect(wishes));
         added.push(names::REDIRECT_CONTAINER);
     }
+    if wishes.redirect == Redirect::Cni && !wishes.native && before > 0 {
+        warnings.push(format!(
+            "{path}.initContainers: with {} cni they are led to a sidecar that only starts after them: those that use the network need {} or the user id {}",
+            names::REDIRECT, names::NATIVE_SIDECAR, names::PROXY_USER
+        ));
+    }
     if init.is_empty() {
         super::manifest::unmake(spec, "initContainers", made);
     } else {
@@ -103,9 +110,58 @@ pub(super) fn add(
         record.grace = Some(grace);
     }
     if !wishes.native {
-        name_default_container(template, first, &mut record)?;
+        // Ours is the first container then, and nobody wants to read its log first.
+        annotate(template, DEFAULT_CONTAINER, first, &mut record)?;
+    }
+    if wishes.redirect == Redirect::Cni {
+        // The plugin on the node knows nothing of the mesh's settings.
+        annotate(template, names::REDIRECT, BY_PLUGIN.to_owned(), &mut record)?;
     }
     record.write(template)
+}
+
+/// Leads through the sidecar, which is there, the probes that somebody else added since: another webhook with a container
+/// of its own, for example. Whether there were any. Whatever else was done to our containers stays.
+///
+/// # Errors
+/// When the pod is not as pods must be; it is then half done, and to be thrown away.
+pub(super) fn catch_up(
+    template: &mut Template<'_>,
+    wishes: &Wishes,
+    mut record: Record,
+    warnings: &mut Vec<String>,
+) -> Result<bool, Invalid> {
+    if !wishes.rewrite_probes {
+        return Ok(false);
+    }
+    let path = template.at("spec");
+    let (spec, _) = made_object(template.fields, "spec", &template.path)?;
+    let mut rewritten = probes::Rewritten::default();
+    let mut said = Vec::new();
+    for list in obstacles::LISTS {
+        let ours = record.containers.get(list).map(Vec::as_slice).unwrap_or_default();
+        let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
+        for (at, container) in containers.iter_mut().enumerate() {
+            let Some(container) = container.as_object_mut() else { continue };
+            let place = format!("{}[{at}]", join(&path, list));
+            let name = text(container, "name", &place)?.unwrap_or_default();
+            if !ours.iter().any(|known| known == name) {
+                probes::rewrite(container, &place, &mut rewritten, &mut said)?;
+            }
+        }
+    }
+    if rewritten.targets.is_empty() || !probes::ask_for(spec, rewritten.targets) {
+        return Ok(false);
+    }
+    warnings.append(&mut said);
+    for (name, fields) in rewritten.originals {
+        let known = record.probes.entry(name).or_insert_with(|| json!({}));
+        for (field, probe) in fields.as_object().into_iter().flatten() {
+            known[field] = probe.clone();
+        }
+    }
+    record.write(template)?;
+    Ok(true)
 }
 
 fn first_container(spec: &super::manifest::Fields, path: &str) -> Result<String, Invalid> {
@@ -114,10 +170,11 @@ fn first_container(spec: &super::manifest::Fields, path: &str) -> Result<String,
     Ok(text(container, "name", at)?.unwrap_or_default().to_owned())
 }
 
-/// Ours is the first container then, and nobody wants to read its log first.
-fn name_default_container(
+/// Adds an annotation, unless the pod has one of that name.
+fn annotate(
     template: &mut Template<'_>,
-    first: String,
+    key: &str,
+    value: String,
     record: &mut Record,
 ) -> Result<(), Invalid> {
     let at = template.at("metadata");
@@ -125,9 +182,9 @@ fn name_default_container(
     record.made.extend(made.map(|absent| ("metadata".to_owned(), absent)));
     let (annotations, made) = made_object(metadata, "annotations", &at)?;
     record.made.extend(made.map(|absent| ("annotations".to_owned(), absent)));
-    if !annotations.contains_key(DEFAULT_CONTAINER) {
-        annotations.insert(DEFAULT_CONTAINER.to_owned(), first.into());
-        record.annotations.push(DEFAULT_CONTAINER.to_owned());
+    if !annotations.contains_key(key) {
+        annotations.insert(key.to_owned(), value.into());
+        record.annotations.push(key.to_owned());
     }
     Ok(())
 }
@@ -172,7 +229,7 @@ fn proxy(wishes: &Wishes, settings: &Settings, probes: &Value) -> Value {
 }
 
 /// What the sidecar knows.
-fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Value> {
+fn environment(wishes: &Wishes, settings: &Settings, targets: &Value) -> Vec<Value> {
     // Kubernetes would put other variables in place of `$(NAME)`.
     let plain =
         |name: &str, value: String| json!({"name": name, "value": value.replace('$', "$$")});
@@ -198,8 +255,8 @@ fn environment(wishes: &Wishes, settings: &Settings, probes: &Value) -> Vec<Valu
     let log = wishes.log.clone().map(|log| plain("LENO_LOG", log));
     environment.extend(log);
     environment.extend(wishes.access_log.clone().map(|log| plain("LENO_ACCESS_LOG", log)));
-    if probes.as_object().is_some_and(|probes| !probes.is_empty()) {
-        environment.push(plain("LENO_PROBES", probes.to_string()));
+    if targets.as_object().is_some_and(|targets| !targets.is_empty()) {
+        environment.push(plain(probes::PROBES, targets.to_string()));
     }
     environment
 }

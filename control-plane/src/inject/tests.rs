@@ -21,7 +21,7 @@ fn manifest(name: &str) -> Value {
     yaml::documents(&text).unwrap().remove(0).value
 }
 
-const MANIFESTS: [&str; 5] = ["deployment", "statefulset", "cronjob", "list", "pod"];
+const MANIFESTS: [&str; 6] = ["deployment", "statefulset", "cronjob", "list", "pod", "cni"];
 
 /// What is printed stands in files beside the manifests; a deliberate change is copied from where the test says.
 #[test]
@@ -40,6 +40,55 @@ fn real_manifests_become_what_the_golden_files_say() {
         }
     }
     assert!(differing.is_empty(), "these became something else: {differing:?}");
+}
+
+/// Another webhook adds a container after ours, and Kubernetes asks us again (`reinvocationPolicy: IfNeeded`).
+#[test]
+fn probes_that_come_later_are_led_through_the_sidecar_too() {
+    let late = json!({"name": "late", "image": "late", "readinessProbe":
+        {"httpGet": {"path": "/$x", "port": 9999, "scheme": "HTTP"}, "periodSeconds": 3}});
+    let env = |pod: &Value, list: &str| {
+        let containers = pod["spec"][list].as_array().unwrap().iter();
+        let ours =
+            containers.into_iter().find(|one| one["name"] == names::PROXY_CONTAINER).unwrap();
+        let variables = ours["env"].as_array().unwrap().iter();
+        let found: Vec<_> =
+            variables.filter(|variable| variable["name"] == "LENO_PROBES").cloned().collect();
+        assert_eq!(found.len(), 1);
+        found[0]["value"].as_str().unwrap().to_owned()
+    };
+    for (native, list) in [(true, "initContainers"), (false, "containers")] {
+        for probe in [json!(null), json!({"tcpSocket": {"port": 8080}})] {
+            let settings = Settings { native_sidecar: native, ..settings() };
+            let app = json!({"name": "app", "image": "app", "livenessProbe": probe});
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+                "spec": {"containers": [app]}});
+            // Without any, the sidecar has no variable for them yet.
+            let mut original = pod.clone();
+            inject(&mut pod, &settings).unwrap();
+            pod["spec"]["containers"].as_array_mut().unwrap().push(late.clone());
+            original["spec"]["containers"].as_array_mut().unwrap().push(late.clone());
+            // What others did to our containers stays.
+            let at = usize::from(native);
+            pod["spec"][list][at]["image"] = "mirror/proxy".into();
+            let verdicts = inject(&mut pod, &settings).unwrap();
+            assert!(matches!(verdicts[0].outcome, Outcome::Injected { .. }), "{verdicts:?}");
+            assert_eq!(pod["spec"][list][at]["image"], "mirror/proxy");
+            let containers = pod["spec"]["containers"].as_array().unwrap();
+            let asked = &containers.last().unwrap()["readinessProbe"];
+            let expected = json!({"httpGet": {"path": "/probe/late/ready", "port": 15021}, "periodSeconds": 3});
+            assert_eq!(*asked, expected);
+            let probes = env(&pod, list);
+            assert!(probes.contains("/probe/late/ready") && probes.contains("/$$x"), "{probes}");
+            assert_eq!(probes.contains("/probe/app/live"), probe.is_object(), "{probes}");
+            let once = pod.clone();
+            let verdicts = inject(&mut pod, &settings).unwrap();
+            assert_eq!(verdicts[0].outcome, Outcome::Unchanged);
+            assert_eq!(pod, once);
+            uninject(&mut pod).unwrap();
+            assert_eq!(pod, original);
+        }
+    }
 }
 
 #[test]
@@ -426,7 +475,7 @@ proptest! {
     #[test]
     fn nonsense_panics_nowhere(text in "\\PC{0,64}") {
         let _ = review::mutate(text.as_bytes(), &settings());
-        let _ = review::validate(text.as_bytes());
+        let _ = review::validate(text.as_bytes(), |_| Vec::new());
     }
 }
 
@@ -462,7 +511,9 @@ fn the_webhook_blocks_no_pod() {
 
 #[test]
 fn what_is_no_review_is_told_so() {
-    let of = |body: Value| review::validate(body.to_string().as_bytes()).unwrap_err().to_string();
+    let of = |body: Value| {
+        review::validate(body.to_string().as_bytes(), |_| Vec::new()).unwrap_err().to_string()
+    };
     assert!(review::mutate(b"{", &settings()).unwrap_err().to_string().contains("is not JSON"));
     assert!(of(json!([])).contains("something without apiVersion and kind"));
     assert!(of(json!({"apiVersion": "v1", "kind": "Pod"})).contains("a `Pod` of `v1`"));
@@ -480,9 +531,13 @@ fn validation_names_the_fields() {
         json!({"apiVersion": "leno.dev/v1alpha1", "kind": "Service", "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {"ports": [{"name": "http", "port": port}]}})
     };
-    let ask = |object: &Value| review::validate(&admission("Service", "leno.dev", object)).unwrap();
+    let ask = |object: &Value| {
+        let odd = |_: &leno_api::Resource| vec!["spec.x: odd".to_owned()];
+        review::validate(&admission("Service", "leno.dev", object), odd).unwrap()
+    };
     let (answer, what) = ask(&service(json!(80)));
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Valid, &true.into()), "{answer}");
+    assert_eq!(answer["response"]["warnings"], json!(["leno: spec.x: odd"]));
     let (answer, what) = ask(&service(json!(0)));
     assert_eq!((what, &answer["response"]["allowed"]), (Answer::Refused, &false.into()));
     let mut ending = service(json!(0));
@@ -502,4 +557,25 @@ fn validation_names_the_fields() {
     assert_eq!(ask(&route("Service", 1)).1, Answer::Valid);
     assert_eq!(ask(&route("Service", -1)).1, Answer::Refused);
     assert_eq!(ask(&route("Gateway", -1)).1, Answer::Passed, "not ours to judge");
+}
+
+/// Where a plugin of the node writes the rules, nothing in the pod has the right to, and the pod says whose they are.
+#[test]
+fn a_plugin_finds_the_pods_that_ask_for_it() {
+    let by_plugin = Settings { redirect: Redirect::Cni, ..settings() };
+    let original = pod(json!({"containers": [app()]}));
+    let mut document = original.clone();
+    inject(&mut document, &by_plugin).unwrap();
+    assert_eq!(document["metadata"]["annotations"][names::REDIRECT], leno_redirect::cni::BY_PLUGIN);
+    assert_eq!(
+        (names::REDIRECT, names::INJECTED),
+        (leno_redirect::cni::REDIRECT, leno_redirect::cni::INJECTED)
+    );
+    assert!(!document.to_string().contains("NET_ADMIN"));
+    uninject(&mut document).unwrap();
+    assert_eq!(document, original);
+    let known: Vec<_> = wishes::RULES.iter().map(|(key, flag, _)| (*key, *flag)).collect();
+    let mut read = leno_redirect::cni::ANNOTATIONS.to_vec();
+    read.sort_unstable();
+    assert!(known.iter().all(|pair| read.contains(pair)) && known.len() == read.len(), "{read:?}");
 }

@@ -43,7 +43,7 @@ pub(super) struct Wishes {
 }
 
 /// Lists of the rules: annotation, flag, whether `*` is all.
-const RULES: [(&str, &str, bool); 7] = [
+pub(super) const RULES: [(&str, &str, bool); 7] = [
     (names::INCLUDE_OUTBOUND_PORTS, "--include-outbound-ports", false),
     (names::EXCLUDE_OUTBOUND_PORTS, "--exclude-outbound-ports", false),
     (names::INCLUDE_OUTBOUND_RANGES, "--include-outbound-ranges", true),

@@ -24,6 +24,15 @@ pub(super) struct Identity {
     pub(super) labels: BTreeMap<String, String>,
 }
 
+/// Of a `Namespace`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct NamespaceFacts {
+    /// For injection.
+    pub(super) labelled: bool,
+    /// Everything in it is being deleted.
+    pub(super) ending: bool,
+}
+
 /// Of a `Service`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ServiceFacts {

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    chain,
     election::{DEADLINE, Election, LEASE, PERIOD, Record, Step},
     metrics::Metrics,
 };
@@ -87,7 +88,7 @@ impl Leader {
     }
 
     async fn look(&self, election: &mut Election) -> Result<(), String> {
-        let failed = |error: kube::Error| error.to_string();
+        let failed = |error: kube::Error| chain(&error);
         let live = self.api.get_opt(names::CONTROL_PLANE).await.map_err(failed)?;
         let step = election.see(live.as_ref().map(record), Instant::now());
         let Step::Claim { anew } = step else { return Ok(()) };

@@ -21,6 +21,9 @@ use crate::store::{self, Expect, Key, Operation, Store};
 
 /// Events taken up before what follows from them is written.
 const EVENTS_AT_ONCE: usize = 1000;
+/// So often in a row must be said that a kind is not there or may not be read before it is done without: an API server
+/// that starts says so of everything until it knows its definitions and roles. With the waits between, some 2 s.
+const VERDICTS: u32 = 5;
 /// Objects in one transaction; below the store's own limit.
 const WRITES_AT_ONCE: usize = 500;
 
@@ -34,6 +37,8 @@ pub(super) struct Mirror {
     pending: BTreeMap<Key, Option<Value>>,
     /// Scopes that were never listed yet.
     awaited: HashSet<(&'static str, Option<String>)>,
+    /// How often in a row those were refused.
+    refused: HashMap<(&'static str, Option<String>), u32>,
     /// Scopes that give nothing now, so that each is said once.
     silent: HashMap<(&'static str, Option<String>), Why>,
     /// By source, the objects that are left out, with the reason.
@@ -67,6 +72,7 @@ impl Mirror {
             mirrored: HashMap::new(),
             pending: BTreeMap::new(),
             awaited: scopes.iter().map(id).collect(),
+            refused: HashMap::new(),
             silent: HashMap::new(),
             left_out: HashMap::new(),
             synced,
@@ -164,15 +170,21 @@ impl Mirror {
     fn failed(&mut self, scope: &Scope, why: Why) {
         let kind = scope.source.label();
         self.metrics.watch_errors.with_label_values(&[kind]).inc();
-        if can_be_done_without(scope.source, &why) {
-            self.awaited.remove(&id(scope));
+        let without = can_be_done_without(scope.source, &why);
+        if self.awaited.contains(&id(scope)) {
+            let refused = self.refused.entry(id(scope)).or_default();
+            *refused = if without { *refused + 1 } else { 0 };
+            if *refused >= VERDICTS {
+                self.awaited.remove(&id(scope));
+            }
         }
         let known = self.silent.get(&id(scope)) == Some(&why);
         if known || why == Why::Gone {
             return;
         }
         let namespace = scope.namespace.as_deref().unwrap_or("(all)");
-        if self.awaited.contains(&id(scope)) && matches!(why, Why::Absent | Why::Forbidden(_)) {
+        let verdict = matches!(why, Why::Absent | Why::Forbidden(_));
+        if self.awaited.contains(&id(scope)) && verdict && !without {
             tracing::error!(
                 kind,
                 namespace,

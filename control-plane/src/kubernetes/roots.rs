@@ -21,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{MANAGER, metrics::Metrics};
+use super::{MANAGER, chain, metrics::Metrics};
 use crate::inject::names;
 
 /// How often what failed is tried again.
@@ -121,7 +121,7 @@ impl Roots {
         let patched =
             timeout(PATIENCE, api.patch(names::ROOT_CONFIG_MAP, &parameters, &patch)).await;
         let patched = patched.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?;
-        patched.map(|_| ()).map_err(|error| error.to_string())
+        patched.map(|_| ()).map_err(|error| chain(&error))
     }
 }
 

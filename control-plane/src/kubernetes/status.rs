@@ -76,11 +76,11 @@ fn route(key: &Key, seen: &Seen, own: &Value, now: &str) -> Option<Value> {
     let before = seen.status.get("parents").and_then(Value::as_array);
     let before: &[Value] = before.map_or(&[], Vec::as_slice);
     let parents = seen.parents.as_array().map_or(&[][..], Vec::as_slice);
-    let entries = parents.iter().filter_map(|parent| {
+    let entries = parents.iter().enumerate().filter_map(|(at, parent)| {
         let reference = reference(key, parent)?;
         let said = before.iter().find(|entry| ours(entry) && entry["parentRef"] == reference);
         let said = said.map_or(&[][..], conditions);
-        let conditions: Vec<Value> = conditions(own)
+        let conditions: Vec<Value> = of_parent(own, at)
             .iter()
             .map(|words| {
                 let kind = words.get("type").and_then(Value::as_str).unwrap_or_default();
@@ -94,6 +94,33 @@ fn route(key: &Key, seen: &Seen, own: &Value, now: &str) -> Option<Value> {
     let mut all = in_place(before, entries.collect());
     all.truncate(MAX_PARENTS);
     (!all.is_empty() || !before.is_empty()).then(|| json!({"parents": all}))
+}
+
+/// The conditions for the parent at this place: what is odd about a reference is what Gateway API has words for.
+fn of_parent(own: &Value, at: usize) -> Vec<Value> {
+    let mut all = conditions(own).to_vec();
+    let Some(findings) = own.get("findings").and_then(Value::as_array) else { return all };
+    let text = |finding: &Value, field: &str| {
+        finding.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let here = format!("spec.parentRefs[{at}]");
+    if let Some(lost) = findings.iter().find(|finding| text(finding, "path") == here)
+        && let Some(accepted) = all.iter_mut().find(|condition| condition["type"] == "Accepted")
+        && accepted["status"] == "True"
+    {
+        *accepted = json!({"type": "Accepted", "status": "False", "reason": "NoMatchingParent",
+                           "message": text(lost, "message")});
+    }
+    let dangling = findings.iter().find(|finding| text(finding, "path").contains(".backendRef"));
+    all.push(match dangling {
+        Some(finding) => {
+            json!({"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound",
+            "message": format!("{}: {}", text(finding, "path"), text(finding, "message"))})
+        }
+        None => json!({"type": "ResolvedRefs", "status": "True", "reason": "ResolvedRefs",
+                       "message": "all backends are there"}),
+    });
+    all
 }
 
 fn ours(entry: &Value) -> bool {

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::metrics::Metrics;
+use super::{chain, metrics::Metrics};
 use crate::{
     ca::{NotReviewed, Reviewed, Reviewer},
     inject::names,
@@ -63,10 +63,7 @@ impl Reviews {
             let _permit = self.asking.acquire().await.map_err(|error| error.to_string())?;
             let review = TokenReview { spec: spec(token), ..TokenReview::default() };
             // The error may be logged: of the client's, none has the request's body in it.
-            self.api
-                .create(&PostParams::default(), &review)
-                .await
-                .map_err(|error| error.to_string())
+            self.api.create(&PostParams::default(), &review).await.map_err(|error| chain(&error))
         });
         let answered = match asked.await {
             Ok(answered) => answered,

@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    facts::{Identity, PodFacts, ServiceFacts, SliceFacts},
+    chain,
+    facts::{Identity, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts},
     mapping::{self, Metadata},
     world::{Fact, Source},
 };
@@ -144,7 +145,9 @@ impl Follower {
             let (why, ended) = match next(&mut stream, listing).await {
                 Next::Ended => return Ended::Anew,
                 Next::Event(Ok(event)) => {
-                    self.wait = FIRST_WAIT;
+                    if is_answer(&event) {
+                        self.wait = FIRST_WAIT;
+                    }
                     listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
                     let Some(event) = translate(&self.scope, event, &mut listed) else { continue };
                     if self.events.send(event).await.is_err() {
@@ -207,6 +210,11 @@ async fn next(
     }
 }
 
+/// Whether the API server has said anything. That a list begins, kube-rs says before it has asked.
+fn is_answer(event: &watcher::Event<DynamicObject>) -> bool {
+    !matches!(event, watcher::Event::Init)
+}
+
 /// Whether a change passed that nobody could read: then only a new list says what there is.
 fn missed_something(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
@@ -227,20 +235,6 @@ fn why(error: &watcher::Error) -> Why {
         Some(status) if status.code == 410 => Why::Gone,
         _ => Why::Other(chain(error)),
     }
-}
-
-/// The error with its causes: "connection refused" is only in the last.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn translate(
@@ -285,7 +279,10 @@ fn read(source: Source, name: ObjectName, object: &DynamicObject) -> Event {
     let fact = match source {
         Source::Namespaces => {
             let label = metadata.labels.as_ref().and_then(|all| all.get(names::INJECT_LABEL));
-            Ok(Fact::Namespace(label.is_some_and(|value| value == names::ENABLED)))
+            Ok(Fact::Namespace(NamespaceFacts {
+                labelled: label.is_some_and(|value| value == names::ENABLED),
+                ending: metadata.deletion_timestamp.is_some(),
+            }))
         }
         Source::Services => ServiceFacts::read(identity(), body).map(Fact::Service),
         Source::EndpointSlices => {

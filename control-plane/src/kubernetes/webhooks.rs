@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::metrics::Metrics;
+use super::{chain, metrics::Metrics};
 use crate::inject::names;
 
 /// How often what failed is tried again.
@@ -109,7 +109,7 @@ impl Webhooks {
     /// Whether anything had to be written.
     async fn write(&self, kind: (&str, &str), bundle: &str) -> Result<bool, String> {
         let api = self.api(kind);
-        let failed = |error: kube::Error| error.to_string();
+        let failed = |error: kube::Error| chain(&error);
         let found = api.get_opt(names::WEBHOOK_CONFIGURATION).await.map_err(failed)?;
         let Some(mut object) = found else { return Ok(false) };
         if !set_bundle(&mut object.data, bundle) {

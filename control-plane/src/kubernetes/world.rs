@@ -10,7 +10,7 @@ use leno_api::{GATEWAY_GROUP, KINDS, KindInfo, LENO_GROUP, Resource, model::Obje
 use serde_json::Value;
 
 use super::{
-    facts::{Behind, EndpointFacts, PodFacts, ServiceFacts, SliceFacts},
+    facts::{Behind, EndpointFacts, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts},
     mapping::{self, Membership, Reading},
 };
 use crate::store::Key;
@@ -29,8 +29,7 @@ pub(super) enum Source {
 /// One object, read.
 #[derive(Debug)]
 pub(super) enum Fact {
-    /// Whether it is labelled for injection.
-    Namespace(bool),
+    Namespace(NamespaceFacts),
     Service(ServiceFacts),
     Slice(SliceFacts),
     Pod(PodFacts),
@@ -54,7 +53,7 @@ pub(super) struct Refusal {
 
 #[derive(Debug, Default)]
 pub(super) struct World {
-    namespaces: BTreeMap<ObjectName, bool>,
+    namespaces: BTreeMap<ObjectName, NamespaceFacts>,
     services: HashMap<ObjectName, ServiceFacts>,
     slices: HashMap<ObjectName, SliceFacts>,
     pods: HashMap<ObjectName, PodFacts>,
@@ -114,8 +113,8 @@ impl World {
     pub(super) fn put(&mut self, source: Source, name: ObjectName, fact: Fact) -> Vec<Change> {
         self.names.entry(source.label()).or_default().insert(name.clone());
         match fact {
-            Fact::Namespace(labelled) => {
-                self.namespaces.insert(name, labelled);
+            Fact::Namespace(facts) => {
+                self.namespaces.insert(name, facts);
                 Vec::new()
             }
             Fact::Service(facts) => {
@@ -178,12 +177,18 @@ impl World {
         gone.iter().flat_map(|name| self.remove(source, name)).collect()
     }
 
-    /// Namespaces whose pods need the roots: labelled for injection, or with a sidecar already.
+    /// Namespaces whose pods need the roots: labelled for injection, or with a sidecar already. Not those that end: there
+    /// nothing can be made any more, and no pod starts.
     pub(super) fn meshed(&self) -> BTreeSet<Arc<str>> {
-        let labelled = self.namespaces.iter().filter(|(_, labelled)| **labelled);
+        let labelled = self.namespaces.iter().filter(|(_, facts)| facts.labelled);
         let labelled = labelled.map(|(name, _)| name.name.clone());
         let pods = self.pods.iter().filter(|(_, pod)| pod.sidecar && !pod.finished);
-        labelled.chain(pods.map(|(name, _)| name.namespace.clone())).collect()
+        let mut meshed: BTreeSet<_> =
+            labelled.chain(pods.map(|(name, _)| name.namespace.clone())).collect();
+        for (name, _) in self.namespaces.iter().filter(|(_, facts)| facts.ending) {
+            meshed.remove(&name.name);
+        }
+        meshed
     }
 
     /// How many objects of a source there are.

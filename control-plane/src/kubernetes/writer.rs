@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    MANAGER,
+    MANAGER, chain,
     customs::{Custom, Customs},
     metrics::Metrics,
     status,
@@ -127,7 +127,7 @@ impl Writer {
             Ok(_) => Ok(()),
             // Gone, or changed meanwhile: the watch says what is to be done then.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(chain(&error)),
         }
     }
 }

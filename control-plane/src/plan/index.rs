@@ -9,7 +9,10 @@ use std::{
 
 use leno_api::{
     Key,
-    model::{ObjectName, service::Service},
+    model::{
+        ObjectName,
+        service::{Service, Subset, Subsets},
+    },
 };
 
 use super::{Item, build::Links};
@@ -21,6 +24,8 @@ pub(super) struct Index {
     workloads: HashMap<ObjectName, Arc<Item>>,
     /// Routes by parent.
     routes: KeysBy<ObjectName>,
+    /// Services by the service that they are a part of.
+    subsets: KeysBy<ObjectName>,
     /// Workloads by service served.
     members: KeysBy<ObjectName>,
     /// Policies by the service that they target.
@@ -61,6 +66,7 @@ impl Index {
         match &item.links {
             Links::Service(service) => {
                 self.services.insert(item.key.name.clone(), item.clone());
+                self.subsets.add(whole(service), &item.key);
                 for host in written(service) {
                     self.hosts.entry(host).or_default().insert(item.key.name.clone());
                 }
@@ -95,6 +101,7 @@ impl Index {
         match &old.links {
             Links::Service(service) => {
                 self.services.remove(&key.name);
+                self.subsets.remove(whole(service), key);
                 self.remove_hosts(service);
             }
             Links::Workload { services, .. } => {
@@ -154,17 +161,25 @@ impl Index {
         self.route_policies.of(route)
     }
 
-    /// The service itself, its policies, its callers' plugins and its workloads.
+    /// The service itself, its policies, its callers' plugins, its workloads and the services that are a part of it.
     pub(super) fn parts_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
         let own = self.services.get(service).map(|item| &item.key);
         let framed = own.into_iter().chain(self.policies.of(service));
-        framed.chain(self.plugins.of(service)).chain(self.members.of(service))
+        let whole = framed.chain(self.plugins.of(service)).chain(self.members.of(service));
+        whole.chain(self.subsets.of(service))
     }
 
-    /// The service itself and its policies.
+    /// The service itself, its policies, the services that are a part of it and theirs.
     pub(super) fn frame_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
         let own = self.services.get(service).map(|item| &item.key);
-        own.into_iter().chain(self.policies.of(service))
+        let subsets = self.subsets.of(service);
+        let theirs = subsets.clone().flat_map(|subset| self.policies.of(&subset.name));
+        own.into_iter().chain(self.policies.of(service)).chain(subsets).chain(theirs)
+    }
+
+    /// The policies of a service.
+    pub(super) fn policies_of(&self, service: &ObjectName) -> impl Iterator<Item = &Key> {
+        self.policies.of(service)
     }
 
     /// Objects that say how the workloads of a namespace are spoken to.
@@ -206,6 +221,20 @@ impl Index {
     }
 }
 
+impl Subsets for Index {
+    fn subset(&self, service: &ObjectName) -> Option<&Subset> {
+        match &self.services.get(service)?.links {
+            Links::Service(service) => service.subset.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Of what a service is a part.
+pub(super) fn whole(service: &Service) -> &[ObjectName] {
+    service.subset.as_ref().map_or(&[], |subset| slice::from_ref(&subset.of))
+}
+
 impl<K: Clone + Eq + Hash> KeysBy<K> {
     fn add(&mut self, subjects: &[K], key: &Key) {
         for subject in subjects {
@@ -223,7 +252,7 @@ impl<K: Clone + Eq + Hash> KeysBy<K> {
         }
     }
 
-    fn of(&self, subject: &K) -> impl Iterator<Item = &Key> {
+    fn of(&self, subject: &K) -> impl Iterator<Item = &Key> + Clone {
         self.0.get(subject).into_iter().flatten()
     }
 }

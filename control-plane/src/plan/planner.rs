@@ -5,12 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use leno_api::{Key, model::ObjectName};
+use leno_api::{
+    Key,
+    model::{ObjectName, service::Subsets},
+};
 
 use super::{
     Delta, Identity, Item, ProxyId, Wish,
     build::Links,
-    index::Index,
+    index::{Index, whole},
     interest::{Answered, Hosts, Interest},
     scope::{Scope, Shared},
 };
@@ -138,8 +141,10 @@ impl Planner {
         for item in old.into_iter().chain(new) {
             match &item.links {
                 Links::Service(service) => {
-                    proxies.extend(self.interest.backends.of(&service.name));
-                    proxies.extend(self.interest.served.of(&service.name));
+                    for name in [&service.name].into_iter().chain(whole(service)) {
+                        proxies.extend(self.interest.backends.of(name));
+                        proxies.extend(self.interest.served.of(name));
+                    }
                 }
                 Links::Workload { services, .. } => {
                     proxies
@@ -149,8 +154,11 @@ impl Planner {
                 Links::Policy { targets, served, routes } => {
                     proxies.extend(routes.iter().flat_map(|route| self.callers_by(route)));
                     proxies.extend(targets.iter().flat_map(|name| self.interest.backends.of(name)));
-                    let serving = targets.iter().filter(|_| *served);
-                    proxies.extend(serving.flat_map(|name| self.interest.served.of(name)));
+                    for name in targets.iter().filter(|_| *served) {
+                        let whole = self.index.subset(name).map(|subset| &subset.of);
+                        let names = [name].into_iter().chain(whole);
+                        proxies.extend(names.flat_map(|name| self.interest.served.of(name)));
+                    }
                 }
                 Links::Route { parents, .. } => {
                     proxies
@@ -181,6 +189,16 @@ impl Planner {
     fn service_changed(&mut self, key: &Key, old: Option<&Item>, new: Option<&Item>) {
         for item in old.into_iter().chain(new) {
             let Links::Service(service) = &item.links else { continue };
+            for id in whole(service)
+                .iter()
+                .flat_map(|whole| self.interest.served.of(whole))
+                .collect::<Vec<_>>()
+            {
+                let Some(scope) = self.scopes.get_mut(&id) else { continue };
+                let mut shared = Shared { index: &self.index, interest: &mut self.interest };
+                scope.reconsider_subset(&service.name, &mut shared);
+                self.dirty.insert(id);
+            }
             for answered in self.hosts.resolve_again(service, &self.index) {
                 self.answer(&answered);
             }

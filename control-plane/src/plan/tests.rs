@@ -926,3 +926,66 @@ fn a_part_of_a_service_brings_the_whole_with_it() {
     let rest = ["-Service shop/a-v2", "-Service shop/b", "-TrafficPolicy shop/a-v2"];
     assert_eq!(taken(&mut planner, id), rest);
 }
+
+#[test]
+fn policies_for_a_part_reach_those_who_are_in_it_and_nothing_else_comes_with_them() {
+    let part = |version: &str| {
+        let mut part = service("shop/a-v2", &[]);
+        part["spec"]["subset"] = json!({"of": "a", "matchLabels": {"version": version}});
+        part
+    };
+    let (mut world, mut planner) = planner(vec![
+        service("shop/a", &[]),
+        labelled("shop/a-1", &["a"], "v2"),
+        labelled("shop/a-2", &["a"], "v1"),
+        policy("shop/a-v2", "a-v2"),
+        guard("AuthorizationPolicy", "shop/closed", Whom::Service("a-v2")),
+    ]);
+    let [inside, outside, caller] = [1, 2, 3].map(ProxyId);
+    planner.connect(inside, identity("shop", Some("shop/a-1")));
+    planner.connect(outside, identity("shop", Some("shop/a-2")));
+    planner.connect(caller, identity("shop", None));
+    planner.subscribe(caller, &named("shop/a"));
+    assert_eq!(taken(&mut planner, inside), ["+Service shop/a", "+Workload shop/a-1"]);
+    let guarded =
+        ["+AuthorizationPolicy shop/closed", "+Service shop/a-v2", "+TrafficPolicy shop/a-v2"];
+    // Callers of the whole learn of its parts, since a PeerAuthentication may be for one.
+    for (edit, expected) in [
+        (Edit::Put(part("v2")), [&guarded[..], &["+Service shop/a-v2"], &["+Service shop/a-v2"]]),
+        (
+            Edit::Put(part("v1")),
+            [
+                &[
+                    "+Service shop/a-v2",
+                    "-AuthorizationPolicy shop/closed",
+                    "-TrafficPolicy shop/a-v2",
+                ],
+                &guarded,
+                &["+Service shop/a-v2"],
+            ],
+        ),
+        (
+            Edit::Delete(part("v1")),
+            [
+                &["-Service shop/a-v2"],
+                &[
+                    "-AuthorizationPolicy shop/closed",
+                    "-Service shop/a-v2",
+                    "-TrafficPolicy shop/a-v2",
+                ],
+                &["-Service shop/a-v2"],
+            ],
+        ),
+    ] {
+        world.edit(&mut planner, edit);
+        let deltas: std::collections::HashMap<_, _> = planner.take().into_iter().collect();
+        for (id, expected) in [inside, outside, caller].into_iter().zip(expected) {
+            assert_eq!(names(&deltas[&id]), expected, "{id:?}");
+        }
+    }
+    planner.unsubscribe(caller, &named("shop/a"));
+    for id in [inside, outside, caller] {
+        planner.disconnect(id);
+    }
+    assert!(planner.is_forgotten());
+}

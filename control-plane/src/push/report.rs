@@ -6,43 +6,68 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use leno_api::Key;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     Running,
     tally::{Reason, Report},
 };
 use crate::{
+    findings::{Findings, Said},
     objects::timestamp,
     plan::ProxyId,
-    store::{self, Operation, Store},
+    store::{self, Key, Operation, Store, Transaction},
     telemetry::Metrics,
 };
 
 /// How long to wait after the disk refused.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether something has become odd, or is so no longer, by a change of something else.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Resources looked at then; the others wait for the next time.
+const LOOKED_AT: usize = 500;
+/// Findings that a status shows.
+const MAX_FINDINGS: usize = 10;
 
 /// A report, and what the proxies named in it are called.
 pub(super) type Reports = (Vec<Report>, HashMap<ProxyId, String>);
 
-/// Writes reports until there will be no more. One transaction for all that are due together.
-pub(super) async fn write(
-    store: Arc<dyn Store>,
-    mut reports: mpsc::Receiver<Reports>,
-    metrics: Arc<Metrics>,
-) {
-    while let Some((reports, names)) = reports.recv().await {
-        let now = timestamp::rfc3339(SystemTime::now());
-        let transaction: Vec<_> = reports
-            .iter()
-            .filter_map(|report| operation(store.as_ref(), report, &names, &now))
-            .collect();
-        metrics.status_writes.inc_by(u64::try_from(transaction.len()).unwrap_or(0));
-        while let Err(error) = store.commit(transaction.clone()).await {
+/// Writes the status of resources.
+pub(super) struct Writer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) findings: Arc<Findings>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    /// Writes reports until there will be no more. One transaction for all that are due together.
+    pub(super) async fn run(self, mut reports: mpsc::Receiver<Reports>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let transaction = tokio::select! {
+                received = reports.recv() => match received {
+                    Some((reports, names)) => self.of_reports(&reports, &names),
+                    None => return,
+                },
+                _ = look.tick() => self.of_stirred(),
+            };
+            if !transaction.is_empty() && !self.commit(transaction).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether there is any use in going on.
+    async fn commit(&self, transaction: Transaction) -> bool {
+        self.metrics.status_writes.inc_by(u64::try_from(transaction.len()).unwrap_or(0));
+        while let Err(error) = self.store.commit(transaction.clone()).await {
             match error {
-                store::Error::Closed => return,
+                store::Error::Closed => return false,
                 // The disk may get better; meanwhile the tally keeps what comes, at most one report each.
                 store::Error::Disk { .. } => {
                     tracing::warn!(%error, "cannot write the status of resources; trying again");
@@ -54,12 +79,71 @@ pub(super) async fn write(
                 }
             }
         }
+        true
+    }
+
+    fn of_reports(&self, reports: &[Report], names: &HashMap<ProxyId, String>) -> Transaction {
+        let now = timestamp::rfc3339(SystemTime::now());
+        let write = |report: &Report| {
+            let key = store_key(&report.key);
+            // What cannot even be read is not beside the others; its report says why.
+            let said = self.said(&key).unwrap_or_default();
+            let (_, before) = self.stored(&key)?;
+            let status = status(report, names, &said, before.clone(), &now);
+            operation(key, report.generation, before, status)
+        };
+        reports.iter().filter_map(write).collect()
+    }
+
+    /// For those whose findings may have changed by a change of something else. Those without a status get their first
+    /// with the first report.
+    fn of_stirred(&self) -> Transaction {
+        let stirred = self.findings.stirred(LOOKED_AT).unwrap_or_else(|error| {
+            tracing::warn!(%error, "resources are not looked at beside each other");
+            Vec::new()
+        });
+        let now = timestamp::rfc3339(SystemTime::now());
+        let write = |key: Key| {
+            let (generation, before) = self.stored(&key)?;
+            let generation = generation?;
+            if !is_reported(&before, generation) {
+                return None;
+            }
+            let status = analysed(&self.said(&key)?, generation, before.clone(), &now);
+            operation(key, generation, before, status)
+        };
+        stirred.into_iter().filter_map(write).collect()
+    }
+
+    /// What is odd about a resource; nothing where that cannot be found out, which is logged.
+    fn said(&self, key: &Key) -> Option<Said> {
+        self.findings.of(key).unwrap_or_else(|error| {
+            tracing::warn!(%key, %error, "a resource is not looked at beside the others");
+            None
+        })
+    }
+
+    /// The generation of a stored object, and its status.
+    fn stored(&self, key: &Key) -> Option<(Option<u64>, Value)> {
+        let mut object = self.store.get(key)?.json().ok()?;
+        let status = object.get_mut("status").map(Value::take).unwrap_or_default();
+        Some((object["metadata"]["generation"].as_u64(), status))
     }
 }
 
+/// Nothing that is the same is written: each write is a change that everybody who watches the resource hears of.
+fn operation(key: Key, generation: u64, before: Value, status: Value) -> Option<Operation> {
+    (status != before).then_some(Operation::Status { key, generation, status })
+}
+
+/// Whether a status is about this generation. What is not will be reported about, and the report says what is odd, too.
+fn is_reported(status: &Value, generation: u64) -> bool {
+    status["observedGeneration"] == generation
+}
+
 /// The place of an object in the store.
-pub(super) fn store_key(key: &Key) -> store::Key {
-    store::Key {
+pub(super) fn store_key(key: &leno_api::Key) -> Key {
+    Key {
         group: key.kind.group.into(),
         plural: key.kind.plural.into(),
         namespace: key.name.namespace.clone(),
@@ -67,28 +151,12 @@ pub(super) fn store_key(key: &Key) -> store::Key {
     }
 }
 
-fn operation(
-    store: &dyn Store,
-    report: &Report,
-    names: &HashMap<ProxyId, String>,
-    now: &str,
-) -> Option<Operation> {
-    let key = store_key(&report.key);
-    let mut object = store.get(&key)?.json().ok()?;
-    let before = object.get_mut("status").map(Value::take).unwrap_or_default();
-    let status = status(report, names, before.clone(), now);
-    // Nothing that is the same is written: each write is a change that everybody who watches the resource hears of.
-    if status == before {
-        return None;
-    }
-    Some(Operation::Status { key, generation: report.generation, status })
-}
-
 /// What `status` says, given what it said before: foreign fields stay, and a condition that did not change
 /// keeps the time of its last change.
 pub(super) fn status(
     report: &Report,
     names: &HashMap<ProxyId, String>,
+    said: &[(String, String)],
     before: Value,
     now: &str,
 ) -> Value {
@@ -96,7 +164,7 @@ pub(super) fn status(
         Value::Object(fields) => fields,
         _ => Map::new(),
     };
-    let conditions = [accepted(report), live(report)]
+    let conditions = [accepted(report), live(report), passed(said)]
         .into_iter()
         .map(|words| condition(report.generation, &words, status.get("conditions"), now))
         .collect();
@@ -117,12 +185,45 @@ pub(super) fn status(
     });
     status.insert("observedGeneration".into(), report.generation.into());
     status.insert("conditions".into(), Value::Array(conditions));
+    status.insert("findings".into(), shown(said));
     status.insert("proxies".into(), proxies);
     // Only what is code has versions of its own.
     if report.key.kind.kind == "WasmPlugin" {
         status.insert("versions".into(), report.versions.iter().map(version).collect());
     }
     Value::Object(status)
+}
+
+/// A status with what is odd now, and otherwise as it was. A resource that has not been reported about in its
+/// `generation` stays as it is: the report will say this, too.
+pub(super) fn analysed(
+    said: &[(String, String)],
+    generation: u64,
+    before: Value,
+    now: &str,
+) -> Value {
+    let mut status = before;
+    if !is_reported(&status, generation) {
+        return status;
+    }
+    let conditions = status["conditions"].take();
+    let new = condition(generation, &passed(said), Some(&conditions), now);
+    let mut all = match conditions {
+        Value::Array(conditions) => conditions,
+        _ => Vec::new(),
+    };
+    match all.iter_mut().find(|condition| condition["type"] == new["type"]) {
+        Some(old) => *old = new,
+        None => all.push(new),
+    }
+    status["conditions"] = Value::Array(all);
+    status["findings"] = shown(said);
+    status
+}
+
+fn shown(said: &[(String, String)]) -> Value {
+    let finding = |(path, message): &(String, String)| json!({"path": path, "message": message});
+    said.iter().take(MAX_FINDINGS).map(finding).collect()
 }
 
 fn version((running, proxies): &(Arc<Running>, usize)) -> Value {
@@ -148,6 +249,20 @@ fn accepted(report: &Report) -> Words {
         Some(why) => ("False", "Invalid", why.clone()),
     };
     Words { kind: "Accepted", status, reason, message }
+}
+
+/// What is odd beside other resources: references to nothing, places that an older one has, settings without effect.
+fn passed(said: &[(String, String)]) -> Words {
+    let (status, reason, message) = match said {
+        [] => {
+            ("True", "NoFindings", "nothing is odd about it beside the other resources".to_owned())
+        }
+        [(path, message)] => ("False", "Findings", format!("{path}: {message}")),
+        [(path, message), more @ ..] => {
+            ("False", "Findings", format!("{path}: {message} (and {} more)", more.len()))
+        }
+    };
+    Words { kind: "PassedAnalysis", status, reason, message }
 }
 
 fn live(report: &Report) -> Words {

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     access::Member,
+    findings::Findings,
     plan::{Item, Planner, ProxyId},
     store::{self, Change, Event, Selection, Store, Stored, Watch},
     telemetry::Metrics,
@@ -41,6 +42,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Everything known. Nobody else has a handle to any of it.
 pub struct Task {
     store: Arc<dyn Store>,
+    findings: Arc<Findings>,
     metrics: Arc<Metrics>,
     commands: mpsc::Receiver<Command>,
     gone: mpsc::UnboundedReceiver<ProxyId>,
@@ -73,12 +75,14 @@ enum Woken {
 impl Task {
     pub(super) fn new(
         store: Arc<dyn Store>,
+        findings: Arc<Findings>,
         metrics: Arc<Metrics>,
         commands: mpsc::Receiver<Command>,
         gone: mpsc::UnboundedReceiver<ProxyId>,
     ) -> Self {
         let mut task = Self {
             store,
+            findings,
             metrics,
             commands,
             gone,
@@ -95,8 +99,17 @@ impl Task {
     /// that when it has ended nothing of either holds the store.
     pub async fn run(mut self) {
         let (reports, report_queue) = mpsc::channel(1);
-        let writer = report::write(self.store.clone(), report_queue, self.metrics.clone());
-        tokio::join!(self.follow_all(reports), writer);
+        let writer = report::Writer {
+            store: self.store.clone(),
+            findings: self.findings.clone(),
+            metrics: self.metrics.clone(),
+        };
+        // A task of its own, since it looks at many resources at once: pushes do not wait for that.
+        let writer = tokio::spawn(writer.run(report_queue));
+        self.follow_all(reports).await;
+        if let Err(error) = writer.await {
+            tracing::error!("the writer of statuses ended early: {error}");
+        }
     }
 
     async fn follow_all(&mut self, reports: mpsc::Sender<Reports>) {

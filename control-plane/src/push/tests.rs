@@ -5,11 +5,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{
-    report::status,
+    report::{analysed, status},
     tally::{INTERVAL, MAX_NAMED, MAX_TOLD_APART, Reason, Report, SETTLE, Tally},
     *,
 };
 use crate::{
+    findings::Findings,
     plan::tests::{identity, item, key, named, route, service},
     store::{Expect, Key as StoreKey, MemoryStore, Operation},
 };
@@ -172,7 +173,7 @@ fn the_words_of_a_status() {
         (Report { unusable: Some("odd".into()), ..report() }, "False", "Invalid", "not sent"),
     ];
     for (report, wanted, reason, message) in rows {
-        let status = status(&report, &names, Value::Null, "now");
+        let status = status(&report, &names, &[], Value::Null, "now");
         let live = condition(&status, "Live");
         assert_eq!((&live["status"], &live["reason"]), (&json!(wanted), &json!(reason)));
         assert!(live["message"].as_str().unwrap().contains(message), "{live}");
@@ -186,14 +187,58 @@ fn the_words_of_a_status() {
 
 #[test]
 fn a_condition_keeps_its_time_while_it_stays_and_foreign_fields_stay() {
-    let before = status(&report(), &[].into(), json!({"foreign": 1}), "first");
-    let same = status(&report(), &[].into(), before, "second");
+    let before = status(&report(), &[].into(), &[], json!({"foreign": 1}), "first");
+    let same = status(&report(), &[].into(), &[], before, "second");
     assert_eq!(condition(&same, "Live")["lastTransitionTime"], "first");
     let pending = Report { live: 0, ..report() };
-    let changed = status(&pending, &[].into(), same, "third");
+    let changed = status(&pending, &[].into(), &[], same, "third");
     assert_eq!(condition(&changed, "Live")["lastTransitionTime"], "third");
     assert_eq!(condition(&changed, "Accepted")["lastTransitionTime"], "first");
     assert_eq!(changed["foreign"], 1);
+}
+
+#[test]
+fn what_is_odd_is_said_beside_what_is_live_and_taken_back() {
+    let said = vec![("spec.parentRefs[0]".to_owned(), "there is no such service".to_owned())];
+    let odd = status(&report(), &[].into(), &said, Value::Null, "first");
+    let passed = condition(&odd, "PassedAnalysis");
+    assert_eq!((&passed["status"], &passed["reason"]), (&json!("False"), &json!("Findings")));
+    assert_eq!(passed["message"], "spec.parentRefs[0]: there is no such service");
+    assert_eq!(odd["findings"][0]["path"], "spec.parentRefs[0]");
+
+    let fine = analysed(&[], 3, odd.clone(), "second");
+    let passed = condition(&fine, "PassedAnalysis");
+    assert_eq!(
+        (&passed["status"], &passed["lastTransitionTime"]),
+        (&json!("True"), &json!("second"))
+    );
+    assert_eq!(fine["findings"], json!([]));
+    assert_eq!(condition(&fine, "Live"), condition(&odd, "Live"));
+    assert_eq!(fine["proxies"], odd["proxies"]);
+    assert_eq!(analysed(&[], 4, odd.clone(), "second"), odd, "not yet reported about");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_follows_what_others_do() {
+    let store = Arc::new(MemoryStore::new());
+    put(&store, "services", "a", &service("shop/a", &[])).await;
+    put(&store, "httproutes", "r", &route("shop/r", &["shop/a"], &["gone"])).await;
+    let _push = start(&store);
+    let passed = async |wanted: &str| {
+        loop {
+            let object = store.get(&store_key("httproutes", "r")).unwrap().json().unwrap();
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.into_iter().find(|found| found["type"] == "PassedAnalysis");
+            if found.is_some_and(|found| found["status"] == wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let within = Duration::from_secs(60);
+    tokio::time::timeout(within, passed("False")).await.unwrap();
+    put(&store, "services", "gone", &service("shop/gone", &[])).await;
+    tokio::time::timeout(within, passed("True")).await.unwrap();
 }
 
 fn store_key(plural: &str, name: &str) -> StoreKey {
@@ -207,7 +252,8 @@ async fn put(store: &MemoryStore, plural: &str, name: &str, object: &Value) {
 }
 
 fn start(store: &Arc<MemoryStore>) -> Arc<Push> {
-    let (push, task) = Push::new(store.clone(), Arc::new(Metrics::new().unwrap()));
+    let (push, task) =
+        Push::new(store.clone(), Findings::new(store.clone()), Arc::new(Metrics::new().unwrap()));
     tokio::spawn(task.run());
     push
 }

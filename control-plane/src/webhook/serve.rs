@@ -19,6 +19,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use leno_api::Resource;
 use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::{
@@ -32,6 +33,7 @@ use tonic::codegen::Service;
 
 use super::metrics::Metrics;
 use crate::{
+    findings::Findings,
     inject::{
         self, names,
         review::{self, Answer, BadReview},
@@ -59,6 +61,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub settings: inject::Settings,
+    pub findings: Arc<Findings>,
     pub metrics: Metrics,
     /// Callers must show a certificate.
     pub proof: bool,
@@ -209,7 +212,12 @@ async fn mutate(State(asked): State<Asked>, request: Request<Body>) -> Response 
 }
 
 async fn validate(State(asked): State<Asked>, request: Request<Body>) -> Response {
-    answer(&asked, "validate", request, review::validate).await
+    let odd = |resource: &Resource| {
+        let said = asked.shared.findings.about(&[resource]).pop().unwrap_or_default();
+        said.into_iter().map(|(path, message)| format!("{path}: {message}")).collect()
+    };
+    let work = |body: &[u8]| review::validate(body, odd);
+    answer(&asked, "validate", request, work).await
 }
 
 async fn answer(

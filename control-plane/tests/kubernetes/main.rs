@@ -248,6 +248,42 @@ async fn a_start_waits_for_pods_that_it_may_not_read() {
     running.stop().await;
 }
 
+/// An API server that has just started does not know its roles yet: policies must not seem to be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_does_not_believe_the_first_refusal() {
+    let bench = Bench::new().await;
+    let reference = json!({"group": "", "kind": "Service", "name": "orders"});
+    bench.server.put(json!({"apiVersion": "leno.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": "early", "namespace": "shop"}, "spec": {"targetRefs": [reference]}}));
+    bench.server.forbid("apis/leno.dev/v1alpha1/trafficpolicies", None);
+    let mut starting = Box::pin(start(bench.settings("one")));
+    let asked = || (bench.server.requests("/trafficpolicies") >= 2).then_some(());
+    tokio::select! {
+        _ = &mut starting => panic!("proxies would be told that their policies are gone"),
+        () = until("policies to be asked for again", async || asked()) => {}
+    }
+    bench.server.allow("apis/leno.dev/v1alpha1/trafficpolicies", None);
+    let running = starting.await.unwrap();
+    assert!(get(&running, "trafficpolicies", "early").await.is_some());
+    running.stop().await;
+}
+
+/// Leadership, renewed every 2 s, is the clock: what fails is asked for ever more rarely meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_asked_for_ever_more_rarely() {
+    let bench = Bench::new().await;
+    bench.server.forbid("api/v1/pods", None);
+    let mut starting = Box::pin(start(bench.settings("one")));
+    let renewals =
+        || bench.server.requests("PUT /apis/coordination.k8s.io/v1/namespaces/leno-system/leases");
+    tokio::select! {
+        _ = &mut starting => panic!("proxies would be told that their pods are gone"),
+        () = until("leadership", async || (renewals() >= 4).then_some(())) => {}
+    }
+    let asked = bench.server.requests("/api/v1/pods");
+    assert!((2..20).contains(&asked), "{asked} times within four renewals");
+}
+
 /// Opens a stream as a proxy with this token; why it may not.
 async fn admitted(running: &Running, token: &str) -> Result<(), Status> {
     let address = format!("http://{}", running.addresses.xds);

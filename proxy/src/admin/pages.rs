@@ -51,7 +51,7 @@ fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
         .iter()
         .map(|endpoint| {
             json!({
-                "workload": endpoint.workload(), "address": endpoint.address.to_string(),
+                "workload": endpoint.workload(), "address": endpoint.address().to_string(),
                 "weight": endpoint.weight, "zone": endpoint.zone(), "active": endpoint.active(), "sidecar": endpoint.via_sidecar,
                 "tls": security(endpoint), "peer": endpoint.peer(),
                 "health": health::endpoint(endpoint, now),
@@ -85,7 +85,7 @@ fn cluster(cluster: &Cluster, snapshot: &Snapshot, now: Duration) -> Value {
 fn security(endpoint: &Endpoint) -> &'static str {
     match &endpoint.security {
         Security::Plain => "none",
-        Security::Unavailable(reason) => reason,
+        Security::Unavailable(why) => why.as_str(),
         Security::Mutual(_) => "mutual",
     }
 }
@@ -122,7 +122,7 @@ pub(super) fn clusters_text(shared: &Shared) -> String {
             line(rest);
         }
         for endpoint in cluster.endpoints.iter() {
-            let address = endpoint.address;
+            let address = endpoint.address();
             line(format!("{address}::workload::{}", endpoint.workload()));
             line(format!("{address}::rq_active::{}", endpoint.active()));
             line(format!("{address}::weight::{}", endpoint.weight));

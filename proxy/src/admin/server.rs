@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use leno_api::model::ObjectName;
 use leno_daemon::{exposition, logs::Logs};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -40,6 +41,8 @@ const LIMITS: Limits = Limits {
     head_fields: 64,
     head_timeout: Duration::from_secs(10),
     streams: 16,
+    // These connections end in any case.
+    send_timeout: OPEN_CONNECTION,
 };
 /// Of those whom everybody reaches: who asks sends at once.
 const OPEN_LIMITS: Limits = Limits { head_timeout: Duration::from_secs(2), ..LIMITS };
@@ -72,6 +75,8 @@ pub struct Admin {
     pub failing: Cell<bool>,
     /// Probes of the application.
     pub probes: Option<Probes>,
+    /// Services as one of whose workloads we tell the control plane to be there: they are called as soon as it knows.
+    pub registered: Vec<ObjectName>,
 }
 
 /// What a port shows.
@@ -235,11 +240,27 @@ impl Admin {
         } else if let Some(plugin) = self.plugins.awaited().first() {
             let message = format!("INITIALIZING: plugin {plugin} is being loaded\n");
             text(StatusCode::SERVICE_UNAVAILABLE, message)
+        } else if let Some(service) = self.not_served() {
+            let message = format!(
+                "INITIALIZING: no port of service {service} is served here yet; is there such a service in the mesh, with \
+                 the ports of --app?\n"
+            );
+            text(StatusCode::SERVICE_UNAVAILABLE, message)
         } else {
             let warning = self.shared.identity.warning();
             let warning = warning.map(|warning| format!("warning: {warning}\n"));
             text(StatusCode::OK, format!("LIVE\n{}", warning.unwrap_or_default()))
         }
+    }
+
+    /// A service whose callers are sent here, and would be told that there is nothing.
+    fn not_served(&self) -> Option<&ObjectName> {
+        let snapshot = self.shared.published.load();
+        let ports = &snapshot.inbound.by_destination;
+        self.registered.iter().find(|service| {
+            let start = format!("{service}:");
+            !ports.keys().any(|port| port.starts_with(&start))
+        })
     }
 
     /// Asks for a new certificate; how that goes is in `/certs`.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Error;
 use crate::{
-    bootstrap::Options,
+    bootstrap::{Options, Unreachable},
     config::{
         apply::Applier,
         compile::{Own, Proof},
@@ -53,7 +53,7 @@ impl Source {
     pub(super) fn start(
         self,
         options: &Options,
-        inbound: Option<SocketAddr>,
+        workload: Option<serde_json::Value>,
         identity: &Arc<Identity>,
         applier: &mut Applier,
         Channels { updates, wishes }: Channels,
@@ -79,17 +79,14 @@ impl Source {
                     Some(path) => restore(&path, applier),
                     None => Vec::new(),
                 };
-                let services = options.services.iter();
                 let (source, link) = ControlPlaneSource::new(control_plane::Options {
                     address,
                     access: access(options, identity),
                     id: proxy_name(options),
                     namespace: options.namespace.clone(),
-                    workload: own_workload(options, inbound, identity),
+                    workload,
                     lease: Duration::from_secs(options.lease.into()),
-                    services: services
-                        .map(|name| ObjectName::new(&options.namespace, name))
-                        .collect(),
+                    services: own_services(options),
                     held,
                     hosts: applier.hosts(),
                 });
@@ -165,19 +162,19 @@ fn restore(path: &Path, applier: &mut Applier) -> Vec<(Key, String)> {
 }
 
 /// Our own `Workload`, to be registered; `None` when no service was named.
+///
+/// # Errors
+/// Where others could not reach it.
 pub(super) fn own_workload(
     options: &Options,
     inbound: Option<SocketAddr>,
     identity: &Identity,
-) -> Option<serde_json::Value> {
-    let (name, inbound) = (options.name.as_deref()?, inbound?);
+) -> Result<Option<serde_json::Value>, Unreachable> {
+    let (Some(name), Some(inbound)) = (options.name.as_deref(), inbound) else { return Ok(None) };
     if options.services.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let address = options.address.unwrap_or_else(|| match inbound.ip() {
-        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        ip => ip,
-    });
+    let address = options.advertised(inbound)?;
     let labels: BTreeMap<&str, &str> =
         options.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
     let ports: BTreeMap<&str, u16> =
@@ -198,10 +195,23 @@ pub(super) fn own_workload(
     if let Some(zone) = &options.zone {
         spec["zone"] = zone.as_str().into();
     }
-    Some(serde_json::json!({
+    Ok(Some(serde_json::json!({
         "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
         "metadata": {"name": name, "namespace": options.namespace, "labels": labels}, "spec": spec,
-    }))
+    })))
+}
+
+/// What our own workload serves.
+fn own_services(options: &Options) -> Vec<ObjectName> {
+    options.services.iter().map(|name| ObjectName::new(&options.namespace, name)).collect()
+}
+
+/// Services as one of whose workloads we are registered with the control plane.
+pub(super) fn registered(options: &Options) -> Vec<ObjectName> {
+    match (&options.config, &options.name) {
+        (None, Some(_)) => own_services(options),
+        _ => Vec::new(),
+    }
 }
 
 /// What the configuration is compiled for.

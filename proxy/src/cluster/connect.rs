@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Endpoint, Security, dialled::Dialled};
+use super::{Endpoint, Security, Unproven, dialled::Dialled};
 use crate::{
     error::{Error, Fault, Flag, Retry},
     telemetry::metrics::Families,
@@ -121,11 +121,11 @@ impl Connector {
     }
 
     async fn tcp(&self, endpoint: &Endpoint, limit: Duration) -> Result<TcpStream, Error> {
-        let Some(dialled) = &self.dialled else { return tcp(endpoint.address, limit).await };
-        let source = endpoint.is_own().then(|| application_source(endpoint.address.ip()));
-        let stream = connected(endpoint.address, limit, dial(source, endpoint.address)).await?;
+        let Some(dialled) = &self.dialled else { return tcp(endpoint.address(), limit).await };
+        let source = endpoint.is_own().then(|| application_source(endpoint.address().ip()));
+        let stream = connected(endpoint.address(), limit, dial(source, endpoint.address())).await?;
         if let Ok(local) = stream.local_addr() {
-            dialled.note(local, endpoint.address, Instant::now().into_std());
+            dialled.note(local, endpoint.address(), Instant::now().into_std());
         }
         Ok(stream)
     }
@@ -151,10 +151,11 @@ impl Connector {
         let deadline = Instant::now() + limit;
         match &endpoint.security {
             Security::Plain => self.tcp(endpoint, limit).await.map(Stream::Tcp),
-            Security::Unavailable(reason) => Err(unproven(endpoint.address, reason)),
+            Security::Unavailable(why) => Err(unproven(endpoint.address(), &why.as_str())),
             Security::Mutual(target) => {
-                let credentials = (self.credentials)()
-                    .ok_or_else(|| unproven(endpoint.address, &"no certificate yet"))?;
+                let credentials = (self.credentials)().ok_or_else(|| {
+                    unproven(endpoint.address(), &Unproven::NoCertificate.as_str())
+                })?;
                 let stream = self.tcp(endpoint, limit).await?;
                 // On the heap: callers hold room for the largest thing they wait for, with TLS or without.
                 let handshake = Box::pin(client::connect(stream, &credentials, target, inside));
@@ -182,7 +183,7 @@ impl Connector {
         done.map(|stream| Stream::Tls(Box::new(encrypted(stream)))).map_err(|failure| {
             let expected = target.expected();
             let detail = format!("TLS with {expected}: {}: {failure}", failure.reason.as_str());
-            failed(endpoint.address, &detail)
+            failed(endpoint.address(), &detail)
         })
     }
 }

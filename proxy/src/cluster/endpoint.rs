@@ -21,10 +21,29 @@ use crate::{
 pub enum Security {
     /// Not at all.
     Plain,
-    /// Mutual TLS is due but cannot be had, and never is plain said instead; the reason is for logs.
-    Unavailable(&'static str),
+    /// Mutual TLS is due but cannot be had, and never is plain said instead.
+    Unavailable(Unproven),
     /// Mutual TLS. On the heap, since most endpoints of a plain mesh need no room for it.
     Mutual(Box<Target>),
+}
+
+/// Why mutual TLS cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// There was none since the start.
+    NoCertificate,
+    /// The name of the service does not fit into one that TLS knows.
+    LongName,
+}
+
+impl Unproven {
+    /// For logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no certificate yet",
+            Self::LongName => "the service's name is too long for TLS",
+        }
+    }
 }
 
 /// Who calls the endpoints of a cluster, for their metrics.
@@ -42,20 +61,25 @@ pub struct Calling {
 #[derive(Debug)]
 enum Whose {
     Workload(Arc<Workload>, Arc<Calling>),
-    /// Of the application beside us.
-    Own(Arc<str>),
-    /// Nobody's that we know.
-    Outside,
+    /// On the heap: there are few, and the others need no room for it.
+    Other(Box<Other>),
 }
 
-/// One place requests can go.
+#[derive(Debug)]
+struct Other {
+    /// Of the application beside us; nobody's that we know without one.
+    own: Option<Arc<str>>,
+    address: SocketAddr,
+}
+
+/// One place requests can go. A proxy may know ten thousand, and call a few of them.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Unique in this process; pools are found by it.
     pub id: u64,
     whose: Whose,
-    /// Where to connect: the sidecar's port when `via_sidecar`, the application's otherwise.
-    pub address: SocketAddr,
+    /// The sidecar's when `via_sidecar`, the application's otherwise.
+    port: u16,
     /// Whether a sidecar answers there.
     pub via_sidecar: bool,
     /// Relative to its siblings; never 0 (such endpoints are left out).
@@ -69,76 +93,87 @@ pub struct Endpoint {
 }
 
 impl Security {
-    /// Whether both ask for the same. The name that is called belongs to the cluster.
+    /// Whether both ask for the same: the same identity, as part of the same service.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Plain, Self::Plain) => true,
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
-            (Self::Mutual(one), Self::Mutual(other)) => one.expected() == other.expected(),
+            (Self::Mutual(one), Self::Mutual(other)) => one.is_same(other),
             _ => false,
         }
     }
 }
 
 impl Endpoint {
-    /// A new endpoint: `workload`, which `calling` reaches. `vitals` are those of the same instance where something is
+    /// A new endpoint: `workload`, which `calling` reaches on `port`. `vitals` are those of the same instance where something is
     /// known of it.
     pub fn new(
         workload: Arc<Workload>,
         calling: Arc<Calling>,
-        address: SocketAddr,
+        port: u16,
         via_sidecar: bool,
         security: Security,
         vitals: Option<Arc<Vitals>>,
     ) -> Arc<Self> {
-        let weight = workload.weight;
-        let whose = Whose::Workload(workload, calling);
-        Self::with(whose, address, via_sidecar, weight, security, OnceLock::new(), vitals)
+        Arc::new(Self {
+            id: next_id(),
+            port,
+            via_sidecar,
+            weight: workload.weight,
+            whose: Whose::Workload(workload, calling),
+            security,
+            scope: OnceLock::new(),
+            vitals: vitals.map_or_else(OnceLock::new, OnceLock::from),
+        })
     }
 
     /// The application beside us, in plain; counted for `scope`.
     pub fn own(workload: Arc<str>, address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
-        let (whose, security) = (Whose::Own(workload), Security::Plain);
-        Self::with(whose, address, false, 1, security, scope.into(), None)
+        Self::other(Some(workload), address, scope)
     }
 
     /// A place of which nothing but the address is known, in plain; counted for `scope`.
     pub fn outside(address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
-        Self::with(Whose::Outside, address, false, 1, Security::Plain, scope.into(), None)
+        Self::other(None, address, scope)
     }
 
     /// Whether it is the application beside us.
     pub fn is_own(&self) -> bool {
-        matches!(self.whose, Whose::Own(_))
+        matches!(&self.whose, Whose::Other(other) if other.own.is_some())
     }
 
-    fn with(
-        whose: Whose,
-        address: SocketAddr,
-        via_sidecar: bool,
-        weight: u32,
-        security: Security,
-        scope: OnceLock<Arc<Scope>>,
-        vitals: Option<Arc<Vitals>>,
-    ) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let vitals = vitals.map_or_else(OnceLock::new, OnceLock::from);
-        Arc::new(Self { id, whose, address, via_sidecar, weight, security, scope, vitals })
+    fn other(own: Option<Arc<str>>, address: SocketAddr, scope: Arc<Scope>) -> Arc<Self> {
+        Arc::new(Self {
+            id: next_id(),
+            port: address.port(),
+            via_sidecar: false,
+            weight: 1,
+            whose: Whose::Other(Other { own, address }.into()),
+            security: Security::Plain,
+            scope: scope.into(),
+            vitals: OnceLock::new(),
+        })
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        match &self.whose {
+            Whose::Workload(workload, _) => SocketAddr::new(workload.address, self.port),
+            Whose::Other(other) => other.address,
+        }
     }
 
     /// Whose it is: `shop/orders-1`.
     pub fn workload(&self) -> String {
         match &self.whose {
             Whose::Workload(workload, _) => workload.name.to_string(),
-            Whose::Own(name) => name.to_string(),
-            Whose::Outside => String::new(),
+            Whose::Other(other) => other.own.as_deref().unwrap_or_default().to_owned(),
         }
     }
 
     /// Whether requests are sent to `other` and counted for it in the same way.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.address == other.address
+        self.address() == other.address()
             && self.weight == other.weight
             && self.via_sidecar == other.via_sidecar
             && self.security.is_same(&other.security)
@@ -148,8 +183,8 @@ impl Endpoint {
     /// Its name and address, unique within its cluster; `None` for the application beside us.
     pub fn place(&self) -> Option<(&ObjectName, SocketAddr)> {
         match &self.whose {
-            Whose::Workload(workload, _) => Some((&workload.name, self.address)),
-            Whose::Own(_) | Whose::Outside => None,
+            Whose::Workload(workload, _) => Some((&workload.name, self.address())),
+            Whose::Other(_) => None,
         }
     }
 
@@ -158,7 +193,7 @@ impl Endpoint {
         match (self.scope.get(), &self.whose) {
             (Some(scope), _) => scope.labels().clone(),
             (None, Whose::Workload(workload, calling)) => labels(workload, calling, &self.security),
-            (None, Whose::Own(_) | Whose::Outside) => ScopeLabels::default(),
+            (None, Whose::Other(_)) => ScopeLabels::default(),
         }
     }
 
@@ -186,7 +221,7 @@ impl Endpoint {
     pub fn zone(&self) -> Option<&str> {
         match &self.whose {
             Whose::Workload(workload, _) => workload.zone.as_deref(),
-            Whose::Own(_) | Whose::Outside => None,
+            Whose::Other(_) => None,
         }
     }
 
@@ -217,6 +252,11 @@ impl Endpoint {
         assert!(known.is_ok(), "it has vitals of its own already");
         self
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn labels(workload: &Workload, calling: &Calling, security: &Security) -> ScopeLabels {
@@ -255,5 +295,27 @@ impl Candidate for Arc<Endpoint> {
 
     fn active(&self) -> u32 {
         Endpoint::active(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leno_api::model::identity::{SpiffeId, TrustDomain};
+
+    use super::*;
+
+    /// A subset's endpoints are called by another name once it belongs to another service.
+    #[test]
+    fn whoever_is_called_by_another_name_is_another_endpoint() {
+        let mutual = |name: &str, account: &str| {
+            let domain = TrustDomain::parse("leno.local").unwrap();
+            let expected = SpiffeId::new(&domain, "shop", account);
+            Security::Mutual(Box::new(Target::new(name, expected).unwrap()))
+        };
+        let orders = mutual("p80.orders.shop.leno", "orders");
+        assert!(orders.is_same(&mutual("p80.orders.shop.leno", "orders")));
+        assert!(!orders.is_same(&mutual("p80.orders.shop.leno", "users")));
+        assert!(!orders.is_same(&mutual("p81.orders.shop.leno", "orders")));
+        assert!(!orders.is_same(&Security::Plain));
     }
 }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Error, Flag, Retry},
     http::{
-        client::{self, Sender},
+        client::{self, MOST_STREAMS, Sender},
         http2::Http2,
     },
     tls::Inside,
@@ -43,6 +43,7 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 /// Exchanges at once on one HTTP/2 connection before another is made: the least that a peer should allow (RFC 9113
 /// section 6.5.2). What exceeds the peer's limit would wait in h2 without end when the streams before it are long.
 const STREAMS: u32 = 100;
+const _: () = assert!(STREAMS <= MOST_STREAMS, "callers that read nothing would stop the others");
 
 /// All upstream connections of a worker, by endpoint.
 #[derive(Debug)]
@@ -263,7 +264,7 @@ impl Pools {
             None => match self.permit(cluster) {
                 Some(permit) => self.dial_http2(&pool, cluster, endpoint, permit).await,
                 // What is there takes more when there cannot be another.
-                None => match share(&pool, u32::MAX) {
+                None => match share(&pool, MOST_STREAMS) {
                     Some(connection) => return Ok(connection),
                     None => self.dial_http2_later(&pool, cluster, endpoint).await,
                 },
@@ -271,7 +272,7 @@ impl Pools {
             .inspect_err(|error| pool.note_failure(error)),
         };
         drop(dialling);
-        match (share(&pool, u32::MAX), dialled) {
+        match (share(&pool, MOST_STREAMS), dialled) {
             (Some(connection), _) => Ok(connection),
             (None, Err(error)) => Err(error),
             (None, Ok(())) => Err(handshake_failed(endpoint, &"the connection ended at once")),
@@ -304,15 +305,17 @@ impl Pools {
         Ok(())
     }
 
-    /// The same when there is no room for it yet.
+    /// The same when there is no room for it yet; nothing when one of those that are there can take another stream.
     async fn dial_http2_later(
         &self,
         pool: &Pool,
         cluster: &Cluster,
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
-        let permit = self.wait_for_permit(pool, cluster).await?;
-        self.dial_http2(pool, cluster, endpoint, permit).await
+        match self.wait_for_permit(pool, cluster).await? {
+            Some(permit) => self.dial_http2(pool, cluster, endpoint, permit).await,
+            None => Ok(()),
+        }
     }
 
     /// Room for one more connection; when there is none, an idle one of this worker is closed for it.
@@ -335,13 +338,20 @@ impl Pools {
         take()
     }
 
-    /// Waits for room for one more connection, as one of at most `max_pending`.
-    async fn wait_for_permit(&self, pool: &Pool, cluster: &Cluster) -> Result<Permit, Error> {
+    /// Waits for room for one more connection, or for one more stream (`None`), as one of at most `max_pending`.
+    async fn wait_for_permit(
+        &self,
+        pool: &Pool,
+        cluster: &Cluster,
+    ) -> Result<Option<Permit>, Error> {
         let (_pending, deadline) = begin_to_wait(pool, cluster)?;
         while Instant::now() < deadline {
             tokio::time::sleep(WAIT_STEP).await;
             if let Some(permit) = self.permit(cluster) {
-                return Ok(permit);
+                return Ok(Some(permit));
+            }
+            if pool.has_room() {
+                return Ok(None);
             }
         }
         Err(overflow(cluster, "no connection came free in time"))
@@ -423,6 +433,20 @@ impl Pool {
         *self.failure.borrow_mut() = Some(error.clone());
     }
 
+    /// Whether a connection that is there may take one more stream.
+    fn has_room(&self) -> bool {
+        self.drop_unusable();
+        self.shared.borrow().iter().any(|shared| shared.streams.get() < MOST_STREAMS)
+    }
+
+    /// Forgets HTTP/2 connections that take no more exchanges, or were made as somebody else.
+    fn drop_unusable(&self) {
+        self.shared.borrow_mut().retain(|shared| {
+            let ours = self.is_ours(shared.identity.as_ref());
+            ours && shared.open.get() && !shared.sender.is_closed()
+        });
+    }
+
     /// Closes HTTP/2 connections that carry no exchange.
     fn close_unused(&self) {
         self.shared.borrow_mut().retain(|shared| shared.streams.get() > 0);
@@ -469,17 +493,17 @@ async fn is_soon_ready(sender: &mut Sender) -> bool {
     tokio::time::timeout(READY_WITHIN, sender.ready()).await == Ok(true)
 }
 
-/// A stream of the first HTTP/2 connection that has fewer than `limit`; without a limit, of the one that has the fewest.
+/// A stream of the first HTTP/2 connection that has fewer than `limit`; where that is all there can be, of the one that
+/// has the fewest.
 fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
-    let mut shared = pool.shared.borrow_mut();
-    shared.retain(|shared| {
-        let ours = pool.is_ours(shared.identity.as_ref());
-        ours && shared.open.get() && !shared.sender.is_closed()
-    });
-    let least = || shared.iter().min_by_key(|shared| shared.streams.get());
+    pool.drop_unusable();
+    let shared = pool.shared.borrow();
+    let fits = |shared: &&Shared| shared.streams.get() < limit;
+    // What is beyond the peer's limit waits until one of the others ends. Who takes none may take some later.
+    let is_taken = |shared: &&Shared| shared.streams.get() < shared.sender.most_streams().max(1);
     let found = match limit {
-        u32::MAX => least(),
-        limit => shared.iter().find(|shared| shared.streams.get() < limit),
+        MOST_STREAMS => shared.iter().min_by_key(|shared| shared.streams.get()).filter(fits),
+        _ => shared.iter().find(|shared| fits(shared) && is_taken(shared)),
     }?;
     Some(Connection {
         sender: Sender::Http2(found.sender.clone()),
@@ -529,6 +553,6 @@ fn overflow(cluster: &Cluster, what: &str) -> Error {
 }
 
 fn handshake_failed(endpoint: &Endpoint, error: &dyn std::fmt::Display) -> Error {
-    let detail = format!("handshake with {}: {error}", endpoint.address);
+    let detail = format!("handshake with {}: {error}", endpoint.address());
     Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UF, Retry::Safe, detail)
 }

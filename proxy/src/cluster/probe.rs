@@ -120,7 +120,7 @@ async fn open(
 ) -> Result<Stream, Failure> {
     let opened = match check.port {
         Some(port) => {
-            let address = SocketAddr::new(endpoint.address.ip(), port);
+            let address = SocketAddr::new(endpoint.address().ip(), port);
             connect::tcp(address, check.timeout).await.map(Stream::Tcp)
         }
         None => connector.open(endpoint, inside, check.timeout).await,

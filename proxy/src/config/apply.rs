@@ -61,6 +61,8 @@ pub struct Applier {
     on_demand: bool,
     own: Own,
     own_name: Option<ObjectName>,
+    /// Whether it was said that there is no such workload.
+    own_missed: bool,
     connection: Option<Result<(), String>>,
     changed_at: SystemTime,
     unsaved_since: Option<Instant>,
@@ -99,6 +101,7 @@ impl Applier {
             on_demand,
             own: Own { proof, ..own },
             own_name,
+            own_missed: false,
             connection: None,
             changed_at: SystemTime::UNIX_EPOCH,
             unsaved_since: None,
@@ -222,6 +225,7 @@ impl Applier {
             }
         }
         let (mut refused, mut plugins) = (Vec::new(), Vec::new());
+        let brought = change.upserts.len();
         for Item { mut resource, mut json, .. } in change.upserts {
             if !self.rejected.is_empty() {
                 self.rejected.remove(&resource.key().to_string());
@@ -243,6 +247,10 @@ impl Applier {
                 }
             }
             self.inputs.insert(resource, &json, &mut dirty);
+        }
+        // The first one that brings everything, or as much again as there was.
+        if 2 * brought > self.inputs.len() {
+            self.inputs.pack();
         }
         let file_was_good = !change.rejected.iter().any(|(name, _)| name.starts_with("File "));
         if file_was_good {
@@ -293,7 +301,17 @@ impl Applier {
     /// where it is.
     fn notice_own(&mut self, dirty: &mut Dirty) {
         let Some(name) = &self.own_name else { return };
-        let Some(workload) = self.inputs.workload(name) else { return };
+        let Some(workload) = self.inputs.workload(name) else {
+            // From a control plane it may be on its way; of a file this is all.
+            if !self.on_demand && !self.own_missed {
+                tracing::warn!(
+                    "the file has no Workload {name} (--name): what comes to the inbound port is refused"
+                );
+            }
+            self.own_missed = true;
+            return;
+        };
+        self.own_missed = false;
         if self.own.workload.as_ref().is_some_and(|own| Arc::ptr_eq(own, workload)) {
             return;
         }

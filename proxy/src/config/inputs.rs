@@ -60,6 +60,8 @@ pub struct Inputs {
     callers: FxHashMap<ObjectName, BTreeMap<ObjectName, usize>>,
     /// For each service: those that are a part of it.
     subsets: FxHashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// How callers treat what no policy is about.
+    usual: Arc<Settings>,
 }
 
 /// A resource: what it means, and the text it was read from. Its metadata are in the text only.
@@ -104,9 +106,12 @@ impl Inputs {
                 // Often only its metadata have changed; endpoints hold it, too.
                 Some(Model::Workload(same)) if same == *workload => *workload = same,
                 _ => {
+                    // A copy, among others that are kept: where it was parsed most things are dropped again.
+                    let mut own = (**workload).clone();
                     if let Some(sibling) = self.sibling_of(workload) {
-                        Arc::make_mut(workload).share(sibling);
+                        own.share(sibling);
                     }
+                    *workload = Arc::new(own);
                 }
             }
         }
@@ -117,7 +122,10 @@ impl Inputs {
         };
         let sibling = sibling
             .and_then(|sibling| self.resources.get(&Key { name: sibling.name.clone(), ..key }));
-        let text = sibling.map_or_else(|| text.into(), |held| Text::like(text, &held.text));
+        let text = match sibling.or_else(|| self.neighbour_of(&key)) {
+            Some(held) => Text::like(text, &held.text),
+            None => text.into(),
+        };
         self.link(&key, &resource.model, dirty);
         self.resources.insert(key, Held { model: resource.model, text });
     }
@@ -148,6 +156,25 @@ impl Inputs {
         self.workloads.get(workload.services.first()?)?.first()
     }
 
+    /// The resource before it of the same kind: of those with names alike, most have the same form.
+    fn neighbour_of(&self, key: &Key) -> Option<&Held> {
+        let (before, held) = self.resources.range(..key).next_back()?;
+        std::ptr::eq(before.kind, key.kind).then_some(held)
+    }
+
+    /// Closes the gaps that inserting one after the other leaves: in what is sorted up to half of the room. Takes as long
+    /// as it takes to look at everything.
+    pub fn pack(&mut self) {
+        self.resources = std::mem::take(&mut self.resources).into_iter().collect();
+        self.services = std::mem::take(&mut self.services).into_iter().collect();
+        self.workloads.values_mut().for_each(Vec::shrink_to_fit);
+    }
+
+    /// How many resources there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
     /// All services, by name.
     pub fn services(&self) -> &BTreeMap<ObjectName, Arc<Service>> {
         &self.services
@@ -167,6 +194,17 @@ impl Inputs {
         self.workloads.get(service).into_iter().flatten()
     }
 
+    /// The parts of `service` that `workload`, one of its own, is in; in a stable order.
+    pub fn parts_of<'a>(
+        &'a self,
+        service: &ObjectName,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
+        let parts = self.subsets.get(service).into_iter().flatten();
+        let parts = parts.filter_map(|part| self.services.get(part));
+        parts.filter(|part| part.subset.as_ref().is_some_and(|subset| subset.has(workload)))
+    }
+
     /// HTTP and gRPC routes attached to `service`.
     pub fn routes_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<HttpRoute>> {
         self.routes.get(service).into_iter().flat_map(BTreeMap::values)
@@ -184,11 +222,11 @@ impl Inputs {
 
     /// How callers treat a port of `service`: the policy for that port, else the one for the service; of several the
     /// oldest.
-    pub fn settings_of(&self, service: &ObjectName, port: &str) -> Settings {
+    pub fn settings_of(&self, service: &ObjectName, port: &str) -> Arc<Settings> {
         let policies = self.policies.get(service).into_iter().flat_map(BTreeMap::values);
         first_of(policies, |policy| Claim::new(&policy.targets, &policy.created, (service, port)))
-            .map(|policy| policy.settings.clone())
-            .unwrap_or_default()
+            .map_or(&self.usual, |policy| &policy.settings)
+            .clone()
     }
 
     /// How a port of `service` fails on purpose: of several policies as [`Self::settings_of`] says.
@@ -225,10 +263,11 @@ impl Inputs {
         let says = |policy: &Arc<PeerAuthentication>| {
             let namespace = &policy.name.namespace;
             policy.says(app_port).is_some()
-                && policy.applies.covers_port(namespace, workload, at, app_port)
+                && policy.applies.covers_port(namespace, workload, at, app_port, &self.services)
         };
         policies().any(says).then(|| {
-            peer_authentication::mode_of(policies().map(|policy| &**policy), workload, at, app_port)
+            let policies = policies().map(|policy| &**policy);
+            peer_authentication::mode_of(policies, workload, at, app_port, &self.services)
         })
     }
 
@@ -239,11 +278,11 @@ impl Inputs {
         let says = |policy: &Arc<PeerAuthentication>| {
             let namespace = &policy.name.namespace;
             policy.says(app_port).is_some()
-                && policy.applies.covers_port(namespace, workload, None, app_port)
+                && policy.applies.covers_port(namespace, workload, None, app_port, &self.services)
         };
         policies().any(says).then(|| {
             let policies = policies().map(|policy| &**policy);
-            peer_authentication::mode_of(policies, workload, None, app_port)
+            peer_authentication::mode_of(policies, workload, None, app_port, &self.services)
         })
     }
 

@@ -46,6 +46,7 @@ pub use self::{
     answer::Answered,
     callouts::{Callouts, Sending},
     connection::Inspected,
+    filtered::Whole,
     plugin::{Chain, Plugin, Slot, Unloaded},
     run::{Failure, Passed, Run, Side, Stopped},
     runtime::{LoadError, Runtime},

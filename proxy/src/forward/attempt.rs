@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     cluster::{Admitted, Lease, pool::Connection, window::Kind},
-    error::{Error, Fault, Flag, Retry},
+    error::{Error, Flag, Retry},
     http::{
         body::{Body, End, Incoming, Progress},
         replay::Replay,
@@ -204,6 +204,7 @@ impl<'a> Tries<'a> {
                     (race.lease, race.result, race.reader)
                 }
             };
+            let stale = self.stale;
             match self.conclude(exchange, &lease, &result, reader) {
                 Next::Answer => {
                     let (response, connection) = result?;
@@ -211,7 +212,10 @@ impl<'a> Tries<'a> {
                     return Ok(Received { response, lease, connection, deadline });
                 }
                 Next::Again(wait) => {
-                    self.tried.push(lease.endpoint.id);
+                    // That a connection had ended says nothing of where it led: a caller that belongs there stays.
+                    if self.stale == stale {
+                        self.tried.push(lease.endpoint.id);
+                    }
                     let sent = self.is_sent(reader);
                     self.supply.pause();
                     drop(lease);
@@ -261,7 +265,7 @@ impl<'a> Tries<'a> {
     fn again(&mut self, result: &Sent, failure: &Failure) -> Result<Duration, Reason> {
         let (worker, cluster) = (&self.context.worker, self.context.cluster);
         if let Err(error) = result
-            && (error.fault, error.retry) == (Fault::Ours, Retry::Safe)
+            && error.stale
             && self.stale + 1 < MAX_ATTEMPTS
             && self.supply.is_whole()
         {
@@ -375,7 +379,7 @@ fn note_endpoint(exchange: &mut Exchange, lease: &Lease) {
     let endpoint = &lease.endpoint;
     let scope = exchange.caller.as_ref().unwrap_or_else(|| endpoint.scope()).clone();
     exchange.note(|record| {
-        record.upstream = Some(endpoint.address);
+        record.upstream = Some(endpoint.address());
         record.scope = Some(scope);
     });
     exchange.note_for_log(|record| record.upstream_peer = endpoint.peer().cloned());

@@ -24,6 +24,9 @@ use crate::{
 
 /// Of an answer: without a byte for so long, the service is not going to send more.
 const BODY_IDLE: Duration = Duration::from_secs(60);
+/// Of a stream of gRPC, on which a service may have nothing to say for long, or say something only at the end: as long as a
+/// tunnel may be silent. Calls that have one answer end by their own timeout before that.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
 
 /// Sends what the plugins of one worker want sent.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ async fn send(
     })?;
     let lease = worker.lease(&cluster, &[], None, Instant::now())?;
     attempt::name_destination(&cluster, &lease, &mut request);
+    let idle = if http2 { STREAM_IDLE } else { BODY_IDLE };
     let http2 = http2 || matches!(cluster.protocol, Protocol::Http2 | Protocol::Grpc);
     let sent_whole = matches!(request.body(), Body::Empty);
     let answered = exchange(&worker, &cluster, &lease, request, http2).await;
@@ -125,7 +129,7 @@ async fn send(
     let (response, connection) = answered?;
     let held = Some((connection, cluster, lease));
     let watch = Box::new(Returning { held, sent_whole });
-    let limits = Limits { idle: BODY_IDLE, deadline: None, grpc: false };
+    let limits = Limits { idle, deadline: None, grpc: false };
     Ok(response.map(|body| Body::passing(body, limits, watch)))
 }
 

@@ -243,7 +243,7 @@ fn cluster(original: SocketAddr, direction: Direction, scope: Arc<Scope>) -> Clu
         key,
         destination: None,
         protocol: Protocol::Auto,
-        settings: Settings { connect_timeout: CONNECT_TIMEOUT, ..Settings::default() },
+        settings: Settings { connect_timeout: CONNECT_TIMEOUT, ..Settings::default() }.into(),
         endpoints: vec![endpoint].into(),
         scope,
         state: Arc::new(State::default()),

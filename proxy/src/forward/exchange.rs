@@ -302,7 +302,12 @@ impl Exchange {
         match self.plugins.clone() {
             None => response::pass_on(self, admitted, changes, received, upgrade),
             Some(run) => {
-                response::pass_through(self, &run, admitted, changes, received, upgrade).await
+                let shown =
+                    response::pass_through(self, &run, admitted, changes, received, upgrade);
+                match shown {
+                    Ok(response) => response,
+                    Err(paused) => Box::pin(response::pass_held(self, &run, paused)).await,
+                }
             }
         }
     }

@@ -46,7 +46,7 @@ pub fn unwelcome(detail: String) -> Error {
 }
 
 /// A request whose body never came in full: the caller's doing, whatever upstream made of it.
-fn of_request_body(body: Option<End>) -> Option<Error> {
+pub fn of_request_body(body: Option<End>) -> Option<Error> {
     match body? {
         End::SenderFailed => {
             let detail = "the request's body was cut off or malformed";
@@ -56,7 +56,7 @@ fn of_request_body(body: Option<End>) -> Option<Error> {
             let detail = "the request's body came too slowly";
             Some(Error::downstream(StatusCode::REQUEST_TIMEOUT, Flag::DT, detail))
         }
-        End::Complete | End::Dropped | End::Plugin => None,
+        End::Complete | End::Dropped | End::Unread | End::Plugin => None,
     }
 }
 
@@ -146,6 +146,7 @@ pub fn of_response_body(end: End) -> Flag {
         End::SenderFailed => Flag::UC,
         End::TimedOut => Flag::UT,
         End::Dropped => Flag::DC,
+        End::Unread => Flag::DT,
         End::Plugin => Flag::WF,
     }
 }

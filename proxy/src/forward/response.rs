@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
+use tokio::time::Instant as Moment;
 
 use super::{
     attempt::Received, exchange::Exchange, limits, outcome, plugins, tunnel, worker::Worker,
@@ -14,10 +15,10 @@ use crate::{
     error::{Error, Flag, Retry},
     filter::{
         headers,
-        wasm::{Run, Side, Stopped},
+        wasm::{Answered, Run, Side, Stopped, Whole},
     },
     http::{
-        body::{Body, End, Limits, Progress, Watch},
+        body::{Body, End, Incoming, Limits, Progress, Watch},
         head, upgrade,
     },
     snapshot::{Backend, Rule},
@@ -50,38 +51,68 @@ pub(super) fn pass_on(
     if received.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return join(exchange, cluster, changes, received, upgrade);
     }
-    check_coding(received.response.headers_mut())?;
     change_headers(&mut received.response, changes);
     deliver(exchange, cluster, received)
 }
 
-/// The same, where plugins see it. What becomes a tunnel is no response that they could change.
-pub(super) async fn pass_through(
+/// A response whose head a plugin holds.
+pub(super) struct Paused {
+    cluster: Admitted,
+    received: Received,
+    /// Which plugin.
+    at: usize,
+}
+
+/// The same, where plugins see it. What becomes a tunnel is no response that they could change. Where one holds the head,
+/// [`pass_held`] goes on: on the heap, as most hold nothing and all exchanges would be larger.
+pub(super) fn pass_through(
     exchange: &mut Exchange,
     run: &Run,
     cluster: Admitted,
     changes: Changes<'_>,
     mut received: Received,
     upgrade: Option<(HeaderValue, upgrade::Pending)>,
-) -> Result<Response<Body>, Error> {
+) -> Result<Result<Response<Body>, Error>, Box<Paused>> {
     let response = &mut received.response;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return join(exchange, cluster, changes, received, upgrade);
+        return Ok(join(exchange, cluster, changes, received, upgrade));
     }
-    check_coding(response.headers_mut())?;
     change_headers(response, changes);
     let end = response.body().is_end_stream();
-    let shown = match run.response_head(response, end) {
-        Ok(answered) => Ok(answered),
-        Err(Stopped::Failed(failure)) => Err(failure),
-        // On the heap, as most plugins hold nothing and all exchanges would be larger.
-        Err(Stopped::Held(at)) => Box::pin(run.held_response_head(at, response, end)).await,
-    };
-    if let Some(answered) = shown.map_err(plugins::error)? {
+    match run.response_head(response, end) {
+        Ok(answered) => Ok(shown(exchange, run, cluster, received, answered)),
+        Err(Stopped::Failed(failure)) => Ok(Err(plugins::error(failure))),
+        Err(Stopped::Held(at)) => Err(Box::new(Paused { cluster, received, at })),
+    }
+}
+
+/// Waits for the plugin that holds the head, and shows it to the others.
+pub(super) async fn pass_held(
+    exchange: &mut Exchange,
+    run: &Run,
+    paused: Box<Paused>,
+) -> Result<Response<Body>, Error> {
+    let Paused { cluster, mut received, at } = *paused;
+    let end = received.response.body().is_end_stream();
+    let answered = run.held_response_head(at, &mut received.response, end).await;
+    let answered = answered.map_err(plugins::error)?;
+    shown(exchange, run, cluster, received, answered)
+}
+
+/// All plugins have seen the head, or one of them answered.
+fn shown(
+    exchange: &mut Exchange,
+    run: &Run,
+    cluster: Admitted,
+    mut received: Received,
+    answered: Option<Answered>,
+) -> Result<Response<Body>, Error> {
+    if let Some(answered) = answered {
         return plugins::respond(exchange, run, answered);
     }
+    let response = &mut received.response;
     run.keep_response(response);
-    if !end {
+    if !response.body().is_end_stream() {
         run.unframe(Side::Response, response.headers_mut());
     }
     deliver(exchange, cluster, received)
@@ -121,6 +152,16 @@ fn deliver(
     received: Received,
 ) -> Result<Response<Body>, Error> {
     let Received { mut response, lease, connection, deadline } = received;
+    let run = exchange.plugins.clone();
+    let whole = match show_whole(run.as_ref(), &mut response) {
+        Ok(whole) => whole,
+        Err(error) => {
+            // All of it was read: the connection is as good as any.
+            let sent = exchange.progress.as_ref().is_none_or(|request| request.is_sent());
+            Held { connection, cluster, lease }.ended(End::Complete, sent, Instant::now());
+            return Err(error);
+        }
+    };
     let grpc = outcome::grpc_status_of(response.headers());
     if exchange.downstream.direction == Direction::Outbound
         && outcome::is_overloaded(response.status(), grpc, response.headers())
@@ -140,7 +181,6 @@ fn deliver(
     record.status = response.status().as_u16();
     record.grpc_status = grpc;
     let grpc = record.grpc;
-    let run = exchange.plugins.clone();
     let mut ending = Ending {
         worker: exchange.worker.clone(),
         record,
@@ -149,6 +189,9 @@ fn deliver(
         run: run.clone(),
     };
     Ok(response.map(|mut body| {
+        if let Some((run, whole)) = whole {
+            return seen(run, whole, ending, deadline);
+        }
         if body.is_end_stream() {
             ending.end(End::Complete);
             return Body::Empty;
@@ -165,6 +208,29 @@ fn deliver(
             }
         }
     }))
+}
+
+/// Shows plugins a body that is all here. What goes wrong with it can still be told the caller, whose answer has not begun.
+fn show_whole(
+    run: Option<&Rc<Run>>,
+    response: &mut Response<Incoming>,
+) -> Result<Option<(Rc<Run>, Whole)>, Error> {
+    let Some(run) = run.filter(|run| run.filters(Side::Response)) else { return Ok(None) };
+    let Some(bytes) = response.body_mut().take_whole() else { return Ok(None) };
+    let length = bytes.len();
+    let whole = run.whole(Side::Response, bytes).map_err(plugins::error)?;
+    if matches!(&whole, Whole::Passed(bytes) if bytes.len() != length) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    Ok(Some((run.clone(), whole)))
+}
+
+/// What plugins have made of a body that was all here.
+fn seen(run: Rc<Run>, whole: Whole, mut ending: Ending, deadline: Option<Moment>) -> Body {
+    match whole {
+        Whole::Passed(bytes) => passed(bytes, &mut ending),
+        Whole::Held(held) => run.rest(Side::Response, held, Some(Box::new(ending)), deadline),
+    }
 }
 
 /// Sends a response that this exchange does not read from upstream: one that is kept, or is just being fetched.
@@ -268,21 +334,6 @@ fn apply<B>(response: &mut Response<B>, by: Changes<'_>) {
     *response.version_mut() = http::Version::default();
 }
 
-/// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
-/// or make a second response of its rest. Codings other than `chunked` belong to the connection and nobody here
-/// decodes them.
-pub(super) fn check_coding(headers: &mut HeaderMap) -> Result<(), Error> {
-    if !headers.contains_key(header::TRANSFER_ENCODING) {
-        return Ok(());
-    }
-    if !head::only_chunked(headers) {
-        let detail = "upstream used a transfer coding that is not chunked";
-        return Err(Error::upstream(StatusCode::BAD_GATEWAY, Flag::UPE, Retry::Unsafe, detail));
-    }
-    headers.remove(header::CONTENT_LENGTH);
-    Ok(())
-}
-
 /// What remains to be done when the response's body ends.
 struct Ending {
     worker: Rc<Worker>,
@@ -324,17 +375,28 @@ impl Watch for Ending {
     }
 
     fn end(&mut self, end: End) {
+        // Whoever does not get the rest of a request need not send the rest of its answer.
+        let broken = match end {
+            End::SenderFailed => {
+                let request = self.request.as_ref().and_then(|request| request.ended());
+                outcome::of_request_body(request)
+            }
+            _ => None,
+        };
         // Otherwise it says already what else there is to say.
         if end != End::Complete {
-            self.record.flag = outcome::of_response_body(end);
-        }
-        if end != End::Complete {
-            self.record.detail = Some(format!("the response's body ended early: {end:?}"));
+            let of_response = || outcome::of_response_body(end);
+            self.record.flag = broken.as_ref().map_or_else(of_response, |error| error.flag);
+            let because = broken.as_ref().map(|error| format!(", as {}", error.detail));
+            let because = because.unwrap_or_default();
+            self.record.detail = Some(format!("the response's body ended early: {end:?}{because}"));
         }
         let now = Instant::now();
         let request_complete = self.request.as_ref().is_none_or(|request| request.is_sent());
         self.record.request_bytes = self.request.as_ref().map_or(0, |request| request.bytes());
         if let Some(held) = self.held.take() {
+            // The caller's doing is not held against the endpoint.
+            let end = if broken.is_some() { End::Dropped } else { end };
             held.ended(end, request_complete, now);
         }
         if let Some(run) = &self.run {
@@ -344,27 +406,5 @@ impl Watch for Ending {
         if let Some(run) = self.run.take() {
             run.finish();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_beside_chunks_is_not_passed_on() {
-        let checked = |fields: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(*name, HeaderValue::from_static(value));
-            }
-            let checked = check_coding(&mut headers).map_err(|error| error.flag);
-            checked.map(|()| headers.contains_key(header::CONTENT_LENGTH))
-        };
-        let length = ("content-length", "3");
-        assert_eq!(checked(&[length]), Ok(true));
-        assert_eq!(checked(&[length, ("transfer-encoding", "Chunked")]), Ok(false));
-        assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(Flag::UPE));
-        assert_eq!(checked(&[length, ("transfer-encoding", "identity")]), Err(Flag::UPE));
     }
 }

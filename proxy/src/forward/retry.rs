@@ -31,9 +31,9 @@ pub const MOST_ATTEMPTS: u32 = 16;
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Whether a connection that carries something else than HTTP is tried again after `attempts` attempts of which the last
-/// failed with `error`.
-pub fn again(error: &Error, attempts: u32) -> bool {
-    error.retry == Retry::Safe && attempts < MAX_ATTEMPTS
+/// failed with `error`, where `retries` are allowed.
+pub fn again(error: &Error, attempts: u32, retries: u32) -> bool {
+    error.retry == Retry::Safe && attempts <= retries
 }
 
 /// What is tried again, how often, and how soon.

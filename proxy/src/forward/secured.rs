@@ -102,7 +102,7 @@ mod tests {
             name: "inbound:9001".into(),
             destination: None,
             protocol: Protocol::Http,
-            settings: Settings::default(),
+            settings: Arc::new(Settings::default()),
             endpoints: Vec::new().into(),
             scope: Scope::new(ScopeLabels::default()),
             state: Arc::default(),

@@ -80,7 +80,7 @@ pub(super) async fn connect(
     exchange.note(|record| {
         record.status = StatusCode::OK.as_u16();
         record.attempts = 1;
-        record.upstream = Some(lease.endpoint.address);
+        record.upstream = Some(lease.endpoint.address());
         record.scope = Some(lease.endpoint.scope().clone());
     });
     let downstream = upgrade::Pending::of_request(&mut request);
@@ -316,7 +316,7 @@ async fn dial_to(worker: &Worker, cluster: &Cluster, hash: Option<u64>) -> Resul
         let now = std::time::Instant::now();
         let judged = kind.map(|kind| worker.observe(cluster, &lease, kind, opened.is_ok(), now));
         match opened {
-            Err(error) if retry::again(&error, attempts) => {}
+            Err(error) if retry::again(&error, attempts, cluster.settings.retry.attempts) => {}
             ended => {
                 if let Some(judged) = judged {
                     judged.settle(&pass);

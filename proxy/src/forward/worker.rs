@@ -84,7 +84,9 @@ pub struct Shared {
     pub limits: Limits,
     /// Downstream connections open in all workers.
     pub connections: AtomicUsize,
-    /// At most so many.
+    /// Listeners of all workers that still accept.
+    pub listening: AtomicUsize,
+    /// At most so many connections.
     pub max_connections: usize,
     /// Turns true when the proxy is asked to stop.
     pub drain: watch::Receiver<bool>,

@@ -1,5 +1,6 @@
 //! Bodies that pass through. They are streamed, never collected; a watcher sees their length and their end.
 
+mod incoming;
 mod watched;
 
 use std::{
@@ -20,8 +21,9 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+pub use self::incoming::Incoming;
 use self::watched::Watched;
-use super::{head, http1::Download, http2::Received, replay::Reader};
+use super::{head, replay::Reader};
 
 /// In gRPC.
 const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
@@ -37,6 +39,8 @@ pub enum End {
     TimedOut,
     /// The receiver went away before the end.
     Dropped,
+    /// The receiver took nothing for too long.
+    Unread,
     /// A plugin through which it passed failed.
     Plugin,
 }
@@ -62,6 +66,8 @@ pub enum BodyError {
     Http2(h2::Error),
     /// How an upstream broke off, or broke the protocol.
     Upstream(String),
+    /// Over HTTP/2: the stream was reset before its end, and no error given.
+    Cut,
     /// Nothing came for too long.
     TimedOut,
     /// A copy whose original broke off, or that was too slow; or a body that now goes to another attempt.
@@ -76,6 +82,7 @@ impl fmt::Display for BodyError {
             Self::Hyper(error) => error.fmt(f),
             Self::Http2(error) => error.fmt(f),
             Self::Upstream(error) => f.write_str(error),
+            Self::Cut => f.write_str("the stream was reset before the end of the body"),
             Self::TimedOut => f.write_str("body timed out"),
             Self::CopyCut => f.write_str("copy cut off"),
             Self::Plugin => f.write_str("ended by a plugin"),
@@ -88,67 +95,7 @@ impl std::error::Error for BodyError {
         match self {
             Self::Hyper(error) => error.source(),
             Self::Http2(error) => Some(error),
-            Self::Upstream(_) | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
-        }
-    }
-}
-
-/// A body as it comes in.
-#[derive(Debug)]
-pub enum Incoming {
-    /// A caller's over HTTP/1.1, or that of an answer that may upgrade.
-    Hyper(hyper::body::Incoming),
-    /// Over HTTP/2.
-    Http2(Received),
-    /// None at all.
-    Empty,
-    /// An upstream's, over HTTP/1.1.
-    Http1(Download),
-}
-
-impl Incoming {
-    /// All of it, if it is here already.
-    pub fn take_whole(&mut self) -> Option<Bytes> {
-        match self {
-            Self::Hyper(_) | Self::Http2(_) | Self::Empty => None,
-            Self::Http1(download) => download.take_whole(),
-        }
-    }
-}
-
-impl HttpBody for Incoming {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Hyper(body) => Pin::new(body)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
-            Self::Http2(body) => Pin::new(body).poll_frame(context),
-            Self::Empty => Poll::Ready(None),
-            Self::Http1(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Hyper(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
-            Self::Empty => true,
-            Self::Http1(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Hyper(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body) => body.size_hint(),
+            Self::Upstream(_) | Self::Cut | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
         }
     }
 }
@@ -171,8 +118,25 @@ pub enum Body {
     Other(Other),
 }
 
-/// A body that is made elsewhere.
-pub struct Other(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>);
+/// A body that is made elsewhere, and until when it has to be taken.
+pub struct Other(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>, Option<Instant>);
+
+thread_local! {
+    /// Whether what is being dropped is because its receiver takes nothing.
+    static UNREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops a body whose receiver takes nothing.
+pub(super) fn drop_unread(body: Body) {
+    UNREAD.set(true);
+    drop(body);
+    UNREAD.set(false);
+}
+
+/// How a body ends that is dropped before its end.
+pub fn dropped() -> End {
+    if UNREAD.get() { End::Unread } else { End::Dropped }
+}
 
 impl fmt::Debug for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,7 +202,25 @@ impl Body {
 
     /// A body that is made elsewhere.
     pub fn other(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Self {
-        Self::Other(Other(Box::pin(body)))
+        Self::Other(Other(Box::pin(body), None))
+    }
+
+    /// The same, to be taken until `deadline` where it is made elsewhere.
+    #[must_use]
+    pub fn until(self, deadline: Option<Instant>) -> Self {
+        match self {
+            Self::Other(Other(body, _)) => Self::Other(Other(body, deadline)),
+            body => body,
+        }
+    }
+
+    /// Until when it has to be taken.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Passing(passing) => passing.limits.deadline,
+            Self::Other(Other(_, deadline)) => *deadline,
+            Self::Empty | Self::Full(_) | Self::Copy(_) | Self::Replayed(_) => None,
+        }
     }
 }
 
@@ -396,7 +378,7 @@ impl HttpBody for Passing {
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        let end = if self.inner.is_end_stream() { End::Complete } else { End::Dropped };
+        let end = if self.inner.is_end_stream() { End::Complete } else { dropped() };
         self.finish(end);
     }
 }

@@ -17,7 +17,11 @@ use super::{
 
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Exchanges at once on a connection at most: if nobody read a byte of any of them, there would still be a stream's
+/// window left for one more. With as many streams as fill the connection's window, callers that read nothing would
+/// stop all others for as long as they like.
+pub const MOST_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW - 1;
 /// Streams to open before the peer's SETTINGS say how many it takes.
 const INITIAL_STREAMS: usize = 100;
 /// Streams that we reset because the peer broke the protocol, before the connection ends.

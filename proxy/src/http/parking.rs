@@ -20,11 +20,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::Response;
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{body::Body, framing::Looked, server::Answer};
+use super::{
+    body::BodyError,
+    framing::Looked,
+    server::Answer,
+    unread::{self, Place, Taken},
+};
 
 /// The exchanges of one connection.
 #[derive(Debug, Default)]
@@ -33,6 +38,10 @@ pub(super) struct Exchanges {
     under_way: Cell<u32>,
     /// Whether the last request had a body.
     had_body: Cell<bool>,
+    /// Whether the next answer is the last one.
+    ending: Cell<bool>,
+    /// Where it is noted that the caller does not take the answer.
+    place: Cell<Option<usize>>,
 }
 
 impl Exchanges {
@@ -44,6 +53,21 @@ impl Exchanges {
     /// Whether there was one, all are over, and nothing of the last one can still be on its way.
     pub(super) fn are_over(&self) -> bool {
         self.begun.get() > 0 && self.under_way.get() == 0 && !self.had_body.get()
+    }
+
+    /// Whether one is not over.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.get() > 0
+    }
+
+    /// From now on answers tell the caller that the connection ends after them.
+    pub(super) fn end(&self) {
+        self.ending.set(true);
+    }
+
+    /// Whether the caller takes nothing of its answer, which is to end with the connection.
+    pub(super) fn are_unread(&self) -> bool {
+        self.place.get().is_some_and(unread::is_over)
     }
 
     /// One more, answered by `answer`.
@@ -62,6 +86,7 @@ struct UnderWay(Rc<Exchanges>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.place.set(None);
     }
 }
 
@@ -75,22 +100,33 @@ impl Future for Answering {
     type Output = Result<Response<Counted>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(context));
+        let Ok(mut response) = ready!(self.answer.as_mut().poll(context));
         let exchange = self.exchange.take();
-        Poll::Ready(Ok(response.map(|body| Counted { body, _exchange: exchange })))
+        let ending = exchange.as_ref().is_some_and(|UnderWay(all)| all.ending.get());
+        // What becomes something else than HTTP has no next request.
+        if ending && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| {
+            let body = Taken::new(body, context);
+            if let Some(UnderWay(exchanges)) = &exchange {
+                exchanges.place.set(body.place().map(Place::number));
+            }
+            Counted { body, _exchange: exchange }
+        })))
     }
 }
 
 /// The body of a response; the exchange is over when it is dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
-    body: Body,
+    body: Taken,
     _exchange: Option<UnderWay>,
 }
 
 impl http_body::Body for Counted {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = <Body as http_body::Body>::Error;
+    type Data = Bytes;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -200,6 +236,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::http::body::Body;
 
     #[tokio::test]
     async fn what_was_read_before_comes_first() {

@@ -27,7 +27,7 @@ use super::{
     body::{Body, Incoming},
     framing::{Framing, Looked},
     http2,
-    parking::{Answering, Counted, Exchanges, Resumed, Served},
+    parking::{Answering, Counted, Exchanges, Flushed, Resumed, Served},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -41,6 +41,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Streams at once on one HTTP/2 connection.
     pub streams: u32,
+    /// How long a caller may take nothing of its answer. A piece of a body is up to 64 KiB: whoever reads 220 bytes a
+    /// second is slow, and not absent.
+    pub send_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
             head_fields: 128,
             head_timeout: Duration::from_secs(60),
             streams: 256,
+            send_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -86,9 +90,14 @@ pub enum Ended {
 /// that finds it neither idle nor busy doubles the time to the next one.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 const LOOK_SELDOM: Duration = Duration::from_secs(16);
+/// Once the proxy drains, a connection is closed when nothing was said on it for so long. Until then the next answer
+/// tells the caller that it was the last one (RFC 9112 section 9.6): who sends on a connection that is closed in that very
+/// moment cannot know whether the request was processed. Longer than other sidecars trust an idle connection: what they
+/// send after so long they can send again.
+pub const LINGER: Duration = Duration::from_millis(1500);
 
-/// Serves HTTP/1.1 until the connection ends. When `drain` turns true the current exchange is finished with
-/// `Connection: close`.
+/// Serves HTTP/1.1 until the connection ends. When `drain` turns true all answers say `Connection: close`, and it ends
+/// after the next one, or when there is none for [`LINGER`].
 pub async fn serve_http1<S>(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
@@ -102,7 +111,6 @@ where
     let (mut io, flushed): (Served<_>, _) = Resumed::new(io);
     let exchanges = Rc::<Exchanges>::default();
     let mut codec = Codec { answer, framing, exchanges: exchanges.clone() };
-    let is_idle = || exchanges.are_over() && flushed.load(Ordering::Relaxed);
     // What was read and belongs to the next head.
     let mut first = Bytes::new();
     loop {
@@ -114,6 +122,9 @@ where
                 Err(ended) => return ended,
             };
         }
+        if *drain.borrow() {
+            exchanges.end();
+        }
         io.resume(first);
         let head = HeadTimer::new();
         let builder = builder(limits, head.clone());
@@ -121,7 +132,7 @@ where
         // On the heap, so that a parked connection does not hold room for it.
         let mut connection = Box::new(connection);
         let served =
-            serve_until_idle(&mut connection, &head, &exchanges, is_idle, &mut drain).await;
+            serve_until_idle(&mut connection, &head, &exchanges, &flushed, &mut drain).await;
         if let Some(ended) = served {
             return ended;
         }
@@ -149,7 +160,7 @@ async fn serve_until_idle<I, S>(
     connection: &mut UpgradeableConnection<TokioIo<I>, Codec<S>>,
     head: &HeadTimer,
     exchanges: &Exchanges,
-    is_idle: impl Fn() -> bool,
+    flushed: &Flushed,
     drain: &mut watch::Receiver<bool>,
 ) -> Option<Ended>
 where
@@ -169,6 +180,9 @@ where
             if let Poll::Ready(result) = Pin::new(&mut *connection).poll(context) {
                 return Poll::Ready(Beside::Ended(ended(result)));
             }
+            if exchanges.are_unread() {
+                return Poll::Ready(Beside::Ended(Ended::TimedOut));
+            }
             if let Some(deadline) = head.deadline()
                 && deadline < look.deadline().into_std()
             {
@@ -186,16 +200,27 @@ where
             Beside::Ended(ended) => return Some(ended),
             Beside::Drained => {
                 draining = true;
-                Pin::new(&mut *connection).graceful_shutdown();
+                exchanges.end();
+                begun = exchanges.begun();
+                look.as_mut().reset(tokio::time::Instant::now() + LINGER);
             }
             Beside::Look => {
-                let quiet = exchanges.begun() == begun;
+                // Said here or never: a head that is late ends the connection, draining or not.
                 let late = head.is_over(head.now());
-                if !late && !draining && quiet && begun > resumed && is_idle() {
-                    return None;
-                }
+                let quiet = exchanges.begun() == begun;
+                let flushed = flushed.load(Ordering::Relaxed);
                 begun = exchanges.begun();
-                pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+                if draining {
+                    if quiet && flushed && !exchanges.is_under_way() {
+                        Pin::new(&mut *connection).graceful_shutdown();
+                    }
+                    pause = LINGER;
+                } else {
+                    if !late && quiet && flushed && begun > resumed && exchanges.are_over() {
+                        return None;
+                    }
+                    pause = if quiet { LOOK_SELDOM.min(pause * 2) } else { LOOK_AFTER };
+                }
                 look.as_mut().reset(tokio::time::Instant::now() + pause);
             }
         }
@@ -220,17 +245,28 @@ async fn next_byte(
     drain: &mut watch::Receiver<bool>,
 ) -> Result<Bytes, Ended> {
     let mut byte = [0];
-    tokio::select! {
-        read = io.read(&mut byte) => match read {
-            Ok(0) => Err(Ended::Clean),
-            Ok(_) => Ok(Bytes::copy_from_slice(&byte)),
-            Err(_) => Err(Ended::Broken),
-        },
-        () = tokio::time::sleep(limit) => Err(Ended::TimedOut),
-        () = drained(drain) => {
-            // The caller is told that the connection ends; whether it hears that changes nothing.
-            let _ = io.shutdown().await;
-            Err(Ended::Clean)
+    // One timer for both ends: thousands of idle connections have room for it.
+    let mut end = std::pin::pin!(tokio::time::sleep(limit));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            read = io.read(&mut byte) => return match read {
+                Ok(0) => Err(Ended::Clean),
+                Ok(_) => Ok(Bytes::copy_from_slice(&byte)),
+                Err(_) => Err(Ended::Broken),
+            },
+            () = end.as_mut() => {
+                if !draining {
+                    return Err(Ended::TimedOut);
+                }
+                // The caller is told that the connection ends; whether it hears that changes nothing.
+                let _ = io.shutdown().await;
+                return Err(Ended::Clean);
+            }
+            () = drained(drain), if !draining => {
+                draining = true;
+                end.as_mut().reset(tokio::time::Instant::now() + LINGER);
+            }
         }
     }
 }
@@ -305,7 +341,7 @@ where
 }
 
 /// Waits until draining begins; for ever when nobody can ask for it any more.
-async fn drained(drain: &mut watch::Receiver<bool>) {
+pub(crate) async fn drained(drain: &mut watch::Receiver<bool>) {
     if drain.wait_for(|draining| *draining).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -8,7 +8,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections the kernel keeps for us until we accept them.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 
 /// Why a listener cannot be bound.
 #[derive(Debug, thiserror::Error)]

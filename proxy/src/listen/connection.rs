@@ -88,7 +88,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
     };
     let tcp = takes.tcp.filter(|port| port.mode != TlsMode::Strict);
     if let Some(port) = tcp.filter(|_| takes.is_alone) {
-        return opaque(worker, stream, &downstream, port).await;
+        return Box::pin(opaque(worker, stream, &downstream, port)).await;
     }
     let limit = match tcp {
         Some(_) => SERVER_FIRST,
@@ -98,7 +98,8 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
     let sniffer = takes.sniffer;
     let first = match (sniff_by(worker, &stream, limit, sniffer).await, tcp) {
         (Some(First::Nothing), Some(port)) => {
-            match server_first(worker, &mut stream, &downstream, port, sniffer).await {
+            let spoken = server_first(worker, &mut stream, &downstream, port, sniffer);
+            match Box::pin(spoken).await {
                 Some(protocol) => protocol,
                 None => return,
             }
@@ -116,7 +117,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
                 Box::pin(handshake::serve(worker, stream, downstream)).await;
             }
             (Some(Hello::Foreign | Hello::NeedMore), Some(port)) => {
-                opaque(worker, stream, &downstream, port).await;
+                Box::pin(opaque(worker, stream, &downstream, port)).await;
             }
             (Some(_), _) => refuse("tls"),
             (None, _) => refuse("silent"),
@@ -125,7 +126,7 @@ async fn inbound(worker: &Rc<Worker>, mut stream: TcpStream, downstream: Downstr
         (Protocol::Http1 | Protocol::Http2, _) => {
             http(worker, stream, downstream, first == Protocol::Http2).await;
         }
-        (_, Some(port)) => opaque(worker, stream, &downstream, port).await,
+        (_, Some(port)) => Box::pin(opaque(worker, stream, &downstream, port)).await,
         (_, None) if takes.tcp.is_some() => refuse("plaintext_refused"),
         (_, None) => refuse("unknown_protocol"),
     }
@@ -179,7 +180,7 @@ pub(super) enum First {
 }
 
 /// Looks at the first bytes without taking them, as `sniffer` tells. After `limit` what is not clear is
-/// [`Protocol::Opaque`]; `None` when the connection has ended or the proxy drains.
+/// [`Protocol::Opaque`]; `None` when the connection has ended.
 pub(super) async fn sniff_by(
     worker: &Worker,
     stream: &TcpStream,
@@ -199,7 +200,7 @@ pub(super) async fn sniff_by(
 }
 
 /// Whose TLS begins here. Only where the application may speak its own (`may_be_foreign`) does that need a look. `None`
-/// when the connection has ended or the proxy drains.
+/// when the connection has ended.
 async fn whose(worker: &Worker, stream: &TcpStream, may_be_foreign: bool) -> Option<Hello> {
     if !may_be_foreign {
         return Some(Hello::Ours);
@@ -229,22 +230,26 @@ enum Looked<T> {
 }
 
 /// Looks at the first bytes, again and again, without taking them, until `verdict` can tell or `deadline` has passed.
-/// `None` when the connection has ended or the proxy drains.
+/// `None` when the connection has ended. Whoever had just connected when the proxy began to drain is waited for a little.
 async fn look<T>(
     worker: &Worker,
     stream: &TcpStream,
-    deadline: Instant,
+    mut deadline: Instant,
     bytes: &mut [u8],
     verdict: impl Fn(&[u8]) -> Option<T>,
 ) -> Option<Looked<T>> {
     let mut drain = worker.shared.drain.clone();
     let mut pause = LOOK_AGAIN;
-    let mut known = 0;
+    let (mut known, mut draining) = (0, false);
     loop {
         let seen = tokio::select! {
             seen = stream.peek(bytes) => seen.ok()?,
             () = tokio::time::sleep_until(deadline) => return Some(Looked::Nothing),
-            _ = drain.wait_for(|draining| *draining) => return None,
+            _ = drain.wait_for(|draining| *draining), if !draining => {
+                draining = true;
+                deadline = deadline.min(Instant::now() + server::LINGER);
+                continue;
+            }
         };
         if seen == 0 {
             return None;
@@ -302,7 +307,7 @@ async fn server_first(
 }
 
 /// Waits for the caller or the endpoint to speak, and says whether it was the caller. `None` when both were silent for
-/// `idle`, or the proxy drains.
+/// `idle`, or for a moment while the proxy drains.
 pub(super) async fn caller_speaks_first(
     worker: &Worker,
     stream: &TcpStream,
@@ -316,7 +321,10 @@ pub(super) async fn caller_speaks_first(
         _ = stream.peek(&mut first) => Some(true),
         () = dialled.spoken() => Some(false),
         () = tokio::time::sleep(idle), if !idle.is_zero() => None,
-        _ = drain.wait_for(|draining| *draining) => None,
+        () = async {
+            server::drained(&mut drain).await;
+            tokio::time::sleep(server::LINGER).await;
+        } => None,
     }
 }
 
@@ -383,7 +391,8 @@ pub(super) async fn http(
         move |request| exchange::answer(worker.clone(), downstream.clone(), request)
     };
     let ended = match http2 {
-        true => server::serve_http2(stream, limits, drain, answer).await,
+        // On the heap: connections of HTTP/1.1, which callers have far more of, need no room for it.
+        true => Box::pin(server::serve_http2(stream, limits, drain, answer)).await,
         false => server::serve_http1(stream, limits, drain, answer).await,
     };
     let reason = match ended {

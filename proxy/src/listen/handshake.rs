@@ -61,7 +61,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     };
     let secured = Rc::new(Secured::new(peer, credentials.id(), destination, server_name));
     drop(credentials);
-    // Moved about by what follows, and large.
+    // On the heap: moved about by what follows, and large.
     let stream = Box::new(stream);
     let ports = worker.snapshot().inbound.clone();
     let port = secured.port(&ports).map(|(port, _)| port);
@@ -71,7 +71,8 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     let downstream = Downstream { secured: Some(secured), ..downstream };
     match spoken(inside, port.as_deref()) {
         Some(Spoken::Http { http2 }) => connection::http(worker, stream, downstream, http2).await,
-        Some(Spoken::Bytes(port)) => bytes(worker, stream, &downstream, port).await,
+        // As above.
+        Some(Spoken::Bytes(port)) => Box::pin(bytes(worker, stream, &downstream, port)).await,
         None => refuse("no_port"),
     }
 }

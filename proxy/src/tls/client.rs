@@ -62,6 +62,11 @@ impl Target {
         &self.expected
     }
 
+    /// Whether both ask for the same: a connection made for one would do for the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.expected == other.expected && self.server_name == other.server_name
+    }
+
     /// What to connect with, made at the first use of `credentials`. Sessions of earlier credentials are forgotten:
     /// they would show the peer our old certificate.
     fn prepared(&self, credentials: &Credentials) -> Result<Arc<Prepared>, Error> {

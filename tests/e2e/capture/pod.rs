@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -13,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use leno_control_plane::access::{NewToken, Role, TokenFile};
 use tempfile::TempDir;
 
 use crate::mesh::PATIENCE;
@@ -129,6 +131,25 @@ impl Pod {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// What the plugin of the node says when a container runtime asks it about this pod, and whether it did it.
+    pub fn plugin(&self, command: &str, input: &serde_json::Value) -> (bool, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_leno-cni-under-test"))
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", self.name)
+            .env("CNI_NETNS", format!("/run/netns/{}", self.namespace))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    }
+
     /// What an HTTP call from here brings; empty when it brings nothing.
     pub fn curl(&self, arguments: &[&str]) -> String {
         let all = [&["-s", "-g", "--max-time", "15"], arguments].concat();
@@ -157,15 +178,70 @@ impl Pod {
     pub fn sidecar_as(&self, user: &str, config: &str, arguments: &[&str]) {
         let path = self.folder.path().join("mesh.yaml");
         fs::write(&path, config).unwrap();
+        self.sidecar_from(user, &[&["--config", path.to_str().unwrap()], arguments].concat());
+    }
+
+    fn sidecar_from(&self, user: &str, arguments: &[&str]) {
         let id = ["--reuid", user, "--regid", user, "--clear-groups"];
         let proxy = env!("CARGO_BIN_EXE_leno-proxy-under-test");
-        let flags = [proxy, "--config", path.to_str().unwrap(), "--capture", "--workers", "1"];
+        let flags = [proxy, "--capture", "--workers", "1"];
         let mut command = self.command("setpriv", &[&id[..], &flags, arguments].concat());
         let errors = fs::File::create(self.log()).unwrap();
         command.stderr(errors);
         self.start(command);
         self.until_listening(15001);
         self.until_listening(15006);
+    }
+
+    /// Starts a control plane on this machine, and a sidecar of `account` that follows it.
+    pub fn managed_sidecar(&self, account: &str, arguments: &[&str]) {
+        let data = self.folder.path().join("data");
+        let program = env!("CARGO_BIN_EXE_leno-control-plane-under-test");
+        let (api, xds) = ("127.0.0.1:15010", "127.0.0.1:15012");
+        let places = ["--api", api, "--xds", xds, "--metrics", "127.0.0.1:15014"];
+        let own = ["--memory", "--data-dir", data.to_str().unwrap()];
+        self.start(self.command(program, &[&own[..], &places].concat()));
+        self.until_listening(15010);
+        self.until_listening(15012);
+        let (roots, deadline) = (data.join("root.pem"), Instant::now() + PATIENCE);
+        while !roots.exists() {
+            assert!(Instant::now() < deadline, "the control plane has no roots");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let token = NewToken {
+            name: account,
+            role: Role::Workload,
+            namespace: Some("default"),
+            service_account: Some(account),
+            expires: None,
+            once: false,
+        };
+        let token = TokenFile::open(&data).unwrap().issue(token).unwrap();
+        let token = self.private_file("own.token", &token);
+        let roots = fs::read_to_string(roots).unwrap();
+        let roots = self.private_file("root.pem", &roots);
+        let proof = ["--ca-file", &roots, "--token-file", &token, "--service-account", account];
+        let all = [&["--control-plane", xds][..], &proof, arguments].concat();
+        self.sidecar_from(SIDECAR_USER, &all);
+    }
+
+    /// Makes a resource of the namespace `default` at the control plane of this machine.
+    pub fn create(&self, plural: &str, object: &serde_json::Value) {
+        let url =
+            format!("http://127.0.0.1:15010/apis/leno.dev/v1alpha1/namespaces/default/{plural}");
+        let body = object.to_string();
+        let json = ["-H", "Content-Type: application/json", "-d", &body];
+        let said = self.curl(&[&json[..], &["-w", "%{http_code}", &url]].concat());
+        assert!(said.ends_with("201"), "{said}");
+    }
+
+    /// Starts a server that lists the files of a folder at `port`, and waits until it listens.
+    pub fn files(&self, port: u16) {
+        let port_text = port.to_string();
+        let folder = self.folder.path().to_str().unwrap();
+        let server = ["-m", "http.server", "--bind", "::", "--directory", folder, &port_text];
+        self.start(self.command("python3", &server));
+        self.until_listening(port);
     }
 
     /// A file that nobody but the sidecar can read.

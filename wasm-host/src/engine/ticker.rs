@@ -18,11 +18,17 @@ pub(crate) struct Ticker {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Nanoseconds of the clock, as of the last tick.
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    /// Nanoseconds since then, as of the last tick.
     time: AtomicU64,
 }
 
@@ -40,14 +46,14 @@ pub(crate) struct Running {
 
 impl Ticker {
     pub(crate) fn new(engine: EngineWeak, tick: Duration) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let clock = Clock { started: Instant::now(), time: AtomicU64::new(0) };
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { state, changed, clock });
         let ticking = shared.clone();
-        let started = Instant::now();
         thread::Builder::new().name("wasm-ticker".to_owned()).spawn(move || {
             while ticking.wait_for_instances() {
                 thread::sleep(tick);
-                let time = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                ticking.time.store(time, Relaxed);
+                ticking.clock.advance();
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
             }
@@ -57,6 +63,8 @@ impl Ticker {
 
     /// Starts the clock if it rests.
     pub(crate) fn run(&self) -> Running {
+        // While it rested nobody did. A tick under way may bring it forward by less than a tick.
+        self.shared.clock.advance();
         self.shared.change(|state| state.instances += 1);
         Running { shared: self.shared.clone() }
     }
@@ -68,9 +76,17 @@ impl Ticker {
 }
 
 impl Running {
-    /// The clock, as of the last tick: what costs less to read than a clock does.
-    pub(crate) fn time(&self) -> Duration {
-        Duration::from_nanos(self.shared.time.load(Relaxed))
+    /// Nanoseconds of the clock, as of the last tick: what costs less to read than a clock does.
+    pub(crate) fn time(&self) -> u64 {
+        self.shared.clock.time.load(Relaxed)
+    }
+}
+
+impl Clock {
+    /// To what it is now; never back, since threads may come here in any order.
+    fn advance(&self) {
+        let time = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.time.fetch_max(time, Relaxed);
     }
 }
 
@@ -98,5 +114,25 @@ impl Drop for Ticker {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shared.change(|state| state.instances = state.instances.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_right_at_once_after_a_rest() {
+        let engine = wasmtime::Engine::default();
+        // So long that no tick comes to the help of the first reading.
+        let ticker = Ticker::new(engine.weak(), Duration::from_secs(3600)).unwrap();
+        let begun = ticker.shared.clock.started;
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(2));
+            let least = begun.elapsed();
+            let running = ticker.run();
+            let time = Duration::from_nanos(running.time());
+            assert!(time >= least, "{time:?} is before {least:?}");
+        }
     }
 }

@@ -117,9 +117,14 @@ fn find<H: Host>(
     if map.of_stream() {
         let context = state.stream().ok_or(Status::BadArgument)?;
         if is_readable(context, map) {
-            with_name(map, key, |name| {
-                out.extend_from_slice(context.stream.header(map, name).unwrap_or_default());
-            });
+            // Mostly it is written as it is found, and need not be looked at.
+            let found = context.stream.header(map, key);
+            match found.filter(|_| !is_host(map, key)) {
+                Some(value) => out.extend_from_slice(value),
+                None => with_name(map, key, |name| {
+                    out.extend_from_slice(context.stream.header(map, name).unwrap_or_default());
+                }),
+            }
         } else if !context.logging {
             return Err(Status::BadArgument);
         }
@@ -214,11 +219,51 @@ fn is_readable<S: Stream>(context: &StreamContext<S>, map: MapType) -> bool {
 
 /// Names are compared without case, and `host` of a request is its `:authority`.
 fn with_name<R>(map: MapType, name: &[u8], run: impl FnOnce(&[u8]) -> R) -> R {
-    if map == MapType::RequestHeaders && name.eq_ignore_ascii_case(b"host") {
+    if is_host(map, name) {
         run(b":authority")
-    } else if name.iter().any(u8::is_ascii_uppercase) {
+    } else if has_upper_case(name) {
         run(&name.to_ascii_lowercase())
     } else {
         run(name)
+    }
+}
+
+fn is_host(map: MapType, name: &[u8]) -> bool {
+    map == MapType::RequestHeaders && name.eq_ignore_ascii_case(b"host")
+}
+
+/// Looks at eight bytes at once: guests write lower case, and this is asked of every name.
+fn has_upper_case(name: &[u8]) -> bool {
+    /// A byte in all places.
+    const fn all(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let (eights, rest) = name.as_chunks::<8>();
+    let upper = eights.iter().any(|eight| {
+        let eight = u64::from_ne_bytes(*eight);
+        // Adding carries into the top bit of a byte, and no further, where it is large enough.
+        let low = eight & all(0x7f);
+        let from_a = low + all(0x80 - b'A');
+        let after_z = low + all(0x80 - b'Z' - 1);
+        from_a & !after_z & !eight & all(0x80) != 0
+    });
+    upper || rest.iter().any(u8::is_ascii_uppercase)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upper_case_is_found_wherever_it_is() {
+        for byte in 0..=u8::MAX {
+            for length in 1..=17_usize {
+                for at in 0..length {
+                    let mut name = vec![b'-'; length];
+                    name[at] = byte;
+                    assert_eq!(has_upper_case(&name), byte.is_ascii_uppercase(), "{name:?}");
+                }
+            }
+        }
     }
 }

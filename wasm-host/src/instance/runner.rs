@@ -5,16 +5,17 @@ use std::{
     time::Duration,
 };
 
-use wasmtime::{Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
+use wasmtime::{Global, Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
 use super::{
     deadline::{Deadline, thread_time},
     exports::Callback,
+    together::{Row, Running},
 };
 use crate::{
     embedder::Host,
-    engine::{Engine, ticker::Running},
-    fault::Fault,
+    engine::{Engine, ticker},
+    fault::{Fault, FaultKind},
     state::State,
 };
 
@@ -25,7 +26,7 @@ pub(crate) struct Runner<H: Host> {
     ticks: u64,
     broken: bool,
     /// Last, so that the clock runs until the store is gone.
-    clock: Running,
+    clock: ticker::Running,
 }
 
 impl<H: Host> Runner<H> {
@@ -51,7 +52,8 @@ impl<H: Host> Runner<H> {
         self.ticks = self.engine.ticks(half);
     }
 
-    pub(crate) fn time(&self) -> Duration {
+    /// Nanoseconds.
+    pub(crate) fn time(&self) -> u64 {
         self.clock.time()
     }
 
@@ -108,5 +110,25 @@ impl<H: Host> Runner<H> {
         };
         self.broken = true;
         Err(fault)
+    }
+
+    /// Calls a row of callbacks in a context. They have one deadline together.
+    pub(crate) fn row<P: WasmParams, R: WasmResults>(
+        &mut self,
+        row: Row,
+        step: Global,
+        function: &TypedFunc<P, R>,
+        context: u32,
+        parameters: P,
+    ) -> Result<R, Fault> {
+        let running = Running::new(row, step);
+        self.store.data_mut().running = Some(running);
+        let called = self.run(row.name(0), context, |store| function.call(store, parameters));
+        let called = called.map_err(|fault| match fault.kind {
+            FaultKind::Poisoned => fault,
+            _ => Fault { callback: row.name(running.step(&mut self.store)), ..fault },
+        });
+        self.store.data_mut().catch_up(row.names().len() - 1);
+        called
     }
 }

@@ -2,12 +2,12 @@
 
 use wasmtime::TypedFunc;
 
-use super::{Instance, exports::HeadersCallback};
+use super::{Instance, exports::HeadersCallback, together::Row};
 use crate::{
     abi::{Action, BufferType, ClosedBy, ContextId, MapType, StreamType},
     embedder::Host,
     fault::Fault,
-    state::Opens,
+    state::{Opens, StreamContext},
 };
 
 /// Which of a stream's callbacks: its direction and what it opens.
@@ -27,6 +27,27 @@ fn body(direction: StreamType, buffer: BufferType, trailers: MapType, end: bool)
 }
 
 impl<H: Host> Instance<H> {
+    /// A stream begins with the headers of its request: [`Instance::create_context`], then
+    /// [`Instance::on_request_headers`], in one call where the plugin has both callbacks.
+    pub fn begin(
+        &mut self,
+        stream: H::Stream,
+        count: u32,
+        end: bool,
+    ) -> (ContextId, Result<Action, Fault>) {
+        let Some(together) = &self.together else {
+            let (context, created) = self.create_context(stream);
+            return (context, created.and_then(|()| self.on_request_headers(context, count, end)));
+        };
+        let id = self.runner.store.data_mut().streams.insert(StreamContext::new(stream));
+        let parameters = (id, ContextId::ROOT.0, count, u32::from(end));
+        let (step, begin) = (together.step, &together.begin);
+        let seen = self.runner.row(Row::Begin, step, begin, id, parameters);
+        let phase = map(StreamType::Request, MapType::RequestHeaders);
+        let context = ContextId(id);
+        (context, seen.map(|action| self.leave(context, phase, Action::of_headers(action))))
+    }
+
     /// The headers of a request came; `count` is how many, `end` whether nothing follows them.
     /// [`Action::Pause`] holds everything until [`crate::Stream::continue_stream`].
     ///
@@ -198,8 +219,16 @@ impl<H: Host> Instance<H> {
     /// know. Gives the stream back, with the fault of a callback if there was one.
     pub fn finish(&mut self, context: ContextId) -> (Option<H::Stream>, Result<(), Fault>) {
         self.end(context, true);
-        let told =
-            self.log(context).and_then(|()| self.done(context)).and_then(|()| self.delete(context));
+        let told = match &self.together {
+            Some(together) => {
+                let (step, finish) = (together.step, &together.finish);
+                self.runner.row(Row::Finish, step, finish, context.0, context.0)
+            }
+            None => self
+                .log(context)
+                .and_then(|()| self.done(context))
+                .and_then(|()| self.delete(context)),
+        };
         (self.abandon(context), told)
     }
 

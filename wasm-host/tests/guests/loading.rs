@@ -71,6 +71,8 @@ fn what_is_no_module_is_refused() {
         let refused = Module::compile(engine(), bytes);
         assert!(matches!(refused, Err(LoadError::Invalid(_) | LoadError::NoAbiVersion)));
     }
+    let error = Module::compile(engine(), b"<!doctype html>").unwrap_err().to_string();
+    assert!(error.contains("00 61 73 6d") && !error.contains('\n'), "{error}");
     let small = EngineSettings { module_bytes: 4, ..EngineSettings::default() };
     let refused = Module::compile(&Engine::new(small).unwrap(), b"12345");
     assert!(matches!(refused, Err(LoadError::TooLarge { bytes: 5, limit: 4 })));

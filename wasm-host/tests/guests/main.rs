@@ -15,4 +15,5 @@ mod phases;
 mod random;
 mod script;
 mod targets;
+mod together;
 mod wasi;

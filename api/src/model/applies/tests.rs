@@ -1,7 +1,17 @@
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
-use crate::{Resource, model::Model};
+use crate::{
+    Resource,
+    model::{Model, service::Service},
+};
+
+/// No service is a part of another.
+fn none() -> BTreeMap<ObjectName, Arc<Service>> {
+    BTreeMap::new()
+}
 
 fn workload() -> Workload {
     let object = json!({
@@ -46,8 +56,12 @@ fn covers_by_namespace_and_labels() {
     let orders = ObjectName::new("shop", "orders");
     for (applies, namespace, covers) in rows {
         for port in [None, Some((&orders, "http"))] {
-            assert_eq!(applies.covers(namespace, &workload(), port), covers, "{applies:?}");
-            assert_eq!(applies.covers_port(namespace, &workload(), port, 9001), covers);
+            assert_eq!(
+                applies.covers(namespace, &workload(), port, &none()),
+                covers,
+                "{applies:?}"
+            );
+            assert_eq!(applies.covers_port(namespace, &workload(), port, 9001, &none()), covers);
         }
     }
 }
@@ -67,16 +81,20 @@ fn covers_services_as_far_as_they_are_reached_as_such() {
         (service("other", "orders", None), None, false),
     ];
     for (applies, port, covers) in rows {
-        assert_eq!(applies.covers("shop", &workload(), port), covers, "{applies:?} {port:?}");
+        assert_eq!(
+            applies.covers("shop", &workload(), port, &none()),
+            covers,
+            "{applies:?} {port:?}"
+        );
     }
 }
 
 #[test]
 fn a_named_port_is_found_behind_an_unknown_service() {
     let admin = service("shop", "orders", Some("admin"));
-    assert!(admin.covers_port("shop", &workload(), None, 9002));
-    assert!(!admin.covers_port("shop", &workload(), None, 9001));
-    assert!(service("shop", "orders", None).covers_port("shop", &workload(), None, 9001));
+    assert!(admin.covers_port("shop", &workload(), None, 9002, &none()));
+    assert!(!admin.covers_port("shop", &workload(), None, 9001, &none()));
+    assert!(service("shop", "orders", None).covers_port("shop", &workload(), None, 9001, &none()));
 }
 
 #[test]
@@ -126,4 +144,48 @@ fn reads_selectors_and_targets() {
         json!({"targetRefs": [{"kind": "Gateway", "name": "x"}]}),
         "spec.targetRefs[0].kind: must be a Service",
     );
+}
+
+#[test]
+fn a_policy_for_a_part_is_for_those_of_the_whole_that_are_in_it() {
+    let part = |name: &str, of: &str, version: &str| {
+        let object = json!({
+            "apiVersion": "leno.dev/v1alpha1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {
+                "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}],
+                "subset": {"of": of, "matchLabels": {"version": version}},
+            },
+        });
+        match Resource::from_json(object).unwrap().model {
+            Model::Service(service) => (service.name.clone(), service),
+            other => panic!("{other:?}"),
+        }
+    };
+    let services: BTreeMap<_, _> = [
+        part("v1", "orders", "v1"),
+        part("v2", "orders", "v2"),
+        part("users-v1", "users", "v1"),
+        part("v1-again", "v1", "v1"),
+    ]
+    .into();
+    let (orders, other) = (ObjectName::new("shop", "orders"), ObjectName::new("shop", "v1"));
+    let rows = [
+        ("v1", None, None, 9001, true),
+        ("v1", None, Some((&orders, "http")), 9001, true),
+        ("v1", Some("http"), Some((&orders, "http")), 9001, true),
+        ("v1", Some("admin"), Some((&orders, "http")), 9001, false),
+        ("v1", Some("admin"), None, 9002, true),
+        ("v1", Some("admin"), None, 9001, false),
+        ("v1", None, Some((&other, "http")), 9001, false),
+        ("v2", None, None, 9001, false),
+        ("v2", None, Some((&orders, "http")), 9001, false),
+        ("users-v1", None, None, 9001, false),
+        ("v1-again", None, None, 9001, false),
+    ];
+    for (name, section, port, app_port, covers) in rows {
+        let applies = service("shop", name, section);
+        let found = applies.covers_port("shop", &workload(), port, app_port, &services);
+        assert_eq!(found, covers, "{name} {section:?} {port:?} {app_port}");
+    }
 }

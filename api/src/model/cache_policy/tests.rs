@@ -74,7 +74,7 @@ fn reads_every_field() {
         "forceTtl": "10m",
         "staleWhileRevalidate": "10s",
         "staleIfError": "8760h",
-        "methods": ["HEAD"],
+        "methods": ["GET"],
         "statuses": [404, 200, 200],
         "key": {
             "headers": ["X-Tenant", "accept-language"],
@@ -107,8 +107,8 @@ fn reads_every_field() {
         force_ttl: Some(seconds(600)),
         stale_while_revalidate: seconds(10),
         stale_if_error: seconds(365 * 24 * 3600),
-        get: false,
-        head: true,
+        get: true,
+        head: false,
         statuses: Some(vec![200, 404]),
         key: CacheKey {
             headers: ["x-tenant", "accept-language"].map(HeaderName::from_static).into(),
@@ -239,6 +239,7 @@ fn refuses_what_means_nothing() {
         (json!({"staleIfError": "-1s"}), "spec.staleIfError", "is not a duration"),
         (json!({"methods": []}), "spec.methods", "write `enabled: false`"),
         (json!({"methods": ["GET", "GET"]}), "spec.methods", "names a method twice"),
+        (json!({"methods": ["HEAD"]}), "spec.methods", "keeps nothing"),
         (json!({"methods": ["POST"]}), "spec.methods[0]", "unknown variant `POST`"),
         (json!({"statuses": []}), "spec.statuses", "1 to 64"),
         (json!({"statuses": [200, 199]}), "spec.statuses[1]", "200 to 599"),

@@ -6,6 +6,11 @@ use crate::{Resource, SYSTEM_NAMESPACE, model::traffic_policy::Target};
 
 use TlsMode::{Disable, Permissive, Strict};
 
+/// No service is a part of another.
+fn none() -> BTreeMap<ObjectName, std::sync::Arc<crate::model::service::Service>> {
+    BTreeMap::new()
+}
+
 fn workload() -> Workload {
     let object = json!({
         "apiVersion": "leno.dev/v1alpha1",
@@ -46,9 +51,9 @@ fn policy(
 
 #[test]
 fn strict_is_the_default() {
-    assert_eq!(mode_of([], &workload(), None, 9001), Strict);
+    assert_eq!(mode_of([], &workload(), None, 9001, &none()), Strict);
     let other = policy("other/p", "1", Applies::Namespace, Some(Disable), &[]);
-    assert_eq!(mode_of([&other], &workload(), None, 9001), Strict);
+    assert_eq!(mode_of([&other], &workload(), None, 9001, &none()), Strict);
 }
 
 #[test]
@@ -59,8 +64,8 @@ fn the_most_specific_policy_that_says_something_decides() {
     let unset = policy("shop/unset", "3", orders(), None, &[(9002, Disable)]);
     let chosen = policy("shop/orders", "4", orders(), Some(Strict), &[]);
     let mode = |policies: &[&PeerAuthentication], port| {
-        let forward = mode_of(policies.iter().copied(), &workload(), None, port);
-        let backward = mode_of(policies.iter().rev().copied(), &workload(), None, port);
+        let forward = mode_of(policies.iter().copied(), &workload(), None, port, &none());
+        let backward = mode_of(policies.iter().rev().copied(), &workload(), None, port, &none());
         assert_eq!(forward, backward);
         forward
     };
@@ -76,11 +81,11 @@ fn the_most_specific_policy_that_says_something_decides() {
 #[test]
 fn a_port_goes_before_the_policys_own_mode() {
     let ports = policy("shop/p", "1", orders(), Some(Strict), &[(9001, Permissive)]);
-    assert_eq!(mode_of([&ports], &workload(), None, 9001), Permissive);
-    assert_eq!(mode_of([&ports], &workload(), None, 9002), Strict);
+    assert_eq!(mode_of([&ports], &workload(), None, 9001, &none()), Permissive);
+    assert_eq!(mode_of([&ports], &workload(), None, 9002, &none()), Strict);
     // Being specific about the port does not make up for being less specific about the workload.
     let broad = policy("shop/q", "1", Applies::Namespace, None, &[(9002, Disable)]);
-    assert_eq!(mode_of([&ports, &broad], &workload(), None, 9002), Strict);
+    assert_eq!(mode_of([&ports, &broad], &workload(), None, 9002, &none()), Strict);
 }
 
 #[test]
@@ -88,9 +93,9 @@ fn of_equally_specific_policies_the_oldest_decides_then_the_name() {
     let old = policy("shop/z", "2026-01-01T00:00:00Z", orders(), Some(Permissive), &[]);
     let young = policy("shop/a", "2026-01-02T00:00:00Z", orders(), Some(Disable), &[]);
     let undated = policy("shop/0", "", orders(), Some(Strict), &[]);
-    assert_eq!(mode_of([&young, &old, &undated], &workload(), None, 9001), Permissive);
+    assert_eq!(mode_of([&young, &old, &undated], &workload(), None, 9001, &none()), Permissive);
     let twin = policy("shop/b", "2026-01-02T00:00:00Z", orders(), Some(Strict), &[]);
-    assert_eq!(mode_of([&twin, &young], &workload(), None, 9001), Disable);
+    assert_eq!(mode_of([&twin, &young], &workload(), None, 9001, &none()), Disable);
 }
 
 #[test]
@@ -98,7 +103,7 @@ fn one_port_of_a_service_goes_before_the_whole() {
     let whole = policy("shop/a", "1", target(None), Some(Strict), &[]);
     let admin = policy("shop/b", "2", target(Some("admin")), Some(Permissive), &[]);
     let service = ObjectName::new("shop", "orders");
-    let mode = |port, app_port| mode_of([&whole, &admin], &workload(), port, app_port);
+    let mode = |port, app_port| mode_of([&whole, &admin], &workload(), port, app_port, &none());
     assert_eq!(mode(Some((&service, "admin")), 9002), Permissive);
     assert_eq!(mode(Some((&service, "http")), 9001), Strict);
     assert_eq!((mode(None, 9002), mode(None, 9001)), (Permissive, Strict));
@@ -179,10 +184,10 @@ proptest! {
             named.insert(policy.name.clone(), policy);
         }
         let workload = workload();
-        let mode = mode_of(named.values(), &workload, None, app_port);
-        prop_assert_eq!(mode_of(named.values().rev(), &workload, None, app_port), mode);
+        let mode = mode_of(named.values(), &workload, None, app_port, &none());
+        prop_assert_eq!(mode_of(named.values().rev(), &workload, None, app_port, &none()), mode);
         let covering = named.values().filter(|policy| {
-            policy.applies.covers_port(&policy.name.namespace, &workload, None, app_port)
+            policy.applies.covers_port(&policy.name.namespace, &workload, None, app_port, &none())
         });
         let said: Vec<_> = covering.filter_map(|policy| policy.says(app_port)).collect();
         prop_assert!(said.contains(&mode) || (said.is_empty() && mode == Strict));

@@ -110,6 +110,21 @@ pub(super) fn parse_outlier_detection(
 ) -> OutlierDetection {
     let default = OutlierDetection::default();
     let Some(raw) = raw else { return default };
+    if raw.mode == Some(raw::Mode::Disabled) {
+        // `panicPercent` holds for health checks, too.
+        let rest = [
+            ("consecutive5xx", raw.consecutive_5xx.is_some()),
+            ("consecutiveGatewayErrors", raw.consecutive_gateway_errors.is_some()),
+            ("consecutiveLocalErrors", raw.consecutive_local_errors.is_some()),
+            ("successRate", raw.success_rate.is_some()),
+            ("latency", raw.latency.is_some()),
+            ("interval", raw.interval.is_some()),
+            ("baseEjection", raw.base_ejection.is_some()),
+            ("maxEjection", raw.max_ejection.is_some()),
+            ("maxEjectedPercent", raw.max_ejected_percent.is_some()),
+        ];
+        Fields::new(at, problems).nothing_beside("mode: Disabled", &rest);
+    }
     let success_rate = parse_success_rate(at.field("successRate"), raw.success_rate, problems);
     let latency = raw.latency.map(|raw| parse_latency(at.field("latency"), &raw, problems));
     let mut fields = Fields::new(at, problems);
@@ -159,6 +174,14 @@ fn parse_success_rate(
     let mut fields = Fields::new(at, problems);
     let (hosts, requests) = (raw.minimum_hosts, raw.minimum_requests);
     let deviations = raw.standard_deviations;
+    if raw.mode == Some(raw::Mode::Disabled) {
+        let rest = [
+            ("minimumHosts", hosts.is_some()),
+            ("minimumRequests", requests.is_some()),
+            ("standardDeviations", deviations.is_some()),
+        ];
+        fields.nothing_beside("mode: Disabled", &rest);
+    }
     let rate = SuccessRate {
         minimum_hosts: fields.number("minimumHosts", hosts, HOSTS, default.minimum_hosts),
         minimum_requests: fields.number("minimumRequests", requests, 1..=MAX_LIMIT, 100),

@@ -151,8 +151,20 @@ impl Default for RetryBudget {
 pub(super) fn parse_retry(at: Path<'_>, raw: Option<raw::Retry>, problems: &mut Problems) -> Retry {
     let default = Retry::default();
     let Some(raw) = raw else { return default };
+    let rest = [
+        ("attempts", raw.attempts.is_some()),
+        ("on", raw.on.is_some()),
+        ("statuses", raw.statuses.is_some()),
+        ("grpc", raw.grpc.is_some()),
+        ("backoff", raw.backoff.is_some()),
+        ("maxRetryAfter", raw.max_retry_after.is_some()),
+        ("idempotencyKey", raw.idempotency_key.is_some()),
+    ];
     let backoff = parse_backoff(at.field("backoff"), raw.backoff, problems);
     let mut fields = Fields::new(at, problems);
+    if raw.mode == Some(raw::Mode::Disabled) {
+        fields.nothing_beside("mode: Disabled", &rest);
+    }
     check_statuses(&mut fields, raw.on.as_deref(), raw.statuses.is_some());
     let mut on = Conditions::default();
     raw.on.into_iter().flatten().for_each(|condition| on.set(condition));

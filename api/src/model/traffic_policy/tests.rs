@@ -63,7 +63,7 @@ fn read_spec(spec: Value) -> Result<Settings, Invalid> {
         "spec": spec,
     });
     match Resource::from_json(object)?.model {
-        Model::TrafficPolicy(policy) => Ok(policy.settings.clone()),
+        Model::TrafficPolicy(policy) => Ok((*policy.settings).clone()),
         other => panic!("{other:?}"),
     }
 }
@@ -269,6 +269,34 @@ fn what_is_on_can_be_switched_off() {
     assert_eq!(detection.success_rate, None);
     let off = with(json!({"outlierDetection": {"mode": "Disabled"}})).unwrap();
     assert!(!off.outlier_detection.enabled);
+}
+
+#[test]
+fn what_is_off_has_no_settings() {
+    for (spec, path) in [
+        (json!({"retry": {"mode": "Disabled", "attempts": 3}}), "spec.retry.attempts"),
+        (json!({"retry": {"mode": "Disabled", "on": ["reset"]}}), "spec.retry.on"),
+        (
+            json!({"outlierDetection": {"mode": "Disabled", "interval": "5s"}}),
+            "spec.outlierDetection.interval",
+        ),
+        (
+            json!({"outlierDetection": {"successRate": {"mode": "Disabled", "minimumHosts": 3}}}),
+            "spec.outlierDetection.successRate.minimumHosts",
+        ),
+    ] {
+        let error = with(spec.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains(path) && error.contains("beside `mode: Disabled`"),
+            "{spec}: {error}"
+        );
+    }
+    // Health checks go by it, too; and hedging is no retry.
+    let both = json!({
+        "outlierDetection": {"mode": "Disabled", "panicPercent": 0},
+        "retry": {"mode": "Disabled", "replayBuffer": "1Ki"}, "hedging": {"p95": {}},
+    });
+    assert!(with(both).unwrap().hedging.is_some());
 }
 
 #[test]

@@ -17,6 +17,12 @@ fn plugin(spec: &Value) -> Arc<WasmPlugin> {
     }
 }
 
+/// No service is a part of another.
+fn none() -> std::collections::BTreeMap<ObjectName, std::sync::Arc<crate::model::service::Service>>
+{
+    std::collections::BTreeMap::new()
+}
+
 fn workload(namespace: &str) -> Arc<Workload> {
     let object = json!({
         "apiVersion": "leno.dev/v1alpha1", "kind": "Workload",
@@ -160,8 +166,8 @@ fn sides_and_ports_decide_what_a_plugin_sees() {
         let at = (&orders, "http", number);
         let namespace = &workload.name.namespace;
         (
-            plugin.covers_server(workload, at, 9001),
-            plugin.covers_client(namespace, Some(workload), at),
+            plugin.covers_server(workload, at, 9001, &none()),
+            plugin.covers_client(namespace, Some(workload), at, &none()),
         )
     };
     let (all, service, section) = (
@@ -195,11 +201,14 @@ fn a_proxy_without_a_workload_has_no_labels() {
     let orders = ObjectName::new("shop", "orders");
     let at = (&orders, "http", 80);
     let all = plugin(&json!({"url": "file:///a", "match": [{"mode": "CLIENT"}]}));
-    assert!(all.covers_client("shop", None, at) && !all.covers_client("other", None, at));
+    assert!(
+        all.covers_client("shop", None, at, &none())
+            && !all.covers_client("other", None, at, &none())
+    );
     let chosen = plugin(&json!({
         "url": "file:///a", "match": [{"mode": "CLIENT"}], "selector": {"matchLabels": {"app": "orders"}},
     }));
-    assert!(!chosen.covers_client("shop", None, at));
+    assert!(!chosen.covers_client("shop", None, at, &none()));
 }
 
 #[test]

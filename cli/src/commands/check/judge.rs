@@ -6,7 +6,7 @@ use crate::{
     api_client::authority::{Certificate, Root, Status},
     commands::ca::short,
     moments::{Moment, distance},
-    status::{Progress, progress},
+    status::{Progress, condition, progress},
 };
 
 /// A proxy renews at two thirds of a certificate's life; with less than this left it has failed for long.
@@ -22,6 +22,17 @@ const OWN_NOT_RENEWED: &str =
 const OLD_ROOT: &str = "`leno ca rotate-root` replaces the root while everything runs";
 const NOT_LIVE: &str =
     "`leno get KIND NAME -n NAMESPACE -o yaml` says in its status which proxies reject it and why";
+const ODD: &str =
+    "`leno get <kind> <name> -n <namespace> -o yaml` lists all of it under `status.findings`";
+const UNUSED: &str = "no connected sidecar serves what it is for: see its `targetRefs` or `selector`, and `leno get workloads`";
+/// What keeps nobody out while no sidecar has it.
+const GUARDS: [&str; 5] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RateLimitPolicy",
+    "RequestAuthentication",
+    "WasmPlugin",
+];
 
 /// One thing that was looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,12 +137,22 @@ fn alive(what: String, id: Option<&str>, life: (Moment, Moment), now: u64) -> Fi
     }
 }
 
-/// A resource that is not live on every proxy that uses it.
+/// A resource that is not live on every proxy that uses it, guards nothing, or does not do all that it says.
 pub fn resource(kind: &str, object: &Value) -> Option<Finding> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
     let what = format!("{kind} {}/{}", text("/metadata/namespace"), text("/metadata/name"));
     match progress(object) {
-        Progress::Live(_) => None,
+        Progress::Live(message) => {
+            let analysed = condition(object, "PassedAnalysis");
+            let unused = condition(object, "Live").is_some_and(|live| live.reason == "NotUsed");
+            if let Some(odd) = analysed.filter(|analysed| analysed.status == "False") {
+                Some(Finding::new(what, State::Warning, odd.message).or(ODD))
+            } else if unused && GUARDS.contains(&kind) {
+                Some(Finding::new(what, State::Warning, message).or(UNUSED))
+            } else {
+                None
+            }
+        }
         Progress::Pending(message) => {
             Some(Finding::new(what, State::Warning, message).or(NOT_LIVE))
         }
@@ -200,5 +221,20 @@ mod tests {
             ("HTTPRoute shop/order", State::Wrong)
         );
         assert_eq!(resource("X", &object("False", "Pending")).unwrap().state, State::Warning);
+        assert_eq!(resource("HTTPRoute", &object("Unknown", "NotUsed")), None, "nobody calls");
+        let unused = resource("AuthorizationPolicy", &object("Unknown", "NotUsed")).unwrap();
+        assert_eq!((unused.state, unused.hint), (State::Warning, Some(UNUSED)));
+    }
+
+    #[test]
+    fn what_is_odd_is_named_though_it_is_live() {
+        let object = json!({"metadata": {"name": "order", "namespace": "shop", "generation": 1}, "status": {"conditions": [
+            {"type": "Live", "status": "True", "reason": "Live", "message": "m", "observedGeneration": 1},
+            {"type": "PassedAnalysis", "status": "False", "reason": "Findings", "message": "spec.parentRefs[0]: gone",
+             "observedGeneration": 1},
+        ]}});
+        let odd = resource("HTTPRoute", &object).unwrap();
+        assert_eq!((odd.state, odd.because.as_str()), (State::Warning, "spec.parentRefs[0]: gone"));
+        assert_eq!(odd.hint, Some(ODD));
     }
 }

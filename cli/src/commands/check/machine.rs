@@ -6,13 +6,10 @@ use std::{
     path::Path,
 };
 
-use http::Request;
-use http_body_util::Full;
-use hyper::body::Bytes;
 use leno_control_plane::inject::names::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
 
 use super::judge::{Finding, State};
-use crate::http_client::HttpClient;
+use crate::commands::join::readiness;
 
 const SETTINGS: &str = "/etc/leno";
 const SYSTEMD: &str = "/run/systemd/system";
@@ -44,7 +41,7 @@ pub async fn after() -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for (name, admin) in joined {
-        findings.push(sidecar(&name, ready(&admin).await));
+        findings.push(sidecar(&name, readiness::ask(&admin).await));
     }
     findings
 }
@@ -92,18 +89,6 @@ fn joined(folder: &Path) -> Vec<(String, String)> {
     }
     found.sort();
     found
-}
-
-async fn ready(admin: &str) -> Result<(), String> {
-    let client = HttpClient::new(&format!("http://{admin}")).map_err(|error| error.to_string())?;
-    let request = Request::get("/ready").body(Full::<Bytes>::default());
-    let request = request.map_err(|error| error.to_string())?;
-    let answer = client.send(request).await.map_err(|error| error.to_string())?;
-    if answer.status().is_success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(answer.body()).trim().to_owned();
-    Err(format!("is not ready: {text}"))
 }
 
 #[cfg(test)]

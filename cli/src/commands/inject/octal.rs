@@ -4,9 +4,8 @@
 use leno_api::yaml::Document;
 use serde_json::Value;
 
-/// Gives integers that are written with a leading zero in `text` the value that Kubernetes reads.
-pub fn restore(document: &mut Document, text: &str) {
-    let lines: Vec<&str> = text.lines().collect();
+/// Gives integers that are written with a leading zero in the `lines` of its file the value that Kubernetes reads.
+pub fn restore(document: &mut Document, lines: &[&str]) {
     let Document { value, lines: places } = document;
     walk(value, "", "", &|path, key| {
         let line = usize::try_from(*places.get(path)?).ok()?.checked_sub(1)?;
@@ -74,7 +73,7 @@ name: \"0644\"
 a: 10
 ";
         let mut document = yaml::documents(text).unwrap().remove(0);
-        restore(&mut document, text);
+        restore(&mut document, &text.lines().collect::<Vec<_>>());
         let value = document.value;
         assert_eq!(value["volumes"][0]["secret"]["defaultMode"], json!(256));
         assert_eq!(value["volumes"][0]["secret"]["items"][0]["mode"], json!(420));

@@ -52,7 +52,7 @@ impl Order<'_> {
             })
         };
         let mut keys: Vec<&String> = fields.keys().collect();
-        keys.sort_by_key(|key| {
+        keys.sort_by_cached_key(|key| {
             let line = at(key).and_then(|path| self.lines.get(&path).copied());
             let usual = FIRST.iter().position(|first| first == key).unwrap_or(FIRST.len());
             (line.unwrap_or(u32::MAX), usual)

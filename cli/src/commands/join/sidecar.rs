@@ -73,6 +73,8 @@ pub struct Sidecar {
     pub name: String,
     pub roots: String,
     pub token: String,
+    /// Where it says whether it is ready.
+    pub admin: SocketAddr,
     ca_file: PathBuf,
     token_file: PathBuf,
     /// Flag of the sidecar, its variable, its value.
@@ -118,6 +120,7 @@ impl Sidecar {
             name,
             roots,
             token,
+            admin: args.admin,
             ca_file: args.ca_file.clone(),
             token_file: args.token_file.clone(),
         };

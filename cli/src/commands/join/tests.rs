@@ -29,7 +29,7 @@ const ORDERS: &str = "--service orders --app http=9001 --name orders-1 -n shop -
 
 fn ran(args: &JoinArgs) -> Result<String, String> {
     let mut out = Vec::new();
-    run(args, &mut out).map_err(|error| error.to_string())?;
+    crate::block_on(run(args, &mut out)).map_err(|error| error.to_string())?;
     Ok(String::from_utf8(out).unwrap())
 }
 

@@ -340,6 +340,30 @@ async fn references_to_nothing_and_collisions_are_warned_of() {
 }
 
 #[tokio::test]
+async fn who_asks_for_tokens_where_nobody_reads_any_is_warned() {
+    const POLICIES: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/authorizationpolicies";
+    const READERS: &str = "/apis/leno.dev/v1alpha1/namespaces/shop/requestauthentications";
+    let server = Server::start().await;
+    let object = |kind: &str, spec: Value| json!({"apiVersion": "leno.dev/v1alpha1", "kind": kind, "metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
+    let rules = json!([{"from": [{"source": {"requestPrincipals": ["*"]}}]}]);
+    let warned =
+        server.post(POLICIES, &object("AuthorizationPolicy", json!({"rules": rules}))).await;
+    assert!(
+        warned.warnings()[0].contains("spec.rules[0]: asks for a token"),
+        "{:?}",
+        warned.warnings()
+    );
+    let tokens = json!({"jwtRules": [{"issuer": "i", "jwksUri": "https://i/k"}]});
+    server.post(READERS, &object("RequestAuthentication", tokens)).await.ok();
+    let labels = |value: &str| json!({"metadata": {"labels": {"a": value}}});
+    let fine = server.patch(&format!("{POLICIES}/a"), MERGE, &labels("b")).await;
+    assert!(fine.warnings().is_empty(), "{:?}", fine.warnings());
+    server.delete(&format!("{READERS}/a")).await.ok();
+    let again = server.patch(&format!("{POLICIES}/a"), MERGE, &labels("c")).await;
+    assert_eq!(again.warnings().len(), 1, "{:?}", again.warnings());
+}
+
+#[tokio::test]
 async fn discovery_names_every_kind() {
     let server = Server::start().await;
     let groups = server.get("/apis").await.ok();

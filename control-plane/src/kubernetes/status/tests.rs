@@ -100,3 +100,40 @@ fn a_route_says_it_for_each_service_among_its_parents() {
     let left = wanted(&key, &seen(one, first), Some(&reported("False")), None, NOW).unwrap();
     assert_eq!(left["parents"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn what_is_odd_about_references_is_said_in_gateway_apis_words() {
+    let key = key("gateway.networking.k8s.io", "httproutes");
+    let service = |name: &str| json!({"group": "", "kind": "Service", "name": name});
+    let parents = json!([service("orders"), service("ordres")]);
+    let own = |findings: Value| {
+        let mut own = reported("True");
+        own["findings"] = findings;
+        own
+    };
+    let conditions_of = |findings: Value| -> Vec<Vec<(String, String)>> {
+        let seen = seen(parents.clone(), Value::Null);
+        let status = wanted(&key, &seen, Some(&own(findings)), None, NOW).unwrap();
+        let word = |condition: &Value, field: &str| condition[field].as_str().unwrap().to_owned();
+        let of = |entry: &Value| {
+            let all = entry["conditions"].as_array().unwrap().iter();
+            all.map(|one| (word(one, "type"), word(one, "reason"))).collect()
+        };
+        status["parents"].as_array().unwrap().iter().map(of).collect()
+    };
+    let has = |found: &[(String, String)], kind: &str, reason: &str| {
+        found.contains(&(kind.to_owned(), reason.to_owned()))
+    };
+    let fine = conditions_of(json!([]));
+    assert!(fine.iter().all(|found| has(found, "ResolvedRefs", "ResolvedRefs")), "{fine:?}");
+    assert!(fine.iter().all(|found| has(found, "Accepted", "R")), "{fine:?}");
+    let odd = conditions_of(json!([
+        {"path": "spec.parentRefs[1]", "message": "there is no Service shop/ordres"},
+        {"path": "spec.rules[0].backendRefs[0]", "message": "there is no Service shop/gone"},
+    ]));
+    assert!(
+        has(&odd[0], "Accepted", "R") && has(&odd[1], "Accepted", "NoMatchingParent"),
+        "{odd:?}"
+    );
+    assert!(odd.iter().all(|found| has(found, "ResolvedRefs", "BackendNotFound")), "{odd:?}");
+}

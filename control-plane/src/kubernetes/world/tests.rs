@@ -1,7 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::kubernetes::{facts::Identity, mapping::Metadata};
+use crate::kubernetes::{
+    facts::{Identity, NamespaceFacts},
+    mapping::Metadata,
+};
 
 fn name(text: &str) -> ObjectName {
     ObjectName::parse(text).unwrap()
@@ -178,15 +181,32 @@ fn a_slice_of_another_namespace_changes_no_pod() {
 #[test]
 fn roots_are_needed_where_sidecars_are_or_will_be() {
     let mut world = World::default();
-    world.put(Source::Namespaces, name_of_namespace("shop"), Fact::Namespace(true));
-    world.put(Source::Namespaces, name_of_namespace("other"), Fact::Namespace(false));
+    world.put(Source::Namespaces, name_of_namespace("shop"), namespace(true, false));
+    world.put(Source::Namespaces, name_of_namespace("other"), namespace(false, false));
     world.put(Source::Pods, name("third/a"), sidecar());
     world.put(Source::Pods, name("other/b"), pod("10.0.0.1"));
     let meshed: Vec<String> = world.meshed().iter().map(ToString::to_string).collect();
     assert_eq!(meshed, ["shop", "third"]);
     world.remove(Source::Pods, &name("third/a"));
-    world.put(Source::Namespaces, name_of_namespace("shop"), Fact::Namespace(false));
+    world.put(Source::Namespaces, name_of_namespace("shop"), namespace(false, false));
     assert!(world.meshed().is_empty());
+}
+
+#[test]
+fn nothing_can_be_made_in_a_namespace_that_ends() {
+    let mut world = World::default();
+    for name in ["shop", "third"] {
+        world.put(Source::Namespaces, name_of_namespace(name), namespace(true, true));
+    }
+    world.put(Source::Pods, name("third/a"), sidecar());
+    assert!(world.meshed().is_empty());
+    // Made anew under its name.
+    world.put(Source::Namespaces, name_of_namespace("shop"), namespace(true, false));
+    assert_eq!(world.meshed().len(), 1);
+}
+
+fn namespace(labelled: bool, ending: bool) -> Fact {
+    Fact::Namespace(NamespaceFacts { labelled, ending })
 }
 
 fn name_of_namespace(name: &str) -> ObjectName {

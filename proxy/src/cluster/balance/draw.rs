@@ -3,8 +3,9 @@
 /// A prepared draw of one of many by weight: Walker's alias method (1974) as Vose builds it (1991).
 #[derive(Clone, Debug)]
 pub struct Draw {
+    /// None where all have the same weight.
     columns: Box<[Column]>,
-    even: bool,
+    count: usize,
     /// Of all weights.
     total: f64,
 }
@@ -23,20 +24,21 @@ impl Draw {
     pub fn new(weights: &[u32]) -> Self {
         let total: f64 = weights.iter().copied().map(f64::from).sum();
         if total == 0.0 {
-            return Self { columns: Box::default(), even: true, total };
+            return Self { columns: Box::default(), count: 0, total };
         }
-        let mean = total / weights.len() as f64;
+        let count = weights.len();
+        if weights.iter().all(|weight| *weight == weights[0]) {
+            return Self { columns: Box::default(), count, total };
+        }
+        let mean = total / count as f64;
         let column = |(place, weight): (usize, &u32)| Column {
             weight: f64::from(*weight) / mean,
             threshold: u64::MAX,
             alias: place as u32,
         };
         let mut columns: Box<[Column]> = weights.iter().enumerate().map(column).collect();
-        let even = weights.iter().all(|weight| *weight == weights[0]);
-        if !even {
-            fill(&mut columns);
-        }
-        Self { columns, even, total }
+        fill(&mut columns);
+        Self { columns, count, total }
     }
 
     /// All weights together.
@@ -46,18 +48,21 @@ impl Draw {
 
     /// How many there are to draw from; none where all weigh nothing.
     pub fn len(&self) -> usize {
-        self.columns.len()
+        self.count
     }
 
     /// Whether nobody can be drawn.
     #[cfg_attr(not(test), expect(dead_code, reason = "belongs to `len`"))]
     pub fn is_empty(&self) -> bool {
-        self.columns.is_empty()
+        self.count == 0
     }
 
     /// A weight over the mean of all; 0 for who is not there.
     pub fn weight(&self, place: usize) -> f64 {
-        self.columns.get(place).map_or(0.0, |column| column.weight)
+        match self.columns.get(place) {
+            Some(column) => column.weight,
+            None => f64::from(u8::from(place < self.count)),
+        }
     }
 
     /// One of them, from uniform `random`; `None` where there is nobody.
@@ -72,20 +77,24 @@ impl Draw {
         if drawn != place {
             return Some(drawn);
         }
-        let others = self.columns.len() as u64 - 1;
+        let others = self.count as u64 - 1;
         let step = 1 + super::below(rest, others) as usize;
-        let other = (place + step) % self.columns.len();
-        (others > 0 && self.columns[other].weight > 0.0).then_some(other)
+        let other = (place + step) % self.count;
+        (others > 0 && self.weight(other) > 0.0).then_some(other)
     }
 
     /// One of them, and a number that is uniform whoever it is.
     fn drawn(&self, random: u64) -> Option<(usize, u64)> {
-        let product = u128::from(random) * self.columns.len() as u128;
+        if self.count == 0 {
+            return None;
+        }
+        let product = u128::from(random) * self.count as u128;
         // The product's upper half is the place, its lower half again uniform.
         let (place, rest) = ((product >> 64) as usize, product as u64);
-        let column = self.columns.get(place)?;
-        let own = self.even || rest < column.threshold;
-        let drawn = if own { place } else { column.alias as usize };
+        let drawn = match self.columns.get(place) {
+            Some(column) if rest >= column.threshold => column.alias as usize,
+            _ => place,
+        };
         // Its upper digits decided between column and alias, its lower ones did not.
         Some((drawn, rest << 32))
     }

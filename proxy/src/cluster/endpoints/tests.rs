@@ -99,11 +99,10 @@ fn workloads(list: &[(&str, &str, u32)]) -> Vec<Arc<Endpoint>> {
         });
         let resource = leno_api::Resource::from_json(spec).unwrap();
         let leno_api::model::Model::Workload(workload) = resource.model else { unreachable!() };
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let party = Party::default();
         let service = ("shop".into(), "orders".into());
         let calling = Arc::new(Calling { source: party, service, id: None });
-        Endpoint::new(workload, calling, address, false, Security::Plain, None)
+        Endpoint::new(workload, calling, port, false, Security::Plain, None)
     };
     (1..).zip(list).map(endpoint).collect()
 }

@@ -29,7 +29,7 @@ fn cluster(addresses: &[SocketAddr], settings: Settings) -> Cluster {
         name: "shop/orders:80".into(),
         destination: None,
         protocol: Protocol::Auto,
-        settings,
+        settings: settings.into(),
         endpoints: addresses.iter().map(endpoint).collect::<Vec<_>>().into(),
         scope: scope(),
         state: Arc::default(),
@@ -160,14 +160,20 @@ async fn an_idle_connection_makes_room_for_another_worker() {
 #[tokio::test]
 async fn exchanges_beyond_what_a_connection_carries_get_another_one() {
     let test = async {
-        let settings = Settings { max_connections: 2, ..Settings::default() };
+        let settings =
+            Settings { max_connections: 2, connect_timeout: PATIENCE, ..Settings::default() };
         let (cluster, pools) = (cluster(&[server().await], settings), pools());
         let mut lent = Vec::new();
-        for count in 1..=3 * STREAMS {
+        for count in 1..=2 * MOST_STREAMS {
             lent.push(pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap());
             let connections = cluster.state.limits.in_use(Resource::Connections);
             assert_eq!(connections, count.div_ceil(STREAMS).min(2), "{count}");
         }
+        // Nothing more may go onto either until something has ended there.
+        assert!(share(&pools.pool(&cluster, &cluster.endpoints[0]), MOST_STREAMS).is_none());
+        let ended = async { drop(lent.swap_remove(0)) };
+        let (next, ()) = tokio::join!(pools.http2(&cluster, &cluster.endpoints[0]), ended);
+        lent.push(next.unwrap());
         drop(lent);
         pools.sweep(Instant::now());
         let closed = async {
@@ -211,6 +217,39 @@ async fn those_who_waited_for_a_dial_fail_with_it() {
                 return;
             }
             assert!(!last, "{:?}", begun.elapsed());
+        }
+    };
+    LocalSet::new().run_until(Box::pin(test)).await;
+}
+
+/// What a peer would not take now is not left to wait for those before it.
+#[tokio::test]
+async fn exchanges_beyond_what_the_peer_takes_get_another_connection() {
+    let test = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(async move {
+                    let mut builder = h2::server::Builder::new();
+                    let builder = builder.max_concurrent_streams(2);
+                    let mut serving = builder.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+                    while serving.accept().await.is_some() {}
+                });
+            }
+        });
+        let (cluster, pools) = (cluster(&[address], Settings::default()), pools());
+        let endpoint = &cluster.endpoints[0];
+        let mut lent = vec![pools.http2(&cluster, endpoint).await.unwrap()];
+        let told = async {
+            while lent[0].pool.shared.borrow()[0].sender.most_streams() != 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, told).await.expect("to be told what the peer takes");
+        for connections in [1, 2] {
+            lent.push(pools.http2(&cluster, endpoint).await.unwrap());
+            assert_eq!(cluster.state.limits.in_use(Resource::Connections), connections);
         }
     };
     LocalSet::new().run_until(Box::pin(test)).await;

@@ -13,7 +13,9 @@ use leno_api::model::{
 
 use super::{Clusters, Inputs, Own};
 use crate::{
-    cluster::{Calling, Cluster, ClusterKey, Endpoint, Security, State, endpoints::Endpoints},
+    cluster::{
+        Calling, Cluster, ClusterKey, Endpoint, Security, State, Unproven, endpoints::Endpoints,
+    },
     telemetry::scope::{Scope, ScopeLabels},
     tls::client::Target,
 };
@@ -57,13 +59,15 @@ fn build(
         workload.weight > 0 && service.subset.as_ref().is_none_or(|subset| subset.has(workload))
     };
     let workloads = whole.iter().flat_map(|(whole, _)| inputs.workloads_of(&whole.name));
+    let mut expected = None;
     for (workload, (whole, port)) in workloads.filter(part).zip(whole.iter().cycle()) {
-        let Some((address, via_sidecar)) = address(workload, whole, port) else { continue };
-        let security = security(workload, whole, port, inputs, own);
-        let known = known.get(&(&workload.name, address)).copied();
+        let Some((at, via_sidecar)) = reached_at(workload, whole, port) else { continue };
+        let security = security(workload, (whole, port), inputs, own, &mut expected);
+        let place = (&workload.name, SocketAddr::new(workload.address, at));
+        let known = known.get(&place).copied();
         let vitals = known.and_then(|known| known.known_vitals().cloned());
         let (workload, calling) = (workload.clone(), calling.clone());
-        let new = Endpoint::new(workload, calling, address, via_sidecar, security, vitals);
+        let new = Endpoint::new(workload, calling, at, via_sidecar, security, vitals);
         let kept = known.filter(|known| known.is_same(&new));
         endpoints.push(kept.map_or(new, Arc::clone));
     }
@@ -102,38 +106,37 @@ fn whole<'a>(
     Some((whole, port))
 }
 
-/// Where callers connect: the sidecar when there is one, the application otherwise.
-fn address(
-    workload: &Workload,
-    service: &Service,
-    port: &ServicePort,
-) -> Option<(SocketAddr, bool)> {
+/// The port to which callers connect, and whether it is the sidecar's: where there is none it is the application's.
+fn reached_at(workload: &Workload, service: &Service, port: &ServicePort) -> Option<(u16, bool)> {
     let application = || workload.app_port(&service.name.name, &port.name);
     match workload.sidecar_port {
-        Some(sidecar) => Some((SocketAddr::new(workload.address, sidecar), true)),
-        None => Some((SocketAddr::new(workload.address, application()?), false)),
+        Some(sidecar) => Some((sidecar, true)),
+        None => Some((application()?, false)),
     }
 }
 
-/// How connections to `workload` for that port are secured.
+/// How connections to `workload` for that port are secured. `last` is whom the endpoint before this one had to be:
+/// mostly the same, and kept once.
 fn security(
     workload: &Workload,
-    service: &Service,
-    port: &ServicePort,
+    (service, port): (&Service, &ServicePort),
     inputs: &Inputs,
     own: &Own,
+    last: &mut Option<SpiffeId>,
 ) -> Security {
     let due = own.proof.expected && workload.sidecar_port.is_some() && workload.sidecar_tls;
     if !due || inputs.tls_mode(workload, service, port) == Some(TlsMode::Disable) {
         return Security::Plain;
     }
     let Some(trust_domain) = &own.proof.trust_domain else {
-        return Security::Unavailable("no certificate yet");
+        return Security::Unavailable(Unproven::NoCertificate);
     };
-    let expected = SpiffeId::new(trust_domain, &workload.name.namespace, &workload.service_account);
+    let (namespace, account) = (&workload.name.namespace, &workload.service_account);
+    let is_same = |id: &SpiffeId| id.namespace == *namespace && *id.service_account == **account;
+    let same = last.take().filter(is_same);
+    let expected = same.unwrap_or_else(|| SpiffeId::new(trust_domain, namespace, account));
+    *last = Some(expected.clone());
     leno_api::destination::server_name(&service.name, port.port)
         .and_then(|name| Target::new(&name, expected))
-        .map_or(Security::Unavailable("the service's name is too long for TLS"), |target| {
-            Security::Mutual(target.into())
-        })
+        .map_or(Security::Unavailable(Unproven::LongName), |target| Security::Mutual(target.into()))
 }

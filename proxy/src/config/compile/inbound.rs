@@ -20,6 +20,18 @@ use crate::{
     telemetry::scope::{Scope, ScopeLabels},
 };
 
+/// A service that our own workload serves, and the parts of it that the workload is in: callers reach those as the whole.
+pub(super) struct Served<'a> {
+    service: &'a Service,
+    parts: Vec<&'a Service>,
+}
+
+impl<'a> Served<'a> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &'a Service> {
+        [self.service].into_iter().chain(self.parts.iter().copied())
+    }
+}
+
 /// Every port of every service that our own workload serves. Clusters that are no longer needed are removed.
 pub(super) fn build(
     previous: &Inbound,
@@ -35,7 +47,11 @@ pub(super) fn build(
     let default = if own.proof.expected { TlsMode::Strict } else { TlsMode::Disable };
     if let Some(workload) = &own.workload {
         for service in workload.services.iter().filter_map(|name| inputs.services().get(name)) {
-            limits::hold(&mut inbound.limits, &previous.limits, inputs, service);
+            let parts = inputs.parts_of(&service.name, workload).map(|part| &**part);
+            let served = Served { service, parts: parts.collect() };
+            for service in served.all() {
+                limits::hold(&mut inbound.limits, &previous.limits, inputs, service);
+            }
             for port in &service.ports {
                 let Some(number) = workload.app_port(&service.name.name, &port.name) else {
                     continue;
@@ -45,7 +61,7 @@ pub(super) fn build(
                 let cluster = match clusters.get(&key).filter(|_| used.contains(&key)) {
                     // Another port of the service leads to the same place; the first decides.
                     Some(same) => same.clone(),
-                    None => application(clusters, (service, address), port, inputs, own),
+                    None => application(clusters, (&served, address), port, inputs, own),
                 };
                 used.push(key);
                 let destination: Arc<str> = format!("{}:{}", service.name, port.port).into();
@@ -57,7 +73,7 @@ pub(super) fn build(
                 let protocol = port.protocol;
                 let at = (&**service, port, number);
                 let plugins = plugins::inbound(inputs, slots, workload, at);
-                let limits = limits::of(inputs, service, port, &inbound.limits);
+                let limits = limits::of(inputs, &served, port, &inbound.limits);
                 let built = InboundPort {
                     destination,
                     protocol,
@@ -164,7 +180,7 @@ fn guards(
 ) -> Option<Arc<Guards>> {
     let namespace = &workload.name.namespace;
     let covers = |policy: &ObjectName, applies: &Applies| {
-        applies.covers_port(&policy.namespace, workload, reached, number)
+        applies.covers_port(&policy.namespace, workload, reached, number, inputs.services())
     };
     let authz = inputs.authorization_policies(namespace);
     let authz: Vec<_> =
@@ -191,11 +207,12 @@ fn is_same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
 /// The application's port at an address, as an instance of a service that is reached under `port`.
 fn application(
     clusters: &mut Clusters,
-    (service, address): (&Service, SocketAddr),
+    (served, address): (&Served<'_>, SocketAddr),
     port: &ServicePort,
     inputs: &Inputs,
     own: &Own,
 ) -> Arc<Cluster> {
+    let service = served.service;
     let labels = ScopeLabels {
         reporter: "destination",
         destination: own.party.clone(),
@@ -209,7 +226,7 @@ fn application(
         ..ScopeLabels::default()
     };
     let key = ClusterKey::Application(service.name.clone(), address);
-    let settings = own_settings(inputs.settings_of(&service.name, &port.name));
+    let settings = Arc::new(own_settings(&served_settings(inputs, served, port)));
     let old = clusters.get(&key).filter(|old| *old.scope.labels() == labels);
     if let Some(same) = old
         && same.protocol == port.protocol
@@ -248,13 +265,22 @@ fn application(
     cluster
 }
 
+/// What is said of the port: of the service, or of the first part of it for which adaptive concurrency is asked. Other
+/// settings for a part are for callers, and must not take from the application what protects it.
+fn served_settings(inputs: &Inputs, served: &Served<'_>, port: &ServicePort) -> Arc<Settings> {
+    let of = |service: &Service| inputs.settings_of(&service.name, &port.name);
+    let mut parts = served.parts.iter().map(|part| of(part));
+    let adaptive = parts.find(|settings| settings.adaptive_concurrency.is_some());
+    adaptive.unwrap_or_else(|| of(served.service))
+}
+
 /// What of a policy concerns the sidecar that serves: how much the application is given at once (and the path of its
 /// health checks, which go first), and how long a connection may take to be made or be idle. The rest is for callers;
 /// here only the process is protected.
-fn own_settings(policy: Settings) -> Settings {
+fn own_settings(policy: &Settings) -> Settings {
     Settings {
-        adaptive_concurrency: policy.adaptive_concurrency,
-        health_check: policy.health_check,
+        adaptive_concurrency: policy.adaptive_concurrency.clone(),
+        health_check: policy.health_check.clone(),
         connect_timeout: policy.connect_timeout,
         idle_timeout: policy.idle_timeout,
         max_connections: 65_536,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use leno_api::model::service::{Service, ServicePort};
 
-use super::Inputs;
+use super::{Inputs, inbound::Served};
 use crate::{
     filter::rate_limit::Limit,
     snapshot::{HeldLimit, LimitId},
@@ -37,22 +37,31 @@ pub(super) fn hold(held: &mut Held, previous: &Held, inputs: &Inputs, service: &
 /// Those of `held` that are for this port.
 pub(super) fn of(
     inputs: &Inputs,
-    service: &Service,
+    served: &Served<'_>,
     port: &ServicePort,
     held: &Held,
 ) -> Box<[Arc<Limit>]> {
-    let policies = inputs.rate_limits_of(&service.name).filter(|policy| {
+    served.all().flat_map(|service| of_one(inputs, service, port, held)).collect()
+}
+
+fn of_one<'a>(
+    inputs: &'a Inputs,
+    service: &'a Service,
+    port: &'a ServicePort,
+    held: &'a Held,
+) -> impl Iterator<Item = Arc<Limit>> {
+    let policies = inputs.rate_limits_of(&service.name).filter(move |policy| {
         policy.targets.iter().any(|target| {
             let section = target.section.as_deref();
             target.service == service.name && section.is_none_or(|section| section == port.name)
         })
     });
-    let ids = policies.flat_map(|policy| {
-        policy.limits.iter().map(|limit| LimitId {
+    let ids = policies.flat_map(move |policy| {
+        policy.limits.iter().map(move |limit| LimitId {
             service: service.name.clone(),
             policy: policy.name.clone(),
             name: limit.name.clone(),
         })
     });
-    ids.filter_map(|id| held.get(&id)).map(|held| held.limit.clone()).collect()
+    ids.filter_map(|id| held.get(&id)).map(|held| held.limit.clone())
 }

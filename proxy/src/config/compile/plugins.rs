@@ -21,7 +21,9 @@ pub(super) fn outbound(
 ) -> Option<Arc<Chain>> {
     let at = (&service.name, &*port.name, port.port);
     let workload = own.workload.as_deref();
-    chain(inputs, slots, |plugin| plugin.covers_client(&own.namespace, workload, at))
+    chain(inputs, slots, |plugin| {
+        plugin.covers_client(&own.namespace, workload, at, inputs.services())
+    })
 }
 
 /// What sees what a port of our application, reached under a service port, gets.
@@ -32,7 +34,7 @@ pub(super) fn inbound(
     (service, port, app_port): (&Service, &ServicePort, u16),
 ) -> Option<Arc<Chain>> {
     let at = (&service.name, &*port.name, port.port);
-    chain(inputs, slots, |plugin| plugin.covers_server(workload, at, app_port))
+    chain(inputs, slots, |plugin| plugin.covers_server(workload, at, app_port, inputs.services()))
 }
 
 fn chain(

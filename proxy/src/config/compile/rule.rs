@@ -42,7 +42,7 @@ pub(super) fn table(
     };
     let mut entries = Vec::new();
     for route in chosen {
-        add_entries(&mut entries, route, cache, inputs, clusters);
+        add_entries(&mut entries, (service, route), cache, inputs, clusters);
     }
     Table::new(entries)
 }
@@ -85,7 +85,7 @@ fn is_for(parent: &Parent, service: &Service, port: &ServicePort) -> bool {
 
 fn add_entries(
     entries: &mut Vec<Entry<Arc<Rule>>>,
-    route: &HttpRoute,
+    (service, route): (&Service, &HttpRoute),
     cache: &OfPort<'_>,
     inputs: &Inputs,
     clusters: &Clusters,
@@ -93,6 +93,12 @@ fn add_entries(
     let name: Arc<str> = format!("{} {}", route.kind, route.name).into();
     let (created, full_name): (Arc<str>, Arc<str>) =
         (route.created.as_str().into(), route.name.to_string().into());
+    // Hostnames of which none means the service are for the route's Gateways (GEP-1426): taken at their word here they
+    // would leave every call of the service without a route.
+    let hostnames = match route.hostnames.iter().any(|host| service.may_answer_to(host)) {
+        true => &route.hostnames[..],
+        false => &[],
+    };
     for (rule_at, rule) in route.rules.iter().enumerate() {
         let mut compiled = build(&name, rule_at, rule, inputs, clusters);
         compiled.cache = cache.of_rule(route, rule);
@@ -105,10 +111,11 @@ fn add_entries(
                 rank: rank.clone(),
                 rule: compiled.clone(),
             };
-            match route.hostnames.is_empty() {
-                true => entries.push(entry(None)),
-                false => entries
-                    .extend(route.hostnames.iter().map(|host| entry(Some(host.as_str().into())))),
+            match hostnames {
+                [] => entries.push(entry(None)),
+                hosts => {
+                    entries.extend(hosts.iter().map(|host| entry(Some(host.as_str().into()))));
+                }
             }
         }
     }

@@ -173,7 +173,7 @@ fn backends_keep_their_share_when_they_are_missing() {
     assert_eq!(orders.settings.max_connections, 7);
     let canary =
         rule.backends.iter().nth(1).and_then(|(_, backend)| backend.cluster.clone()).unwrap();
-    assert_eq!(canary.endpoints[0].address.to_string(), "10.0.0.2:15008");
+    assert_eq!(canary.endpoints[0].address().to_string(), "10.0.0.2:15008");
     assert!(canary.endpoints[0].via_sidecar);
 }
 
@@ -240,7 +240,7 @@ fn describe(snapshot: &Snapshot) -> String {
         for port in &service.ports {
             let cluster = &port.cluster;
             let endpoints: Vec<_> =
-                cluster.endpoints.iter().map(|endpoint| endpoint.address).collect();
+                cluster.endpoints.iter().map(|endpoint| endpoint.address()).collect();
             lines.push(format!("{} {:?} {endpoints:?}", cluster.name, cluster.settings));
             for rule in port.routes.rules() {
                 let backends: Vec<_> = rule
@@ -251,7 +251,7 @@ fn describe(snapshot: &Snapshot) -> String {
                             cluster
                                 .endpoints
                                 .iter()
-                                .map(|endpoint| endpoint.address)
+                                .map(|endpoint| endpoint.address())
                                 .collect::<Vec<_>>()
                         });
                         format!("{weight} {} {at:?}", backend.name)

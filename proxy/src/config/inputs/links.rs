@@ -21,6 +21,8 @@ pub(super) fn mark(
     match model {
         Model::Service(service) => {
             dirty.clusters.insert(service.name.clone());
+            // A policy for a part says how workloads of the whole are spoken to.
+            dirty.clusters.extend(service.subset.as_ref().map(|subset| subset.of.clone()));
             dirty.routes.insert(service.name.clone());
         }
         Model::Workload(workload) => dirty.clusters.extend(workload.services.iter().cloned()),

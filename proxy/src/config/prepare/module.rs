@@ -62,6 +62,8 @@ impl Modules {
             return Ok(known);
         }
         let url = spec.source.url();
+        // Before it is looked at: whatever was written later than that is not settled.
+        let now = SystemTime::now();
         let state = stamp(spec).await;
         let fetched = self.fetch(&spec.source).await.and_then(|bytes| check(bytes, spec));
         match fetched {
@@ -70,7 +72,7 @@ impl Modules {
                 let keeping = spawn_blocking(move || store.keep(&url, &kept.digest, &kept.bytes));
                 // The store says itself what it cannot do; a panic there is counted as any other.
                 let _ = keeping.await;
-                self.remember(spec, state, module.digest, SystemTime::now()).await;
+                self.remember(spec, state, module.digest, now).await;
                 Ok(module)
             }
             Err(reason) => {

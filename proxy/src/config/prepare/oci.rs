@@ -1,5 +1,6 @@
 //! Modules from registries: the pulling part of the OCI distribution specification, with anonymous tokens.
 
+mod archive;
 mod challenge;
 mod manifest;
 
@@ -10,8 +11,12 @@ use http::{HeaderValue, Response, StatusCode, Uri, header};
 use leno_api::model::wasm_plugin::OciReference;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
-use self::{challenge::Challenge, manifest::Layer};
+use self::{
+    challenge::Challenge,
+    manifest::{Found, Layer},
+};
 use super::{
     MAX_MODULE_BYTES, MODULE_TIME_LIMIT,
     store::{Digest, Store, digest_of, hex},
@@ -37,7 +42,7 @@ pub(super) enum PullError {
     #[error("the registry wants to be asked in a way that is not supported: {0}")]
     Challenge(String),
     #[error("{0}")]
-    Manifest(String),
+    Image(String),
     #[error("the {what} is not what its digest says: it has {found}")]
     Digest { what: &'static str, found: String },
 }
@@ -50,16 +55,37 @@ pub(super) async fn pull(
 ) -> Result<Bytes, PullError> {
     let mut registry = Registry { fetcher, image, token: None };
     let layer = registry.layer().await?;
-    let known = {
-        let (store, digest) = (store.clone(), layer.digest);
-        tokio::task::spawn_blocking(move || store.module(&digest)).await.ok().flatten()
-    };
-    if let Some(module) = known {
+    if let Some(module) = known(store, &layer).await {
         return Ok(module);
     }
-    let module = registry.blob(&layer).await?;
-    check("layer", &module, &layer.digest)?;
-    Ok(module)
+    let bytes = registry.blob(&layer).await?;
+    check("layer", &bytes, &layer.digest)?;
+    if layer.is_archive { unpack(bytes, &layer, store).await } else { Ok(bytes) }
+}
+
+async fn known(store: &Store, layer: &Layer) -> Option<Bytes> {
+    let (store, digest, is_archive) = (store.clone(), layer.digest, layer.is_archive);
+    let looking = spawn_blocking(move || {
+        let digest = if is_archive { store.digest_at(&unpacked_name(&digest))? } else { digest };
+        store.module(&digest)
+    });
+    looking.await.ok().flatten()
+}
+
+/// The module of an archive. Which one it has is kept, so that the archive need not come again.
+async fn unpack(archive: Bytes, layer: &Layer, store: &Store) -> Result<Bytes, PullError> {
+    let (store, name) = (store.clone(), unpacked_name(&layer.digest));
+    let unpacking = spawn_blocking(move || {
+        let module = Bytes::from(archive::module(&archive)?);
+        store.keep(&name, &digest_of(&module), &module);
+        Ok(module)
+    });
+    let unpacked = unpacking.await.unwrap_or_else(|error| Err(error.to_string()));
+    unpacked.map_err(PullError::Image)
+}
+
+fn unpacked_name(layer: &Digest) -> String {
+    format!("the module in the layer sha256:{}", hex(layer))
 }
 
 fn check(what: &'static str, bytes: &[u8], digest: &Digest) -> Result<(), PullError> {
@@ -85,10 +111,19 @@ struct Token {
 impl Registry<'_> {
     async fn layer(&mut self) -> Result<Layer, PullError> {
         let image = self.image;
-        let reference = match &image.digest {
-            Some(digest) => format!("sha256:{}", hex(digest)),
-            None => image.tag.clone().unwrap_or_else(|| "latest".to_owned()),
-        };
+        let tag = image.tag.as_deref().unwrap_or("latest");
+        match self.manifest(image.digest.as_ref(), tag).await? {
+            Found::Layer(layer) => Ok(layer),
+            Found::Image(digest) => match self.manifest(Some(&digest), tag).await? {
+                Found::Layer(layer) => Ok(layer),
+                Found::Image(_) => Err(PullError::Image("it is an index of indexes".to_owned())),
+            },
+        }
+    }
+
+    async fn manifest(&mut self, digest: Option<&Digest>, tag: &str) -> Result<Found, PullError> {
+        let reference =
+            digest.map_or_else(|| tag.to_owned(), |digest| format!("sha256:{}", hex(digest)));
         let wanted = Wanted {
             accept: manifest::ACCEPT,
             authorization: None,
@@ -97,10 +132,10 @@ impl Registry<'_> {
             redirects: MAX_REDIRECTS,
         };
         let bytes = self.get("manifest", &format!("manifests/{reference}"), &wanted).await?;
-        if let Some(digest) = &image.digest {
+        if let Some(digest) = digest {
             check("manifest", &bytes, digest)?;
         }
-        manifest::layer(&bytes).map_err(PullError::Manifest)
+        manifest::read(&bytes).map_err(PullError::Image)
     }
 
     async fn blob(&mut self, layer: &Layer) -> Result<Bytes, PullError> {
@@ -152,7 +187,7 @@ impl Registry<'_> {
         // The registry behind this name has another one.
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         let url = format!("{}://{host}/v2/{repository}/{path}", scheme(host));
-        url.parse().map_err(|_| PullError::Manifest(format!("{url} is not a URL")))
+        url.parse().map_err(|_| PullError::Image(format!("{url} is not a URL")))
     }
 
     /// Gets the token that the registry asked for; nobody's.

@@ -76,9 +76,24 @@ fn lines(path: &Path, problems: &[Problem]) -> String {
 pub struct FileSource {
     path: PathBuf,
     whole: Digest,
-    /// What each document brought, by its text: a document that has not changed is not parsed again, so that a change
-    /// costs the same however long the file is.
-    documents: HashMap<Digest, Box<[Key]>>,
+    /// In their order.
+    documents: Vec<Held>,
+}
+
+/// What a document brought, by its text: one that has not changed is not parsed again, so that a change costs the same
+/// however long the file is.
+#[derive(Clone, Debug)]
+struct Held {
+    /// All zero for a document with something wrong: it is read again each time, so that it is reported until it is mended.
+    digest: Digest,
+    keys: Keys,
+}
+
+/// A file may have ten thousand documents of one resource each.
+#[derive(Clone, Debug)]
+enum Keys {
+    One(Key),
+    Several(Box<[Key]>),
 }
 
 /// The first half of SHA-256: enough to tell the documents of one file apart.
@@ -86,7 +101,7 @@ type Digest = [u8; 16];
 
 /// What a file says.
 struct Contents {
-    documents: HashMap<Digest, Box<[Key]>>,
+    documents: Vec<Held>,
     /// From documents that were not there before.
     items: Vec<Item>,
     problems: Vec<(String, Problem)>,
@@ -99,12 +114,12 @@ impl FileSource {
     /// When anything in it is wrong: a proxy must not start with a part of what was meant.
     pub fn open(path: PathBuf) -> Result<(Self, Change), Error> {
         let text = read(&path)?;
-        let contents = parse(&path, &text, &HashMap::new())?;
+        let contents = parse(&path, &text, &[])?;
         if !contents.problems.is_empty() {
             let problems = contents.problems.into_iter().map(|(_, problem)| problem).collect();
             return Err(Error::Invalid { path, problems });
         }
-        let mut source = Self { path, whole: digest(&text), documents: HashMap::new() };
+        let mut source = Self { path, whole: digest(&text), documents: Vec::new() };
         let change = source.difference(contents);
         Ok((source, change))
     }
@@ -178,12 +193,17 @@ impl FileSource {
             change.rejected.push((name, problem.to_string()));
         }
         let before = std::mem::replace(&mut self.documents, contents.documents);
-        let present: HashSet<&Key> = self.documents.values().flatten().collect();
-        let gone = before.into_values().flat_map(Vec::from).filter(|key| !present.contains(key));
+        let present: HashSet<&Key> =
+            self.documents.iter().flat_map(|held| held.keys.iter()).collect();
+        let before = before.iter().flat_map(|held| held.keys.iter());
+        let gone = before.filter(|key| !present.contains(key)).cloned();
         // What was wrong this time keeps its place.
         let (kept, gone): (Vec<_>, Vec<_>) = gone.partition(|key| kept.contains(&key.to_string()));
         change.removed = gone;
-        extend(self.documents.entry(Digest::default()).or_default(), kept);
+        if !kept.is_empty() {
+            self.documents.push(Held { digest: Digest::default(), keys: kept.into() });
+        }
+        self.documents.shrink_to_fit();
         change
     }
 }
@@ -197,13 +217,13 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Reads those documents of `text` that are not among `known`.
-fn parse(path: &Path, text: &str, known: &HashMap<Digest, Box<[Key]>>) -> Result<Contents, Error> {
-    let mut contents =
-        Contents { documents: HashMap::new(), items: Vec::new(), problems: Vec::new() };
+fn parse(path: &Path, text: &str, known: &[Held]) -> Result<Contents, Error> {
+    let mut known = Known { documents: known, next: 0, places: None };
+    let mut contents = Contents { documents: Vec::new(), items: Vec::new(), problems: Vec::new() };
     for (lines_before, part) in documents(text) {
         let digest = digest(part);
-        if let Some(keys) = known.get(&digest) {
-            contents.documents.insert(digest, keys.clone());
+        if let Some(held) = known.find(digest) {
+            contents.documents.push(held.clone());
             continue;
         }
         let located = |mut problem: Problem| {
@@ -234,9 +254,8 @@ fn parse(path: &Path, text: &str, known: &HashMap<Digest, Box<[Key]>>) -> Result
                 }
             }
         }
-        // A document with something wrong is read again each time, so that it is reported until it is mended.
-        let under = if whole { digest } else { Digest::default() };
-        extend(contents.documents.entry(under).or_default(), keys);
+        let digest = if whole { digest } else { Digest::default() };
+        contents.documents.push(Held { digest, keys: keys.into() });
     }
     Ok(contents)
 }
@@ -255,9 +274,46 @@ fn without_control_plane(resource: &Resource, document: &Document) -> Vec<Proble
     global.map(problem).collect()
 }
 
-/// Exactly as long as it must be: a file may have ten thousand documents of one resource each.
-fn extend(keys: &mut Box<[Key]>, more: Vec<Key>) {
-    *keys = std::mem::take(keys).into_iter().chain(more).collect();
+/// The documents that were there before, to be asked for in the order in which they are now: mostly the same.
+struct Known<'a> {
+    documents: &'a [Held],
+    /// What probably comes next.
+    next: usize,
+    /// Where each is; made when the order is another one.
+    places: Option<HashMap<Digest, usize>>,
+}
+
+impl Known<'_> {
+    fn find(&mut self, digest: Digest) -> Option<&Held> {
+        let is_next = self.documents.get(self.next).is_some_and(|held| held.digest == digest);
+        if !is_next {
+            let numbered = || self.documents.iter().zip(0..);
+            let places = self
+                .places
+                .get_or_insert_with(|| numbered().map(|(held, at)| (held.digest, at)).collect());
+            self.next = *places.get(&digest)?;
+        }
+        self.next += 1;
+        self.documents.get(self.next - 1)
+    }
+}
+
+impl Keys {
+    fn iter(&self) -> std::slice::Iter<'_, Key> {
+        match self {
+            Self::One(key) => std::slice::from_ref(key).iter(),
+            Self::Several(keys) => keys.iter(),
+        }
+    }
+}
+
+impl From<Vec<Key>> for Keys {
+    fn from(mut keys: Vec<Key>) -> Self {
+        match keys.pop() {
+            Some(only) if keys.is_empty() => Self::One(only),
+            last => Self::Several(keys.into_iter().chain(last).collect()),
+        }
+    }
 }
 
 /// The documents of `text`, each with the number of lines before it. A line that begins with `---` always begins a
@@ -402,12 +458,44 @@ mod tests {
     }
 
     #[test]
+    fn documents_may_change_places() {
+        let document =
+            |name: &&str| format!("---\n{}", SERVICE.replace("name: a", &format!("name: {name}")));
+        let text = |names: &[&str]| names.iter().map(document).collect::<String>();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.yaml");
+        let mut written = vec!["a", "b", "c", "d"];
+        std::fs::write(&path, text(&written)).unwrap();
+        let (mut source, _) = FileSource::open(path.clone()).unwrap();
+        for (now, new, gone) in [
+            (vec!["a", "x", "c", "d"], vec!["x"], vec!["b"]),
+            (vec!["d", "c", "x", "a"], vec![], vec![]),
+            (vec!["y", "d", "c", "c", "a"], vec!["y"], vec!["x"]),
+            (vec!["a", "c", "y"], vec![], vec!["d"]),
+            (vec!["a"], vec![], vec!["c", "y"]),
+        ] {
+            std::fs::write(&path, text(&now)).unwrap();
+            let (upserts, mut removed, rejected) = names(&source.reread().unwrap());
+            let called = |names: &[&str]| {
+                names.iter().map(|name| format!("Service default/{name}")).collect::<Vec<_>>()
+            };
+            removed.sort();
+            assert_eq!(
+                (upserts, removed, rejected),
+                (called(&new), called(&gone), 0),
+                "{written:?} to {now:?}"
+            );
+            written = now;
+        }
+    }
+
+    #[test]
     fn lines_count_from_the_beginning_of_the_file() {
         let two = format!("# first\n{SERVICE}--- # second\n{}", SERVICE.replace("80", "0"));
         let parts: Vec<_> = documents(&two).collect();
         assert_eq!((parts.len(), parts[1].0), (2, 5));
         assert_eq!(parts.iter().map(|(_, part)| *part).collect::<String>(), two);
-        let contents = parse(Path::new("x"), &two, &HashMap::new()).unwrap();
+        let contents = parse(Path::new("x"), &two, &[]).unwrap();
         assert_eq!((contents.items.len(), contents.problems[0].1.line), (1, Some(10)));
         assert_eq!(documents("a: |\n  x\n----\n").count(), 1);
     }

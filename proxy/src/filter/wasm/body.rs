@@ -15,6 +15,7 @@ use super::{
     host::ProxyHost,
     run::{Failure, Run, Side},
     seat::{Broken, MAX_HELD_IN_ALL},
+    stream::Spare,
 };
 
 /// Bytes of a body that a plugin may hold. Larger bodies are for streaming.
@@ -73,6 +74,14 @@ impl Pieces {
 
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none()
+    }
+
+    /// The bytes, if nothing else is here and nothing follows.
+    pub(super) fn only(mut self) -> Result<Bytes, Self> {
+        match self.first.take() {
+            Some(Piece::Data(bytes, true)) if self.others.is_empty() => Ok(bytes),
+            first => Err(Self { first, others: self.others }),
+        }
     }
 }
 
@@ -199,9 +208,10 @@ impl Run {
             self.lane(side, at).ended.set(true);
         }
         let mut bytes = Some(bytes);
+        let spare = &self.places[at].seat.spare;
         let called = self.call(&self.places[at], |instance, context| {
             let size = instance.stream_mut(context).map_or(0, |stream| {
-                let buffer = &mut stream.contents.buffers[side as usize];
+                let buffer = &mut stream.contents(spare).buffers[side as usize];
                 buffer.push(bytes.take().unwrap_or_default());
                 u32::try_from(buffer.len()).unwrap_or(u32::MAX)
             });
@@ -219,7 +229,7 @@ impl Run {
                     instance.on_upstream_data(context, size, end)?
                 }
             };
-            Ok(release(instance, context, side, action, end))
+            Ok(release(instance, spare, context, side, action, end))
         });
         let released = match called {
             Ok(released) => released,
@@ -263,15 +273,16 @@ impl Run {
         let count = super::head::count(&trailers);
         self.lane(side, at).ended.set(true);
         let mut trailers = Some(trailers);
+        let spare = &self.places[at].seat.spare;
         let called = self.call(&self.places[at], |instance, context| {
             if let Some(stream) = instance.stream_mut(context) {
-                stream.contents.trailers[side as usize] = trailers.take();
+                stream.contents(spare).trailers[side as usize] = trailers.take();
             }
             let action = match side {
                 Side::Request => instance.on_request_trailers(context, count)?,
                 Side::Response => instance.on_response_trailers(context, count)?,
             };
-            Ok(release(instance, context, side, action, true))
+            Ok(release(instance, spare, context, side, action, true))
         });
         let released = match called {
             Ok(released) => released,
@@ -373,8 +384,9 @@ impl Run {
     fn resume(&self, side: Side, at: usize, ready: &mut Pieces) -> Result<(), Failure> {
         self.let_go(side, at);
         let ended = self.lane(side, at).ended.get();
+        let spare = &self.places[at].seat.spare;
         let released = self.call(&self.places[at], |instance, context| {
-            Ok(release(instance, context, side, Action::Continue, ended))
+            Ok(release(instance, spare, context, side, Action::Continue, ended))
         });
         match released {
             Ok(released) => self.pass(side, at, released.bytes, released.trailers, ended, ready),
@@ -428,6 +440,7 @@ impl Run {
 /// Takes out of the stream what the plugin let go of.
 fn release(
     instance: &mut Instance<ProxyHost>,
+    spare: &Spare,
     context: ContextId,
     side: Side,
     action: Action,
@@ -435,12 +448,13 @@ fn release(
 ) -> Released {
     let mut released = Released { action, bytes: Bytes::new(), trailers: None, held: 0 };
     let Some(stream) = instance.stream_mut(context) else { return released };
-    let buffer = &mut stream.contents.buffers[side as usize];
+    let contents = stream.contents(spare);
+    let buffer = &mut contents.buffers[side as usize];
     match action {
         Action::Continue => {
             released.bytes = buffer.take();
             if end {
-                let trailers = stream.contents.trailers[side as usize].take();
+                let trailers = contents.trailers[side as usize].take();
                 released.trailers = trailers.filter(|trailers| !trailers.is_empty());
             }
         }
@@ -448,5 +462,6 @@ fn release(
         Action::PauseWithoutView => released.bytes = buffer.take(),
         Action::Discard => drop(buffer.take()),
     }
+    stream.let_go(spare);
     released
 }

@@ -1,16 +1,18 @@
 //! Calls of plugins that are under way, and their answers.
 
+mod grpc;
+
 use std::{
     rc::{Rc, Weak},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt as _;
 use leno_wasm_host::{
     CallToken, Fault, GrpcCall, Headers, HttpCall, HttpCallResponse, Instance, Status, pairs::Pairs,
@@ -18,19 +20,17 @@ use leno_wasm_host::{
 use rustc_hash::FxHashMap;
 use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
 
+use self::grpc::{Closed, DEADLINE_EXCEEDED, INTERNAL, follow, framed_head};
 use super::{
     callouts::{Callouts, Sending},
-    head::{self, RequestHead},
+    head::RequestHead,
     host::ProxyHost,
-    pace::Pace,
     seat::Seat,
 };
 use crate::http::body::{Body, Piece};
 
 /// Of one answer: it is handed over in one piece.
 const MAX_ANSWER: usize = 1 << 20;
-/// Of one message of gRPC, where its own default is 4 MiB.
-const MAX_MESSAGE: usize = 4 << 20;
 /// Also where the plugin asks for none, or for longer. Nobody waits longer for what a request needs.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Messages of a stream that the service has not taken yet.
@@ -38,16 +38,6 @@ const MAX_UNSENT: usize = 64;
 /// Bytes of one instance that services have not taken yet, of all its calls: there may be a thousand, to a service that
 /// takes none.
 const MAX_UNSENT_BYTES: usize = 16 << 20;
-/// Of a frame of gRPC: whether it is compressed, and its length.
-const FRAME_HEAD: usize = 5;
-
-/// Status codes of gRPC.
-const UNKNOWN: u32 = 2;
-const DEADLINE_EXCEEDED: u32 = 4;
-const RESOURCE_EXHAUSTED: u32 = 8;
-const INTERNAL: u32 = 13;
-const UNAVAILABLE: u32 = 14;
-
 /// The calls of one instance. They end with it.
 pub(super) struct Calls {
     to: To,
@@ -184,21 +174,29 @@ impl Calls {
         let to = self.to.clone();
         let limit = unary.then(|| patience(call.timeout));
         let task = tokio::task::spawn_local(async move {
+            let mut reply = None;
+            let following = follow(&to, token, sending, unary.then_some(&mut reply));
             let closed = match limit {
-                None => follow(&to, token, sending, unary).await,
-                Some(limit) => timeout(limit, follow(&to, token, sending, unary))
+                None => following.await,
+                Some(limit) => timeout(limit, following)
                     .await
                     .unwrap_or_else(|_| Closed::failed(DEADLINE_EXCEEDED, "deadline exceeded")),
             };
             to.tell(|instance| {
                 instance.host_mut().forget(token);
-                match closed {
-                    // Its one message said it all.
-                    Closed { status: 0, .. } if unary => {
+                match (closed, reply) {
+                    // Its one message says it all.
+                    (Closed { status: 0, .. }, Some(reply)) => {
+                        let told = instance.on_grpc_message(token, reply);
                         instance.close_call(token);
-                        Ok(())
+                        told
                     }
-                    Closed { status, message } => instance.on_grpc_close(token, status, message),
+                    (Closed { status: 0, .. }, None) if unary => {
+                        instance.on_grpc_close(token, INTERNAL, b"no message came".to_vec())
+                    }
+                    (Closed { status, message }, _) => {
+                        instance.on_grpc_close(token, status, message)
+                    }
                 }
             });
         });
@@ -257,113 +255,6 @@ impl To {
         let seat = self.seat.upgrade();
         seat.is_some_and(|seat| seat.call_again(self.generation, None, 1, call).is_ok())
     }
-}
-
-/// How a call of gRPC ended.
-struct Closed {
-    status: u32,
-    message: Vec<u8>,
-}
-
-impl Closed {
-    fn failed(status: u32, message: &str) -> Self {
-        Self { status, message: message.as_bytes().to_vec() }
-    }
-
-    /// What a head or trailers say, if they say it.
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let status = head::find(headers, b"grpc-status")?;
-        let status = std::str::from_utf8(status).ok().and_then(|status| status.parse().ok());
-        let message = head::find(headers, b"grpc-message").unwrap_or_default();
-        let message = percent_encoding::percent_decode(message).collect();
-        Some(Self { status: status.unwrap_or(UNKNOWN), message })
-    }
-}
-
-/// Tells the plugin of everything that comes, up to the end of the call.
-async fn follow(to: &To, token: CallToken, sending: Sending, unary: bool) -> Closed {
-    let response = match sending.await {
-        Ok(response) => response,
-        Err(error) => return Closed::failed(UNAVAILABLE, &error.detail),
-    };
-    let (parts, mut body) = response.into_parts();
-    if parts.status != StatusCode::OK {
-        return Closed::failed(UNAVAILABLE, &format!("the service answered {}", parts.status));
-    }
-    if let Some(closed) = Closed::of(&parts.headers) {
-        return closed;
-    }
-    let metadata = list(&parts.headers);
-    if !unary && !to.tell(|instance| instance.on_grpc_initial_metadata(token, metadata)) {
-        return Closed::failed(UNAVAILABLE, "");
-    }
-    let mut unread = BytesMut::new();
-    let mut pace = Pace::default();
-    while let Some(frame) = body.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Closed::failed(UNAVAILABLE, &error.to_string()),
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                unread.extend_from_slice(&data);
-                if let Err(closed) = messages(to, token, &mut unread, &mut pace).await {
-                    return closed;
-                }
-            }
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                let closed = Closed::of(&trailers);
-                if !unary {
-                    let list = list(&trailers);
-                    to.tell(|instance| instance.on_grpc_trailing_metadata(token, list));
-                }
-                return closed.unwrap_or_else(|| Closed::failed(UNKNOWN, "no grpc-status"));
-            }
-        }
-    }
-    Closed::failed(INTERNAL, "the answer ended without trailers")
-}
-
-/// Tells the plugin of every message that is complete. There may be thousands of short ones in what came at once.
-async fn messages(
-    to: &To,
-    token: CallToken,
-    unread: &mut BytesMut,
-    pace: &mut Pace,
-) -> Result<(), Closed> {
-    while let Some((compressed, length)) = unread.first_chunk::<FRAME_HEAD>().map(frame_head) {
-        if compressed {
-            return Err(Closed::failed(
-                INTERNAL,
-                "a message is compressed, which was not asked for",
-            ));
-        }
-        if length > MAX_MESSAGE {
-            return Err(Closed::failed(RESOURCE_EXHAUSTED, "a message is larger than 4 MiB"));
-        }
-        if unread.len() < FRAME_HEAD + length {
-            return Ok(());
-        }
-        unread.advance(FRAME_HEAD);
-        let message = unread.split_to(length).to_vec();
-        let began = Instant::now();
-        if !to.tell(|instance| instance.on_grpc_message(token, message)) {
-            return Err(Closed::failed(UNAVAILABLE, ""));
-        }
-        pace.after(began).await;
-    }
-    Ok(())
-}
-
-fn frame_head(head: &[u8; FRAME_HEAD]) -> (bool, usize) {
-    let [compressed, length @ ..] = *head;
-    (compressed != 0, u32::from_be_bytes(length) as usize)
-}
-
-fn framed_head(message: &[u8]) -> [u8; FRAME_HEAD] {
-    let [a, b, c, d] = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-    [0, a, b, c, d]
 }
 
 async fn collect(sending: Sending) -> Result<HttpCallResponse, String> {
@@ -454,7 +345,10 @@ fn service_name(upstream: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        grpc::{FRAME_HEAD, frame_head},
+        *,
+    };
 
     #[test]
     fn frames_are_read_as_they_are_written() {

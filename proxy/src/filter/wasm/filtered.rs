@@ -16,7 +16,7 @@ use super::{
     run::{Failure, Run, Side},
     state::Waiting,
 };
-use crate::http::body::{Body, BodyError, End, Watch};
+use crate::http::body::{Body, BodyError, End, Watch, dropped};
 
 /// After so long others have their turn on the worker.
 pub(super) const TURN: std::time::Duration = std::time::Duration::from_millis(1);
@@ -36,7 +36,46 @@ pub struct Filtered {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
+/// What became of a body that was there as a whole.
+#[derive(Debug)]
+pub enum Whole {
+    /// All of it goes on.
+    Passed(Bytes),
+    /// Plugins hold a part of it, or there is more than bytes.
+    Held(Held),
+}
+
+/// What has passed of a body, while plugins hold the rest.
+#[derive(Debug)]
+pub struct Held(Pieces);
+
 impl Run {
+    /// Lets a whole body pass the plugins: nothing has to be kept for the rest of it, as there is none.
+    ///
+    /// # Errors
+    /// A plugin failed that may not be left out.
+    pub fn whole(&self, side: Side, bytes: Bytes) -> Result<Whole, Failure> {
+        let mut passed = Pieces::default();
+        self.push(side, self.first(side), Piece::Data(bytes, true), &mut passed)?;
+        Ok(match passed.only() {
+            Ok(bytes) => Whole::Passed(bytes),
+            Err(pieces) => Whole::Held(Held(pieces)),
+        })
+    }
+
+    /// What [`Run::whole`] left, as it comes.
+    pub fn rest(
+        self: &Rc<Self>,
+        side: Side,
+        Held(ready): Held,
+        watch: Option<Box<dyn Watch>>,
+        deadline: Option<Instant>,
+    ) -> Body {
+        let mut rest = Filtered::new(self, side, Body::Empty, watch, deadline);
+        (rest.source_ended, rest.ready) = (true, ready);
+        Body::other(rest).until(deadline)
+    }
+
     /// Lets `body` pass the plugins. `watch` sees what comes out of them, `deadline` is for all of it.
     pub fn body(
         self: &Rc<Self>,
@@ -45,21 +84,31 @@ impl Run {
         watch: Option<Box<dyn Watch>>,
         deadline: Option<Instant>,
     ) -> Body {
-        Body::other(Filtered {
-            source: body,
+        Body::other(Filtered::new(self, side, body, watch, deadline)).until(deadline)
+    }
+}
+
+impl Filtered {
+    fn new(
+        run: &Rc<Run>,
+        side: Side,
+        source: Body,
+        watch: Option<Box<dyn Watch>>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            source,
             source_ended: false,
-            run: self.clone(),
+            run: run.clone(),
             side,
             ready: Pieces::default(),
             ended: false,
             watch,
             deadline,
             patience: None,
-        })
+        }
     }
-}
 
-impl Filtered {
     fn finish(&mut self, end: End) {
         self.ended = true;
         if let Some(mut watch) = self.watch.take() {
@@ -124,6 +173,7 @@ impl Filtered {
                     BodyError::Hyper(_)
                     | BodyError::Http2(_)
                     | BodyError::Upstream(_)
+                    | BodyError::Cut
                     | BodyError::CopyCut => End::SenderFailed,
                 };
                 self.finish(end);
@@ -179,9 +229,10 @@ impl http_body::Body for Filtered {
             if this.ended {
                 return Poll::Ready(None);
             }
-            // Nobody reads this request any more: an answer has taken its place.
-            if this.side == Side::Request && this.run.is_answered() {
-                this.finish(End::Dropped);
+            // Nobody reads this request any more: an answer has taken its place. Or it was answered before its end: what
+            // plugins held is lost, and what comes would pass unseen.
+            if this.side == Side::Request && (this.run.is_answered() || this.run.is_finished()) {
+                this.finish(dropped());
                 return Poll::Ready(Some(Err(BodyError::Plugin)));
             }
             if let Err(failure) = this.run.advance(this.side, &mut this.ready) {
@@ -223,7 +274,7 @@ impl http_body::Body for Filtered {
 impl Drop for Filtered {
     fn drop(&mut self) {
         if !self.ended {
-            self.finish(End::Dropped);
+            self.finish(dropped());
         }
     }
 }

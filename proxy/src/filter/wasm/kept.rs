@@ -21,8 +21,9 @@ impl Kept {
             let lengths = [name, value].map(|text| u32::try_from(text.len()));
             // No head that was read is so long.
             let [Ok(name_length), Ok(value_length)] = lengths else { return };
-            fields.extend_from_slice(&name_length.to_le_bytes());
-            fields.extend_from_slice(&value_length.to_le_bytes());
+            fields.reserve(LENGTHS + name.len() + value.len());
+            let lengths = u64::from(name_length) | u64::from(value_length) << 32;
+            fields.extend_from_slice(&lengths.to_le_bytes());
             fields.extend_from_slice(name);
             fields.extend_from_slice(value);
         });

@@ -3,13 +3,15 @@
 use std::{cell::Cell, rc::Rc};
 
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
-use leno_wasm_host::ContextId;
+use leno_wasm_host::{Action, ContextId, Instance};
 
 use super::{
     body::Lane,
+    host::ProxyHost,
     plugin::{Chain, Needs},
     run::Failure,
     seat::{Seat, Seats},
+    state::Contents,
 };
 
 /// One plugin of an exchange.
@@ -24,10 +26,57 @@ pub(super) struct Place {
     pub(super) lanes: [Lane; 2],
 }
 
+/// Those of an exchange in their order; most have one, which needs no room of its own.
+#[derive(Default)]
+pub(super) struct List {
+    first: Option<Place>,
+    others: Vec<Place>,
+}
+
+impl List {
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<&Place> {
+        match at.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(other) => self.others.get(other),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Place> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn push(&mut self, place: Place) {
+        match &self.first {
+            None => self.first = Some(place),
+            Some(_) => self.others.push(place),
+        }
+    }
+}
+
+impl std::ops::Index<usize> for List {
+    type Output = Place;
+
+    #[expect(
+        clippy::expect_used,
+        reason = "as for any list, what is not in it must not be asked for"
+    )]
+    fn index(&self, at: usize) -> &Place {
+        self.get(at).expect("one of the places")
+    }
+}
+
 /// The plugins of a kind, up to the first that cannot run yet and must not be left out.
 #[derive(Default)]
 pub(super) struct Places {
-    pub(super) places: Vec<Place>,
+    pub(super) places: List,
     /// The one that cannot run.
     pub(super) blocked: Option<(Phase, Failure)>,
     /// What any of them needs.
@@ -45,9 +94,6 @@ impl Places {
         for slot in chain.slots().iter().filter(|slot| slot.kind() == kind) {
             match slot.choose(&random) {
                 Ok(plugin) => {
-                    if found.places.capacity() == 0 {
-                        found.places.reserve_exact(chain.slots().len());
-                    }
                     found.needs = found.needs.or(plugin.needs);
                     found.places.push(Place::new(seats.seat(plugin), slot.phase));
                 }
@@ -72,5 +118,22 @@ impl Place {
             bypassed: Cell::new(false),
             lanes: Default::default(),
         }
+    }
+
+    /// Takes what a plugin lets go of; `None` if it does not.
+    pub(super) fn take_back<T>(
+        &self,
+        instance: &mut Instance<ProxyHost>,
+        context: ContextId,
+        action: Action,
+        take: impl FnOnce(&mut Contents) -> Option<T>,
+    ) -> Option<T> {
+        if action != Action::Continue {
+            return None;
+        }
+        let stream = instance.stream_mut(context)?;
+        let taken = take(stream.contents(&self.seat.spare));
+        stream.let_go(&self.seat.spare);
+        taken
     }
 }

@@ -11,13 +11,13 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use leno_api::model::wasm_plugin::{FailurePolicy, Phase, PluginType};
-use leno_wasm_host::{Action, ContextId};
+use leno_wasm_host::ContextId;
 
 use super::{
     answer::Answered,
-    head::{self, RequestHead, ResponseHead},
+    head,
     kept::Kept,
-    place::{Place, Places},
+    place::{List, Place, Places},
     plugin::{Chain, Needs},
     seat::{Broken, Seats},
     state::{Contents, Facts, Outcome, Returned, State},
@@ -32,7 +32,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 pub struct Run {
     pub(super) state: Rc<State>,
     pub(super) kind: PluginType,
-    pub(super) places: Vec<Place>,
+    pub(super) places: List,
     /// Behind them there is one that cannot run yet, and must not be left out.
     pub(super) blocked: Option<(Phase, Failure)>,
     /// What any of them needs.
@@ -203,15 +203,12 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let mut stream = place.seat.stream(&self.state, at);
-        stream.contents.take_request(request);
-        let count = stream.contents.request().map_or(0, RequestHead::count);
+        let count = stream.contents(&place.seat.spare).take_request(request);
         let called = place.seat.call(&self.state, 2, |instance| {
-            let (context, created) = instance.create_context(stream);
+            let (context, action) = instance.begin(stream, count, end);
             place.context.set(Some((place.seat.generation(), context)));
-            created?;
-            let action = instance.on_request_headers(context, count, end)?;
-            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.return_request(request)))
+            let action = action?;
+            Ok(place.take_back(instance, context, action, |has| has.return_request(request)))
         });
         match called {
             Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),
@@ -302,13 +299,11 @@ impl Run {
     ) -> Result<Option<Answered>, Stopped> {
         let place = &self.places[at];
         let called = self.call(place, |instance, context| {
-            let count = instance.stream_mut(context).map_or(0, |stream| {
-                stream.contents.take_response(response);
-                stream.contents.response().map_or(0, ResponseHead::count)
-            });
+            let count = instance
+                .stream_mut(context)
+                .map_or(0, |stream| stream.contents(&place.seat.spare).take_response(response));
             let action = instance.on_response_headers(context, count, end)?;
-            let stream = instance.stream_mut(context).filter(|_| action == Action::Continue);
-            Ok(stream.and_then(|stream| stream.contents.return_response(response)))
+            Ok(place.take_back(instance, context, action, |has| has.return_response(response)))
         });
         match called {
             Ok(Some(_)) if self.state.marks[at].closed.get() => Err(self.closed(at).into()),
@@ -369,7 +364,7 @@ impl Run {
         if self.finished.replace(true) {
             return;
         }
-        for place in &self.places {
+        for place in self.places.iter() {
             let Some((generation, context)) = place.context.take() else { continue };
             let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
                 let (stream, told) = match self.kind {
@@ -387,6 +382,13 @@ impl Run {
                 Err(broken) => tracing::debug!("plugin {}: {broken}", place.seat.label()),
             }
         }
+        // What is left of a request that was answered early waits for plugins that are gone.
+        self.state.wake();
+    }
+
+    /// Whether the plugins have been told that the exchange is over.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.get()
     }
 
     /// Calls a plugin on its stream.

@@ -18,7 +18,7 @@ use super::{
     plugin::{Chain, Figures, Needs, Plugin},
     restart::Restart,
     state::{Node, State},
-    stream::PluginStream,
+    stream::{PluginStream, Spare},
 };
 
 /// The instances of one worker.
@@ -56,10 +56,7 @@ pub(super) struct Seat {
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
     tally: Tally,
-    /// A stream that has ended.
-    spare: Cell<Option<PluginStream>>,
-    /// What belongs to no exchange.
-    nobody: Rc<State>,
+    pub(super) spare: Spare,
     inner: RefCell<Inner>,
 }
 
@@ -76,8 +73,8 @@ struct Tally {
 
 /// When a call began.
 struct Began {
-    /// By a clock that costs nothing.
-    coarse: Duration,
+    /// By a clock that costs nothing; nanoseconds.
+    coarse: u64,
     /// By the system's, which takes as long to read as a call takes, with how many calls it stands for.
     exact: Option<(Instant, u64)>,
 }
@@ -240,7 +237,6 @@ impl Seat {
             generation: Cell::new(0),
             tally: Tally::default(),
             spare: Cell::new(None),
-            nobody: Rc::new(State::new(None, 1)),
             inner: RefCell::default(),
         }
     }
@@ -248,7 +244,7 @@ impl Seat {
     /// The stream of an exchange or connection in which this is plugin `at`.
     pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
         self.tally.exchanges.set(self.tally.exchanges.get() + 1);
-        PluginStream::new(self.spare.take(), state, at)
+        PluginStream::new(state, at)
     }
 
     /// A stream that held `before` bytes of a body holds `now`. Whether all plugins of the worker may hold as much as they
@@ -263,7 +259,7 @@ impl Seat {
 
     /// Takes a stream back that has ended.
     pub(super) fn release(&self, stream: PluginStream) {
-        self.spare.set(Some(stream.release(&self.nobody)));
+        stream.release(&self.spare);
     }
 
     /// `shop/tag`.
@@ -329,7 +325,9 @@ impl Seat {
         let cost = match (&called, began.exact) {
             (Ok(_), _) => Duration::ZERO,
             (Err(_), Some((exact, _))) => exact.elapsed(),
-            (Err(_), None) => instance.coarse_time().saturating_sub(began.coarse),
+            (Err(_), None) => {
+                Duration::from_nanos(instance.coarse_time().saturating_sub(began.coarse))
+            }
         };
         called.map_err(|fault| {
             self.broke(inner, &fault, cost);

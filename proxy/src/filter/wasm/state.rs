@@ -190,10 +190,11 @@ impl Contents {
         self.has[1].then_some(&mut self.response)
     }
 
-    /// Takes the head out of a request.
-    pub(super) fn take_request<B>(&mut self, request: &mut Request<B>) {
+    /// Takes the head out of a request. How many fields a plugin sees of it.
+    pub(super) fn take_request<B>(&mut self, request: &mut Request<B>) -> u32 {
         self.request.swap(request);
         self.has[0] = true;
+        self.request.count()
     }
 
     /// Puts it back; `None` if there is none here.
@@ -209,10 +210,11 @@ impl Contents {
         })
     }
 
-    /// Takes the head out of a response.
-    pub(super) fn take_response<B>(&mut self, response: &mut Response<B>) {
+    /// Takes the head out of a response. How many fields a plugin sees of it.
+    pub(super) fn take_response<B>(&mut self, response: &mut Response<B>) -> u32 {
         self.response.enter(response);
         self.has[1] = true;
+        self.response.count()
     }
 
     /// Puts it back; `None` if there is none here.
@@ -222,6 +224,13 @@ impl Contents {
         }
         self.response.leave(response);
         Some(Returned { retargeted: false, forbidden: self.response.forbidden.take() })
+    }
+
+    /// Whether nothing is left in it.
+    pub(super) fn is_clear(&self) -> bool {
+        self.has == [false; 2]
+            && self.trailers.iter().all(Option::is_none)
+            && self.buffers.iter().all(|buffer| buffer.len() == 0)
     }
 
     /// Forgets what is left in it, so that it can be another stream's.

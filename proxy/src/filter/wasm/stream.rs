@@ -1,6 +1,6 @@
 //! One exchange or connection as a plugin reaches it.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, cell::Cell, rc::Rc};
 
 use http::HeaderMap;
 use leno_wasm_host::{
@@ -9,14 +9,15 @@ use leno_wasm_host::{
 
 use super::{
     buffer::Buffer,
-    head, property,
+    head::{self, RequestHead, ResponseHead},
+    property,
     state::{Answer, Contents, Mark, State},
 };
 
 /// What a plugin has in hands, and where it leaves word.
 pub(super) struct PluginStream {
-    /// On the heap: streams are handed on several times, and this is large.
-    pub(super) contents: Box<Contents>,
+    /// Only while the plugin has anything: most have nothing but while they are called.
+    contents: Option<Box<Contents>>,
     state: Rc<State>,
     /// Which of the plugins.
     at: usize,
@@ -24,24 +25,54 @@ pub(super) struct PluginStream {
     released: bool,
 }
 
+/// What the last plugin had in hands, for the next one: it is large, and in the processor's cache.
+pub(super) type Spare = Cell<Option<Box<Contents>>>;
+
 impl PluginStream {
-    /// The stream of plugin `at`. `spare` is one that has ended: what is in its place is used again.
-    pub(super) fn new(spare: Option<Self>, state: &Rc<State>, at: usize) -> Self {
-        let state = state.clone();
-        match spare {
-            Some(mut spare) => {
-                (spare.state, spare.at, spare.released) = (state, at, false);
-                spare
-            }
-            None => Self { contents: Box::default(), state, at, released: false },
+    /// The stream of plugin `at`.
+    pub(super) fn new(state: &Rc<State>, at: usize) -> Self {
+        Self { contents: None, state: state.clone(), at, released: false }
+    }
+
+    /// What it has in hands.
+    pub(super) fn contents(&mut self, spare: &Spare) -> &mut Contents {
+        self.contents.get_or_insert_with(|| spare.take().unwrap_or_default())
+    }
+
+    /// The plugin has let go of something, and perhaps of everything.
+    pub(super) fn let_go(&mut self, spare: &Spare) {
+        if self.contents.as_ref().is_some_and(|contents| contents.is_clear()) {
+            spare.set(self.contents.take());
         }
     }
 
     /// The plugin was told of the end: whatever it still has is nobody's.
-    pub(super) fn release(mut self, nobody: &Rc<State>) -> Self {
-        self.contents.clear();
-        (self.state, self.released) = (nobody.clone(), true);
-        self
+    pub(super) fn release(mut self, spare: &Spare) {
+        self.released = true;
+        if let Some(mut contents) = self.contents.take() {
+            contents.clear();
+            spare.set(Some(contents));
+        }
+    }
+
+    fn has(&self) -> Option<&Contents> {
+        self.contents.as_deref()
+    }
+
+    fn request(&self) -> Option<&RequestHead> {
+        self.has()?.request()
+    }
+
+    fn response(&self) -> Option<&ResponseHead> {
+        self.has()?.response()
+    }
+
+    fn request_mut(&mut self) -> Option<&mut RequestHead> {
+        self.contents.as_deref_mut()?.request_mut()
+    }
+
+    fn response_mut(&mut self) -> Option<&mut ResponseHead> {
+        self.contents.as_deref_mut()?.response_mut()
     }
 
     fn mark(&self) -> Option<&Mark> {
@@ -49,15 +80,16 @@ impl PluginStream {
     }
 
     fn buffer(&self, buffer: BufferType) -> Option<&Buffer> {
-        self.contents.buffers.get(side_of_buffer(buffer)?)
+        self.has()?.buffers.get(side_of_buffer(buffer)?)
     }
 
     fn trailers(&self, map: MapType) -> Option<&HeaderMap> {
-        self.contents.trailers.get(side_of_trailers(map)?)?.as_deref()
+        self.has()?.trailers.get(side_of_trailers(map)?)?.as_deref()
     }
 
     fn trailers_mut(&mut self, map: MapType) -> Option<&mut HeaderMap> {
-        let trailers = self.contents.trailers.get_mut(side_of_trailers(map)?)?;
+        let contents = self.contents.get_or_insert_default();
+        let trailers = contents.trailers.get_mut(side_of_trailers(map)?)?;
         Some(trailers.get_or_insert_default())
     }
 }
@@ -68,7 +100,7 @@ impl Drop for PluginStream {
         if self.released {
             return;
         }
-        let contents = std::mem::take(&mut self.contents);
+        let contents = self.contents.take().unwrap_or_default();
         if let Some(mark) = self.mark() {
             mark.lost.replace(Some(contents));
         }
@@ -97,10 +129,10 @@ impl Stream for PluginStream {
     fn has_map(&self, map: MapType) -> bool {
         match map {
             MapType::RequestHeaders => {
-                self.contents.request().is_some() || self.state.request.get().is_some()
+                self.request().is_some() || self.state.request.get().is_some()
             }
             MapType::ResponseHeaders => {
-                self.contents.response().is_some() || self.state.response.get().is_some()
+                self.response().is_some() || self.state.response.get().is_some()
             }
             MapType::RequestTrailers | MapType::ResponseTrailers => true,
             _ => false,
@@ -109,11 +141,11 @@ impl Stream for PluginStream {
 
     fn header(&self, map: MapType, name: &[u8]) -> Option<&[u8]> {
         match map {
-            MapType::RequestHeaders => match self.contents.request() {
+            MapType::RequestHeaders => match self.request() {
                 Some(head) => head.get(name),
                 None => self.state.request.get()?.get(name),
             },
-            MapType::ResponseHeaders => match self.contents.response() {
+            MapType::ResponseHeaders => match self.response() {
                 Some(head) => head.get(name),
                 None => self.state.response.get()?.get(name),
             },
@@ -123,16 +155,14 @@ impl Stream for PluginStream {
 
     fn visit_headers(&self, map: MapType, visit: &mut dyn FnMut(&[u8], &[u8])) {
         match map {
-            MapType::RequestHeaders => match (self.contents.request(), self.state.request.get()) {
+            MapType::RequestHeaders => match (self.request(), self.state.request.get()) {
                 (Some(head), _) => head.visit(visit),
                 (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
             },
-            MapType::ResponseHeaders => {
-                match (self.contents.response(), self.state.response.get()) {
-                    (Some(head), _) => head.visit(visit),
-                    (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
-                }
-            }
+            MapType::ResponseHeaders => match (self.response(), self.state.response.get()) {
+                (Some(head), _) => head.visit(visit),
+                (None, kept) => kept.into_iter().for_each(|kept| kept.visit(visit)),
+            },
             map => {
                 for (name, value) in self.trailers(map).into_iter().flatten() {
                     visit(name.as_str().as_bytes(), value.as_bytes());
@@ -144,12 +174,12 @@ impl Stream for PluginStream {
     fn set_headers(&mut self, map: MapType, headers: Pairs<'_>) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = self.contents.request_mut() {
+                if let Some(head) = self.request_mut() {
                     head.set_all(headers);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = self.contents.response_mut() {
+                if let Some(head) = self.response_mut() {
                     head.set_all(headers);
                 }
             }
@@ -167,12 +197,12 @@ impl Stream for PluginStream {
     fn add_header(&mut self, map: MapType, name: &[u8], value: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = self.contents.request_mut() {
+                if let Some(head) = self.request_mut() {
                     head.add(name, value);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = self.contents.response_mut() {
+                if let Some(head) = self.response_mut() {
                     head.add(name, value);
                 }
             }
@@ -187,12 +217,12 @@ impl Stream for PluginStream {
     fn replace_header(&mut self, map: MapType, name: &[u8], value: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = self.contents.request_mut() {
+                if let Some(head) = self.request_mut() {
                     head.replace(name, value);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = self.contents.response_mut() {
+                if let Some(head) = self.response_mut() {
                     head.replace(name, value);
                 }
             }
@@ -207,12 +237,12 @@ impl Stream for PluginStream {
     fn remove_header(&mut self, map: MapType, name: &[u8]) {
         match map {
             MapType::RequestHeaders => {
-                if let Some(head) = self.contents.request_mut() {
+                if let Some(head) = self.request_mut() {
                     head.remove(name);
                 }
             }
             MapType::ResponseHeaders => {
-                if let Some(head) = self.contents.response_mut() {
+                if let Some(head) = self.response_mut() {
                     head.remove(name);
                 }
             }
@@ -237,7 +267,8 @@ impl Stream for PluginStream {
 
     fn edit_buffer(&mut self, buffer: BufferType, edit: BufferEdit<'_>) {
         let side = side_of_buffer(buffer);
-        if let Some(buffer) = side.and_then(|side| self.contents.buffers.get_mut(side)) {
+        let contents = self.contents.as_deref_mut();
+        if let Some(buffer) = contents.zip(side).and_then(|(has, side)| has.buffers.get_mut(side)) {
             buffer.edit(edit);
         }
     }

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 
 use super::supply::Outgoing;
 use crate::{
-    cluster::{Admitted, Cluster, Lease, pool::Connection},
+    cluster::{Admitted, Cluster, ClusterKey, Lease, pool::Connection},
     error::{Error, Fault, Retry},
     forward::{
         deadline::Limits,
@@ -25,12 +25,15 @@ use crate::{
         body::{Body, Incoming, Progress},
         client::{Failure, SendError},
         head,
+        server::LINGER,
     },
 };
 
 /// A pooled connection idle for longer may have been closed by the peer just now; an idempotent request is kept for a
 /// second try then. Cloning each request would cost 3 % of an exchange; over HTTP/2 it has to be.
 const STALE_AFTER: Duration = Duration::from_secs(1);
+/// What a sidecar that drains has not heard of for so long, it closes: that is stale here.
+const _: () = assert!(LINGER.as_millis() > STALE_AFTER.as_millis() + 100, "within a round trip");
 
 /// What all attempts of an exchange have in common.
 #[derive(Clone)]
@@ -119,13 +122,18 @@ async fn send(
         return Err(super::lost());
     };
     sent.set(true);
+    let address = lease.endpoint.address();
     let failed = match sending.await {
-        Ok(response) => return Ok((response, connection)),
+        Ok(mut response) => {
+            let checked = check(response.status(), response.headers_mut(), context.upgrade);
+            let refused =
+                |what| outcome::of_send(Failure::Malformed, None, format!("{address}: {what}"));
+            return checked.map(|()| (response, connection)).map_err(refused);
+        }
         Err(failed) => failed,
     };
     let SendError { failure, request, detail } = failed;
     let body = context.progress.as_ref().and_then(|progress| progress.ended());
-    let address = lease.endpoint.address;
     let mut error = match connection.refusal() {
         Some(refusal) => outcome::unwelcome(format!("TLS with {address}: {refusal}")),
         None => outcome::of_send(failure, body, format!("{address}: {detail}")),
@@ -135,12 +143,32 @@ async fn send(
     }
     if connection.idle.is_some() && error.retry == Retry::Safe && failure != Failure::Refused {
         // That an idle connection has ended says nothing about its endpoint; making the next one will.
-        error.fault = Fault::Ours;
+        (error.fault, error.stale) = (Fault::Ours, true);
     }
     if let Some(request) = request {
         *kept = Some(Outgoing { request: *request, introduced, reader });
     }
     Err(error)
+}
+
+/// Whether the head of an answer is one that can be passed on: whoever sends another has failed as an endpoint, not only
+/// towards this caller.
+///
+/// A length beside a transfer coding is not the body's (RFC 9112 section 6.3): passed on, it would cut the body short
+/// or make a second response of its rest. Codings other than `chunked` belong to the connection and nobody here
+/// decodes them.
+fn check(status: StatusCode, headers: &mut HeaderMap, upgrade: bool) -> Result<(), &'static str> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return if upgrade { Ok(()) } else { Err("upstream switched protocols unasked") };
+    }
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    if !head::only_chunked(headers) {
+        return Err("upstream used a transfer coding that is not chunked");
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    Ok(())
 }
 
 /// Takes the request, leaves a copy of it where one is kept, and sends it. Beside the answer to come: whether it says
@@ -161,14 +189,22 @@ fn begin<'a>(
 /// What a request says depends on who gets it.
 fn dress(context: &Context<'_>, lease: &Lease, outgoing: &mut Outgoing) {
     name_destination(context.cluster, lease, &mut outgoing.request);
-    if context.outbound && !lease.endpoint.via_sidecar && !outgoing.introduced {
-        // The sidecar at the other end would say who called; here there is none.
+    if context.outbound
+        && is_told_who_calls(&context.cluster.key, lease.endpoint.via_sidecar)
+        && !outgoing.introduced
+    {
         outgoing.introduced = true;
         let headers = outgoing.request.headers_mut();
         let host = headers.get(header::HOST).cloned();
         let caller = context.counted.written(context.caller);
         head::add_forwarded(headers, caller, host.as_ref());
     }
+}
+
+/// The sidecar at the other end says who called; where there is none, we do. Whoever is outside the mesh is told nothing
+/// of it.
+fn is_told_who_calls(key: &ClusterKey, via_sidecar: bool) -> bool {
+    !via_sidecar && !matches!(key, ClusterKey::Passthrough(_))
 }
 
 /// Tells the next sidecar which service port is meant where the TLS server name does not; an application is not told.
@@ -182,5 +218,45 @@ pub(in crate::forward) fn name_destination(
             request.headers_mut().insert(DESTINATION, destination.clone());
         }
         _ => _ = request.headers_mut().remove(DESTINATION),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_length_beside_chunks_is_not_passed_on() {
+        let checked = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let checked = check(StatusCode::OK, &mut headers, false);
+            checked.is_ok().then(|| headers.contains_key(header::CONTENT_LENGTH))
+        };
+        let length = ("content-length", "3");
+        assert_eq!(checked(&[length]), Some(true));
+        assert_eq!(checked(&[length, ("transfer-encoding", "Chunked")]), Some(false));
+        assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), None);
+        assert_eq!(checked(&[length, ("transfer-encoding", "identity")]), None);
+    }
+
+    #[test]
+    fn nobody_outside_the_mesh_is_told_who_calls() {
+        let service = ClusterKey::Service(leno_api::model::ObjectName::new("shop", "orders"), 80);
+        let outside = ClusterKey::Passthrough("192.0.2.1:80".parse().unwrap());
+        assert!(is_told_who_calls(&service, false) && !is_told_who_calls(&service, true));
+        assert!(!is_told_who_calls(&outside, false));
+    }
+
+    #[test]
+    fn protocols_are_switched_where_that_was_asked_for() {
+        let switched = |upgrade| {
+            check(StatusCode::SWITCHING_PROTOCOLS, &mut HeaderMap::new(), upgrade).is_ok()
+        };
+        assert!(switched(true) && !switched(false));
     }
 }

@@ -137,10 +137,6 @@ impl Call {
         request: &Request<Body>,
         (admitted, mut received, times): (Admitted, Received, Times),
     ) -> Result<Response<Body>, Error> {
-        if let Err(error) = response::check_coding(received.response.headers_mut()) {
-            lead.tell(Outcome::Failed(error.clone()));
-            return Err(error);
-        }
         let stored = match self.candidate(exchange, request, &received.response, times) {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {

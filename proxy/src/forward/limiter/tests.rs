@@ -21,7 +21,7 @@ fn cluster(state: &Arc<State>, limit: Option<AdaptiveConcurrency>) -> Arc<Cluste
         name: "inbound:9001".into(),
         destination: None,
         protocol: Protocol::Http,
-        settings: Settings { adaptive_concurrency: limit, ..Settings::default() },
+        settings: Settings { adaptive_concurrency: limit, ..Settings::default() }.into(),
         endpoints: vec![Endpoint::own("orders-1".into(), address, scope.clone())].into(),
         scope,
         state: state.clone(),

@@ -20,7 +20,7 @@ pub(in crate::forward) fn cluster(
         let known = old
             .into_iter()
             .flat_map(|old| old.endpoints.iter())
-            .find(|known| known.address == address);
+            .find(|known| known.address() == address);
         let endpoint = Endpoint::own(format!("shop/orders-{port}").into(), address, scope.clone());
         match known {
             Some(known) => endpoint.with_vitals(known.vitals().clone()),
@@ -32,7 +32,7 @@ pub(in crate::forward) fn cluster(
         name: "shop/orders:80".into(),
         destination: None,
         protocol: Protocol::Auto,
-        settings,
+        settings: settings.into(),
         endpoints: ports.map(endpoint).collect::<Vec<_>>().into(),
         scope: scope.clone(),
         state: old.map_or_else(Arc::default, |old| old.state.clone()),

@@ -322,3 +322,15 @@ proptest! {
         prop_assert!(half.abs_diff(longest / 2) <= 1);
     }
 }
+
+#[test]
+fn connections_are_tried_again_as_often_as_the_policy_says() {
+    let failed = |safety| Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Flag::UF, safety, "");
+    for (retries, attempts, expected) in
+        [(0, 1, false), (1, 1, true), (1, 2, false), (2, 2, true), (2, 3, false), (10, 10, true)]
+    {
+        let again = super::again(&failed(Retry::Safe), attempts, retries);
+        assert_eq!(again, expected, "{retries} {attempts}");
+    }
+    assert!(!super::again(&failed(Retry::Unsafe), 1, 5));
+}

@@ -239,7 +239,7 @@ impl Watched {
                 let (name, workload) = (&self.cluster.name, endpoint.workload());
                 tracing::warn!(
                     "breaker of {name}: {workload} ({}): {transition}",
-                    endpoint.address
+                    endpoint.address()
                 );
             }
             breaker.state.store(Some(Arc::new(circuit.state())));
@@ -330,7 +330,7 @@ impl Watched {
         }
         if let Some((change, endpoint)) = change.zip(found) {
             let (name, workload) = (&self.cluster.name, endpoint.workload());
-            tracing::warn!("{name}: {workload} ({}) {change}", endpoint.address);
+            tracing::warn!("{name}: {workload} ({}) {change}", endpoint.address());
             let healthy = checks.state(id).is_none_or(|state| state.healthy);
             self.detector.checked(id, now, healthy);
             self.show_checks(figures);
@@ -349,7 +349,7 @@ impl Watched {
         let of = |id: u64| {
             let found = self.cluster.endpoints.iter().find(|endpoint| endpoint.vitals().id == id);
             found.map_or_else(String::new, |found| {
-                format!("{} ({})", found.workload(), found.address)
+                format!("{} ({})", found.workload(), found.address())
             })
         };
         match change {

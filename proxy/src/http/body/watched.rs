@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::{Body, BodyError, End, Watch};
+use super::{Body, BodyError, End, Watch, dropped};
 
 /// A body that is not passing through, with somebody who sees it pass.
 pub(super) struct Watched {
@@ -74,7 +74,7 @@ impl HttpBody for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let complete = self.left == Some(0) || self.inner.is_end_stream();
-        let end = if complete { End::Complete } else { End::Dropped };
+        let end = if complete { End::Complete } else { dropped() };
         self.finish(end);
     }
 }

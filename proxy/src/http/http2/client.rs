@@ -37,6 +37,8 @@ pub struct Http2(Rc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
+    /// Only ever asked and cloned. One that has sent what h2 has no room for waits for that stream, in the place of whoever
+    /// sends its body.
     requests: RefCell<SendRequest<Bytes>>,
     link: Rc<Link>,
 }
@@ -47,6 +49,8 @@ struct Link {
     ended: Cell<bool>,
     /// Exchanges under way.
     streams: Cell<usize>,
+    /// Those that the peer takes, as far as it has said.
+    most: Cell<usize>,
     /// Those for which the peer has no room yet.
     waiting: Cell<usize>,
     /// Tells one of them that there may be.
@@ -69,7 +73,7 @@ enum State {
     Waiting(Box<Waiting>),
     Sent {
         response: ResponseFuture,
-        upload: Option<Upload>,
+        upload: Option<Upload<Body>>,
         counted: Option<Counted>,
     },
     Failed(Option<Box<SendError>>),
@@ -108,6 +112,7 @@ where
     let (requests, mut connection) = builder.handshake(io.clone()).await?;
     let alive = KeepAlive::new(connection.ping_pong());
     let link = Rc::<Link>::default();
+    link.most.set(connection.max_concurrent_send_streams());
     let mut driver = Driver { connection, io, alive, link: link.clone() };
     tokio::task::spawn_local(async move {
         std::future::poll_fn(|context| driver.poll(context)).await;
@@ -134,7 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Ready(());
         }
         // The peer may have said that it takes more.
-        if link.waiting.get() > 0 && link.streams.get() < connection.max_concurrent_send_streams() {
+        link.most.set(connection.max_concurrent_send_streams());
+        if link.waiting.get() > 0 && link.has_room() {
             link.room.notify_one();
         }
         Poll::Pending
@@ -142,6 +148,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 }
 
 impl Link {
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.most.get()
+    }
+
     fn note_task(&self, waker: &Waker) {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
@@ -188,33 +198,27 @@ impl Http2 {
         self.0.link.ended.get() || self.0.is_refused()
     }
 
+    /// How many exchanges at once its peer takes, as far as it has said.
+    pub fn most_streams(&self) -> u32 {
+        u32::try_from(self.0.link.most.get()).unwrap_or(u32::MAX)
+    }
+
     /// Begins an exchange. What is sent goes out when the connection's task has its turn.
     pub(in crate::http) fn begin(&self, request: Request<Body>) -> Sending {
-        let ready = self.0.requests.borrow_mut().poll_ready(&mut noop());
-        Sending(match ready {
-            _ if self.0.link.ended.get() => State::not_sent(request),
-            Poll::Ready(Err(_)) => State::not_sent(request),
-            _ if !self.has_room() => State::Waiting(Box::new(Waiting::new(self, request))),
-            Poll::Ready(Ok(())) | Poll::Pending => self.send(request, ready.is_pending()),
+        Sending(match self.is_closed() {
+            true => State::not_sent(request),
+            false if self.0.link.has_room() => self.send(request),
+            false => State::Waiting(Box::new(Waiting::new(self, request))),
         })
     }
 
-    fn has_room(&self) -> bool {
-        self.0.link.streams.get() < self.0.requests.borrow().current_max_send_streams()
-    }
-
-    /// `beside`: the stream before this one waits in h2 for one that ends. Each clone may have one that does.
-    fn send(&self, request: Request<Body>, beside: bool) -> State {
+    fn send(&self, request: Request<Body>) -> State {
         let (parts, body) = request.into_parts();
         let mut head = Request::from_parts(parts, ());
         prepare(&mut head, &body);
-        let mut requests = self.0.requests.borrow_mut();
         let is_whole = body.is_end_stream();
-        let sent = match beside {
-            false => requests.send_request(head, is_whole),
-            true => requests.clone().send_request(head, is_whole),
-        };
-        match sent {
+        let mut requests = self.0.requests.borrow().clone();
+        match requests.send_request(head, is_whole) {
             Ok((response, stream)) => State::Sent {
                 response,
                 upload: (!is_whole).then(|| Upload::new(body, stream)),
@@ -252,7 +256,7 @@ impl Waiting {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<State> {
         loop {
             let connection = &self.connection;
-            if connection.is_closed() || connection.has_room() {
+            if connection.is_closed() || connection.0.link.has_room() {
                 let Some(request) = self.request.take() else { return Poll::Pending };
                 let Sending(state) = connection.begin(request);
                 return Poll::Ready(state);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
@@ -73,10 +73,8 @@ impl AsyncRead for Duplex {
             match ready!(this.incoming.poll_data(context)) {
                 Some(Ok(data)) => this.rest = data,
                 None => return Poll::Ready(Ok(())),
-                Some(Err(error)) => {
-                    let is_end = error.is_reset() && error.reason() == Some(Reason::NO_ERROR);
-                    return Poll::Ready(if is_end { Ok(()) } else { Err(io::Error::other(error)) });
-                }
+                // Whatever a reset says: what comes before END_STREAM is not all.
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }
         let count = this.rest.len().min(buffer.remaining());

@@ -58,13 +58,13 @@ impl HttpBody for Received {
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(broken(error)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(broken(error)))),
                 None => this.data_done = true,
             }
         }
         Poll::Ready(match ready!(this.stream.poll_trailers(context)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => broken(error),
+            Err(error) => Some(Err(broken(error))),
         })
     }
 
@@ -77,9 +77,13 @@ impl HttpBody for Received {
     }
 }
 
-/// A peer that has answered and wants no more of what it was asked says so with a reset that is no error (RFC 9113
-/// section 8.1): then the body just ends.
-fn broken(error: h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-    let is_end = error.is_reset() && error.reason() == Some(Reason::NO_ERROR);
-    (!is_end).then_some(Err(BodyError::Http2(error)))
+/// A peer that has answered and wants no more of what it was asked resets the stream with NO_ERROR behind the end of its
+/// answer (RFC 9113 section 8.1), and h2 keeps that end. Without END_STREAM a message has not ended, whatever the reset
+/// says.
+#[cold]
+fn broken(error: h2::Error) -> BodyError {
+    match error.is_reset() && error.reason() == Some(Reason::NO_ERROR) {
+        true => BodyError::Cut,
+        false => BodyError::Http2(error),
+    }
 }

@@ -10,13 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use h2::{
     Reason, RecvStream, SendStream,
     server::{Connection, SendResponse},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::sleep,
+};
 
 use super::{
     alive::KeepAlive,
@@ -29,7 +33,8 @@ use crate::http::{
     aside::Bell,
     body::{Body, Incoming},
     head,
-    server::{Answer, Ended},
+    server::{Answer, Ended, LINGER},
+    unread::Taken,
 };
 
 /// Serves a connection to its end, as `builder` says. When `drained` is ready a GOAWAY is sent and open streams are
@@ -46,6 +51,36 @@ where
 {
     let io = Batched::new(io);
     let mut drained = pin!(drained);
+    let mut handshake = pin!(handshake(builder, io.clone()));
+    let (mut draining, mut limit) = (false, pin!(OptionFuture::default()));
+    let mut connection = loop {
+        tokio::select! {
+            biased;
+            connection = handshake.as_mut() => match connection {
+                Ok(connection) => break connection,
+                Err(ended) => return ended,
+            },
+            () = drained.as_mut(), if !draining => {
+                draining = true;
+                limit.set(Some(sleep(LINGER)).into());
+            }
+            // It has not asked for anything.
+            Some(()) = limit.as_mut() => return Ended::Clean,
+        }
+    };
+    if draining {
+        connection.graceful_shutdown();
+    }
+    let alive = KeepAlive::new(connection.ping_pong());
+    let mut driver = Driver { connection, io, alive, bell: Bell::default(), draining };
+    poll_fn(|context| driver.poll(context, drained.as_mut(), &answer)).await
+}
+
+/// Waits for the peer's preface.
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    builder: &h2::server::Builder,
+    io: Batched<S>,
+) -> Result<Connection<Batched<S>, Bytes>, Ended> {
     let mut handshake = builder.handshake(io.clone());
     let handshake = poll_fn(|context| {
         let done = Pin::new(&mut handshake).poll(context);
@@ -54,18 +89,7 @@ where
             Err(ended) => Poll::Ready(Err(ended)),
         }
     });
-    let mut connection = tokio::select! {
-        biased;
-        connection = handshake => match connection {
-            Ok(connection) => connection,
-            Err(ended) => return ended,
-        },
-        // It has not asked for anything.
-        () = drained.as_mut() => return Ended::Clean,
-    };
-    let alive = KeepAlive::new(connection.ping_pong());
-    let mut driver = Driver { connection, io, alive, bell: Bell::default(), draining: false };
-    poll_fn(|context| driver.poll(context, drained.as_mut(), &answer)).await
+    handshake.await
 }
 
 fn sent<S: AsyncWrite + Unpin>(io: &Batched<S>, context: &mut Context<'_>) -> Result<(), Ended> {
@@ -155,7 +179,7 @@ struct Serving {
 
 enum State {
     Answering(Answer, Option<Tunnel>),
-    Sending(Upload),
+    Sending(Upload<Taken>),
 }
 
 impl Future for Serving {
@@ -171,9 +195,13 @@ impl Future for Serving {
                         return this.respond.poll_reset(context).map(drop);
                     };
                     let tunnel = tunnel.take();
-                    let Some(body) = this.answer(answered, tunnel) else { return Poll::Ready(()) };
+                    let Some(body) = this.answer(answered, tunnel, context) else {
+                        return Poll::Ready(());
+                    };
                     this.state = State::Sending(body);
                 }
+                // Reset, as it ends here.
+                State::Sending(body) if body.body().is_over() => return Poll::Ready(()),
                 State::Sending(body) => {
                     // Both sides of the stream learn of its end by themselves.
                     let _ = ready!(body.poll(context));
@@ -190,7 +218,8 @@ impl Serving {
         &mut self,
         answered: Result<Response<Body>, Infallible>,
         tunnel: Option<Tunnel>,
-    ) -> Option<Upload> {
+        context: &Context<'_>,
+    ) -> Option<Upload<Taken>> {
         let Ok(response) = answered;
         let (head, body) = response.into_parts();
         let mut head = Response::from_parts(head, ());
@@ -213,7 +242,7 @@ impl Serving {
             head.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(length);
         }
         let outgoing = self.send(head, false)?;
-        Some(Upload::new(body, outgoing))
+        Some(Upload::new(Taken::new(body, context), outgoing))
     }
 
     fn send(&mut self, head: Response<()>, is_whole: bool) -> Option<SendStream<Bytes>> {

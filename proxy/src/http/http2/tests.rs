@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf},
     sync::oneshot,
     task::LocalSet,
 };
@@ -306,4 +306,65 @@ async fn draining_ends_a_connection_when_its_streams_are_over() {
         assert_eq!(served.await.unwrap(), Ended::Clean);
     };
     LocalSet::new().run_until(all).await;
+}
+
+/// Whoever was just saying hello when draining began is answered, and told that it was the last time.
+#[tokio::test(start_paused = true)]
+async fn draining_lets_a_handshake_end() {
+    let all = async {
+        let (near, mut far, _) = connection();
+        let (drain, drained) = oneshot::channel::<()>();
+        let served = tokio::task::spawn_local(async move {
+            let answer =
+                |_: Request<Incoming>| Box::pin(async { Ok(Response::new(message(10))) }) as Answer;
+            let drained = async { drained.await.unwrap() };
+            server::serve(&h2::server::Builder::new(), near, drained, answer).await
+        });
+        far.write_all(&PREFACE[..10]).await.unwrap();
+        settled().await;
+        drain.send(()).unwrap();
+        settled().await;
+        assert!(!served.is_finished());
+        far.write_all(&PREFACE[10..]).await.unwrap();
+        // SETTINGS, and a request of the static table: GET http / without a body.
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        far.write_all(&[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await.unwrap();
+        let mut heard = Vec::new();
+        // The farewell, and what asks for a round trip: this peer answers nothing, and goes.
+        tokio::time::timeout(Duration::from_secs(1), far.read_to_end(&mut heard))
+            .await
+            .unwrap_err();
+        let kinds: Vec<u8> = kinds(&heard);
+        assert!(kinds.contains(&7), "no GOAWAY: {kinds:?}");
+        assert!(kinds.contains(&0), "no answer: {kinds:?}");
+        drop(far);
+        served.await.unwrap();
+    };
+    LocalSet::new().run_until(all).await;
+}
+
+/// Whoever says nothing at all is not waited for.
+#[tokio::test(start_paused = true)]
+async fn draining_ends_a_handshake_that_stands_still() {
+    let all = async {
+        let (near, _far, _) = connection();
+        let answer = |_: Request<Incoming>| Box::pin(std::future::pending()) as Answer;
+        let drained = std::future::ready(());
+        let served = server::serve(&h2::server::Builder::new(), near, drained, answer).await;
+        assert_eq!(served, Ended::Clean);
+    };
+    LocalSet::new().run_until(all).await;
+}
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The types of the frames in `bytes`.
+fn kinds(mut bytes: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
+        kinds.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        bytes = &rest[length..];
+    }
+    kinds
 }

@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body as _;
+use http_body::Body;
 
-use crate::http::body::{Body, BodyError};
+use crate::http::body::BodyError;
 
 /// A first piece of at most so many bytes is left with h2 before there is room for it: the head and a whole small message
 /// then go out in one write. A frame of the usual greatest size, as bodies that come over HTTP/2 have.
@@ -18,8 +18,8 @@ const AT_ONCE: usize = 16 * 1024;
 
 /// What is left of a body, and where it goes.
 #[derive(Debug)]
-pub(super) struct Upload {
-    body: Body,
+pub(super) struct Upload<B> {
+    body: B,
     stream: SendStream<Bytes>,
     /// What waits for room, and whether it is the last.
     piece: Option<(Bytes, bool)>,
@@ -36,9 +36,13 @@ pub(super) enum Stopped {
     Receiver,
 }
 
-impl Upload {
-    pub(super) fn new(body: Body, stream: SendStream<Bytes>) -> Self {
+impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
+    pub(super) fn new(body: B, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, piece: None, first: true }
+    }
+
+    pub(super) fn body(&self) -> &B {
+        &self.body
     }
 
     /// Passes on what there is. Ready at the end.
@@ -120,11 +124,14 @@ impl Upload {
     }
 }
 
-/// What the receiver is told of a body that broke off: what the sender said, where it speaks HTTP/2, too.
+/// What the receiver is told of a body that broke off: what the sender said, where it speaks HTTP/2, too, unless that was
+/// that nothing is wrong. The receiver might take what it has for whole then.
 fn reason_of(error: &BodyError) -> Reason {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(reason) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
+        if let Some(reason) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::reason)
+            && reason != Reason::NO_ERROR
+        {
             return reason;
         }
         next = cause.source();

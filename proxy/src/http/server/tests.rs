@@ -162,3 +162,54 @@ async fn a_parked_connection_ends_in_time() {
     };
     assert_eq!(tokio::join!(served, talk).0, Ended::Clean);
 }
+
+/// Whoever sends on an idle connection while the proxy begins to drain is answered, and told that it was the last time.
+#[tokio::test(start_paused = true)]
+async fn what_is_idle_when_draining_begins_may_be_used_once_more() {
+    for parked in [false, true] {
+        let (mut caller, served) = Caller::serve(1024, "");
+        let talk = async {
+            caller.say("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            caller.hear("/1").await;
+            for_seconds(if parked { 20 } else { 0 }).await;
+            assert_eq!(caller.is_parked(), parked);
+            caller.drain.send_replace(true);
+            for_seconds(1).await;
+            caller.say("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(caller.hear("/2").await.contains("connection: close\r\n"));
+            let told = tokio::time::Instant::now();
+            caller.stream.read_to_end(&mut Vec::new()).await.unwrap();
+            assert_eq!(told.elapsed(), Duration::ZERO, "it ends with that answer");
+        };
+        assert_eq!(tokio::join!(served, talk).0, Ended::Clean);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_began_before_draining_is_answered() {
+    let (mut caller, served) = Caller::serve(1024, "");
+    let talk = async {
+        caller.say("GET /1 HTTP/1.1\r\nHost: a\r\n").await;
+        caller.drain.send_replace(true);
+        for_seconds(1).await;
+        caller.say("\r\n").await;
+        assert!(caller.hear("/1").await.contains("connection: close\r\n"));
+        caller.stream.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    assert_eq!(tokio::join!(served, talk).0, Ended::Clean);
+}
+
+/// Half a head keeps neither the drain nor the worker busy: its time ends as it would have.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_stands_still_ends_while_draining() {
+    let (mut caller, served) = Caller::serve(1024, "");
+    let talk = async {
+        caller.say("GET /1 HT").await;
+        for_seconds(1).await;
+        caller.drain.send_replace(true);
+        caller.stream.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    let begun = tokio::time::Instant::now();
+    assert_eq!(tokio::join!(served, talk).0, Ended::TimedOut);
+    assert!(begun.elapsed() < Limits::default().head_timeout + Duration::from_secs(2));
+}

@@ -52,7 +52,7 @@ fn secured(bench: &Bench) -> [String; 2] {
     let ports = &bench.snapshot.service("orders").unwrap().ports;
     let text = |at: usize| match &ports[at].cluster.endpoints[0].security {
         Security::Plain => "plain".to_owned(),
-        Security::Unavailable(reason) => (*reason).to_owned(),
+        Security::Unavailable(why) => why.as_str().to_owned(),
         Security::Mutual(target) => target.expected().to_string(),
     };
     [text(0), text(1)]
@@ -233,7 +233,7 @@ fn describe(bench: &Bench) -> Vec<String> {
                 Security::Mutual(target) => target.expected().to_string(),
                 other => format!("{other:?}"),
             };
-            format!("{name} {} {security}", endpoint.address)
+            format!("{name} {} {security}", endpoint.address())
         };
         cluster.endpoints.iter().map(line).collect::<Vec<_>>()
     });
@@ -278,5 +278,86 @@ proptest! {
         let kept: Vec<_> = all.iter().zip(present).filter(|(_, kept)| *kept).map(|(resource, _)| resource.clone()).collect();
         leap.put(&kept);
         prop_assert_eq!(describe(&bench), describe(&leap));
+    }
+}
+
+/// `orders` and a part of it, each with a policy of every kind that works beside the called application.
+const PARTS: &str = r"
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {ports: [{name: http, port: 80, protocol: http}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Service
+metadata: {name: orders-v2, namespace: shop}
+spec: {ports: [{name: http, port: 80, protocol: http}], subset: {of: orders, matchLabels: {version: v2}}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: Workload
+metadata: {name: orders-1, namespace: shop, labels: {version: VERSION}}
+spec: {services: [orders], address: 10.0.0.1, ports: {http: 9001}, sidecar: {port: 15008, mutualTls: true}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], action: DENY, rules: [{}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], jwtRules: [{issuer: i, jwksUri: 'https://i/k'}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: plain, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], mtls: {mode: DISABLE}}
+---
+apiVersion: leno.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: few, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], limits: [{name: all, requests: 5, per: 1s}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: WasmPlugin
+metadata: {name: tag, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], url: 'file:///tag.wasm', match: [{mode: SERVER}]}
+---
+apiVersion: leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: calm, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders-v2}], adaptiveConcurrency: {}}
+";
+
+#[test]
+fn policies_for_a_part_hold_at_those_workloads_of_the_whole_that_are_in_it() {
+    for (version, inside) in [("v2", true), ("v1", false)] {
+        let text = PARTS.replace("VERSION", version);
+        let mut bench = beside_orders(&text, proof(Some("mesh")));
+        let held = |bench: &Bench| {
+            let port = port(bench, "shop/orders:80");
+            let guards = port.guards.as_ref();
+            let guards =
+                guards.map_or((0, 0), |held| (held.policies.0.len(), held.policies.1.len()));
+            let adaptive = port.cluster.settings.adaptive_concurrency.is_some();
+            let plain = port.mode == TlsMode::Disable;
+            (guards, port.limits.len(), port.plugins.is_some(), adaptive, plain)
+        };
+        let all = ((1, 1), 1, true, true, true);
+        let none = ((0, 0), 0, false, false, false);
+        assert_eq!(held(&bench), if inside { all } else { none }, "{version}");
+        let called = |bench: &Bench| {
+            let ports = &bench.snapshot.service("orders").unwrap().ports;
+            matches!(ports[0].cluster.endpoints[0].security, Security::Plain)
+        };
+        assert_eq!(called(&bench), inside, "callers know how it is spoken to");
+        // The part has other labels, and comes and goes, while the rest stays.
+        let part = &resources(&text)[1];
+        bench.remove(part);
+        assert_eq!((held(&bench), called(&bench)), (none, false), "{version}");
+        bench.put(
+            &resources(&text.replace("{version: v2}", &format!("{{version: {version}}}")))[1..2],
+        );
+        assert_eq!((held(&bench), called(&bench)), (all, true), "{version}");
     }
 }

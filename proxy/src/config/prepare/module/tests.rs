@@ -154,3 +154,23 @@ async fn only_files_that_may_change_are_looked_at() {
     assert_eq!(stamp(&plugin("file:///nowhere", Some(b"x"))).await, None);
     assert_eq!(stamp(&plugin("oci://localhost/tag:v1", None)).await, None);
 }
+
+/// Fetching may take longer than a file takes to settle; what was written while that began may be written again.
+#[tokio::test]
+async fn a_file_that_was_new_when_it_was_looked_at_is_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tag.wasm");
+    let spec = plugin(&format!("file://{}", path.display()), None);
+    let modules = modules(&folder.path().join("kept"));
+    let permits = modules.permits.acquire_many(16).await.unwrap();
+    fs::write(&path, "one").unwrap();
+    let settled = async {
+        while !stamp(&spec).await.unwrap().is_settled(SystemTime::now()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        drop(permits);
+    };
+    let (module, ()) = tokio::join!(modules.get(&spec, false), settled);
+    assert_eq!(module.unwrap().bytes, "one");
+    assert_eq!(modules.digest(&spec).await, None);
+}

@@ -181,11 +181,44 @@ async fn what_does_not_fit_its_digest_is_refused() {
 }
 
 #[tokio::test]
-async fn container_images_are_refused_with_a_way_out() {
+async fn container_images_have_the_module_among_their_files() {
+    let files = archive::tests::archive(&[("etc/passwd", b"x"), ("./plugin.wasm", MODULE)]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(Some(folder.path().to_owned()));
     let registry = Distribution::start(None).await;
-    registry.push(MODULE, "application/vnd.oci.image.layer.v1.tar+gzip");
+    for (layer, media_type) in [
+        (files.clone(), "application/vnd.oci.image.layer.v1.tar"),
+        (archive::tests::gzip(&files), "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    ] {
+        registry.push(&layer, media_type);
+        let asked = registry.heads().len();
+        for more in [2, 3] {
+            let pulled = pull(&Fetcher::default(), &registry.image(":v1"), &store).await;
+            assert_eq!(pulled.unwrap(), MODULE);
+            assert_eq!(registry.heads().len(), asked + more, "the layer comes once");
+        }
+    }
+    registry
+        .push(&archive::tests::archive(&[("a", b"")]), "application/vnd.oci.image.layer.v1.tar");
     let error = registry.pull(":v1").await.unwrap_err();
-    assert!(error.contains("push the module as a layer of type"), "{error}");
+    assert!(error.contains("no file called plugin.wasm"), "{error}");
+}
+
+#[tokio::test]
+async fn an_index_leads_to_an_image() {
+    let registry = Distribution::start(None).await;
+    let manifest = registry.push(MODULE, LAYER);
+    let listed = json!({"digest": format!("sha256:{}", hex(&digest_of(&manifest))), "size": 1});
+    let index = json!({"schemaVersion": 2, "manifests": [listed]}).to_string().into_bytes();
+    registry.put("/v2/team/tag/manifests/v1", index.clone());
+    assert_eq!(registry.pull(":v1").await.unwrap(), MODULE);
+    // An index that leads to an index is not followed for ever.
+    let digest = format!("sha256:{}", hex(&digest_of(&index)));
+    registry.put(&format!("/v2/team/tag/manifests/{digest}"), index);
+    let outer = json!({"manifests": [{"digest": digest}]}).to_string();
+    registry.put("/v2/team/tag/manifests/v1", outer);
+    let error = registry.pull(":v1").await.unwrap_err();
+    assert!(error.contains("an index of indexes"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
+use leno_wasm_host::Action;
 
 use super::{Failure, Resumed, Run, Side};
 use crate::filter::wasm::{
@@ -128,8 +129,9 @@ impl Run {
         at: usize,
         take: impl FnOnce(&mut Contents) -> Option<Returned>,
     ) -> Option<Returned> {
-        let taken = self.call(&self.places[at], |instance, context| {
-            Ok(instance.stream_mut(context).and_then(|stream| take(&mut stream.contents)))
+        let place = &self.places[at];
+        let taken = self.call(place, |instance, context| {
+            Ok(place.take_back(instance, context, Action::Continue, take))
         });
         taken.ok().flatten()
     }

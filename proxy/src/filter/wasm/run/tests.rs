@@ -7,13 +7,14 @@ use leno_api::model::{
     applies::Applies,
     wasm_plugin::{Limits, Source, WasmPlugin},
 };
-use leno_wasm_host::Digest;
+use leno_wasm_host::{Digest, Fault, FaultKind};
 
 use super::*;
 use crate::{
     filter::wasm::{
         Node, Plugin, Runtime, Slot, Unloaded,
         body::{Piece, Pieces},
+        filtered::Whole,
         seat::MAX_HELD_IN_ALL,
         state::tests::facts,
     },
@@ -25,6 +26,10 @@ const SHORT: Duration = Duration::from_millis(10);
 
 /// A guest that answers callbacks with these numbers: heads, then bodies. `body` runs with each request's head.
 fn guest(heads: u32, bodies: u32, body: &str) -> Vec<u8> {
+    guest_with(heads, &format!("(i32.const {bodies})"), body)
+}
+
+fn guest_with(heads: u32, bodies: &str, body: &str) -> Vec<u8> {
     let text = format!(
         "(module
            (import \"env\" \"proxy_get_property\" (func $property (param i32 i32 i32 i32) (result i32)))
@@ -35,7 +40,7 @@ fn guest(heads: u32, bodies: u32, body: &str) -> Vec<u8> {
              {body} (i32.const {heads}))
            (func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32) (i32.const 0))
            (func (export \"proxy_on_request_body\") (param i32 i32 i32) (result i32)
-             (i32.const {bodies})))"
+             {bodies}))"
     );
     wat::parse_str(text).unwrap()
 }
@@ -131,6 +136,61 @@ async fn who_holds_a_body_for_ever_does_not_hold_the_exchange() {
     let ended = body.collect().await.map(|_| ());
     assert!(matches!(ended, Err(BodyError::Plugin)), "{ended:?}");
     assert_eq!(run.interrupted().await.unwrap_err().status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_whole_body_passes_at_once_or_is_held() {
+    let (passes, holds) = (guest(0, 0, ""), guest(0, 1, ""));
+    let breaks = guest_with(0, "(unreachable)", "");
+    for (bytes, failure, expected) in [
+        (&passes, FailurePolicy::Closed, Some(true)),
+        (&holds, FailurePolicy::Closed, Some(false)),
+        (&breaks, FailurePolicy::Open, Some(true)),
+        (&breaks, FailurePolicy::Closed, None),
+    ] {
+        let (seats, plugin) = (seats(), plugin(bytes, failure));
+        let run = begin(&seats, vec![slot(&plugin)]);
+        run.patience.set(SHORT);
+        ask(&run).await.1.unwrap();
+        match (run.whole(Side::Request, "hello".into()), expected) {
+            (Ok(Whole::Passed(bytes)), Some(true)) => assert_eq!(bytes, "hello"),
+            (Ok(Whole::Held(held)), Some(false)) => {
+                let rest = run.rest(Side::Request, held, None, None);
+                let ended = rest.collect().await.map(|_| ());
+                assert!(matches!(ended, Err(BodyError::Plugin)), "{ended:?}");
+            }
+            (Err(failed), None) => assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR),
+            (found, _) => panic!("{found:?} instead of {expected:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_of_several_that_are_held_gets_its_own_back() {
+    let (seats, plugin) = (seats(), plugin(&guest(1, 0, ""), FailurePolicy::Open));
+    let runs: Vec<_> = (0..3).map(|_| begin(&seats, vec![slot(&plugin)])).collect();
+    let mut requests: Vec<_> = (0..3_u8).map(Request::new).collect();
+    for (number, (run, request)) in runs.iter().zip(&mut requests).enumerate() {
+        request.headers_mut().insert("x", HeaderValue::from(number));
+        let held = run.request_head(Phase::Unspecified, request, true);
+        assert!(matches!(held, Err(Stopped::Held(0))), "{held:?}");
+        assert!(request.headers().is_empty(), "the plugin has it");
+    }
+    // The instance breaks: what it had in hands comes back, and the policy lets it pass.
+    let seat = runs[0].places[0].seat.clone();
+    let fault = Fault {
+        kind: FaultKind::Trap,
+        callback: "proxy_on_tick",
+        message: String::new(),
+        backtrace: Vec::new(),
+    };
+    let broken = seat.call_again::<()>(seat.generation(), None, 1, |_| Err(fault));
+    assert!(matches!(broken, Err(Broken::Fault(_))), "{broken:?}");
+    for (number, (run, request)) in runs.iter().zip(&mut requests).enumerate() {
+        let passed = run.held_request_head(0, Phase::Unspecified, request, true).await;
+        assert!(matches!(passed, Ok(Passed::On { .. })), "{passed:?}");
+        assert_eq!(request.headers()["x"], number.to_string().as_str());
+    }
 }
 
 #[tokio::test]

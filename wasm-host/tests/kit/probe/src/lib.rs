@@ -144,6 +144,15 @@ fn grpc_call(up: &str, s: &str, m: &str, i: &[(&str, &str)], b: &[u8], timeout: 
     let r = unsafe { proxy_grpc_call(up.as_ptr(), up.len(), s.as_ptr(), s.len(), m.as_ptr(), m.len(), ip, ino, b.as_ptr(), b.len(), timeout, &mut tok) };
     (r, tok)
 }
+fn stream(up: &str, s: &str, m: &str, i: &[(&str, &str)]) -> (u32, u32) {
+    let sr = ser(i); let mut tok = 0xdead; let (ip, ino) = if i.is_empty() { (std::ptr::null(), 0) } else { (sr.as_ptr(), sr.len()) };
+    let r = unsafe { proxy_grpc_stream(up.as_ptr(), up.len(), s.as_ptr(), s.len(), m.as_ptr(), m.len(), ip, ino, &mut tok) };
+    (r, tok)
+}
+fn last_stream() -> u32 { S.with(|s| s.borrow().stream) }
+fn foreign_call(name: &str, arguments: &[u8]) -> u32 { let (mut p, mut n) = (0, 0); unsafe { proxy_call_foreign_function(name.as_ptr(), name.len(), arguments.as_ptr(), arguments.len(), &mut p, &mut n) } }
+// What the headers of the request want done when its gRPC call is heard of: `x-<phase>-message`, `x-<phase>-end`.
+fn heard(t: u32, event: &str) { if let Some((ctx, phase)) = S.with(|s| s.borrow().calls.get(&t).cloned()) { if event == "end" { S.with(|s| s.borrow_mut().calls.remove(&t)); } unsafe { proxy_set_effective_context(ctx); } act(ctx, &format!("{}-{}", phase, event), 0); } }
 #[cfg(not(feature = "abi010"))]
 fn cont(t: u32) -> u32 { unsafe { proxy_continue_stream(t) } }
 #[cfg(feature = "abi010")]
@@ -152,7 +161,7 @@ fn cont(t: u32) -> u32 { unsafe { if t == 0 { proxy_continue_request() } else { 
 #[derive(Default, Clone)]
 struct Ctx { h: HashMap<String, String>, eff: bool }
 #[derive(Default)]
-struct State { ctx: HashMap<u32, Ctx>, parked: Vec<(u32, u32)>, calls: HashMap<u32, (u32, String)>, root: u32, cfg: String, leaked: Vec<Vec<u8>> }
+struct State { ctx: HashMap<u32, Ctx>, parked: Vec<(u32, u32)>, calls: HashMap<u32, (u32, String)>, stream: u32, root: u32, cfg: String, leaked: Vec<Vec<u8>> }
 thread_local! { static S: RefCell<State> = RefCell::new(State::default()); }
 fn opt(c: u32, k: &str) -> Option<String> { S.with(|s| s.borrow().ctx.get(&c).and_then(|x| x.h.get(k).cloned())) }
 
@@ -209,6 +218,18 @@ fn act(c: u32, phase: &str, default: u32) -> u32 {
                 "setbody" => { let mut it = a.split(':'); let t: u32 = it.next().unwrap().parse().unwrap(); let s: u32 = it.next().unwrap().parse().unwrap(); let n: u32 = it.next().unwrap().parse().unwrap(); setbuf(t, s, n, it.next().unwrap_or("").as_bytes()) }
                 "call" => { let (r, tok) = http_call("callout", &[(":method", "GET"), (":path", a), (":authority", "callout.test"), ("x-from", phase)], "", &[], 1000); if r == 0 { S.with(|s| s.borrow_mut().calls.insert(tok, (c, phase.into()))); } r }
                 "callpost" => { let (r, tok) = http_call("callout", &[(":method", "POST"), (":path", a), (":authority", "callout.test")], "call body", &[("x-call-trailer", "t")], 300); if r == 0 { S.with(|s| s.borrow_mut().calls.insert(tok, (c, phase.into()))); } r }
+                "grpc" => { let (r, tok) = grpc_call("grpc", "probe.Service", a, &[("x-from", phase)], b"hello", 1000); if r == 0 { S.with(|s| s.borrow_mut().calls.insert(tok, (c, phase.into()))); } r }
+                "stream" => { let tok = stream("grpc", "probe.Service", a, &[("x-from", phase)]); S.with(|s| { let mut s = s.borrow_mut(); s.calls.insert(tok.1, (c, phase.into())); s.stream = tok.1; }); tok.0 }
+                "send" => unsafe { proxy_grpc_send(last_stream(), a.as_ptr(), a.len(), 0) },
+                "send-last" => unsafe { proxy_grpc_send(last_stream(), a.as_ptr(), a.len(), 1) },
+                "close-stream" => unsafe { proxy_grpc_close(last_stream()) },
+                "cancel-stream" => unsafe { proxy_grpc_cancel(last_stream()) },
+                "leak-streams" => { let mut n = 0; while stream("grpc", "probe.Service", a, &[]).0 == 0 { n += 1; } n }
+                "enqueue" => { let (q, v) = a.split_once(':').unwrap_or((a, "")); let (vm, q) = q.split_once('/').unwrap_or(("", q)); let mut t = 0; let r = unsafe { proxy_resolve_shared_queue(vm.as_ptr(), vm.len(), q.as_ptr(), q.len(), &mut t) }; if r != 0 { r } else { unsafe { proxy_enqueue_shared_queue(t, v.as_ptr(), v.len()) } } }
+                "set-shared" => { let (k, v) = a.split_once(':').unwrap_or((a, "")); unsafe { proxy_set_shared_data(k.as_ptr(), k.len(), v.as_ptr(), v.len(), 0) } }
+                "get-shared" => { let (mut p, mut n, mut cas) = (0, 0, 0); let r = unsafe { proxy_get_shared_data(a.as_ptr(), a.len(), &mut p, &mut n, &mut cas) }; add(0, "x-shared", &String::from_utf8_lossy(&take(p, n))); r }
+                "delete-shared" => foreign_call("leno_shared_data_delete", a.as_bytes()),
+                "expire-shared" => { let (k, ms) = a.split_once(':').unwrap_or((a, "0")); foreign_call("leno_shared_data_expire", &[&ms.parse::<u64>().unwrap_or(0).to_le_bytes()[..], k.as_bytes()].concat()) }
                 "setprop" => { let (k, v) = a.split_once(':').unwrap_or((a, "1")); unsafe { proxy_set_property(k.as_ptr(), k.len(), v.as_ptr(), v.len()) } }
                 "getprop" => { let (r, v) = prop(a); l!("getprop {} => {} {}", a, r, show(&v)); r }
                 "pairs" => { let t: u32 = a.parse().unwrap_or(0); let (r, v) = pairs(t); l!("pairs {} => {} {}", t, r, show(&v)); r }
@@ -330,9 +351,9 @@ fn on_resp(c: u32, n: u32, eos: u32) -> u32 { let st = get(2, ":status"); l!("on
 #[no_mangle] pub extern "C" fn proxy_on_response_metadata(c: u32, n: u32) -> u32 { l!("on_response_metadata({}, {})", c, n); 0 }
 #[no_mangle] pub extern "C" fn proxy_on_http_call_response(c: u32, tok: u32, h: u32, b: u32, t: u32) { let (r, n, v) = buf(4, 0, b); let (mut code, mut p, mut s) = (0xdead, 0, 0); let sr = unsafe { proxy_get_status(&mut code, &mut p, &mut s) }; l!("on_http_call_response({}, {}, {}, {}, {}) body => {} {} {} get_status => {} {} {}", c, tok, h, b, t, r, n, show(&v), sr, code, show(&take(p, s))); let (_, st) = get(6, ":status"); l!("call :status {}", show(&st)); if let Some((ctx, phase)) = S.with(|s| s.borrow_mut().calls.remove(&tok)) { let e = unsafe { proxy_set_effective_context(ctx) }; l!("effective({}) => {}", ctx, e); act(ctx, &format!("{}-callback", phase), 0); } }
 #[no_mangle] pub extern "C" fn proxy_on_grpc_receive_initial_metadata(c: u32, t: u32, n: u32) { l!("on_grpc_receive_initial_metadata({}, {}, {})", c, t, n); }
-#[no_mangle] pub extern "C" fn proxy_on_grpc_receive(c: u32, t: u32, n: u32) { let (r, m, v) = buf(5, 0, n); l!("on_grpc_receive({}, {}, {}) => {} {} {}", c, t, n, r, m, show(&v)); }
+#[no_mangle] pub extern "C" fn proxy_on_grpc_receive(c: u32, t: u32, n: u32) { let (r, m, v) = buf(5, 0, n); l!("on_grpc_receive({}, {}, {}) => {} {} {}", c, t, n, r, m, show(&v)); heard(t, "message"); }
 #[no_mangle] pub extern "C" fn proxy_on_grpc_receive_trailing_metadata(c: u32, t: u32, n: u32) { l!("on_grpc_receive_trailing_metadata({}, {}, {})", c, t, n); }
-#[no_mangle] pub extern "C" fn proxy_on_grpc_close(c: u32, t: u32, st: u32) { l!("on_grpc_close({}, {}, {})", c, t, st); }
+#[no_mangle] pub extern "C" fn proxy_on_grpc_close(c: u32, t: u32, st: u32) { l!("on_grpc_close({}, {}, {})", c, t, st); heard(t, "end"); }
 #[no_mangle] pub extern "C" fn proxy_on_done(c: u32) -> u32 { l!("on_done({})", c); act(c, "done", 1) }
 #[no_mangle] pub extern "C" fn proxy_on_log(c: u32) { let a = get(0, ":path"); let b = get(2, ":status"); l!("on_log({}) req :path {} {} resp :status {} {}", c, a.0, show(&a.1), b.0, show(&b.1)); act(c, "log", 0); }
 #[no_mangle] pub extern "C" fn proxy_on_delete(c: u32) { l!("on_delete({})", c); S.with(|s| { s.borrow_mut().ctx.remove(&c); }); }
