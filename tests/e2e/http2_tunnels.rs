@@ -175,7 +175,11 @@ async fn a_connect_that_is_none_goes_nowhere() {
     ] {
         let mut raw = Raw::connect(&proxy).await;
         raw.send(&begin(1, 0, more)).await;
-        let reaction = raw.reaction().await;
+        // Its round trip may be over before the proxy has looked at the request.
+        let reaction = match raw.reaction().await {
+            Reaction::Pong => raw.reaction().await,
+            reaction => reaction,
+        };
         let refused = match reaction {
             Reaction::Head { status, .. } => status.is_none_or(|status| status >= 400),
             Reaction::Pong => false,
@@ -238,7 +242,7 @@ async fn tunnels_end_with_their_connection() {
         raw.send(&begin(stream, 0, &[])).await;
         assert_eq!(raw.status(stream).await, Some(200));
     }
-    assert_eq!(echo.open(), 3);
+    until("the tunnels", async || (echo.open() == 3).then_some(())).await;
     drop(raw);
     until("their end", async || (echo.open() == 0).then_some(())).await;
     proxy.quiet("default/store:80").await;

@@ -1,6 +1,6 @@
-//! HTTP/2, on h2 itself: `client` to upstreams, `server` for callers; `upload` and `received` are bodies on their way out and
-//! in, `batched` puts writes together, `alive` notices peers that
-//! are gone, `duplex` is a stream that has become a tunnel.
+//! HTTP/2, on h2 itself: `client` to upstreams, `server` for callers; `upload` and `received` are bodies on their way out
+//! and in, `batched` puts writes together, `alive` notices peers that are gone, `duplex` is a stream that has become a
+//! tunnel.
 
 mod alive;
 mod batched;

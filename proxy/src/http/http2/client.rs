@@ -68,6 +68,7 @@ pub(super) struct Counted(Rc<Link>);
 pub(in crate::http) struct Sending(State);
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every call is in")]
 enum State {
     /// On the heap, as this is seldom and all would be larger.
     Waiting(Box<Waiting>),

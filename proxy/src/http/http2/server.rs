@@ -177,6 +177,7 @@ struct Serving {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "on the heap with its task already")]
 enum State {
     Answering(Answer, Option<Tunnel>),
     Sending(Upload<Taken>),
@@ -190,10 +191,12 @@ impl Future for Serving {
         loop {
             match &mut this.state {
                 State::Answering(answer, tunnel) => {
-                    let Poll::Ready(answered) = answer.as_mut().poll(context) else {
-                        // A caller that gives up: its call is cancelled upstream, as all of this is dropped.
-                        return this.respond.poll_reset(context).map(drop);
-                    };
+                    // A caller that gives up: its call is cancelled upstream, as all of this is dropped. Asked first: the
+                    // exchange would take it for a body that broke off.
+                    if this.respond.poll_reset(context).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    let answered = ready!(answer.as_mut().poll(context));
                     let tunnel = tunnel.take();
                     let Some(body) = this.answer(answered, tunnel, context) else {
                         return Poll::Ready(());

@@ -47,6 +47,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
 
     /// Passes on what there is. Ready at the end.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        // Whoever wants no more is the reason, not what becomes of the body because of that.
+        let looked = !self.first;
+        if looked && self.is_unwanted(context) {
+            return Poll::Ready(Err(Stopped::Receiver));
+        }
         loop {
             if let Some((_, last)) = &self.piece {
                 let last = *last;
@@ -59,9 +64,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             }
             // Only whoever has a piece asks for room: what is set aside for one stream is taken from all others.
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-                return match self.stream.poll_reset(context) {
-                    Poll::Ready(_) => Poll::Ready(Err(Stopped::Receiver)),
-                    Poll::Pending => Poll::Pending,
+                return match !looked && self.is_unwanted(context) {
+                    true => Poll::Ready(Err(Stopped::Receiver)),
+                    false => Poll::Pending,
                 };
             };
             if let Poll::Ready(done) = self.take(frame) {
@@ -100,6 +105,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         self.stream.reserve_capacity(1);
         self.piece = Some((data, last));
         Poll::Pending
+    }
+
+    /// Whether the stream was reset; whoever asks is woken when it is.
+    fn is_unwanted(&mut self, context: &mut Context<'_>) -> bool {
+        self.stream.poll_reset(context).is_ready()
     }
 
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
