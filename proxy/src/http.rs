@@ -8,6 +8,7 @@ mod framing;
 pub mod head;
 mod head_budget;
 pub mod http1;
+pub mod http2;
 mod parking;
 pub mod replay;
 pub mod server;

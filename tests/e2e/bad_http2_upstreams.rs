@@ -164,6 +164,83 @@ async fn a_reset_in_the_body_is_visible() {
     }
 }
 
+/// The same for a caller over HTTP/2: a reset that says that something is wrong, whatever the upstream has said.
+#[tokio::test]
+async fn half_an_answer_is_an_error_to_callers_of_http2() {
+    let head = || Frame::new(HEADERS, END_HEADERS, 1, [0x88]);
+    let stated = || headers(1, 0, &[(":status", "200"), ("content-length", "10")]);
+    for (name, rest) in [
+        ("cancelled", vec![head(), data(1, 0, "half"), rst_stream(1, 8)]),
+        ("no error", vec![head(), data(1, 0, "half"), rst_stream(1, NO_ERROR)]),
+        ("disowned", vec![head(), data(1, 0, "half"), goaway(0, NO_ERROR)]),
+        ("calm", vec![head(), data(1, 0, "half"), goaway(0, ENHANCE_YOUR_CALM)]),
+        ("too short", vec![stated(), data(1, END_STREAM, "half")]),
+        ("too long", vec![stated(), data(1, END_STREAM, "more than ten bytes")]),
+        ("trailers too soon", vec![stated(), headers(1, END_STREAM, &[("x-end", "1")])]),
+    ] {
+        let script = rest.clone();
+        let origin = scripted(settings(&[]), move |_| script.clone()).await;
+        let proxy = before(&origin).await;
+        let mut raw = Raw::connect(&proxy).await;
+        raw.send(&get(1)).await;
+        let end = raw
+            .until(|frame| {
+                frame.stream == 1 && (frame.kind == RST_STREAM || frame.flags & END_STREAM != 0)
+            })
+            .await;
+        let told = match end.kind {
+            RST_STREAM => end.code() != NO_ERROR,
+            // Nothing had been sent yet: an answer of our own.
+            _ => proxy.last_outcome(1).await.0 >= 500,
+        };
+        assert!(told, "{name}: {end:?}");
+        let (_, flag) = proxy.last_outcome(1).await;
+        assert!(["UC", "UPE"].contains(&flag.as_str()), "{name}: {flag}");
+        proxy.quiet("default/shop:80").await;
+    }
+}
+
+/// A goodbye that names the stream lets it end; later calls take another connection.
+#[tokio::test]
+async fn a_goodbye_in_the_body_lets_it_end() {
+    let origin = scripted(settings(&[]), |number| match number {
+        1 => vec![
+            Frame::new(HEADERS, END_HEADERS, 1, [0x88]),
+            data(1, 0, "o"),
+            goaway(1, NO_ERROR),
+            data(1, END_STREAM, "k"),
+        ],
+        _ => ok(1),
+    })
+    .await;
+    let proxy = before(&origin).await;
+    for turn in 1..=2 {
+        let answer = client::get(proxy.outbound, "shop", "/").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+        assert_eq!(proxy.last_outcome(turn).await, (200, "-".to_owned()));
+    }
+    until("the first connection to close", async || (origin.accepted() == 2).then_some(())).await;
+}
+
+/// Trailers need no body before them.
+#[tokio::test]
+async fn trailers_may_follow_the_head() {
+    let head = Frame::new(HEADERS, END_HEADERS, 1, [0x88]);
+    for body in [vec![], vec![data(1, 0, [])], vec![data(1, 0, "ok")]] {
+        let answer = [vec![head.clone()], body.clone()].concat();
+        let trailers = headers(1, END_STREAM, &[("x-end", "1")]);
+        let script = [answer, vec![trailers]].concat();
+        let origin = scripted(settings(&[]), move |_| script.clone()).await;
+        let proxy = before(&origin).await;
+        let mut raw = Raw::connect(&proxy).await;
+        raw.send(&get(1)).await;
+        assert_eq!(raw.status(1).await, Some(200));
+        let end = raw.until(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0).await;
+        assert_eq!(end.kind, HEADERS, "{body:?}: the trailers are the end");
+        assert_eq!(proxy.last_outcome(1).await, (200, "-".to_owned()), "{body:?}");
+    }
+}
+
 /// Whoever has answered in full may say that it does not want the rest of the request (RFC 9113 section 8.1).
 #[tokio::test]
 async fn a_reset_after_the_end_takes_nothing_away() {

@@ -57,6 +57,8 @@ mod http2;
 #[cfg(test)]
 mod http2_conformance;
 #[cfg(test)]
+mod http2_tunnels;
+#[cfg(test)]
 mod mesh;
 #[cfg(test)]
 mod mtls;

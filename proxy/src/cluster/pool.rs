@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     error::{Error, Flag, Retry},
-    http::client::{self, Http2Sender, MOST_STREAMS, Sender},
+    http::{
+        client::{self, MOST_STREAMS, Sender},
+        http2::Http2,
+    },
     tls::Inside,
 };
 
@@ -80,13 +83,11 @@ struct Idle {
 
 #[derive(Debug)]
 struct Shared {
-    sender: Http2Sender,
+    sender: Http2,
     identity: Option<Arc<str>>,
     refusal: Option<Refusal>,
     open: Rc<Cell<bool>>,
     streams: Rc<Cell<u32>>,
-    /// How many its peer takes.
-    most: Rc<Cell<u32>>,
 }
 
 /// One more of something in this worker, until dropped.
@@ -296,16 +297,11 @@ impl Pools {
         };
         let stream = self.connect(cluster, endpoint, Inside::Http2).await?;
         let (identity, refusal) = (stream.identity(), stream.refusal());
-        let most = Rc::new(Cell::new(STREAMS));
-        let tell = {
-            let most = most.clone();
-            move |streams| most.set(u32::try_from(streams).unwrap_or(u32::MAX))
-        };
-        let sender = client::http2_telling(stream, tell, on_end)
+        let sender = client::http2(stream, on_end)
             .await
             .map_err(|error| handshake_failed(endpoint, &error))?;
         let streams = Rc::default();
-        pool.shared.borrow_mut().push(Shared { sender, identity, refusal, open, streams, most });
+        pool.shared.borrow_mut().push(Shared { sender, identity, refusal, open, streams });
         Ok(())
     }
 
@@ -503,8 +499,8 @@ fn share(pool: &Rc<Pool>, limit: u32) -> Option<Connection> {
     pool.drop_unusable();
     let shared = pool.shared.borrow();
     let fits = |shared: &&Shared| shared.streams.get() < limit;
-    // What is beyond the peer's limit waits in h2 until one of the others ends. Who takes none may take some later.
-    let is_taken = |shared: &&Shared| shared.streams.get() < shared.most.get().max(1);
+    // What is beyond the peer's limit waits until one of the others ends. Who takes none may take some later.
+    let is_taken = |shared: &&Shared| shared.streams.get() < shared.sender.most_streams().max(1);
     let found = match limit {
         MOST_STREAMS => shared.iter().min_by_key(|shared| shared.streams.get()).filter(fits),
         _ => shared.iter().find(|shared| fits(shared) && is_taken(shared)),

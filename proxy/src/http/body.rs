@@ -62,6 +62,8 @@ pub trait Watch {
 pub enum BodyError {
     /// What hyper says of the sending side.
     Hyper(hyper::Error),
+    /// What h2 says of the sending side.
+    Http2(h2::Error),
     /// How an upstream broke off, or broke the protocol.
     Upstream(String),
     /// Over HTTP/2: the stream was reset before its end, and no error given.
@@ -78,6 +80,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hyper(error) => error.fmt(f),
+            Self::Http2(error) => error.fmt(f),
             Self::Upstream(error) => f.write_str(error),
             Self::Cut => f.write_str("the stream was reset before the end of the body"),
             Self::TimedOut => f.write_str("body timed out"),
@@ -91,6 +94,7 @@ impl std::error::Error for BodyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Hyper(error) => error.source(),
+            Self::Http2(error) => Some(error),
             Self::Upstream(_) | Self::Cut | Self::TimedOut | Self::CopyCut | Self::Plugin => None,
         }
     }

@@ -1,18 +1,18 @@
 //! Upstream connections: handshakes and sending.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{future::poll_fn, task::Poll};
 
 use futures_util::{FutureExt as _, future::Either};
 use http::{Request, Response};
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     body::{Body, BodyError, Incoming},
     head_budget::{Bounded, HeadBudget},
     http1::{Http1, Io, MAX_BEFORE_HEAD, MAX_HEAD_BYTES, MAX_HEAD_FIELDS},
-    server::LocalExecutor,
+    http2::{self, Http2},
 };
 
 /// As in [`super::server`]: all callers of an endpoint share a connection, and slow ones must not stop the others.
@@ -24,14 +24,8 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 pub const MOST_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW - 1;
 /// Streams to open before the peer's SETTINGS say how many it takes.
 const INITIAL_STREAMS: usize = 100;
-/// Turns of a connection in which its peer's SETTINGS come; later ones are rare, and looking takes a lock.
-const FIRST_TURNS: u32 = 16;
-const BETWEEN_LOOKS: u32 = 64;
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// An HTTP/2 connection's sending end; clones share the connection.
-pub type Http2Sender = http2::SendRequest<Body>;
+/// Streams that we reset because the peer broke the protocol, before the connection ends.
+const MAX_ERROR_RESETS: usize = 1024;
 
 /// One upstream connection, ready to send on.
 #[derive(Debug)]
@@ -41,7 +35,7 @@ pub enum Sender {
     /// One exchange, after which the connection may be something else than HTTP.
     Upgrading(http1::SendRequest<Body>, HeadBudget),
     /// Many exchanges at once.
-    Http2(http2::SendRequest<Body>),
+    Http2(Http2),
 }
 
 /// A failed exchange; `request` comes back when not a byte of it was sent.
@@ -94,14 +88,6 @@ fn classify(error: &hyper::Error, sent: bool) -> Failure {
     {
         return Failure::Malformed;
     }
-    if let Some(error) = source::<h2::Error>(error) {
-        // RFC 9113 section 8.7: such requests have not been processed.
-        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away()
-                && error.is_remote()
-                && error.reason() == Some(h2::Reason::NO_ERROR));
-        return if refused { Failure::Refused } else { Failure::Closed };
-    }
     if error.is_user() || source::<BodyError>(error).is_some() {
         return Failure::RequestBody;
     }
@@ -125,7 +111,7 @@ impl Sender {
         match self {
             Self::Http1(connection) => connection.is_ready(),
             Self::Upgrading(sender, _) => sender.is_ready(),
-            Self::Http2(sender) => sender.is_ready(),
+            Self::Http2(connection) => !connection.is_closed(),
         }
     }
 
@@ -134,7 +120,7 @@ impl Sender {
         match self {
             Self::Http1(connection) => connection.is_closed(),
             Self::Upgrading(sender, _) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+            Self::Http2(connection) => connection.is_closed(),
         }
     }
 
@@ -143,7 +129,7 @@ impl Sender {
         match self {
             Self::Http1(connection) => connection.is_kept(),
             Self::Upgrading(..) => false,
-            Self::Http2(sender) => !sender.is_closed(),
+            Self::Http2(connection) => !connection.is_closed(),
         }
     }
 
@@ -152,7 +138,7 @@ impl Sender {
         match self {
             Self::Http1(connection) => connection.is_soon_ready().await,
             Self::Upgrading(sender, _) => sender.ready().await.is_ok(),
-            Self::Http2(sender) => sender.ready().await.is_ok(),
+            Self::Http2(connection) => !connection.is_closed(),
         }
     }
 
@@ -189,29 +175,30 @@ impl Sender {
         request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<'_> {
         // No `async` block: it would have room for what it waits for twice, and that has room for a request.
-        let (sending, budget, incoming): (_, _, fn(_) -> _) = match self {
+        let (sending, budget) = match self {
             Self::Http1(connection) => {
                 let mut refused = connection.begin(request).err();
-                return Either::Left(poll_fn(move |context| match refused.take() {
+                return Either::Left(Either::Left(poll_fn(move |context| match refused.take() {
                     Some(refused) => Poll::Ready(Err(*refused)),
                     None => connection
                         .poll_response(context)
                         .map_ok(|response| response.map(Incoming::Http1)),
-                }));
+                })));
+            }
+            Self::Http2(connection) => {
+                let mut sending = connection.begin(request);
+                return Either::Left(Either::Right(poll_fn(move |context| {
+                    sending.poll_response(context).map_ok(|response| response.map(Incoming::Http2))
+                })));
             }
             Self::Upgrading(sender, budget) => {
                 budget.begin(MAX_BEFORE_HEAD);
-                (Either::Left(sender.try_send_request(request)), Some(&*budget), Incoming::Hyper)
-            }
-            Self::Http2(sender) => {
-                (Either::Right(sender.try_send_request(request)), None, Incoming::Http2)
+                (sender.try_send_request(request), &*budget)
             }
         };
         Either::Right(sending.map(move |result| {
-            if let Some(budget) = budget {
-                budget.end();
-            }
-            result.map(|response| response.map(incoming)).map_err(SendError::of)
+            budget.end();
+            result.map(|response| response.map(Incoming::Hyper)).map_err(SendError::of)
         }))
     }
 }
@@ -226,44 +213,17 @@ pub fn http1(io: impl Io + 'static) -> Sender {
 /// # Errors
 /// When the connection ends at once.
 pub async fn http2(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     on_end: impl FnOnce() + 'static,
-) -> hyper::Result<http2::SendRequest<Body>> {
-    http2_telling(io, |_| (), on_end).await
-}
-
-/// The same, which tells how many streams at once the peer takes.
-///
-/// # Errors
-/// When the connection ends at once.
-pub async fn http2_telling(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    most_streams: impl Fn(usize) + 'static,
-    on_end: impl FnOnce() + 'static,
-) -> hyper::Result<http2::SendRequest<Body>> {
-    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
+) -> Result<Http2, h2::Error> {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_max_send_streams(INITIAL_STREAMS)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .max_send_buf_size(STREAM_WINDOW as usize)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(io))
-        .await?;
-    tokio::task::spawn_local(async move {
-        let mut turn = 0_u32;
-        let _ = poll_fn(|context| {
-            let polled = Pin::new(&mut connection).poll(context);
-            if turn < FIRST_TURNS || turn.is_multiple_of(BETWEEN_LOOKS) {
-                most_streams(connection.current_max_send_streams());
-            }
-            turn = turn.wrapping_add(1);
-            polled
-        })
-        .await;
-        on_end();
-    });
-    Ok(sender)
+        .max_send_buffer_size(STREAM_WINDOW as usize)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .enable_push(false);
+    http2::client::connect(&builder, io, on_end).await
 }

@@ -258,11 +258,18 @@ const CONCERNING_LENGTHS: u32 = 1 << "te".len()
     | 1 << "transfer-encoding".len()
     | 1 << "x-forwarded-client-cert".len();
 
-fn concerns_connection(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TE
-        || ALWAYS_REMOVED.contains(name)
-        || reads_as(name, &CLIENT_CERTIFICATE)
+/// Most names are told by their length that they are none of these.
+fn may_concern_connection(name: &HeaderName) -> bool {
+    CONCERNING_LENGTHS & 1u32.checked_shl(name.as_str().len() as u32).unwrap_or(0) != 0
+}
+
+/// `TE: trailers`, which every gRPC call has, stays as it is.
+fn concerns_connection((name, value): (&HeaderName, &HeaderValue)) -> bool {
+    may_concern_connection(name)
+        && (*name == header::CONNECTION
+            || (*name == header::TE && value != "trailers")
+            || ALWAYS_REMOVED.contains(name)
+            || reads_as(name, &CLIENT_CERTIFICATE))
 }
 
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1): `Connection` and what it names,
@@ -273,12 +280,7 @@ fn concerns_connection(name: &HeaderName) -> bool {
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     // One look at the fields that are there: most heads have none of these, and asking for each by name would cost
     // 1,300 instructions a time.
-    let concerns_connection = |name: &HeaderName| {
-        // Most are told by their length that they are none of these.
-        CONCERNING_LENGTHS & 1u32.checked_shl(name.as_str().len() as u32).unwrap_or(0) != 0
-            && concerns_connection(name)
-    };
-    if !headers.keys().any(concerns_connection) {
+    if !headers.iter().any(concerns_connection) {
         return None;
     }
     let mut upgrade = None;
@@ -315,6 +317,26 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         }
     }
     upgrade
+}
+
+/// Removes what HTTP/2 does not know (RFC 9113 section 8.2.2), whoever has put it there.
+pub fn strip_connection(headers: &mut HeaderMap) {
+    let is_unknown = |(name, value): (&HeaderName, &HeaderValue)| {
+        may_concern_connection(name)
+            && (*name == header::CONNECTION
+                || ALWAYS_REMOVED.contains(name)
+                || (*name == header::TE && value != "trailers"))
+    };
+    if !headers.iter().any(is_unknown) {
+        return;
+    }
+    headers.remove(header::CONNECTION);
+    for name in &ALWAYS_REMOVED {
+        headers.remove(name);
+    }
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
 }
 
 fn offers_http2(protocols: &HeaderValue) -> bool {

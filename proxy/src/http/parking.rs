@@ -108,7 +108,7 @@ impl Future for Answering {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(response.map(|body| {
-            let body = Taken::by_connection(body, context);
+            let body = Taken::new(body, context);
             if let Some(UnderWay(exchanges)) = &exchange {
                 exchanges.place.set(body.place().map(Place::number));
             }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
@@ -14,12 +14,9 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body::Body as _;
 use hyper::{
-    Request, Response,
-    rt::{Executor, Timer as _},
-    server::conn::http1::UpgradeableConnection,
-    service::Service,
+    Request, Response, rt::Timer as _, server::conn::http1::UpgradeableConnection, service::Service,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::watch,
@@ -29,8 +26,8 @@ use super::{
     aside::{Bell, HeadTimer},
     body::{Body, Incoming},
     framing::{Framing, Looked},
+    http2,
     parking::{Answering, Counted, Exchanges, Flushed, Resumed, Served},
-    unread::{self, Place, Taken},
 };
 
 /// Bounds on what a downstream peer can make this proxy hold.
@@ -68,9 +65,6 @@ impl Default for Limits {
 /// in single bytes. 64 KiB per round trip is HAProxy's default, too: 128 MB/s at 0.5 ms.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// An HTTP/2 peer that does not answer a ping for this long is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that a peer may reset before they were even accepted (CVE-2023-44487), and those that it may make us
 /// reset by protocol errors (CVE-2025-8671), before the connection ends.
 const MAX_EARLY_RESETS: usize = 32;
@@ -326,7 +320,7 @@ where
 
 /// Serves HTTP/2 until the connection ends. When `drain` turns true a GOAWAY is sent and open streams are finished.
 pub async fn serve_http2<S>(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl AsyncRead + AsyncWrite + Unpin,
     limits: Limits,
     mut drain: watch::Receiver<bool>,
     answer: S,
@@ -334,24 +328,16 @@ pub async fn serve_http2<S>(
 where
     S: Fn(Request<Incoming>) -> Answer + 'static,
 {
-    let connection = hyper::server::conn::http2::Builder::new(StreamExecutor)
-        .timer(TokioTimer::new())
+    let mut builder = h2::server::Builder::new();
+    builder
         .max_concurrent_streams(limits.streams)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .max_send_buf_size(STREAM_WINDOW as usize)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), Handler(answer));
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return ended(result),
-        () = drained(&mut drain) => connection.as_mut().graceful_shutdown(),
-    }
-    ended(connection.await)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_send_buffer_size(STREAM_WINDOW as usize);
+    http2::server::serve(&builder, io, drained(&mut drain), answer).await
 }
 
 /// Waits until draining begins; for ever when nobody can ask for it any more.
@@ -367,60 +353,6 @@ fn ended(result: hyper::Result<()>) -> Ended {
         Err(error) if error.is_timeout() => Ended::TimedOut,
         Err(error) if error.is_parse() => Ended::Malformed,
         Err(_) => Ended::Broken,
-    }
-}
-
-struct Handler<S>(S);
-
-impl<S> Service<Request<hyper::body::Incoming>> for Handler<S>
-where
-    S: Fn(Request<Incoming>) -> Answer,
-{
-    type Response = Response<Taken>;
-    type Error = Infallible;
-    type Future = AnsweringStream;
-
-    fn call(&self, request: Request<hyper::body::Incoming>) -> AnsweringStream {
-        let answer = (self.0)(request.map(Incoming::Http2));
-        // hyper begins its task next.
-        AnsweringStream { answer, place: Some(Place::of_next_task()) }
-    }
-}
-
-/// An answer on its way to a stream.
-struct AnsweringStream {
-    answer: Answer,
-    place: Option<Place>,
-}
-
-impl Future for AnsweringStream {
-    type Output = Result<Response<Taken>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(context));
-        let place = self.place.take();
-        Poll::Ready(Ok(response.map(|body| Taken::by_task(body, place))))
-    }
-}
-
-/// Runs the streams of callers' connections on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct StreamExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for StreamExecutor {
-    fn execute(&self, future: F) {
-        let task = tokio::task::spawn_local(future);
-        unread::begun(|| task.abort_handle());
-    }
-}
-
-/// Runs hyper's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

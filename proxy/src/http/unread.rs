@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::time::Instant;
 
 use super::body::{Body, BodyError, drop_unread};
 
@@ -24,15 +24,14 @@ thread_local! {
 struct Answers {
     places: Vec<Answer>,
     free: Vec<usize>,
-    /// The one whose task is about to be begun.
-    beginning: Option<usize>,
 }
 
 #[derive(Debug)]
 struct Answer {
     turn: Turn,
     deadline: Option<Instant>,
-    ending: Option<Ending>,
+    /// Of whoever sends it, and ends it then: a connection of HTTP/1.1, or a stream of HTTP/2.
+    sender: Option<Waker>,
 }
 
 /// Who is to do the next thing.
@@ -44,15 +43,6 @@ enum Turn {
     Callers(Option<Instant>),
     /// Nobody any more: it is being ended.
     Over,
-}
-
-/// How an answer is ended from outside.
-#[derive(Debug)]
-enum Ending {
-    /// With the task that sends it: a stream of HTTP/2.
-    Task(AbortHandle),
-    /// By whoever serves its connection, who sees [`is_over`].
-    Connection(Waker),
 }
 
 /// The place of an answer that is under way.
@@ -69,21 +59,16 @@ pub(super) struct Taken {
 /// Ends what is past its deadline, and what its caller has taken nothing of for `limit`. What waits for its upstream
 /// minds its deadline itself.
 pub fn sweep(now: Instant, limit: Duration) {
-    let ended: Vec<Ending> = ANSWERS.with_borrow_mut(|answers| {
+    let ended: Vec<Waker> = ANSWERS.with_borrow_mut(|answers| {
         let late = |answer: &mut Answer| {
             answer.is_late(now, limit).then(|| {
                 answer.turn = Turn::Over;
-                answer.ending.take()
+                answer.sender.take()
             })
         };
         answers.places.iter_mut().filter_map(late).flatten().collect()
     });
-    for ending in ended {
-        match ending {
-            Ending::Task(task) => task.abort(),
-            Ending::Connection(waker) => waker.wake(),
-        }
-    }
+    ended.into_iter().for_each(Waker::wake);
 }
 
 /// Whether the answer in this place is to end.
@@ -118,18 +103,9 @@ impl Answers {
 }
 
 impl Place {
-    /// For an answer that is to be sent by a task of its own, the next one that is [`begun`].
-    pub(super) fn of_next_task() -> Self {
-        ANSWERS.with_borrow_mut(|answers| {
-            let place = answers.add(Answer { turn: Turn::Ours, deadline: None, ending: None });
-            answers.beginning = Some(place.0);
-            place
-        })
-    }
-
-    fn of_connection(waker: Waker) -> Self {
-        let ending = Some(Ending::Connection(waker));
-        let answer = Answer { turn: Turn::Ours, deadline: None, ending };
+    /// For an answer that is there: from now on it is for the caller to take it.
+    fn of_answer(deadline: Option<Instant>, sender: Waker) -> Self {
+        let answer = Answer { turn: Turn::Callers(None), deadline, sender: Some(sender) };
         ANSWERS.with_borrow_mut(|answers| answers.add(answer))
     }
 
@@ -146,57 +122,36 @@ impl Place {
             }
         });
     }
-
-    /// The body is there: from now on it is for the caller to take it.
-    fn offer(&self, deadline: Option<Instant>) {
-        ANSWERS.with_borrow_mut(|answers| {
-            let answer = &mut answers.places[self.0];
-            (answer.turn, answer.deadline) = (Turn::Callers(None), deadline);
-        });
-    }
-}
-
-/// The task of the last [`Place::of_next_task`].
-pub(super) fn begun(task: impl FnOnce() -> AbortHandle) {
-    ANSWERS.with_borrow_mut(|answers| {
-        if let Some(place) = answers.beginning.take() {
-            answers.places[place].ending = Some(Ending::Task(task()));
-        }
-    });
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let ending = ANSWERS.with_borrow_mut(|answers| {
-            let none = Answer { turn: Turn::Ours, deadline: None, ending: None };
+        let sender = ANSWERS.with_borrow_mut(|answers| {
+            let none = Answer { turn: Turn::Ours, deadline: None, sender: None };
             let answer = std::mem::replace(&mut answers.places[self.0], none);
             answers.free.push(self.0);
-            answers.beginning.take_if(|beginning| *beginning == self.0);
-            answer.ending
+            answer.sender
         });
         // Whose task goes with it might have a place of its own.
-        drop(ending);
+        drop(sender);
     }
 }
 
 impl Taken {
-    /// Sent by the task to which `place` belongs.
-    pub(super) fn by_task(body: Body, place: Option<Place>) -> Self {
-        let place = place.filter(|_| is_held(&body));
-        if let Some(place) = &place {
-            place.offer(body.deadline());
-        }
+    /// Sent by the task of `context`, which is woken when it [`is_over`].
+    pub(super) fn new(body: Body, context: &Context<'_>) -> Self {
+        let answer = || Place::of_answer(body.deadline(), context.waker().clone());
+        let place = is_held(&body).then(answer);
         Self { body, place }
-    }
-
-    /// Sent by the task of its connection.
-    pub(super) fn by_connection(body: Body, context: &Context<'_>) -> Self {
-        let place = is_held(&body).then(|| Place::of_connection(context.waker().clone()));
-        Self::by_task(body, place)
     }
 
     pub(super) fn place(&self) -> Option<&Place> {
         self.place.as_ref()
+    }
+
+    /// Whether the caller takes nothing of it, so that it is to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| is_over(place.0))
     }
 }
 
@@ -231,7 +186,7 @@ impl HttpBody for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if self.place.as_ref().is_some_and(|place| is_over(place.0)) {
+        if self.is_over() {
             drop_unread(std::mem::take(&mut self.body));
         }
     }
@@ -263,7 +218,7 @@ mod tests {
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         let waker = Waker::from(woken.clone());
         let context = Context::from_waker(&waker);
-        (Taken::by_connection(Body::Copy(receiver), &context), woken, pieces)
+        (Taken::new(Body::Copy(receiver), &context), woken, pieces)
     }
 
     fn poll(taken: &mut Taken) -> bool {
@@ -304,10 +259,8 @@ mod tests {
 
     #[test]
     fn a_deadline_is_kept_whatever_the_caller_takes() {
-        let (taken, ..) = answer();
-        let place = taken.place().unwrap();
         let begun = Instant::now();
-        place.offer(Some(begun + LIMIT / 2));
+        let place = Place::of_answer(Some(begun + LIMIT / 2), Waker::noop().clone());
         sweep(begun, LIMIT);
         assert!(!is_over(place.number()));
         sweep(begun + LIMIT / 2, LIMIT);

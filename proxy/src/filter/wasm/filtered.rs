@@ -194,6 +194,7 @@ impl Filtered {
                     BodyError::TimedOut => End::TimedOut,
                     BodyError::Plugin => End::Plugin,
                     BodyError::Hyper(_)
+                    | BodyError::Http2(_)
                     | BodyError::Upstream(_)
                     | BodyError::Cut
                     | BodyError::CopyCut => End::SenderFailed,

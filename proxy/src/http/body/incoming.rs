@@ -2,14 +2,14 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::BodyError;
-use crate::http::http1::Download;
+use crate::http::{http1::Download, http2::Received};
 
 /// A body as it comes in.
 #[derive(Debug)]
@@ -17,7 +17,9 @@ pub enum Incoming {
     /// A caller's over HTTP/1.1, or of an upgrade that was refused.
     Hyper(hyper::body::Incoming),
     /// Over HTTP/2.
-    Http2(hyper::body::Incoming),
+    Http2(Received),
+    /// None at all.
+    Empty,
     /// An upstream's, over HTTP/1.1.
     Http1(Download),
 }
@@ -34,7 +36,7 @@ impl Incoming {
     /// All of it, if it is here already.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         match self {
-            Self::Hyper(_) | Self::Http2(_) => None,
+            Self::Hyper(_) | Self::Http2(_) | Self::Empty => None,
             Self::Http1(download) => download.take_whole(),
         }
     }
@@ -52,26 +54,26 @@ impl HttpBody for Incoming {
             Self::Hyper(body) => Pin::new(body)
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper))),
-            Self::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
-                // hyper takes a stream that was reset without an error for one that has ended. Only END_STREAM ends a
-                // message (RFC 9113 section 8.1); whoever is reset after that is at its end all the same.
-                None if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::Cut))),
-                frame => Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Hyper))),
-            },
+            Self::Http2(body) => Pin::new(body).poll_frame(context),
+            Self::Empty => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(body) | Self::Http2(body) => body.is_end_stream(),
+            Self::Hyper(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(body) | Self::Http2(body) => body.size_hint(),
+            Self::Hyper(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
         }
     }
