@@ -28,7 +28,7 @@ impl Incoming {
     /// All of it, if it is here already; for whoever looks at it before it is taken, and puts it back.
     pub fn whole_mut(&mut self) -> Option<&mut Bytes> {
         match self {
-            Self::Hyper(_) | Self::Http2(_) => None,
+            Self::Hyper(_) | Self::Http2(_) | Self::Empty => None,
             Self::Http1(download) => download.whole_mut(),
         }
     }
