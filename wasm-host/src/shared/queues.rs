@@ -49,7 +49,7 @@ const ITEM_BYTES: usize = 32;
 const QUEUE_BYTES: usize = 256;
 /// Of a queue's name, which is for programmers to read. As long as that of a metric.
 const NAME_BYTES: usize = 256;
-/// Of a queue, while one that is told of it breaks and another one starts. There is one for each worker.
+/// Who may be told of one queue: an instance for each worker, of each plugin that registers it.
 const MAX_LISTENERS: usize = 1_024;
 /// Tokens of queues for a trial begin behind it, so that they are nobody else's.
 const TRIAL_TOKENS: u32 = 1 << 31;

@@ -162,7 +162,7 @@ async fn a_file_that_was_new_when_it_was_looked_at_is_not_remembered() {
     let path = folder.path().join("tag.wasm");
     let spec = plugin(&format!("file://{}", path.display()), None);
     let modules = modules(&folder.path().join("kept"));
-    let permits = modules.permits.acquire_many(16).await.unwrap();
+    let permits = modules.permits.acquire_many(MAX_FETCHES.try_into().unwrap()).await.unwrap();
     fs::write(&path, "one").unwrap();
     let settled = async {
         while !stamp(&spec).await.unwrap().is_settled(SystemTime::now()) {
