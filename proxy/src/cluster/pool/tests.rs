@@ -121,6 +121,8 @@ async fn an_idle_connection_makes_room_for_another_endpoint() {
             assert_eq!(cluster.state.limits.in_use(Resource::Connections), 1);
         }
         let busy = pools.http2(&cluster, &cluster.endpoints[0]).await.unwrap();
+        let hurried = Settings { connect_timeout: Duration::from_millis(50), ..one() };
+        let cluster = Cluster { settings: hurried.into(), ..cluster };
         let refused = pools.http2(&cluster, &cluster.endpoints[1]).await.unwrap_err();
         assert_eq!((refused.flag, cluster.state.limits.in_use(Resource::Pending)), (Flag::UO, 0));
         drop(busy);
