@@ -13,28 +13,43 @@ const NICENESS: i32 = 10;
 /// this before it is done waits for it, so that nothing `work` holds outlives them: let it be short.
 ///
 /// # Errors
-/// When `work` panics, or there can be no thread.
+/// When `work` panics.
 pub async fn run<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     let (done, ended) = mpsc::channel();
     let _waiting = UntilEnded(ended);
-    let lowered = move || {
-        lower();
-        work()
-    };
     // Waited for as other blocking work is, so that a runtime whose clock is turned by hand does not turn it meanwhile.
     spawn_blocking(move || {
         let _done = done;
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(lowered);
-        match thread.map(thread::JoinHandle::join) {
-            Ok(Ok(result)) => result,
-            Ok(Err(cause)) => panic::resume_unwind(cause),
-            Err(error) => panic::panic_any(format!("no thread for {name}: {error}")),
+        match aside(name, work) {
+            Ok(result) => result,
+            Err(cause) => panic::resume_unwind(cause),
         }
     })
     .await
+}
+
+/// On a thread of its own; where there can be no other just now, on this one, as late is better than never.
+fn aside<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> thread::Result<T> {
+    let mut work = Some(work);
+    let builder = thread::Builder::new().name(name.to_owned());
+    let done = thread::scope(|scope| {
+        let lowered = || {
+            lower();
+            work.take().map(|work| work())
+        };
+        builder.spawn_scoped(scope, lowered).map(thread::ScopedJoinHandle::join)
+    });
+    let done = match done {
+        Ok(done) => done?,
+        Err(error) => {
+            tracing::warn!("no thread for {name}, which gets no lower priority: {error}");
+            work.take().map(|work| work())
+        }
+    };
+    done.ok_or_else(|| Box::new("the work is done already") as _)
 }
 
 /// Its other end goes when the work is done, or never will be.

@@ -44,6 +44,8 @@ use crate::{
 const MAX_ABSENT: usize = 10_000;
 /// The state on disk is at most this old.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// After a write that failed: a disk that is full may not be for long.
+const SAVE_AGAIN: Duration = Duration::from_secs(30);
 
 /// A question to the configuration task.
 pub type Question = oneshot::Sender<Value>;
@@ -152,7 +154,11 @@ impl Applier {
                 }
                 // A slow disk must not keep changes from traffic.
                 () = sleep_until(save_at), if saving.is_none() => saving = self.save(),
-                () = saved(&mut saving) => {}
+                written = saved(&mut saving) => {
+                    if !written {
+                        self.unsaved_since.get_or_insert_with(|| Instant::now() + SAVE_AGAIN);
+                    }
+                }
                 Ok(()) = certificates.changed() => {}
                 Some(done) = self.preparer.next() => self.prepared(done),
                 () = sleep_until(judge_at) => self.judge(),
@@ -450,17 +456,19 @@ fn describe_services(snapshot: &Snapshot) -> Value {
 /// A write under way.
 type Saving = Pin<Box<dyn Future<Output = Result<Result<(), last_good::Error>, JoinError>> + Send>>;
 
-/// Waits for a write to end, where there is one; for ever where there is none to wait for.
-async fn saved(saving: &mut Option<Saving>) {
+/// Waits for a write to end, where there is one; for ever where there is none to wait for. Whether it succeeded.
+async fn saved(saving: &mut Option<Saving>) -> bool {
     let Some(writing) = saving else { return std::future::pending().await };
-    match writing.await {
+    let written = writing.await;
+    *saving = None;
+    match &written {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::error!("{error}; a restart without control plane would begin with older state")
         }
         Err(error) => tracing::error!("saving the last good configuration: {error}"),
     }
-    *saving = None;
+    matches!(written, Ok(Ok(())))
 }
 
 async fn sleep_until(at: Option<Instant>) {
