@@ -222,7 +222,7 @@ impl Http2 {
         match requests.send_request(head, is_whole) {
             Ok((response, stream)) => State::Sent {
                 response,
-                upload: (!is_whole).then(|| Upload::new(body, stream)),
+                upload: (!is_whole).then(|| Upload::of_request(body, stream)),
                 counted: Some(Counted::one_of(&self.0.link)),
             },
             Err(error) => State::Failed(Some(Box::new(failed(&error)))),
