@@ -27,6 +27,7 @@ use crate::http::{
 };
 
 mod caller;
+mod upstream;
 
 /// Longer than any test waits.
 const LIMIT: Duration = Duration::from_secs(3600);
