@@ -283,6 +283,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     if !headers.iter().any(concerns_connection) {
         return None;
     }
+    let upgrade = remove_of_connection(headers);
+    remove_spellings(headers, &CLIENT_CERTIFICATE);
+    upgrade.filter(|value| !offers_http2(value))
+}
+
+/// Removes `Connection` and what it names, what it would have to name, and of `TE` all but `trailers`. Returns the value of
+/// `Upgrade` when it was named.
+fn remove_of_connection(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let mut upgrade = None;
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -294,7 +302,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
             .filter(may_be_named)
             .collect();
         if named.contains(&header::UPGRADE) {
-            upgrade = headers.get(header::UPGRADE).filter(|value| !offers_http2(value)).cloned();
+            upgrade = headers.get(header::UPGRADE).cloned();
         }
         headers.remove(header::CONNECTION);
         for name in named.into_iter().filter(|name| *name != header::TE) {
@@ -304,19 +312,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     for name in &ALWAYS_REMOVED {
         headers.remove(name);
     }
-    remove_spellings(headers, &CLIENT_CERTIFICATE);
-    if let Some(te) = headers.get(header::TE)
-        && te != "trailers"
-    {
-        let trailers = te.to_str().is_ok_and(|te| {
-            te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        });
+    if headers.get_all(header::TE).iter().any(|te| te != "trailers") {
+        let trailers = headers.get_all(header::TE).iter().any(takes_trailers);
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
     upgrade
+}
+
+fn takes_trailers(te: &HeaderValue) -> bool {
+    let mut codings = te.as_bytes().split(|byte| *byte == b',');
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Removes what HTTP/2 does not know (RFC 9113 section 8.2.2), whoever has put it there.
@@ -327,15 +335,8 @@ pub fn strip_connection(headers: &mut HeaderMap) {
                 || ALWAYS_REMOVED.contains(name)
                 || (*name == header::TE && value != "trailers"))
     };
-    if !headers.iter().any(is_unknown) {
-        return;
-    }
-    headers.remove(header::CONNECTION);
-    for name in &ALWAYS_REMOVED {
-        headers.remove(name);
-    }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
+    if headers.iter().any(is_unknown) {
+        remove_of_connection(headers);
     }
 }
 

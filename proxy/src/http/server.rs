@@ -37,7 +37,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Fields of a head.
     pub head_fields: usize,
-    /// Time for a head to arrive, and for the next request on an idle connection.
+    /// Time for a head to arrive, for the preface of HTTP/2, and for the next request on an idle connection of HTTP/1.1.
     pub head_timeout: Duration,
     /// Streams at once on one HTTP/2 connection.
     pub streams: u32,
@@ -337,7 +337,8 @@ where
         .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .max_send_buffer_size(STREAM_WINDOW as usize);
-    http2::server::serve(&builder, io, drained(&mut drain), answer).await
+    let limit = limits.head_timeout;
+    http2::server::serve(&builder, io, limit, drained(&mut drain), answer).await
 }
 
 /// Waits until draining begins; for ever when nobody can ask for it any more.

@@ -124,6 +124,42 @@ fn hop_by_hop_fields_go_and_nothing_else_can_be_named() {
 }
 
 #[test]
+fn nothing_of_a_connection_gets_into_http2() {
+    let mut map = headers(&[
+        ("te", "trailers"),
+        ("te", "gzip"),
+        ("connection", "x-own, content-length"),
+        ("x-own", "1"),
+        ("keep-alive", "5"),
+        ("content-length", "3"),
+    ]);
+    strip_connection(&mut map);
+    let mut left: Vec<_> =
+        map.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+    left.sort();
+    assert_eq!(left, ["content-length=3", "te=trailers"]);
+}
+
+/// Whatever the first one says, all are looked at.
+#[test]
+fn of_te_only_trailers_stays() {
+    for (values, left) in [
+        (&["trailers"][..], vec!["trailers"]),
+        (&["trailers", "gzip"], vec!["trailers"]),
+        (&["gzip", "Trailers;q=1"], vec![]),
+        (&["gzip", "deflate, TRAILERS"], vec!["trailers"]),
+        (&["gzip"], vec![]),
+    ] {
+        let fields: Vec<_> = values.iter().map(|value| ("te", *value)).collect();
+        for strip in [|map: &mut HeaderMap| _ = strip_hop_by_hop(map), strip_connection] {
+            let mut map = headers(&fields);
+            strip(&mut map);
+            assert_eq!(map.get_all("te").iter().collect::<Vec<_>>(), left, "{values:?}");
+        }
+    }
+}
+
+#[test]
 fn nobody_upgrades_to_what_hides_requests() {
     for (protocols, passed) in [
         ("websocket", true),

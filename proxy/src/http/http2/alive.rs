@@ -26,7 +26,7 @@ pub(super) struct KeepAlive {
     pings: Option<PingPong>,
     timer: Pin<Box<Sleep>>,
     bell: Bell,
-    /// Looks since something was heard.
+    /// Looks since something was heard; as long as nobody waits for anything, fewer than it takes for a ping.
     quiet: u32,
 }
 
@@ -36,7 +36,7 @@ impl KeepAlive {
     }
 
     /// To be called whenever the connection is polled. `look`: whether something was heard since the last look, and whether
-    /// anybody waits for more. Ready when the peer is gone.
+    /// anybody has waited for more since. Ready when the peer is gone.
     pub(super) fn poll(
         &mut self,
         context: &Context<'_>,
@@ -61,8 +61,13 @@ fn look_after(
     quiet: &mut u32,
     (heard, waited_for): (bool, bool),
 ) -> bool {
-    if heard || !waited_for {
+    if heard {
         *quiet = 0;
+        return false;
+    }
+    // Whoever waits for nothing does not ask. Once it was asked, the peer has to answer whether anybody still waits or not:
+    // those who do give up, one after the other.
+    if *quiet + 1 == QUIET && !waited_for {
         return false;
     }
     *quiet += 1;
@@ -83,8 +88,9 @@ mod tests {
 
     use super::{super::batched::Batched, *};
 
-    /// How many seconds after its first silence a peer is gone, if it is within five minutes.
-    async fn gone_after(answers: bool, waited_for: bool) -> Option<u64> {
+    /// How many seconds after its first silence a peer is gone, if it is within five minutes. `waited_for`: whether somebody
+    /// waits then.
+    async fn gone_after(answers: bool, waited_for: impl Fn(u64) -> bool) -> Option<u64> {
         let (near, far) = tokio::io::duplex(1024);
         let near = Batched::new(near);
         let (_requests, mut connection) = h2::client::handshake(near.clone()).await.unwrap();
@@ -100,7 +106,8 @@ mod tests {
         }
         let begun = Instant::now();
         let gone = std::future::poll_fn(|context| {
-            let gone = alive.poll(context, || (near.has_heard(), waited_for));
+            let gone =
+                alive.poll(context, || (near.has_heard(), waited_for(begun.elapsed().as_secs())));
             let _ = Pin::new(&mut connection).poll(context);
             let _ = near.poll_send(context);
             gone
@@ -113,9 +120,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_is_gone_that_is_waited_for_and_answers_no_ping() {
         let all = async {
-            assert_eq!(gone_after(false, true).await, Some(50));
-            assert_eq!(gone_after(false, false).await, None);
-            assert_eq!(gone_after(true, true).await, None);
+            assert_eq!(gone_after(false, |_| true).await, Some(50));
+            assert_eq!(gone_after(false, |_| false).await, None);
+            assert_eq!(gone_after(true, |_| true).await, None);
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_asked_has_to_answer_though_nobody_waits_any_more() {
+        let all = async {
+            assert_eq!(gone_after(false, |second| second == 30).await, Some(50));
+            assert_eq!(gone_after(false, |second| second == 120).await, Some(140));
+            assert_eq!(gone_after(true, |second| second == 120).await, None);
         };
         LocalSet::new().run_until(all).await;
     }

@@ -4,8 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     pin::Pin,
-    rc::Rc,
-    sync::Arc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -13,14 +12,12 @@ use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{Notify, futures::OwnedNotified},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     alive::KeepAlive,
     batched::Batched,
+    queue::Queue,
     received::Received,
     upload::{Stopped, Upload},
 };
@@ -52,16 +49,22 @@ struct Link {
     /// Those that the peer takes, as far as it has said.
     most: Cell<usize>,
     /// Those for which the peer has no room yet.
-    waiting: Cell<usize>,
-    /// Tells one of them that there may be.
-    room: Arc<Notify>,
+    queue: Queue,
+    /// Whether any began since somebody looked.
+    begun: Cell<bool>,
+    /// Whether no other can begin, as nobody has the connection any more.
+    abandoned: Cell<bool>,
     /// The connection's task.
     task: RefCell<Option<Waker>>,
 }
 
 /// One exchange under way, until dropped.
 #[derive(Debug)]
-pub(super) struct Counted(Rc<Link>);
+pub(super) struct Counted {
+    link: Rc<Link>,
+    /// Where its answer and what is left of its request are in two hands: the same for both.
+    both: Option<Rc<()>>,
+}
 
 /// An exchange until the head of its answer is here.
 #[derive(Debug)]
@@ -86,7 +89,8 @@ enum State {
 struct Waiting {
     connection: Http2,
     request: Option<Request<Body>>,
-    room: Pin<Box<OwnedNotified>>,
+    /// Its place in the queue.
+    number: u64,
 }
 
 /// Drives a connection to its end.
@@ -95,6 +99,8 @@ struct Driver<S> {
     io: Batched<S>,
     alive: KeepAlive,
     link: Rc<Link>,
+    /// Not one of those that could begin something: then the connection would never end.
+    handle: Weak<Handle>,
 }
 
 /// Speaks HTTP/2 on `io` as `builder` says, driven by a task of its own that ends with `on_end`.
@@ -114,24 +120,25 @@ where
     let alive = KeepAlive::new(connection.ping_pong());
     let link = Rc::<Link>::default();
     link.most.set(connection.max_concurrent_send_streams());
-    let mut driver = Driver { connection, io, alive, link: link.clone() };
+    let handle = Rc::new(Handle { requests: RefCell::new(requests), link: link.clone() });
+    let mut driver = Driver { connection, io, alive, link, handle: Rc::downgrade(&handle) };
     tokio::task::spawn_local(async move {
         std::future::poll_fn(|context| driver.poll(context)).await;
         let link = driver.link.clone();
         link.ended.set(true);
         // h2 tells its exchanges how they ended.
         drop(driver);
-        link.room.notify_waiters();
+        link.queue.wake_all();
         on_end();
     });
-    Ok(Http2(Rc::new(Handle { requests: RefCell::new(requests), link })))
+    Ok(Http2(handle))
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Self { connection, io, alive, link } = self;
+        let Self { connection, io, alive, link, handle } = self;
         link.note_task(context.waker());
-        let gone = alive.poll(context, || (io.has_heard(), link.streams.get() > 0));
+        let gone = alive.poll(context, || link.look(io.has_heard()));
         // What is to be said of how it ended, h2 says to the exchanges.
         if gone.is_ready()
             || Pin::new(&mut *connection).poll(context).is_ready()
@@ -141,8 +148,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         // The peer may have said that it takes more.
         link.most.set(connection.max_concurrent_send_streams());
-        if link.waiting.get() > 0 && link.has_room() {
-            link.room.notify_one();
+        if !link.queue.is_empty() {
+            match handle.upgrade() {
+                // It says goodbye: whoever waits has to go elsewhere.
+                Some(handle) if handle.is_refused() => link.queue.wake_all(),
+                _ => link.note_room(),
+            }
         }
         Poll::Pending
     }
@@ -151,6 +162,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 impl Link {
     fn has_room(&self) -> bool {
         self.streams.get() < self.most.get()
+    }
+
+    /// Whether there is room that nobody waits for.
+    fn is_free(&self) -> bool {
+        self.has_room() && self.queue.is_empty()
+    }
+
+    /// To be called where there may be room.
+    fn note_room(&self) {
+        if !self.queue.is_empty() && self.has_room() {
+            self.queue.wake_first();
+        }
+    }
+
+    /// Whether the peer counts as heard, and whether anybody has waited for it since the last look, however shortly.
+    fn look(&self, heard: bool) -> (bool, bool) {
+        let is_busy = self.streams.get() > 0 || !self.queue.is_empty();
+        // What nobody has any more ends at once, unless its peer takes nothing: whatever it says does not prolong that.
+        let is_over = self.abandoned.get() && !is_busy;
+        (heard && !is_over, self.begun.take() || is_busy || is_over)
     }
 
     fn note_task(&self, waker: &Waker) {
@@ -164,22 +195,31 @@ impl Link {
 impl Counted {
     fn one_of(link: &Rc<Link>) -> Self {
         link.streams.set(link.streams.get() + 1);
-        Self(link.clone())
+        link.begun.set(true);
+        Self { link: link.clone(), both: None }
+    }
+
+    /// The same exchange, for whoever else has something of it: it is over when both are.
+    fn share(&mut self) -> Self {
+        let both = self.both.get_or_insert_default().clone();
+        Self { link: self.link.clone(), both: Some(both) }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.waiting.get() > 0 {
-            self.0.room.notify_one();
+        if self.both.as_ref().is_some_and(|both| Rc::strong_count(both) > 1) {
+            return;
         }
+        self.link.streams.set(self.link.streams.get() - 1);
+        self.link.note_room();
     }
 }
 
 impl Drop for Handle {
     /// h2 does not tell a connection that nobody can send on it any more.
     fn drop(&mut self) {
+        self.link.abandoned.set(true);
         if let Some(task) = self.link.task.borrow_mut().take() {
             task.wake();
         }
@@ -188,8 +228,10 @@ impl Drop for Handle {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let waiting = &self.connection.0.link.waiting;
-        waiting.set(waiting.get() - 1);
+        let link = &self.connection.0.link;
+        link.queue.leave(self.number);
+        // It was sent, or given up: whoever is next now may have been waiting for just that.
+        link.note_room();
     }
 }
 
@@ -208,7 +250,7 @@ impl Http2 {
     pub(in crate::http) fn begin(&self, request: Request<Body>) -> Sending {
         Sending(match self.is_closed() {
             true => State::not_sent(request),
-            false if self.0.link.has_room() => self.send(request),
+            false if self.0.link.is_free() => self.send(request),
             false => State::Waiting(Box::new(Waiting::new(self, request))),
         })
     }
@@ -222,7 +264,7 @@ impl Http2 {
         match requests.send_request(head, is_whole) {
             Ok((response, stream)) => State::Sent {
                 response,
-                upload: (!is_whole).then(|| Upload::new(body, stream)),
+                upload: (!is_whole).then(|| Upload::of_request(body, stream)),
                 counted: Some(Counted::one_of(&self.0.link)),
             },
             Err(error) => State::Failed(Some(Box::new(failed(&error)))),
@@ -247,24 +289,24 @@ impl State {
 
 impl Waiting {
     fn new(connection: &Http2, request: Request<Body>) -> Self {
-        let link = &connection.0.link;
-        link.waiting.set(link.waiting.get() + 1);
-        let room = Box::pin(link.room.clone().notified_owned());
-        Self { connection: connection.clone(), request: Some(request), room }
+        let number = connection.0.link.queue.join();
+        Self { connection: connection.clone(), request: Some(request), number }
     }
 
     /// Ready when it was sent, or cannot be.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<State> {
-        loop {
-            let connection = &self.connection;
-            if connection.is_closed() || connection.0.link.has_room() {
-                let Some(request) = self.request.take() else { return Poll::Pending };
-                let Sending(state) = connection.begin(request);
-                return Poll::Ready(state);
-            }
-            ready!(self.room.as_mut().poll(context));
-            self.room = Box::pin(connection.0.link.room.clone().notified_owned());
+    fn poll(&mut self, context: &Context<'_>) -> Poll<State> {
+        let Self { connection, request, number } = self;
+        let link = &connection.0.link;
+        let is_closed = connection.is_closed();
+        if !is_closed && !(link.has_room() && link.queue.is_first(*number)) {
+            link.queue.wait(*number, context.waker());
+            return Poll::Pending;
         }
+        let Some(request) = request.take() else { return Poll::Pending };
+        Poll::Ready(match is_closed {
+            true => State::not_sent(request),
+            false => connection.send(request),
+        })
     }
 }
 
@@ -297,7 +339,10 @@ impl Sending {
         }
         let response = ready!(Pin::new(response).poll(context)).map_err(|error| failed(&error))?;
         if let Some(mut upload) = upload.take() {
+            let counted = counted.as_mut().map(Counted::share);
             tokio::task::spawn_local(std::future::poll_fn(move |context| {
+                // Under way until then.
+                let _ = &counted;
                 // Both sides of the stream learn of its end by themselves.
                 upload.poll(context).map(drop)
             }));

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::OptionFuture;
 use h2::{
     Reason, RecvStream, SendStream,
     server::{Connection, SendResponse},
@@ -19,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -37,11 +36,12 @@ use crate::http::{
     unread::Taken,
 };
 
-/// Serves a connection to its end, as `builder` says. When `drained` is ready a GOAWAY is sent and open streams are
+/// Serves a connection to its end, as `builder` says, if the peer has greeted within `limit`. When `drained` is ready a GOAWAY is sent and open streams are
 /// finished.
 pub(in crate::http) async fn serve<S, A>(
     builder: &h2::server::Builder,
     io: S,
+    limit: Duration,
     drained: impl Future<Output = ()>,
     answer: A,
 ) -> Ended
@@ -51,22 +51,10 @@ where
 {
     let io = Batched::new(io);
     let mut drained = pin!(drained);
-    let mut handshake = pin!(handshake(builder, io.clone()));
-    let (mut draining, mut limit) = (false, pin!(OptionFuture::default()));
-    let mut connection = loop {
-        tokio::select! {
-            biased;
-            connection = handshake.as_mut() => match connection {
-                Ok(connection) => break connection,
-                Err(ended) => return ended,
-            },
-            () = drained.as_mut(), if !draining => {
-                draining = true;
-                limit.set(Some(sleep(LINGER)).into());
-            }
-            // It has not asked for anything.
-            Some(()) = limit.as_mut() => return Ended::Clean,
-        }
+    let greeted = greeted(builder, io.clone(), limit, drained.as_mut()).await;
+    let (mut connection, draining) = match greeted {
+        Ok(greeted) => greeted,
+        Err(ended) => return ended,
     };
     if draining {
         connection.graceful_shutdown();
@@ -74,6 +62,30 @@ where
     let alive = KeepAlive::new(connection.ping_pong());
     let mut driver = Driver { connection, io, alive, bell: Bell::default(), draining };
     poll_fn(|context| driver.poll(context, drained.as_mut(), &answer)).await
+}
+
+/// Waits for the handshake until `limit`. Also gives whether draining has begun meanwhile.
+async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
+    builder: &h2::server::Builder,
+    io: Batched<S>,
+    limit: Duration,
+    mut drained: Pin<&mut impl Future<Output = ()>>,
+) -> Result<(Connection<Batched<S>, Bytes>, bool), Ended> {
+    let mut handshake = pin!(handshake(builder, io));
+    let (mut draining, mut end) = (false, pin!(sleep(limit)));
+    loop {
+        tokio::select! {
+            biased;
+            connection = handshake.as_mut() => return Ok((connection?, draining)),
+            () = drained.as_mut(), if !draining => {
+                draining = true;
+                let sooner = end.deadline().min(Instant::now() + LINGER);
+                end.as_mut().reset(sooner);
+            }
+            // It has not asked for anything.
+            () = end.as_mut() => return Err(if draining { Ended::Clean } else { Ended::TimedOut }),
+        }
+    }
 }
 
 /// Waits for the peer's preface.
@@ -203,8 +215,11 @@ impl Future for Serving {
                     };
                     this.state = State::Sending(body);
                 }
-                // Reset, as it ends here.
-                State::Sending(body) if body.body().is_over() => return Poll::Ready(()),
+                // h2 would not do that by itself as long as somebody still reads the request.
+                State::Sending(body) if body.body().is_over() => {
+                    this.respond.send_reset(Reason::CANCEL);
+                    return Poll::Ready(());
+                }
                 State::Sending(body) => {
                     // Both sides of the stream learn of its end by themselves.
                     let _ = ready!(body.poll(context));
@@ -245,7 +260,7 @@ impl Serving {
             head.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(length);
         }
         let outgoing = self.send(head, false)?;
-        Some(Upload::new(Taken::new(body, context), outgoing))
+        Some(Upload::of_answer(Taken::new(body, context), outgoing))
     }
 
     fn send(&mut self, head: Response<()>, is_whole: bool) -> Option<SendStream<Bytes>> {

@@ -26,6 +26,12 @@ use crate::http::{
     server::{Answer, Ended},
 };
 
+mod caller;
+mod upstream;
+
+/// Longer than any test waits.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 /// Counts the writes on one end of a connection.
 struct Counting(DuplexStream, Rc<Cell<u32>>);
 
@@ -111,7 +117,7 @@ async fn an_answer_with_its_trailers_is_one_write() {
                 }) as Answer
             };
             let builder = h2::server::Builder::new();
-            server::serve(&builder, near, std::future::pending(), answer).await
+            server::serve(&builder, near, LIMIT, std::future::pending(), answer).await
         });
         let (mut requests, connection) = h2::client::handshake(far).await.unwrap();
         tokio::task::spawn_local(connection);
@@ -288,7 +294,7 @@ async fn draining_ends_a_connection_when_its_streams_are_over() {
                 }) as Answer
             };
             let drained = async { drained.await.unwrap() };
-            server::serve(&h2::server::Builder::new(), near, drained, answer).await
+            server::serve(&h2::server::Builder::new(), near, LIMIT, drained, answer).await
         });
         let (mut requests, connection) = h2::client::handshake(far).await.unwrap();
         tokio::task::spawn_local(connection);
@@ -318,7 +324,7 @@ async fn draining_lets_a_handshake_end() {
             let answer =
                 |_: Request<Incoming>| Box::pin(async { Ok(Response::new(message(10))) }) as Answer;
             let drained = async { drained.await.unwrap() };
-            server::serve(&h2::server::Builder::new(), near, drained, answer).await
+            server::serve(&h2::server::Builder::new(), near, LIMIT, drained, answer).await
         });
         far.write_all(&PREFACE[..10]).await.unwrap();
         settled().await;
@@ -350,7 +356,7 @@ async fn draining_ends_a_handshake_that_stands_still() {
         let (near, _far, _) = connection();
         let answer = |_: Request<Incoming>| Box::pin(std::future::pending()) as Answer;
         let drained = std::future::ready(());
-        let served = server::serve(&h2::server::Builder::new(), near, drained, answer).await;
+        let served = server::serve(&h2::server::Builder::new(), near, LIMIT, drained, answer).await;
         assert_eq!(served, Ended::Clean);
     };
     LocalSet::new().run_until(all).await;

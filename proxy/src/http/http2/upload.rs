@@ -10,10 +10,11 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
-use crate::http::body::BodyError;
+use crate::http::{body::BodyError, head};
 
-/// A first piece of at most so many bytes is left with h2 before there is room for it: the head and a whole small message
-/// then go out in one write. A frame of the usual greatest size, as bodies that come over HTTP/2 have.
+/// A request's first piece of at most so many bytes is left with h2 before there is room for it, as there is none before the
+/// stream is opened: the head and a whole small message then go out in one write. A frame of the usual greatest size, as
+/// bodies that come over HTTP/2 have.
 const AT_ONCE: usize = 16 * 1024;
 
 /// What is left of a body, and where it goes.
@@ -23,6 +24,8 @@ pub(super) struct Upload<B> {
     stream: SendStream<Bytes>,
     /// What waits for room, and whether it is the last.
     piece: Option<(Bytes, bool)>,
+    /// How much may go without room.
+    at_once: usize,
     /// Whether nothing was sent yet.
     first: bool,
 }
@@ -37,8 +40,14 @@ pub(super) enum Stopped {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
-    pub(super) fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, piece: None, first: true }
+    /// An answer's. Whoever asked and takes none of it has to be seen to take none: h2 is given what there is room for.
+    pub(super) fn of_answer(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, piece: None, at_once: 0, first: true }
+    }
+
+    /// That of a request whose stream is not opened yet.
+    pub(super) fn of_request(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, piece: None, at_once: AT_ONCE, first: true }
     }
 
     pub(super) fn body(&self) -> &B {
@@ -53,14 +62,8 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             return Poll::Ready(Err(Stopped::Receiver));
         }
         loop {
-            if let Some((_, last)) = &self.piece {
-                let last = *last;
-                ready!(self.poll_room(context))?;
-                let data = self.piece.take().map(|(data, _)| data).unwrap_or_default();
-                self.send(data, last)?;
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
+            if ready!(self.poll_piece(context))? {
+                return Poll::Ready(Ok(()));
             }
             // Only whoever has a piece asks for room: what is set aside for one stream is taken from all others.
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
@@ -96,15 +99,34 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             }
         };
         let last = self.body.is_end_stream();
-        let first = std::mem::take(&mut self.first);
-        if data.is_empty() || (first && data.len() <= AT_ONCE) {
+        if data.is_empty() && !last {
+            return Poll::Pending;
+        }
+        self.first = false;
+        if data.len() <= std::mem::take(&mut self.at_once) {
             self.send(data, last)?;
             return if last { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
-        // h2 asks for room for all of it once it has it.
-        self.stream.reserve_capacity(1);
+        self.stream.reserve_capacity(data.len());
         self.piece = Some((data, last));
         Poll::Pending
+    }
+
+    /// Sends what waits, as far as there is room for it. Ready when nothing waits; whether that was the last of all.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Stopped>> {
+        while let Some((data, last)) = &mut self.piece {
+            let room = ready!(poll_room(&mut self.stream, context))?;
+            let part = data.split_to(room.min(data.len()));
+            let is_end = *last && data.is_empty();
+            if data.is_empty() {
+                self.piece = None;
+            }
+            self.send(part, is_end)?;
+            if is_end {
+                return Poll::Ready(Ok(true));
+            }
+        }
+        Poll::Ready(Ok(false))
     }
 
     /// Whether the stream was reset; whoever asks is woken when it is.
@@ -112,35 +134,51 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         self.stream.poll_reset(context).is_ready()
     }
 
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
-        while self.stream.capacity() == 0 {
-            match ready!(self.stream.poll_capacity(context)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Receiver)),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), Stopped> {
-        self.stream.send_data(data, last).map_err(|_| Stopped::Receiver)
+        let sent = self.stream.send_data(data, last);
+        sent.map_err(|_| self.refused())
     }
 
-    fn end(&mut self, trailers: http::HeaderMap) -> Result<(), Stopped> {
-        if !self.first {
-            self.stream.reserve_capacity(0);
+    fn end(&mut self, mut trailers: http::HeaderMap) -> Result<(), Stopped> {
+        head::strip_connection(&mut trailers);
+        let sent = self.stream.send_trailers(trailers);
+        sent.map_err(|_| self.refused())
+    }
+
+    /// h2 takes nothing for a stream that is reset already, and nothing that it finds wrong: then the receiver would wait
+    /// for the rest for ever.
+    #[cold]
+    fn refused(&mut self) -> Stopped {
+        self.stream.send_reset(Reason::INTERNAL_ERROR);
+        Stopped::Receiver
+    }
+}
+
+/// How many bytes there is room for, at least one.
+fn poll_room(
+    stream: &mut SendStream<Bytes>,
+    context: &mut Context<'_>,
+) -> Poll<Result<usize, Stopped>> {
+    loop {
+        let room = stream.capacity();
+        if room > 0 {
+            return Poll::Ready(Ok(room));
         }
-        self.stream.send_trailers(trailers).map_err(|_| Stopped::Receiver)
+        match ready!(stream.poll_capacity(context)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Receiver)),
+        }
     }
 }
 
 /// What the receiver is told of a body that broke off: what the sender said, where it speaks HTTP/2, too, unless that was
-/// that nothing is wrong. The receiver might take what it has for whole then.
+/// that nothing is wrong, or that nothing was processed. The receiver might take what it has for whole then, or ask again
+/// for what it has seen the beginning of.
 fn reason_of(error: &BodyError) -> Reason {
     let mut next = error.source();
     while let Some(cause) = next {
         if let Some(reason) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::reason)
-            && reason != Reason::NO_ERROR
+            && !matches!(reason, Reason::NO_ERROR | Reason::REFUSED_STREAM)
         {
             return reason;
         }
