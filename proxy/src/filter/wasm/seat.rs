@@ -19,6 +19,7 @@ use super::{
     restart::Restart,
     state::{Node, State},
     stream::{PluginStream, Spare},
+    tally::Tally,
 };
 
 /// The instances of one worker.
@@ -68,68 +69,12 @@ pub(super) struct Seat {
     inner: RefCell<Inner>,
 }
 
-/// What the figures of all workers do not have yet.
-#[derive(Debug, Default)]
-struct Tally {
-    exchanges: Cell<u64>,
-    calls: Cell<u64>,
-    nanoseconds: Cell<u64>,
-    /// Times that it was asked which calls to time, and how often exchanges ended.
-    asked: Cell<u64>,
-    ended: Cell<u64>,
-}
-
 /// When a call began.
 struct Began {
     /// By a clock that costs nothing; nanoseconds.
     coarse: u64,
     /// By the system's, which takes as long to read as a call takes, with how many calls it stands for.
     exact: Option<(Instant, u64)>,
-}
-
-impl Tally {
-    /// One call in so many is timed, and stands for the others. A prime, so that it is not always the same callback of
-    /// exchanges that are all alike.
-    const TIMED: u64 = 7;
-    /// The first calls are all timed: for a plugin that is seldom called a sample says nothing.
-    const FIRST: u64 = 28;
-    /// Exchanges after which the figures get to know, and until how many they get to know of each. What is left over they
-    /// get at the next sweep.
-    const TOGETHER: u64 = 16;
-
-    /// How many calls the next one stands for, if it is to be timed.
-    fn weight(&self) -> Option<u64> {
-        let asked = self.asked.get();
-        self.asked.set(asked + 1);
-        if asked < Self::FIRST {
-            return Some(1);
-        }
-        asked.is_multiple_of(Self::TIMED).then_some(Self::TIMED)
-    }
-
-    fn called(&self, calls: u64) {
-        self.calls.set(self.calls.get() + calls);
-    }
-
-    fn spent(&self, time: Duration, weight: u64) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let nanoseconds = nanoseconds.saturating_mul(weight);
-        self.nanoseconds.set(self.nanoseconds.get().saturating_add(nanoseconds));
-    }
-
-    /// An exchange has ended. Whether it is time to tell.
-    fn is_due(&self) -> bool {
-        let ended = self.ended.get() + 1;
-        self.ended.set(ended);
-        ended < Self::TOGETHER || ended.is_multiple_of(Self::TOGETHER)
-    }
-
-    fn tell(&self, figures: &Figures) {
-        let told = [&self.exchanges, &self.calls, &self.nanoseconds].map(Cell::take);
-        if told != [0; 3] {
-            figures.add(told[0], told[1], told[2]);
-        }
-    }
 }
 
 #[derive(Default)]
@@ -272,7 +217,7 @@ impl Seat {
 
     /// The stream of an exchange or connection in which this is plugin `at`.
     pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
-        self.tally.exchanges.set(self.tally.exchanges.get() + 1);
+        self.tally.saw();
         PluginStream::new(state, at)
     }
 
