@@ -62,6 +62,8 @@ pub(super) struct Seat {
     current: Rc<RefCell<Option<Rc<State>>>>,
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
+    /// The instance that broke last in nobody's behalf, while no exchange is known that was lost by it.
+    own_fault: Cell<Option<u64>>,
     tally: Tally,
     /// `proxy_on_done` of its root was called.
     told_its_end: Cell<bool>,
@@ -208,6 +210,7 @@ impl Seat {
             surroundings,
             current: Rc::default(),
             generation: Cell::new(0),
+            own_fault: Cell::new(None),
             tally: Tally::default(),
             told_its_end: Cell::new(false),
             spare: Cell::new(None),
@@ -311,10 +314,19 @@ impl Seat {
         called.map_err(|fault| {
             if state.is_none() {
                 self.figures.own_faults.fetch_add(1, Relaxed);
+                self.own_fault.set(Some(self.generation.get()));
             }
             self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
+    }
+
+    /// An exchange was lost by the end of an instance, and is counted: the fault by itself no more.
+    pub(super) fn was_lost(&self, generation: u64) {
+        if self.own_fault.get() == Some(generation) {
+            self.own_fault.set(None);
+            self.figures.own_faults.fetch_sub(1, Relaxed);
+        }
     }
 
     fn is_empty(&self) -> bool {
