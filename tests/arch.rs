@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "proxy/src/filter/wasm/head",
     "proxy/src/filter/wasm/kept",
     "proxy/src/filter/wasm/restart",
+    "proxy/src/filter/wasm/tally",
     "proxy/src/cache/policy",
     "proxy/src/cache/remote/codec",
     "proxy/src/cache/remote/keys",

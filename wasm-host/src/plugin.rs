@@ -67,7 +67,8 @@ impl<H: Host> Plugin<H> {
     ///
     /// # Errors
     /// [`LoadError::Import`] for an import that no Proxy-Wasm host has.
-    pub fn new(module: &Module, settings: PluginSettings) -> Result<Self, LoadError> {
+    pub fn new(module: &Module, mut settings: PluginSettings) -> Result<Self, LoadError> {
+        settings.shared.metrics = settings.shared.metrics.of_plugin(&settings.name);
         let linked = link(module, &settings).and_then(|linked| {
             // Here there is time to compile; where an instance starts there is none.
             module.engine().together()?;

@@ -11,6 +11,7 @@
 //! - `runtime`: one per process; bytes become a [`Plugin`].
 //! - `plugin`: one version of one `WasmPlugin` with its figures; a [`Chain`] is what applies at one place.
 //! - `seat`: one worker's instance; thrown away when it breaks; `restart` says when there is another (pure).
+//! - `tally` (pure): what the figures of all workers do not have yet.
 //! - `place`: a plugin as one exchange finds it.
 //! - `connection`: bytes that are not HTTP, for plugins that see those.
 //! - `run`: heads on their way through a chain; `answer`: what takes their place; `body`, `filtered`: bodies. `state` is what they and the guest leave for each other.
@@ -41,6 +42,7 @@ mod runtime;
 mod seat;
 mod state;
 mod stream;
+mod tally;
 
 pub use self::{
     answer::Answered,

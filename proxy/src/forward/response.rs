@@ -91,7 +91,10 @@ pub(super) fn shown(
         return plugins::respond(exchange, run, answered);
     }
     let response = &mut received.response;
-    run.keep_response(response);
+    // What a plugin failed at does not go on.
+    if !matches!(whole, Some(Err(_))) {
+        run.keep_response(response);
+    }
     if whole.is_some() || !response.body().is_end_stream() {
         run.unframe(Side::Response, response.headers_mut());
     }
@@ -204,7 +207,7 @@ fn show_whole(
     let Some(bytes) = response.body_mut().take_whole() else { return Ok(None) };
     let length = bytes.len();
     let whole = run.whole(Side::Response, bytes).map_err(plugins::error)?;
-    if matches!(&whole, Whole::Passed(bytes) if bytes.len() != length) {
+    if !matches!(&whole, Whole::Passed(bytes) if bytes.len() == length) {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     Ok(Some((run.clone(), whole)))

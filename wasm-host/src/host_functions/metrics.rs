@@ -35,7 +35,7 @@ fn define<H: Host>(
         let kind = MetricKind::from_guest(kind)?;
         GuestPtr::<u32>::new(result).check(memory)?;
         let (settings, most) = (&state.settings, state.settings.limits.metrics);
-        let metric = settings.shared.metrics.define(&settings.name, most, kind, name)?;
+        let metric = settings.shared.metrics.define(most, kind, name)?;
         GuestPtr::new(result).write(memory, state.metric_id(kind, metric)?)
     };
     status(define())

@@ -10,9 +10,17 @@ use std::{
 
 use crate::abi::{MetricKind, Status};
 
-/// The metrics of any number of plugins, by kind and name. Clones are the same metrics.
+/// The metrics of any number of plugins, by kind and name. Clones are the same metrics, defined by the same plugin.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    definer: Arc<Definer>,
+}
+
+/// One version of a plugin with all of its instances, or whoever made the metrics. What it defined goes with it, but for
+/// what others have defined, too.
+#[derive(Debug)]
+struct Definer {
+    id: u64,
     inner: Arc<Inner>,
 }
 
@@ -25,9 +33,16 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Defined {
     /// By kind and name, so that exposition has them in order.
-    by_name: BTreeMap<(u32, Box<str>), Arc<Metric>>,
-    /// How many of them are whose.
-    by_plugin: HashMap<Box<str>, usize>,
+    by_name: BTreeMap<(u32, Box<str>), Entry>,
+    /// Of which plugin they are, and how many metrics they have defined.
+    definers: HashMap<u64, (Box<str>, usize)>,
+    last_definer: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    metric: Arc<Metric>,
+    definers: Vec<u64>,
 }
 
 /// One metric. Changing it takes no lock.
@@ -100,18 +115,49 @@ impl Default for Metrics {
 impl Metrics {
     /// None yet; at most `limit`.
     pub fn new(limit: usize) -> Self {
-        Self { inner: Arc::new(Inner { limit, defined: Mutex::default() }) }
+        Self::by(Arc::new(Inner { limit, defined: Mutex::default() }), "")
     }
 
-    /// The metric of this kind and name. If it is new it is made, and is one of at most `most` of `plugin`, whose instances
-    /// come and go.
+    fn by(inner: Arc<Inner>, plugin: &str) -> Self {
+        let mut defined = inner.lock();
+        defined.last_definer += 1;
+        let id = defined.last_definer;
+        defined.definers.insert(id, (plugin.into(), 0));
+        drop(defined);
+        Self { definer: Arc::new(Definer { id, inner }) }
+    }
+
+    /// The same metrics for a version of `plugin`: what it defines is there until all clones of what this returns are gone.
+    pub(crate) fn of_plugin(&self, plugin: &str) -> Self {
+        Self::by(self.definer.inner.clone(), plugin)
+    }
+
+    /// For an instance that is only to show that it starts: it finds as much room as there is, but what it defines and counts
+    /// is nobody's.
+    pub fn on_trial(&self) -> Self {
+        let inner = &self.definer.inner;
+        let defined = inner.lock();
+        let copy = |(key, entry): (&(u32, Box<str>), &Entry)| {
+            let metric = Arc::new(entry.metric.at_its_beginning());
+            (key.clone(), Entry { metric, definers: entry.definers.clone() })
+        };
+        let copied = Defined {
+            by_name: defined.by_name.iter().map(copy).collect(),
+            definers: defined.definers.clone(),
+            last_definer: defined.last_definer,
+        };
+        drop(defined);
+        Self::by(Arc::new(Inner { limit: inner.limit, defined: Mutex::new(copied) }), "")
+    }
+
+    /// The metric of this kind and name; if it is new it is made. It is one of at most `most` of a version of a plugin, whose
+    /// instances come and go.
     ///
     /// # Errors
     /// [`Status::BadArgument`] for a name that is empty, too long or not UTF-8,
     /// [`Status::InternalFailure`] if there are too many metrics.
     pub fn define(
         &self,
-        plugin: &str,
         most: usize,
         kind: MetricKind,
         name: &[u8],
@@ -120,29 +166,68 @@ impl Metrics {
         if name.is_empty() || name.len() > NAME_BYTES {
             return Err(Status::BadArgument);
         }
-        let mut defined = self.lock();
-        let Defined { by_name, by_plugin } = &mut *defined;
+        let Definer { id, inner } = &*self.definer;
+        let mut defined = inner.lock();
         let key = (kind as u32, name.into());
-        if let Some(metric) = by_name.get(&key) {
-            return Ok(metric.clone());
+        let known = defined.by_name.get(&key);
+        if let Some(own) = known.filter(|entry| entry.definers.contains(id)) {
+            return Ok(own.metric.clone());
         }
-        let own = by_plugin.get(plugin).copied().unwrap_or(0);
-        if by_name.len() >= self.inner.limit || own >= most {
+        let full = known.is_none() && !defined.has_room(*id, inner.limit);
+        let Defined { by_name, definers, .. } = &mut *defined;
+        let (_, own) = definers.get_mut(id).ok_or(Status::InternalFailure)?;
+        if full || *own >= most {
             return Err(Status::InternalFailure);
         }
-        let metric = Arc::new(Metric::new(kind, name));
-        by_name.insert(key, metric.clone());
-        by_plugin.insert(plugin.into(), own + 1);
-        Ok(metric)
+        *own += 1;
+        let entry = by_name.entry(key).or_insert_with(|| Entry {
+            metric: Arc::new(Metric::new(kind, name)),
+            definers: Vec::new(),
+        });
+        entry.definers.push(*id);
+        Ok(entry.metric.clone())
     }
 
     /// All metrics, by kind and name, for exposition.
     pub fn all(&self) -> Vec<Arc<Metric>> {
-        self.lock().by_name.values().cloned().collect()
+        self.definer.inner.lock().by_name.values().map(|entry| entry.metric.clone()).collect()
     }
+}
 
+impl Inner {
     fn lock(&self) -> MutexGuard<'_, Defined> {
-        self.inner.defined.lock().unwrap_or_else(PoisonError::into_inner)
+        self.defined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Defined {
+    /// Whether there may be one more. What other versions of the plugin have defined does not count: it goes with them.
+    fn has_room(&self, id: u64, limit: usize) -> bool {
+        let known = self.by_name.len();
+        if known < limit {
+            return true;
+        }
+        let plugin = self.definers.get(&id).map(|(plugin, _)| plugin);
+        let others = self.definers.iter().filter(|(other, _)| **other != id);
+        let of_versions: usize = others
+            .filter(|(_, (other, _))| plugin == Some(other))
+            .map(|(_, (_, metrics))| metrics)
+            .sum();
+        known.saturating_sub(of_versions) < limit
+    }
+}
+
+impl Drop for Definer {
+    fn drop(&mut self) {
+        let mut defined = self.inner.lock();
+        let own = defined.definers.remove(&self.id);
+        if own.is_none_or(|(_, metrics)| metrics == 0) {
+            return;
+        }
+        defined.by_name.retain(|_, entry| {
+            entry.definers.retain(|definer| *definer != self.id);
+            !entry.definers.is_empty()
+        });
     }
 }
 
@@ -154,6 +239,16 @@ impl Metric {
             MetricKind::Histogram => MetricValue::Histogram(Box::default()),
         };
         Self { name: name.into(), value }
+    }
+
+    /// The same without what it has counted.
+    fn at_its_beginning(&self) -> Self {
+        let kind = match self.value {
+            MetricValue::Counter(_) => MetricKind::Counter,
+            MetricValue::Gauge(_) => MetricKind::Gauge,
+            MetricValue::Histogram(_) => MetricKind::Histogram,
+        };
+        Self::new(kind, &self.name)
     }
 
     /// The name that the plugin gave it.
@@ -207,19 +302,19 @@ mod tests {
     #[test]
     fn kinds_take_what_suits_them() {
         let metrics = Metrics::default();
-        let counter = metrics.define("p", 100, MetricKind::Counter, b"m").unwrap();
+        let counter = metrics.define(100, MetricKind::Counter, b"m").unwrap();
         assert_eq!(counter.increment(3), Ok(()));
         assert_eq!(counter.increment(0), Err(Status::BadArgument));
         assert_eq!(counter.increment(-1), Err(Status::BadArgument));
         counter.record(10);
         assert_eq!(counter.read(), Ok(13));
-        let gauge = metrics.define("p", 100, MetricKind::Gauge, b"m").unwrap();
+        let gauge = metrics.define(100, MetricKind::Gauge, b"m").unwrap();
         assert_eq!(gauge.increment(3), Ok(()));
         assert_eq!(gauge.increment(-1), Ok(()));
         assert_eq!(gauge.read(), Ok(2));
         gauge.record(10);
         assert_eq!(gauge.read(), Ok(10));
-        let histogram = metrics.define("p", 100, MetricKind::Histogram, b"m").unwrap();
+        let histogram = metrics.define(100, MetricKind::Histogram, b"m").unwrap();
         assert_eq!(histogram.increment(3), Err(Status::BadArgument));
         assert_eq!(histogram.read(), Err(Status::BadArgument));
     }
@@ -239,29 +334,65 @@ mod tests {
     #[test]
     fn names_are_shared_and_bounded() {
         let metrics = Metrics::new(2);
-        let first = metrics.define("p", 100, MetricKind::Counter, b"a").unwrap();
+        let first = metrics.define(100, MetricKind::Counter, b"a").unwrap();
         first.record(1);
-        assert_eq!(metrics.define("p", 100, MetricKind::Counter, b"a").unwrap().read(), Ok(1));
-        metrics.define("p", 100, MetricKind::Gauge, b"a").unwrap();
-        let third = metrics.define("p", 100, MetricKind::Gauge, b"b").map(|_| ());
+        assert_eq!(metrics.define(100, MetricKind::Counter, b"a").unwrap().read(), Ok(1));
+        metrics.define(100, MetricKind::Gauge, b"a").unwrap();
+        let third = metrics.define(100, MetricKind::Gauge, b"b").map(|_| ());
         assert_eq!(third, Err(Status::InternalFailure));
         for name in [&b""[..], &[255], &[b'x'; 257]] {
-            let refused = metrics.define("p", 100, MetricKind::Counter, name).map(|_| ());
+            let refused = metrics.define(100, MetricKind::Counter, name).map(|_| ());
             assert_eq!(refused, Err(Status::BadArgument));
         }
         assert_eq!(metrics.all().len(), 2);
     }
 
+    fn define(metrics: &Metrics, name: &[u8]) -> Result<(), Status> {
+        metrics.define(2, MetricKind::Counter, name).map(|_| ())
+    }
+
     #[test]
     fn one_plugin_leaves_room_for_others() {
         let metrics = Metrics::new(3);
-        let define =
-            |plugin, name| metrics.define(plugin, 2, MetricKind::Counter, name).map(|_| ());
-        assert_eq!((define("a", b"1"), define("a", b"2")), (Ok(()), Ok(())));
-        assert_eq!(define("a", b"3"), Err(Status::InternalFailure));
-        assert_eq!(define("a", b"1"), Ok(()), "it is there already");
-        assert_eq!(define("b", b"3"), Ok(()));
-        assert_eq!(define("c", b"4"), Err(Status::InternalFailure));
-        assert_eq!(define("c", b"3"), Ok(()), "everybody's");
+        let [a, b, c] = ["a", "b", "c"].map(|plugin| metrics.of_plugin(plugin));
+        assert_eq!((define(&a, b"1"), define(&a, b"2")), (Ok(()), Ok(())));
+        assert_eq!(define(&a, b"3"), Err(Status::InternalFailure));
+        assert_eq!(define(&a, b"1"), Ok(()), "it is there already");
+        assert_eq!(define(&b, b"3"), Ok(()));
+        assert_eq!(define(&c, b"4"), Err(Status::InternalFailure));
+        assert_eq!(define(&c, b"3"), Ok(()), "everybody's");
+    }
+
+    #[test]
+    fn another_version_has_room_for_metrics_of_its_own() {
+        let metrics = Metrics::new(3);
+        let (old, other) = (metrics.of_plugin("a"), metrics.of_plugin("b"));
+        for (definer, name) in [(&old, b"1"), (&old, b"2"), (&other, b"3")] {
+            define(definer, name).unwrap();
+        }
+        let new = metrics.of_plugin("a");
+        assert_eq!((define(&new, b"2"), define(&new, b"4")), (Ok(()), Ok(())));
+        assert_eq!(define(&other, b"5"), Err(Status::InternalFailure), "four are there");
+        drop(old);
+        let names: Vec<_> = metrics.all().iter().map(|metric| metric.name().to_owned()).collect();
+        assert_eq!(names, ["2", "3", "4"]);
+        drop(new);
+        assert_eq!(define(&other, b"5"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_on_trial_finds_the_room_that_there_is_and_takes_none() {
+        let metrics = Metrics::new(2);
+        let live = metrics.of_plugin("a");
+        live.define(2, MetricKind::Counter, b"1").unwrap().record(7);
+        let trial = metrics.on_trial().of_plugin("b");
+        trial.define(2, MetricKind::Counter, b"1").unwrap().record(1);
+        assert_eq!(define(&trial, b"2"), Ok(()));
+        assert_eq!(live.all().len(), 1);
+        assert_eq!(live.define(2, MetricKind::Counter, b"1").unwrap().read(), Ok(7));
+        let other = metrics.of_plugin("c");
+        assert_eq!(define(&other, b"2"), Ok(()));
+        let tried = |plugin| define(&metrics.on_trial().of_plugin(plugin), b"3");
+        assert_eq!((tried("b"), tried("a")), (Err(Status::InternalFailure), Ok(())));
     }
 }

@@ -202,11 +202,15 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 
 impl Inner {
     fn make(&mut self, plugin: &str, key: Key) -> Result<u32, Status> {
-        if !self.has_room(plugin, &key) {
-            self.drop_forsaken();
-            if !self.has_room(plugin, &key) {
-                return Err(Status::InternalFailure);
-            }
+        if !self.has_share(plugin) {
+            // Those of others are not in its way.
+            self.drop_forsaken(|queue| *queue.plugin == *plugin);
+        }
+        if !self.has_room(&key) {
+            self.drop_forsaken(|_| true);
+        }
+        if !self.has_share(plugin) || !self.has_room(&key) {
+            return Err(Status::InternalFailure);
         }
         // Never given again: whoever knows one of a queue that is gone must not find another's.
         let token = self.last_token.checked_add(1).ok_or(Status::InternalFailure)?;
@@ -224,19 +228,23 @@ impl Inner {
         Ok(token)
     }
 
-    fn has_room(&self, plugin: &str, key: &Key) -> bool {
+    fn has_share(&self, plugin: &str) -> bool {
         let own = self.queues.values().filter(|queue| *queue.plugin == *plugin).count();
-        self.queues.len() < self.limits.queues
-            && own < self.limits.queues_of_plugin
-            && self.bytes + cost(key) <= self.limits.all_bytes
+        own < self.limits.queues_of_plugin
     }
 
-    /// Drops queues that are empty and of which nobody is told any more.
-    fn drop_forsaken(&mut self) {
+    fn has_room(&self, key: &Key) -> bool {
+        self.queues.len() < self.limits.queues && self.bytes + cost(key) <= self.limits.all_bytes
+    }
+
+    /// Drops those of some queues that are empty and of which nobody is told any more.
+    fn drop_forsaken(&mut self, some: impl Fn(&Queue) -> bool) {
         let Self { tokens, queues, bytes, .. } = self;
         tokens.retain(|key, token| {
             let forsaken = queues.get(token).is_none_or(|queue| {
-                queue.items.is_empty() && queue.listeners.iter().all(|known| !lives(known))
+                some(queue)
+                    && queue.items.is_empty()
+                    && queue.listeners.iter().all(|known| !lives(known))
             });
             if forsaken && queues.remove(token).is_some() {
                 *bytes -= cost(key);
@@ -398,6 +406,21 @@ mod tests {
         assert_eq!(queues.register("p", "vm", b"r", &listener), Err(Status::InternalFailure));
         assert!(queues.register("p", "vm", b"q", &listener).is_ok(), "it is there already");
         assert!(queues.register("other", "vm", b"r", &listener).is_ok());
+    }
+
+    #[test]
+    fn who_has_no_share_left_takes_nothing_of_others() {
+        let limits = QueueLimits { queues_of_plugin: 1, ..QueueLimits::default() };
+        let queues = SharedQueues::new(limits);
+        let ((_own, own_told), (restarts, restarts_told)) = (listener(), listener());
+        let other = queues.register("other", "vm", b"other", &restarts_told).unwrap();
+        queues.register("p", "vm", b"q", &own_told).unwrap();
+        drop((restarts, restarts_told));
+        assert_eq!(queues.register("p", "vm", b"r", &own_told), Err(Status::InternalFailure));
+        assert_eq!(queues.enqueue(other, b"item"), Ok(()));
+        drop((_own, own_told));
+        let (_next, next_told) = listener();
+        assert!(queues.register("p", "vm", b"r", &next_told).is_ok(), "its own makes room");
     }
 
     #[test]

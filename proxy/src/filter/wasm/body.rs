@@ -1,7 +1,10 @@
 //! Bodies and trailers on their way through the plugins of an exchange. A plugin that holds a part gets more of it until
 //! it lets go, up to a bound; what only passes is not copied.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -31,6 +34,10 @@ pub(super) struct Lane {
     held: Cell<Held>,
     /// The last byte has come.
     ended: Cell<bool>,
+    /// Since when nothing is missing but the plugin's word: it holds a head, or a part of a body that has come to its end.
+    pub(super) due: Cell<Option<Instant>>,
+    /// It dropped what it was shown.
+    discarded: Cell<bool>,
     /// Bytes that it was shown once and does not want to see again.
     hidden: RefCell<Vec<u8>>,
 }
@@ -60,6 +67,8 @@ impl Run {
     pub fn unframe(&self, side: Side, headers: &mut HeaderMap) {
         if self.changes(side) {
             headers.remove(header::CONTENT_LENGTH);
+        } else if headers.contains_key(header::CONTENT_LENGTH) {
+            self.framed[side as usize].set(true);
         }
     }
 
@@ -102,7 +111,7 @@ impl Run {
         }
     }
 
-    fn lane(&self, side: Side, at: usize) -> &Lane {
+    pub(super) fn lane(&self, side: Side, at: usize) -> &Lane {
         &self.places[at].lanes[side as usize]
     }
 
@@ -117,7 +126,9 @@ impl Run {
     }
 
     fn let_go(&self, side: Side, at: usize) {
-        self.lane(side, at).held.set(Held::Nothing);
+        let lane = self.lane(side, at);
+        lane.held.set(Held::Nothing);
+        lane.due.set(None);
         self.count_held(side, at, 0);
     }
 
@@ -127,12 +138,11 @@ impl Run {
         before == bytes || self.places[at].seat.holds(before, bytes)
     }
 
-    /// Nothing is held any more.
+    /// Nothing is held any more. What a plugin wrote into a body is counted even where that came to no hold.
     pub(super) fn let_all_go(&self) {
         for side in [Side::Request, Side::Response] {
-            if self.has_held[side as usize].get() {
-                (0..self.places.len()).for_each(|at| self.let_go(side, at));
-            }
+            let counted = |at: &usize| self.state.marks[*at].counted[side as usize].get() > 0;
+            (0..self.places.len()).filter(counted).for_each(|at| self.let_go(side, at));
         }
     }
 
@@ -165,7 +175,13 @@ impl Run {
         end: bool,
         ready: &mut Pieces,
     ) -> Result<(), Failure> {
-        match self.show(side, at, bytes, end)? {
+        let length = bytes.len();
+        let shown = self.show(side, at, bytes, end)?;
+        if length > 0 && self.lane(side, at).discarded.take() && self.framed[side as usize].get() {
+            let what = "dropped a part of a body whose length was announced";
+            return Err(self.too_much(side, at, what, StatusCode::INTERNAL_SERVER_ERROR));
+        }
+        match shown {
             Some(gone) => self.pass(side, at, gone, end, ready),
             None => Ok(()),
         }
@@ -243,10 +259,21 @@ impl Run {
             Action::PauseWithoutView => {
                 lane.hidden.borrow_mut().extend_from_slice(&released.bytes);
             }
-            Action::Pause | Action::Discard => {}
+            Action::Pause => {}
+            Action::Discard => lane.discarded.set(true),
         }
-        self.hold(side, at, Held::Body);
-        let held = lane.hidden.borrow().len() + released.held;
+        self.keep(side, at, Held::Body, released.held)?;
+        Ok(None)
+    }
+
+    /// A plugin has said that it holds a part: with what it has hidden so many bytes.
+    fn keep(&self, side: Side, at: usize, part: Held, bytes: usize) -> Result<(), Failure> {
+        let lane = self.lane(side, at);
+        self.hold(side, at, part);
+        if lane.ended.get() {
+            lane.due.set(Some(Instant::now()));
+        }
+        let held = lane.hidden.borrow().len() + bytes;
         if held > MAX_HELD {
             let what = format!("held more than {MAX_HELD} bytes of a body");
             return Err(self.too_much(side, at, &what, StatusCode::PAYLOAD_TOO_LARGE));
@@ -255,7 +282,7 @@ impl Run {
             let what = format!("wanted to hold a body while plugins hold {MAX_HELD_IN_ALL} bytes");
             return Err(self.too_much(side, at, &what, StatusCode::SERVICE_UNAVAILABLE));
         }
-        Ok(None)
+        Ok(())
     }
 
     /// What a plugin lets go of, behind what it had hidden.
@@ -305,8 +332,7 @@ impl Run {
             let gone = self.gone(side, at, released.bytes, released.trailers);
             return self.pass(side, at, gone, true, ready);
         }
-        self.hold(side, at, Held::Trailers);
-        Ok(())
+        self.keep(side, at, Held::Trailers, released.held)
     }
 
     /// What a plugin let go of moves on.

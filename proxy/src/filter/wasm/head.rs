@@ -11,6 +11,7 @@ use http::{
 use leno_wasm_host::pairs::Pairs;
 
 use super::field_names;
+use crate::http::head as http_head;
 
 /// Fields that belong to the connection (RFC 9110 section 7.6.1) or frame the message (RFC 9112 section 6).
 static FRAMING: [HeaderName; 5] = [
@@ -146,7 +147,7 @@ impl RequestHead {
     fn set_method(&mut self, value: &[u8]) -> Option<()> {
         let method = Method::from_bytes(value).ok()?;
         // It has another form of request, and no body.
-        if method == Method::CONNECT {
+        if method == Method::CONNECT || (self.uri.path() == "*" && method != Method::OPTIONS) {
             return None;
         }
         self.method = method;
@@ -154,18 +155,24 @@ impl RequestHead {
     }
 
     fn set_path(&mut self, value: &[u8]) -> Option<()> {
-        if !value.starts_with(b"/") && value != b"*" {
+        // RFC 9110 section 7.1: the server as a whole.
+        let whole_server = value == b"*" && self.method == Method::OPTIONS;
+        if !value.starts_with(b"/") && !whole_server {
             return None;
         }
         let path = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(value)).ok()?;
         let mut parts = self.uri.clone().into_parts();
         parts.path_and_query = Some(path);
-        self.uri = Uri::from_parts(parts).ok()?;
+        let uri = Uri::from_parts(parts).ok()?;
+        // As for callers: nobody behind us may read another path than we do.
+        http_head::normal_path(&uri).ok()?;
+        self.uri = uri;
         self.retargeted = true;
         Some(())
     }
 
     fn set_authority(&mut self, value: &[u8]) -> Option<()> {
+        http_head::Target::parse(std::str::from_utf8(value).ok()?)?;
         let authority = Authority::try_from(value).ok()?;
         let host = HeaderValue::from_bytes(value).ok()?;
         if self.uri.authority().is_none() || self.headers.contains_key(header::HOST) {

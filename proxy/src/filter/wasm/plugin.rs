@@ -78,7 +78,7 @@ pub struct Figures {
     /// Those in which it failed: it broke or could not be asked, held it for too long, wanted what cannot be done. They got
     /// its failure policy, unless they were over already.
     pub failures: AtomicU64,
-    /// Faults in nobody's behalf: of timers, queues, answers to calls.
+    /// Faults in nobody's behalf, of timers, queues, answers to calls, by which no exchange was lost.
     pub own_faults: AtomicU64,
     /// Calls into it.
     pub calls: AtomicU64,

@@ -15,15 +15,14 @@ use leno_wasm_host::ContextId;
 
 use super::{
     answer::Answered,
-    head,
-    kept::Kept,
     place::{List, Place, Places},
     plugin::{Chain, Needs},
     seat::{Broken, Seats},
-    state::{Contents, Facts, Outcome, Returned, State},
+    state::{Contents, Facts, Returned, State},
 };
 
 mod held;
+mod remember;
 mod whole;
 
 pub use self::whole::Shown;
@@ -50,6 +49,8 @@ pub struct Run {
     responded: Cell<bool>,
     /// Whether any of them has held a part of the request's body, and of the response's.
     pub(super) has_held: [Cell<bool>; 2],
+    /// Whether their heads go on with a length that no plugin can change.
+    pub(super) framed: [Cell<bool>; 2],
     /// Why the exchange cannot go on, found where only a body moves.
     pub(super) failure: RefCell<Option<Failure>>,
     finished: Cell<bool>,
@@ -133,6 +134,7 @@ impl Run {
             responding: Cell::new(None),
             responded: Cell::new(false),
             has_held: Default::default(),
+            framed: Default::default(),
             failure: RefCell::default(),
             finished: Cell::new(false),
             patience: Cell::new(PAUSE_LIMIT),
@@ -332,41 +334,16 @@ impl Run {
         self.responded.get()
     }
 
-    /// Remembers the request as it goes on, for plugins that ask later.
-    pub fn keep_request<B>(&self, request: &Request<B>) {
-        if self.needs.reads {
-            // The first one counts: it is what was forwarded.
-            self.state.request.get_or_init(|| {
-                let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-                Kept::of(|visit| head::visit_request(method, uri, headers, visit))
-            });
-        }
-    }
-
-    /// Remembers the response as it goes on.
-    pub fn keep_response<B>(&self, response: &Response<B>) {
-        if self.needs.reads {
-            self.state.response.get_or_init(|| {
-                let (status, headers) = (response.status(), response.headers());
-                Kept::of(|visit| head::visit_response(status, headers, visit))
-            });
-        }
-    }
-
-    /// Remembers how the exchange ended.
-    pub fn conclude(&self, outcome: impl FnOnce() -> Outcome) {
-        if self.needs.reads {
-            self.state.outcome.get_or_init(|| Box::new(outcome()));
-        }
-    }
-
     /// Tells the plugins that the exchange is over. Nothing moves any more.
     pub fn finish(&self) {
         if self.finished.replace(true) {
             return;
         }
-        for place in self.places.iter() {
+        for (at, place) in self.places.iter().enumerate() {
             let Some((generation, context)) = place.context.take() else { continue };
+            if self.kept_waiting(at) {
+                place.count_failure();
+            }
             let told = place.seat.call_again(generation, Some(&self.state), 3, |instance| {
                 let (stream, told) = match self.kind {
                     PluginType::Http => instance.finish(context),
@@ -414,6 +391,8 @@ impl Run {
     /// An answer that a plugin gave just now.
     pub(super) fn answer_of(&self, at: usize, passes: usize) -> Option<Answered> {
         let answer = self.state.marks[at].answer.take()?;
+        // That is its word.
+        self.places[at].lanes.iter().for_each(|lane| lane.due.set(None));
         Some(Answered { at, passes, answer, label: self.places[at].seat.label().clone() })
     }
 
@@ -421,6 +400,9 @@ impl Run {
     pub(super) fn failed(&self, place: &Place, broken: &Broken) -> Result<(), Failure> {
         place.bypassed.set(true);
         place.count_failure();
+        if let (Broken::Lost, Some((generation, _))) = (broken, place.context.get()) {
+            place.seat.was_lost(generation);
+        }
         match place.seat.failure {
             FailurePolicy::Open => Ok(()),
             FailurePolicy::Closed => {

@@ -127,8 +127,8 @@ impl Runtime {
 
     /// What an instance shares with others that may be refused: it reads what there is, and takes nothing away.
     fn on_trial(&self) -> Shared {
-        let Shared { data, queues, .. } = &self.shared;
-        Shared { data: data.clone(), queues: queues.on_trial(), metrics: Metrics::default() }
+        let Shared { data, queues, metrics } = &self.shared;
+        Shared { data: data.clone(), queues: queues.on_trial(), metrics: metrics.on_trial() }
     }
 
     /// What a plugin of this module with these settings says as its version: where it is the same, the plugin is.

@@ -19,6 +19,7 @@ use super::{
     restart::Restart,
     state::{Node, State},
     stream::{PluginStream, Spare},
+    tally::Tally,
 };
 
 /// The instances of one worker.
@@ -61,22 +62,13 @@ pub(super) struct Seat {
     current: Rc<RefCell<Option<Rc<State>>>>,
     /// Which instance it is: contexts belong to one.
     generation: Cell<u64>,
+    /// The instance that broke last in nobody's behalf, while no exchange is known that was lost by it.
+    own_fault: Cell<Option<u64>>,
     tally: Tally,
     /// `proxy_on_done` of its root was called.
     told_its_end: Cell<bool>,
     pub(super) spare: Spare,
     inner: RefCell<Inner>,
-}
-
-/// What the figures of all workers do not have yet.
-#[derive(Debug, Default)]
-struct Tally {
-    exchanges: Cell<u64>,
-    calls: Cell<u64>,
-    nanoseconds: Cell<u64>,
-    /// Times that it was asked which calls to time, and how often exchanges ended.
-    asked: Cell<u64>,
-    ended: Cell<u64>,
 }
 
 /// When a call began.
@@ -85,51 +77,6 @@ struct Began {
     coarse: u64,
     /// By the system's, which takes as long to read as a call takes, with how many calls it stands for.
     exact: Option<(Instant, u64)>,
-}
-
-impl Tally {
-    /// One call in so many is timed, and stands for the others. A prime, so that it is not always the same callback of
-    /// exchanges that are all alike.
-    const TIMED: u64 = 7;
-    /// The first calls are all timed: for a plugin that is seldom called a sample says nothing.
-    const FIRST: u64 = 28;
-    /// Exchanges after which the figures get to know, and until how many they get to know of each. What is left over they
-    /// get at the next sweep.
-    const TOGETHER: u64 = 16;
-
-    /// How many calls the next one stands for, if it is to be timed.
-    fn weight(&self) -> Option<u64> {
-        let asked = self.asked.get();
-        self.asked.set(asked + 1);
-        if asked < Self::FIRST {
-            return Some(1);
-        }
-        asked.is_multiple_of(Self::TIMED).then_some(Self::TIMED)
-    }
-
-    fn called(&self, calls: u64) {
-        self.calls.set(self.calls.get() + calls);
-    }
-
-    fn spent(&self, time: Duration, weight: u64) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let nanoseconds = nanoseconds.saturating_mul(weight);
-        self.nanoseconds.set(self.nanoseconds.get().saturating_add(nanoseconds));
-    }
-
-    /// An exchange has ended. Whether it is time to tell.
-    fn is_due(&self) -> bool {
-        let ended = self.ended.get() + 1;
-        self.ended.set(ended);
-        ended < Self::TOGETHER || ended.is_multiple_of(Self::TOGETHER)
-    }
-
-    fn tell(&self, figures: &Figures) {
-        let told = [&self.exchanges, &self.calls, &self.nanoseconds].map(Cell::take);
-        if told != [0; 3] {
-            figures.add(told[0], told[1], told[2]);
-        }
-    }
 }
 
 #[derive(Default)]
@@ -263,6 +210,7 @@ impl Seat {
             surroundings,
             current: Rc::default(),
             generation: Cell::new(0),
+            own_fault: Cell::new(None),
             tally: Tally::default(),
             told_its_end: Cell::new(false),
             spare: Cell::new(None),
@@ -272,7 +220,7 @@ impl Seat {
 
     /// The stream of an exchange or connection in which this is plugin `at`.
     pub(super) fn stream(&self, state: &Rc<State>, at: usize) -> PluginStream {
-        self.tally.exchanges.set(self.tally.exchanges.get() + 1);
+        self.tally.saw();
         PluginStream::new(state, at)
     }
 
@@ -366,10 +314,19 @@ impl Seat {
         called.map_err(|fault| {
             if state.is_none() {
                 self.figures.own_faults.fetch_add(1, Relaxed);
+                self.own_fault.set(Some(self.generation.get()));
             }
             self.broke(inner, &fault, cost);
             Broken::Fault(fault)
         })
+    }
+
+    /// An exchange was lost by the end of an instance, and is counted: the fault by itself no more.
+    pub(super) fn was_lost(&self, generation: u64) {
+        if self.own_fault.get() == Some(generation) {
+            self.own_fault.set(None);
+            self.figures.own_faults.fetch_sub(1, Relaxed);
+        }
     }
 
     fn is_empty(&self) -> bool {

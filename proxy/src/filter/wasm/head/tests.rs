@@ -42,8 +42,8 @@ fn what_was_checked_of_the_target_is_marked_when_it_changes() {
     head.add(b"y", b"1");
     head.replace(b":method", b"PUT");
     assert!(!head.retargeted && head.method == Method::PUT);
-    head.replace(b":path", b"/../admin");
-    assert!(head.retargeted && head.uri == "/../admin");
+    head.replace(b":path", b"/a/../admin");
+    assert!(head.retargeted && head.uri == "/a/../admin");
     let mut head = request();
     head.replace(b":authority", b"other:81");
     assert!(head.retargeted && head.headers[header::HOST] == "other:81");
@@ -55,7 +55,12 @@ fn what_was_checked_of_the_target_is_marked_when_it_changes() {
 #[test]
 fn what_http_forbids_is_never_in_a_head() {
     type Change<'a> = &'a dyn Fn(&mut RequestHead);
-    let refused: [(&str, Change<'_>); 9] = [
+    let refused: [(&str, Change<'_>); 14] = [
+        ("no path of `GET`", &|head| head.replace(b":path", b"*")),
+        ("backslash", &|head| head.replace(b":path", b"/a\\b")),
+        ("NUL", &|head| head.replace(b":path", b"/a%00")),
+        ("above the root", &|head| head.replace(b":path", b"/../admin")),
+        ("user information", &|head| head.replace(b":authority", b"user@shop")),
         ("bad name", &|head| head.add(b"a b", b"1")),
         ("bad value", &|head| head.replace(b"a", b"1\r\nhost: x")),
         ("method", &|head| head.replace(b":method", b"G T")),
@@ -72,6 +77,16 @@ fn what_http_forbids_is_never_in_a_head() {
         assert!(head.forbidden.is_some(), "{what}");
         assert_eq!(all(&head), all(&request()), "{what}");
     }
+}
+
+#[test]
+fn the_server_as_a_whole_is_for_options_only() {
+    let mut head = request();
+    head.replace(b":method", b"OPTIONS");
+    head.replace(b":path", b"*");
+    assert!(head.forbidden.is_none() && head.retargeted && head.uri == "*");
+    head.replace(b":method", b"GET");
+    assert!(head.forbidden.is_some() && head.method == Method::OPTIONS);
 }
 
 #[test]

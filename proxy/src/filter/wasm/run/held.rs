@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use http::{Request, Response, StatusCode};
@@ -15,6 +16,10 @@ use crate::filter::wasm::{
     seat::Broken,
     state::{Contents, Returned, Waiting},
 };
+
+/// Which part of the time that a plugin may hold an exchange is long: a second. A caller who gives up before it would have
+/// left anyway; after it the plugin is why.
+const LONG: u32 = 60;
 
 impl Run {
     /// Puts a request's head back that a plugin holds, once it lets go of it.
@@ -59,8 +64,12 @@ impl Run {
         passes: usize,
     ) -> Result<Resumed, Failure> {
         let place = &self.places[at];
+        let due = &self.lane(side, at).due;
+        due.set(Some(Instant::now()));
         let resumed = poll_fn(|context| self.poll_held(at, side, passes, context));
-        match tokio::time::timeout(self.patience.get(), resumed).await {
+        let resumed = tokio::time::timeout(self.patience.get(), resumed).await;
+        due.set(None);
+        match resumed {
             Ok(Ok(Resumed::Lost)) => {
                 self.failed(place, &Broken::Lost)?;
                 Ok(Resumed::Lost)
@@ -92,6 +101,14 @@ impl Run {
         }
     }
 
+    /// Whether the exchange ends while plugin `at` keeps it waiting for longer than callers may be left to wait.
+    pub(super) fn kept_waiting(&self, at: usize) -> bool {
+        let limit = self.patience.get() / LONG;
+        [Side::Request, Side::Response]
+            .into_iter()
+            .any(|side| self.lane(side, at).due.get().is_some_and(|since| since.elapsed() >= limit))
+    }
+
     fn poll_held(
         &self,
         at: usize,
@@ -106,6 +123,7 @@ impl Run {
         if let Some(failure) = self.failure.take() {
             return Poll::Ready(Err(failure));
         }
+        // Also where the instance has broken since: in another exchange, perhaps, and this one was refused before.
         if let Some(answered) = self.answer_of(at, passes) {
             return Poll::Ready(Ok(Resumed::Answered(answered)));
         }

@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+mod blame;
+
 /// Instead of a minute.
 const SHORT: Duration = Duration::from_millis(10);
 
@@ -242,7 +244,10 @@ async fn head_and_body_of_a_response_are_shown_together() {
                 assert_eq!(left, Some("hello".into()), "{case}");
                 assert!(!run.has_responded(), "{case}");
             }
-            (Err(Stopped::Failed(_)), Failed) => assert_eq!(run.responding.get(), Some(0)),
+            (Ok(Shown { answered: None, whole: Some(Err(_)) }), Failed) => {
+                assert_eq!((run.responding.get(), left), (Some(0), None), "{case}");
+                assert!(!run.has_responded(), "{case}");
+            }
             (shown, expected) => panic!("{case}: {shown:?} instead of {expected:?}"),
         }
     }

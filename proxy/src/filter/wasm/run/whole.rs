@@ -71,8 +71,15 @@ impl Run {
             }
         };
         // Whatever takes its place passes nobody any more.
-        let answered = self.head_goes_on(returned, body.as_ref());
-        let answered = answered.inspect_err(|_| self.responding.set(Some(0)))?;
+        let answered = match self.head_goes_on(returned, body.as_ref()) {
+            Ok(answered) => answered,
+            Err(failure) => {
+                self.responding.set(Some(0));
+                drop(response.body_mut().take_whole());
+                // All of the body was read, so that the connection it came by is as good as any.
+                return Ok(Shown { answered: None, whole: Some(Err(failure)) });
+            }
+        };
         self.responded.set(answered.is_none());
         let Some(body) = body.filter(|_| answered.is_none()) else {
             put_back(response, bytes);
@@ -85,7 +92,7 @@ impl Run {
             Err(_) => Ok(Some(self.left(SIDE, 0, bytes))),
         };
         let whole = gone.and_then(|gone| self.whole_of(SIDE, 0, gone));
-        if matches!(&whole, Ok(Whole::Passed(bytes)) if bytes.len() != length) {
+        if !matches!(&whole, Ok(Whole::Passed(bytes)) if bytes.len() == length) {
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         Ok(Shown { answered, whole: Some(whole) })
