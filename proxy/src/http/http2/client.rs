@@ -298,7 +298,8 @@ impl Waiting {
         let Self { connection, request, number } = self;
         let link = &connection.0.link;
         let is_closed = connection.is_closed();
-        if !is_closed && !(link.has_room() && link.queue.is_first(*number)) {
+        let has_turn = link.has_room() && link.queue.is_first(*number);
+        if !is_closed && !has_turn {
             link.queue.wait(*number, context.waker());
             return Poll::Pending;
         }
