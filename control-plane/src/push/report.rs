@@ -97,7 +97,7 @@ impl Writer {
         }
         let desk = self.desk();
         let stirred = background::run(THREAD, move || desk.stirred()).await;
-        let Ok(mut stirred) = stirred.inspect_err(|error| failed(error)) else { return false };
+        let Ok(mut stirred) = stirred.inspect_err(failed) else { return false };
         // Of those that wait, some may be odd since before.
         *looked_at = (stirred.len() < LOOKED_AT).then_some(revision);
         while !stirred.is_empty() {

@@ -11,7 +11,7 @@ const PLACES: usize = 128;
 const LONGEST: usize = 40;
 
 thread_local! {
-    static NAMES: RefCell<Names> = RefCell::new(Names(Vec::new()));
+    static NAMES: RefCell<Names> = const { RefCell::new(Names(Vec::new())) };
 }
 
 /// Each has one place, and takes it from whoever has it.
