@@ -74,7 +74,7 @@ impl Metrics {
             protocol_errors: counters(
                 &registry,
                 "leno_xds_protocol_errors_total",
-                "Requests that were odd: unknown_type, unknown_nonce, bad_name, too_many_names.",
+                "Requests that were odd: unknown_type, unknown_nonce, bad_name, too_many_names, malformed.",
                 "what",
             )?,
             revision: gauge(

@@ -143,10 +143,11 @@ impl Target {
         fill: impl FnOnce(&mut State<H>, &mut [u8]),
     ) -> Result<(), Stop> {
         if length == 0 {
-            return Ok(self.write(parts(caller)?.0, 0, 0)?);
+            return Ok(self.write(any_parts(caller)?.0, 0, 0)?);
         }
         let target = allocate(caller, length)?;
-        let (memory, state) = parts(caller)?;
+        // The caller has asked for them before, and the guest goes no step further within a call of the host.
+        let (memory, state) = any_parts(caller)?;
         fill(state, target.write(memory)?);
         Ok(self.write(memory, target.start(), length)?)
     }

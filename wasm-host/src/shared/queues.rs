@@ -206,10 +206,11 @@ impl Inner {
             // Those of others are not in its way.
             self.drop_forsaken(|queue| *queue.plugin == *plugin);
         }
-        if !self.has_room(&key) {
+        let has_share = self.has_share(plugin);
+        if has_share && !self.has_room(&key) {
             self.drop_forsaken(|_| true);
         }
-        if !self.has_share(plugin) || !self.has_room(&key) {
+        if !has_share || !self.has_room(&key) {
             return Err(Status::InternalFailure);
         }
         // Never given again: whoever knows one of a queue that is gone must not find another's.

@@ -30,6 +30,15 @@ pub(super) struct Requests {
     partial: BytesMut,
 }
 
+/// Why there are no more messages.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Its connection is gone, and nobody can be told anything.
+    Gone,
+    /// What came is no message of ours.
+    Malformed(Status),
+}
+
 /// What a proxy is told, until the sender is gone or has sent why it ends. Messages are as [`framed`] made them.
 pub(super) struct Responses {
     messages: mpsc::Receiver<Result<Bytes, Status>>,
@@ -45,19 +54,23 @@ impl Requests {
     ///
     /// # Errors
     /// Where the stream broke, or does not have messages of ours.
-    pub(super) async fn message(&mut self) -> Result<Option<Box<DeltaDiscoveryRequest>>, Status> {
+    pub(super) async fn message(&mut self) -> Result<Option<Box<DeltaDiscoveryRequest>>, Broken> {
         loop {
-            if let Some(message) = self.take()? {
+            if let Some(message) = self.take().map_err(Broken::Malformed)? {
                 return Ok(Some(message));
             }
             match self.body.frame().await {
                 // Trailers have nothing for us: the end comes after them.
                 Some(frame) => {
-                    let data = frame?.into_data().unwrap_or_default();
+                    let frame = frame.map_err(|_| Broken::Gone)?;
+                    let data = frame.into_data().unwrap_or_default();
                     self.partial.extend_from_slice(&data);
                 }
                 None if self.partial.is_empty() => return Ok(None),
-                None => return Err(Status::internal("the stream ended within a message")),
+                None => {
+                    let status = Status::internal("the stream ended within a message");
+                    return Err(Broken::Malformed(status));
+                }
             }
         }
     }

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::{
     Discovery,
-    messages::{Requests, framed},
+    messages::{Broken, Requests, framed},
 };
 use crate::{
     access::{Caller, Member},
@@ -54,6 +54,8 @@ enum Ended {
     Registry(#[from] registry::Error),
     #[error(transparent)]
     Violation(#[from] Violation),
+    #[error("{}", .0.message())]
+    Malformed(Status),
 }
 
 impl From<&Ended> for Status {
@@ -71,6 +73,7 @@ impl From<&Ended> for Status {
             }
             Ended::Registry(_) => Self::invalid_argument(message),
             Ended::Violation(_) => Self::resource_exhausted(message),
+            Ended::Malformed(status) => status.clone(),
         }
     }
 }
@@ -136,7 +139,11 @@ async fn open<'a>(
     requests: &mut Requests,
 ) -> Result<Option<(Box<Stream<'a>>, Box<DeltaDiscoveryRequest>)>, Ended> {
     let first = timeout(FIRST_REQUEST, requests.message()).await.map_err(|_| Ended::Silent)?;
-    let Ok(Some(first)) = first else { return Ok(None) };
+    let first = match first {
+        Ok(Some(first)) => first,
+        Ok(None) | Err(Broken::Gone) => return Ok(None),
+        Err(Broken::Malformed(status)) => return Err(Ended::Malformed(status)),
+    };
     let introduction = node::introduction(first.node.as_ref())?;
     allow(caller, &introduction).map_err(Ended::NotAllowed)?;
     let own = caller.service_account.clone();
@@ -221,7 +228,11 @@ impl Stream<'_> {
                         Box::pin(self.take_up(*request)).await?;
                     }
                     // A broken stream and one that ended: the lease decides what becomes of the workload.
-                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(None) | Err(Broken::Gone) => return Ok(()),
+                    Err(Broken::Malformed(status)) => {
+                        self.count_protocol_error("malformed");
+                        return Err(Ended::Malformed(status));
+                    }
                 },
                 pending = self.connection.changed() => self.offer(pending).await?,
                 _ = renewal.tick() => Box::pin(self.renew()).await,

@@ -175,13 +175,7 @@ impl Run {
         end: bool,
         ready: &mut Pieces,
     ) -> Result<(), Failure> {
-        let length = bytes.len();
-        let shown = self.show(side, at, bytes, end)?;
-        if length > 0 && self.lane(side, at).discarded.take() && self.framed[side as usize].get() {
-            let what = "dropped a part of a body whose length was announced";
-            return Err(self.too_much(side, at, what, StatusCode::INTERNAL_SERVER_ERROR));
-        }
-        match shown {
+        match self.show(side, at, bytes, end)? {
             Some(gone) => self.pass(side, at, gone, end, ready),
             None => Ok(()),
         }
@@ -260,7 +254,7 @@ impl Run {
                 lane.hidden.borrow_mut().extend_from_slice(&released.bytes);
             }
             Action::Pause => {}
-            Action::Discard => lane.discarded.set(true),
+            Action::Discard => lane.discarded.set(lane.discarded.get() || released.dropped),
         }
         self.keep(side, at, Held::Body, released.held)?;
         Ok(None)
@@ -346,6 +340,11 @@ impl Run {
     ) -> Result<(), Failure> {
         let next = self.next(side, at);
         let last = end && trailers.is_none();
+        // Before anything goes on: a plugin that answers instead may drop what it likes.
+        if self.framed[side as usize].get() && self.lane(side, at).discarded.take() {
+            let what = "dropped a part of a body whose length was announced";
+            return Err(self.too_much(side, at, what, StatusCode::INTERNAL_SERVER_ERROR));
+        }
         if last || !bytes.is_empty() {
             self.push(side, next, Piece::Data(bytes, last), ready)?;
         }

@@ -13,6 +13,8 @@ pub(in crate::filter::wasm) struct Released {
     pub(in crate::filter::wasm) trailers: Option<Box<HeaderMap>>,
     /// What it still holds.
     pub(in crate::filter::wasm) held: usize,
+    /// Whether bytes are gone that it did not want.
+    pub(in crate::filter::wasm) dropped: bool,
 }
 
 /// Puts a part, if it has not been put there yet, behind what the plugin has. How much that is.
@@ -58,7 +60,8 @@ pub(in crate::filter::wasm) fn release(
     action: Action,
     end: bool,
 ) -> Released {
-    let mut released = Released { action, bytes: Bytes::new(), trailers: None, held: 0 };
+    let bytes = Bytes::new();
+    let mut released = Released { action, bytes, trailers: None, held: 0, dropped: false };
     let stream = instance.stream_mut(context);
     let Some(stream) = stream.filter(|stream| stream.has_anything()) else { return released };
     let contents = stream.contents(spare);
@@ -73,7 +76,7 @@ pub(in crate::filter::wasm) fn release(
         }
         Action::Pause => released.held = buffer.len(),
         Action::PauseWithoutView => released.bytes = buffer.take(),
-        Action::Discard => drop(buffer.take()),
+        Action::Discard => released.dropped = !buffer.take().is_empty(),
     }
     stream.let_go(spare);
     released
