@@ -20,12 +20,13 @@ pub mod lease;
 use std::{
     hash::Hasher,
     net::IpAddr,
-    sync::{Arc, Once},
+    sync::{Arc, Once, OnceLock},
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method};
 use leno_api::model::rate_limit_policy::{self as model, LimitKey, LimitScope};
+use prometheus::IntCounter;
 
 use self::{
     bucket::{Bucket, Decision, Rate, Verdict},
@@ -63,6 +64,9 @@ pub struct Limit {
     pub rate: Rate,
     /// Its buckets.
     pub counter: Arc<Counter>,
+    /// How many it refused, in the registry, once there was one. Who counts late, when the limit is gone, does not bring
+    /// its series back.
+    pub refused: OnceLock<IntCounter>,
     named: Named,
     taken_over: Once,
 }
@@ -96,7 +100,8 @@ impl Limit {
         let counter = kept
             .map_or_else(|| Arc::new(Counter::new(rate, keyed, global)), |old| old.counter.clone());
         let named = Named::new(&model.name, &rate);
-        Self { policy, model, rate, counter, named, taken_over: Once::new() }
+        let refused = OnceLock::new();
+        Self { policy, model, rate, counter, refused, named, taken_over: Once::new() }
     }
 
     /// Makes the buckets go by the numbers of this limit, which may be others than those under which they were used

@@ -66,7 +66,7 @@ pub(super) fn check<B>(
             exchange.standing = Some(Box::new(standing));
             let (policy, name) = (&*limit.policy, &*limit.model.name);
             let limited = &exchange.worker.shared.families.resilience.limiting.limited;
-            limited.with_label_values(&[policy, name]).inc();
+            limit.refused.get_or_init(|| limited.with_label_values(&[policy, name])).inc();
             // The model lets only error statuses stand there.
             let status =
                 StatusCode::from_u16(limit.model.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
